@@ -1,0 +1,7 @@
+"""Energies: learned or in closed form, and their algebra."""
+
+from .algebra import Composed as Composed
+from .base import AbstractDenoiser as AbstractDenoiser
+from .base import AbstractEnergy as AbstractEnergy
+from .gaussian import Gaussian as Gaussian
+from .gaussian import GaussianMixture as GaussianMixture

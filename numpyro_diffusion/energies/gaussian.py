@@ -1,0 +1,197 @@
+r"""Energies with a closed form at every noise level: the yardstick of all tests.
+
+If $x_0 \sim \sum_k w_k \mathcal{N}(m_k, S_k)$ then
+$x_t \sim \sum_k w_k \mathcal{N}(\alpha_t m_k,\ \alpha_t^2 S_k + \sigma_t^2 I)$. Covariances are kept as
+eigenvalues and eigenvectors, so that a change of noise level costs no factorisation.
+"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._typing import Array, PRNGKey, Scalar
+from ..schedules import AbstractSchedule, VariancePreserving
+from .base import AbstractEnergy
+
+__all__ = ["Gaussian", "GaussianMixture"]
+
+
+def _decompose(covariances, dimension: int, what: str) -> tuple[np.ndarray, np.ndarray]:
+    """Eigenvalues `(k, d)` and eigenvectors `(k, d, d)` of symmetric positive definite matrices."""
+    covariances = np.asarray(covariances)
+    if covariances.shape[-2:] != (dimension, dimension):
+        raise ValueError(
+            f"`{what}` must have shape (..., {dimension}, {dimension}) to match the mean; got "
+            f"{covariances.shape}. Use `np.diag(variances)` for independent coordinates."
+        )
+    if not np.allclose(covariances, np.swapaxes(covariances, -1, -2)):
+        raise ValueError(f"`{what}` must be symmetric; average it with its transpose.")
+    values, vectors = np.linalg.eigh(covariances)
+    if values.min() <= 0:
+        raise ValueError(
+            f"`{what}` must be positive definite; its smallest eigenvalue is {values.min():.3g}. "
+            "Add a small multiple of the identity."
+        )
+    return values, vectors
+
+
+def _horizon(schedule, t_min, t_max) -> tuple[float, float]:
+    default_min, default_max = schedule.horizon()
+    return default_min if t_min is None else t_min, default_max if t_max is None else t_max
+
+
+def _log_normal(x: Array, mean: Array, values: Array, vectors: Array) -> Scalar:
+    white = (vectors.T @ (x - mean)) / jnp.sqrt(values)
+    return -0.5 * (jnp.sum(white**2) + jnp.sum(jnp.log(2 * jnp.pi * values)))
+
+
+class GaussianMixture(AbstractEnergy):
+    r"""Mixture of Gaussians, noised exactly: $E(x, t) = -\log \sum_k w_k \mathcal{N}(x; \alpha_t m_k, \alpha_t^2 S_k + \sigma_t^2 I)$.
+
+    Normalised at every level, so `log_normalizer` is 0. Examples are vectors.
+
+    Args:
+        weights: Shape `(k,)`, non-negative; normalised to sum to 1.
+        means: Shape `(k, d)`.
+        covariances: Shape `(k, d, d)`, symmetric positive definite.
+        schedule: Noise schedule.
+        t_min: Time at which the prior is read. The default adds noise of 0.4 % of one unit.
+        t_max: Time at which sampling starts. The default adds noise of 100 units.
+
+    Raises:
+        ValueError: If shapes disagree, weights are negative or sum to 0, or a covariance is not
+            symmetric positive definite.
+    """
+
+    weights: Array
+    means: Array
+    eigenvalues: Array
+    eigenvectors: Array
+    schedule: AbstractSchedule
+    t_min: float = eqx.field(static=True)
+    t_max: float = eqx.field(static=True)
+    log_normalizer: float | None = eqx.field(static=True, default=0.0)
+    log_normalizer_error: float = eqx.field(static=True, default=0.0)
+
+    def __init__(
+        self,
+        weights=(0.3, 0.7),
+        means=((-2.0, 0.5), (1.0, -0.5)),
+        covariances=(((0.5, 0.2), (0.2, 0.3)), ((0.2, -0.1), (-0.1, 0.6))),
+        schedule: AbstractSchedule | None = None,
+        t_min: float | None = None,
+        t_max: float | None = None,
+    ):
+        weights, means = np.asarray(weights, float), np.asarray(means, float)
+        if means.ndim != 2 or weights.shape != means.shape[:1]:
+            raise ValueError(
+                "`weights` must have shape (k,) and `means` shape (k, d); got "
+                f"{weights.shape} and {means.shape}."
+            )
+        if weights.min() < 0 or weights.sum() <= 0:
+            raise ValueError(f"`weights` must be non-negative with a positive sum; got {weights}.")
+        values, vectors = _decompose(covariances, means.shape[1], "covariances")
+        if values.shape[0] != len(weights):
+            raise ValueError(
+                f"`covariances` must hold {len(weights)} matrices, one a weight; got {values.shape[0]}."
+            )
+        self.weights = jnp.asarray(weights / weights.sum())
+        self.means, self.eigenvalues = jnp.asarray(means), jnp.asarray(values)
+        self.eigenvectors = jnp.asarray(vectors)
+        self.schedule = VariancePreserving() if schedule is None else schedule
+        self.t_min, self.t_max = _horizon(self.schedule, t_min, t_max)
+        self.log_normalizer, self.log_normalizer_error = 0.0, 0.0
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.means.shape[1:]
+
+    def component_log_densities(self, x: Array, t: Scalar) -> Array:
+        r"""$\log w_k + \log \mathcal{N}(x; \alpha_t m_k, \alpha_t^2 S_k + \sigma_t^2 I)$, shape `(k,)`."""
+        alpha_t, sigma_t = self.schedule(t)
+        values = alpha_t**2 * self.eigenvalues + sigma_t**2
+        log_normals = jax.vmap(_log_normal, in_axes=(None, 0, 0, 0))(
+            x, alpha_t * self.means, values, self.eigenvectors
+        )
+        return jnp.log(self.weights) + log_normals
+
+    def energy(self, x: Array, t: Scalar) -> Scalar:
+        return -jax.nn.logsumexp(self.component_log_densities(x, t))
+
+    def moments(self, t: Scalar) -> tuple[Array, Array]:
+        alpha_t, sigma_t = self.schedule(t)
+        mean = self.weights @ self.means
+        within = jnp.einsum("kij,kj,kij->ki", self.eigenvectors, self.eigenvalues, self.eigenvectors)
+        variance = self.weights @ (within + (self.means - mean) ** 2)
+        return alpha_t * mean, alpha_t**2 * variance + sigma_t**2
+
+    def draw(self, key: PRNGKey, t: Scalar) -> Array:
+        key_component, key_noise = jax.random.split(key)
+        alpha_t, sigma_t = self.schedule(t)
+        k = jax.random.categorical(key_component, jnp.log(self.weights))
+        white = jax.random.normal(key_noise, self.shape, self.means.dtype)
+        scale = jnp.sqrt(alpha_t**2 * self.eigenvalues[k] + sigma_t**2)
+        return alpha_t * self.means[k] + self.eigenvectors[k] @ (scale * white)
+
+
+class Gaussian(AbstractEnergy):
+    r"""One Gaussian, noised exactly: $x_t \sim \mathcal{N}(\alpha_t m,\ \alpha_t^2 S + \sigma_t^2 I)$.
+
+    Args:
+        mean: Shape `(d,)`.
+        covariance: Shape `(d, d)`, symmetric positive definite.
+        schedule: Noise schedule.
+        t_min: Time at which the prior is read.
+        t_max: Time at which sampling starts.
+
+    Raises:
+        ValueError: If shapes disagree or the covariance is not symmetric positive definite.
+    """
+
+    mean: Array
+    eigenvalues: Array
+    eigenvectors: Array
+    schedule: AbstractSchedule
+    t_min: float = eqx.field(static=True)
+    t_max: float = eqx.field(static=True)
+    log_normalizer: float | None = eqx.field(static=True, default=0.0)
+    log_normalizer_error: float = eqx.field(static=True, default=0.0)
+
+    def __init__(
+        self,
+        mean=(0.5, -1.0),
+        covariance=((1.0, 0.6), (0.6, 0.8)),
+        schedule: AbstractSchedule | None = None,
+        t_min: float | None = None,
+        t_max: float | None = None,
+    ):
+        mean = np.asarray(mean, float)
+        if mean.ndim != 1:
+            raise ValueError(f"`mean` must be a vector; got shape {mean.shape}. Flatten it first.")
+        values, vectors = _decompose(covariance, mean.shape[0], "covariance")
+        self.mean = jnp.asarray(mean)
+        self.eigenvalues, self.eigenvectors = jnp.asarray(values), jnp.asarray(vectors)
+        self.schedule = VariancePreserving() if schedule is None else schedule
+        self.t_min, self.t_max = _horizon(self.schedule, t_min, t_max)
+        self.log_normalizer, self.log_normalizer_error = 0.0, 0.0
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.mean.shape
+
+    def energy(self, x: Array, t: Scalar) -> Scalar:
+        alpha_t, sigma_t = self.schedule(t)
+        values = alpha_t**2 * self.eigenvalues + sigma_t**2
+        return -_log_normal(x, alpha_t * self.mean, values, self.eigenvectors)
+
+    def moments(self, t: Scalar) -> tuple[Array, Array]:
+        alpha_t, sigma_t = self.schedule(t)
+        variance = (self.eigenvectors**2) @ self.eigenvalues
+        return alpha_t * self.mean, alpha_t**2 * variance + sigma_t**2
+
+    def draw(self, key: PRNGKey, t: Scalar) -> Array:
+        alpha_t, sigma_t = self.schedule(t)
+        white = jax.random.normal(key, self.shape, self.mean.dtype)
+        scale = jnp.sqrt(alpha_t**2 * self.eigenvalues + sigma_t**2)
+        return alpha_t * self.mean + self.eigenvectors @ (scale * white)
