@@ -1,0 +1,48 @@
+# make demo   restore a held-out digit (makes its own virtual environment first)
+# make test   lint, types, import layers, all tests, documentation
+#
+# Both need only python3 (3.11 or newer) and make. PYTHON=... picks another interpreter,
+# VENV=... another place, PYTEST_ARGS=... adds options, such as '-m "not slow"'.
+
+PYTHON ?= python3
+VENV ?= .venv
+PYTEST_ARGS ?=
+BIN := $(VENV)/bin
+
+# Two workers share the machine: one compute thread each, or they fight over the cores.
+TEST_ENV := XLA_FLAGS="--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1" \
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 JAX_PLATFORMS=cpu MPLBACKEND=agg
+
+.PHONY: demo test lint docs clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/.stamp-demo
+	$(BIN)/python examples/restore_digit.py
+
+test: lint $(VENV)/.stamp-test
+	$(TEST_ENV) $(BIN)/python -m pytest -n 2 --dist worksteal $(PYTEST_ARGS)
+	$(BIN)/python -m mkdocs build --strict --quiet
+
+lint: $(VENV)/.stamp-test
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/lint-imports
+
+docs: $(VENV)/.stamp-test
+	$(BIN)/python -m mkdocs build --strict
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and f"numpyro-diffusion needs Python 3.11 or newer; {sys.executable} is {v[0]}.{v[1]}. Try: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.stamp-demo: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable '.[examples]'
+	@touch $@
+
+$(VENV)/.stamp-test: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable '.[examples,test,docs]'
+	@touch $@ $(VENV)/.stamp-demo
+
+clean:
+	rm -rf $(VENV) site
