@@ -1,0 +1,31 @@
+"""Shared settings: 64-bit floats, fixed seeds, no display."""
+
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("MPLBACKEND", "agg")
+
+import jax
+import numpy as np
+import pytest
+
+jax.config.update("jax_enable_x64", True)
+
+
+@pytest.fixture
+def key():
+    """A fixed PRNG key; split it where more than one is needed."""
+    return jax.random.key(20240827)
+
+
+@pytest.fixture
+def rng():
+    """A fixed NumPy generator, for test data."""
+    return np.random.default_rng(20250217)
+
+
+@pytest.fixture
+def float32():
+    """Switch to 32-bit floats, the default of a user's session, for one test."""
+    with jax.enable_x64(False):
+        yield

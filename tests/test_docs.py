@@ -1,0 +1,67 @@
+"""The Python blocks of the README and of the documentation run as they are printed.
+
+The blocks of one page run in order, as one script in a process of its own: a reader's session has
+32-bit floats. A block whose fence reads ```` ```python notest ```` is skipped. A hidden comment
+`<!-- setup: ... -->` holds code that runs in its place without being shown: data that the page takes
+for granted, or smaller sizes.
+"""
+
+import os
+import re
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+BLOCK = re.compile(
+    r"^(?P<indent>[ ]*)```python(?P<info>[^\n]*)\n(?P<code>.*?)^(?P=indent)```[ ]*$"
+    r"|<!-- setup:(?P<setup>.*?)-->",
+    re.MULTILINE | re.DOTALL,
+)
+
+
+def as_script(text: str) -> str:
+    """The code of a page on the lines where the page has it, so that tracebacks point there."""
+    script = ""
+    for match in BLOCK.finditer(text):
+        if match["setup"] is not None:
+            start, code = match.start("setup"), textwrap.dedent(match["setup"]).strip(" ")
+        elif "notest" in match["info"].split():
+            continue
+        else:
+            start, code = match.start("code"), textwrap.dedent(match["code"])
+        script += "\n" * (text.count("\n", 0, start) - script.count("\n")) + code
+    return script
+
+
+SCRIPTS = {str(page.relative_to(ROOT)): as_script(page.read_text()) for page in PAGES}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [page for page, script in SCRIPTS.items() if script.strip()])
+def test_blocks_run(page, tmp_path):
+    script = tmp_path / "page.py"
+    script.write_text(SCRIPTS[page])
+    run = subprocess.run(
+        [sys.executable, str(script)],
+        cwd=tmp_path,
+        env={**os.environ, "JAX_ENABLE_X64": "0"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert run.returncode == 0, f"the code of {page} failed:\n{run.stdout}\n{run.stderr}"
+
+
+def test_blocks_keep_their_lines():
+    text = (
+        "<!-- setup: a = 1 -->\n```python\nb = a + 1\n```\n```python notest\nfail\n```\n"
+        "- item\n\n    ```python\n    c = b\n    ```\n```bash\nls\n```\n"
+    )
+    lines = as_script(text).splitlines()
+    assert [line.strip() for line in lines if line.strip()] == ["a = 1", "b = a + 1", "c = b"]
+    assert lines.index("c = b") == text.splitlines().index("    c = b")
