@@ -1,0 +1,47 @@
+r"""What a twist is.
+
+Halfway through sampling a model holds a noised variable, but its likelihood speaks of clean data. A
+twist says what to put there. It acts on $u_t = x_t / \alpha_t$, the noised variable in the units of
+the data, in which the noising is plain addition: $u_t = u_s + \mathcal{N}(0, (s_t^2 - s_s^2) I)$ with
+noise levels $s_t = \sigma_t / \alpha_t$.
+"""
+
+import abc
+
+import equinox as eqx
+import jax.numpy as jnp
+
+from .._typing import Array, Scalar
+from ..energies.base import AbstractDenoiser, AbstractEnergy
+
+__all__ = ["AbstractTwist", "added_variance"]
+
+
+class AbstractTwist(eqx.Module):
+    r"""A map from a noised variable to what the rest of the model sees of it.
+
+    At `t_min` every twist is the identity, so that the last level is the user's own model.
+    """
+
+    @abc.abstractmethod
+    def __call__(self, energy: AbstractEnergy, u: Array, t: Scalar) -> tuple[Scalar, Array]:
+        r"""Log density of $u_t$ and the twisted value, from one evaluation of the energy.
+
+        Args:
+            energy: The energy of the diffusion.
+            u: One noised example in the units of the data, of shape `energy.shape`.
+            t: Time, shape `()`.
+
+        Returns:
+            `energy.log_density(u, t)` of shape `()`, in nats, and `x_hat` of shape `energy.shape`.
+        """
+
+
+def added_variance(energy: AbstractDenoiser, t: Scalar) -> Scalar:
+    r"""$s_t^2 - s_{t_{\min}}^2$: variance of the noise between the prior and level $t$, in data units.
+
+    Zero at (and, by convention, below) `t_min`.
+    """
+    level = energy.schedule.noise_level
+    t = jnp.asarray(t)
+    return jnp.maximum(level(t) ** 2 - level(jnp.asarray(energy.t_min, t.dtype)) ** 2, 0.0)
