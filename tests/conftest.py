@@ -1,6 +1,7 @@
 """Shared settings: 64-bit floats, fixed seeds, no display."""
 
 import os
+import warnings
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "agg")
@@ -8,6 +9,12 @@ os.environ.setdefault("MPLBACKEND", "agg")
 import jax
 import numpy as np
 import pytest
+
+# ArviZ 0.23 warns once a day and notes the day in a file. Import it before pytest-xdist starts its
+# workers, which would race to write that file.
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", FutureWarning)
+    import arviz  # noqa: F401
 
 jax.config.update("jax_enable_x64", True)
 
