@@ -3,5 +3,8 @@
 from .algebra import Composed as Composed
 from .base import AbstractDenoiser as AbstractDenoiser
 from .base import AbstractEnergy as AbstractEnergy
+from .check import check_energy as check_energy
+from .foreign import EnergyFunction as EnergyFunction
+from .foreign import ScoreFunction as ScoreFunction
 from .gaussian import Gaussian as Gaussian
 from .gaussian import GaussianMixture as GaussianMixture

@@ -1,0 +1,4 @@
+"""All that touches NumPyro: distributions and handlers."""
+
+from .distributions import DiffusionPrior as DiffusionPrior
+from .distributions import NoisedPrior as NoisedPrior
