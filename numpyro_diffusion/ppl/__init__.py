@@ -2,3 +2,5 @@
 
 from .distributions import DiffusionPrior as DiffusionPrior
 from .distributions import NoisedPrior as NoisedPrior
+from .handlers import NoisedReparam as NoisedReparam
+from .handlers import noised as noised

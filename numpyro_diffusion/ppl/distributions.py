@@ -158,6 +158,11 @@ class _Noised(Distribution):
 
     def sample(self, key, sample_shape: tuple[int, ...] = ()) -> Array:
         """Draws of shape `sample_shape + event_shape`."""
+        if key is None:
+            raise ValueError(
+                f"`{type(self).__name__}.sample` expects a PRNG key; got None. Seed the model: "
+                "`numpyro.handlers.seed(model, jax.random.key(0))`."
+            )
         if not sample_shape:
             return self._draw(key)
         keys = jax.random.split(key, math.prod(sample_shape))
