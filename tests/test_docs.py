@@ -1,12 +1,15 @@
-"""The Python blocks of the README and of the documentation run as they are printed.
+"""Documentation that runs, and that is complete.
 
-The blocks of one page run in order, as one script in a process of its own: a reader's session has
-32-bit floats. A block whose fence reads ```` ```python notest ```` is skipped. A hidden comment
-`<!-- setup: ... -->` holds code that runs in its place without being shown: data that the page takes
-for granted, or smaller sizes.
+The Python blocks of the README and of the documentation run as they are printed: the blocks of one
+page in order, as one script in a process of its own, since a reader's session has 32-bit floats. A
+block whose fence reads ```` ```python notest ```` is skipped. A hidden comment `<!-- setup: ... -->`
+holds code that runs in its place without being shown: data that the page takes for granted.
 """
 
+import doctest
+import importlib
 import os
+import pkgutil
 import re
 import subprocess
 import sys
@@ -14,6 +17,8 @@ import textwrap
 from pathlib import Path
 
 import pytest
+
+import numpyro_diffusion
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -38,6 +43,11 @@ def as_script(text: str) -> str:
     return script
 
 
+MODULES = [
+    info.name
+    for info in pkgutil.walk_packages(numpyro_diffusion.__path__, "numpyro_diffusion.")
+    if not any(part.startswith("_") for part in info.name.split("."))
+]
 SCRIPTS = {str(page.relative_to(ROOT)): as_script(page.read_text()) for page in PAGES}
 
 
@@ -65,3 +75,16 @@ def test_blocks_keep_their_lines():
     lines = as_script(text).splitlines()
     assert [line.strip() for line in lines if line.strip()] == ["a = 1", "b = a + 1", "c = b"]
     assert lines.index("c = b") == text.splitlines().index("    c = b")
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_docstring_examples(name):
+    assert doctest.testmod(importlib.import_module(name)).failed == 0
+
+
+def test_every_module_has_an_api_page():
+    pages = "\n".join(page.read_text() for page in (ROOT / "docs" / "api").glob("*.md"))
+    documented = set(re.findall(r"^::: ([\w.]+)$", pages, re.MULTILINE))
+    packages = {name.rpartition(".")[0] for name in MODULES}
+    assert documented <= set(MODULES)
+    assert not set(MODULES) - packages - documented
