@@ -8,3 +8,4 @@ from .foreign import EnergyFunction as EnergyFunction
 from .foreign import ScoreFunction as ScoreFunction
 from .gaussian import Gaussian as Gaussian
 from .gaussian import GaussianMixture as GaussianMixture
+from .network import InnerProductEnergy as InnerProductEnergy

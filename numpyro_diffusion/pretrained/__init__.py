@@ -1,0 +1,98 @@
+r"""Weights that ship with the package, each with a model card beside it.
+
+`digits-8x8` is an energy of the 8x8 handwritten digits that come with scikit-learn (1,797 real
+scans), in units where paper is -1 and ink is 1. The examples of its test split were never seen while
+it was made, by training or by the choice of the checkpoint: `digits_split()` says which they are, so
+that an experiment can use them.
+"""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..energies import AbstractEnergy
+from ..io import load, read_card
+
+__all__ = ["DigitsSplit", "digits_split", "load_digits", "load_pretrained", "pretrained_card"]
+
+_FOLDER = Path(__file__).parent
+
+
+class DigitsSplit(NamedTuple):
+    """Row numbers of `sklearn.datasets.load_digits()` that trained, chose and judge `digits-8x8`."""
+
+    train: np.ndarray
+    validation: np.ndarray
+    test: np.ndarray
+
+
+def load_pretrained(name: str) -> AbstractEnergy:
+    """An energy that ships with the package.
+
+    Args:
+        name: Its name, for example `"digits-8x8"`.
+
+    Raises:
+        ValueError: If no energy of that name ships; the message lists those that do.
+    """
+    energy = load(_path(name))
+    assert isinstance(energy, AbstractEnergy)
+    return energy
+
+
+def pretrained_card(name: str) -> dict[str, Any]:
+    """Data, licence, units, range, split and losses of an energy that ships with the package.
+
+    Args:
+        name: Its name, for example `"digits-8x8"`.
+    """
+    return read_card(_path(name))
+
+
+def digits_split() -> DigitsSplit:
+    """The split of scikit-learn's digits behind `digits-8x8`: a fixed permutation, cut twice.
+
+    The sizes are 1,297 to train, 200 to choose the checkpoint, 300 to test.
+    """
+    order = np.random.default_rng(0).permutation(1797)
+    return DigitsSplit(*(np.sort(part) for part in np.split(order, [1297, 1497])))
+
+
+def load_digits(part: str = "test") -> tuple[np.ndarray, np.ndarray]:
+    """Images and labels of one part of the split, in the units of `digits-8x8`.
+
+    Args:
+        part: `"train"`, `"validation"` or `"test"`.
+
+    Returns:
+        Images of shape `(num, 8, 8)`, float32 in [-1, 1] (grey value / 8 - 1), and labels `(num,)`.
+
+    Raises:
+        ValueError: If `part` is not one of the three.
+        ImportError: If scikit-learn, which holds the data, is not installed.
+    """
+    if part not in DigitsSplit._fields:
+        raise ValueError(f"`part` must be one of {DigitsSplit._fields}; got {part!r}.")
+    try:
+        from sklearn import datasets
+    except ImportError as error:
+        error.add_note(
+            "The digits come with scikit-learn: pip install 'numpyro-diffusion[examples]'"
+        )
+        raise
+    images, labels = datasets.load_digits(return_X_y=True)
+    rows = getattr(digits_split(), part)
+    images = np.asarray(images)[rows].reshape(-1, 8, 8)
+    return (images / 8 - 1).astype(np.float32), np.asarray(labels)[rows]
+
+
+def _path(name: str) -> Path:
+    path = _FOLDER / f"{name}.safetensors"
+    available = sorted(file.stem for file in _FOLDER.glob("*.safetensors"))
+    if name not in available:
+        raise ValueError(
+            f"no pretrained energy is called {name!r}; available: {', '.join(available)}. Energies of "
+            "your own are read with `numpyro_diffusion.load(path)`."
+        )
+    return path

@@ -1,0 +1,8 @@
+"""Training: denoising losses and one loop that fits an energy to data."""
+
+from .fit import FitResult as FitResult
+from .fit import TrainingDiverged as TrainingDiverged
+from .fit import fit as fit
+from .losses import denoising_loss as denoising_loss
+from .losses import log_normal as log_normal
+from .losses import uniform_log_snr as uniform_log_snr
