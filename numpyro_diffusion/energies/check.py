@@ -17,6 +17,22 @@ from .base import AbstractEnergy
 __all__ = ["check_energy"]
 
 
+# Two quadrature rules on [-1, 1]: their difference tells how well either integrates.
+_RULES = [np.polynomial.legendre.leggauss(order) for order in (12, 20)]
+
+
+@eqx.filter_jit
+def _measure(energy: AbstractEnergy, x: Array, t: Scalar, direction: Array):
+    """Energy, score, denoised value; energies at both ends and slopes at the nodes of a segment."""
+    at = lambda r: energy.energy_and_score(x + jnp.asarray(r, x.dtype) * direction, t)
+    ends, _ = jax.vmap(at)(jnp.array([-1, 1], x.dtype))
+    slopes = [
+        jax.vmap(lambda r: jnp.sum(at(r)[1] * direction))(jnp.asarray(nodes, x.dtype))
+        for nodes, _ in _RULES
+    ]
+    return *energy.energy_and_score(x, t), energy.denoise(x, t), ends, slopes
+
+
 def check_energy(energy: AbstractEnergy, x: Array, t: Scalar, key: PRNGKey) -> float:
     r"""Check that density and gradient of an energy agree at one example.
 
@@ -46,52 +62,43 @@ def check_energy(energy: AbstractEnergy, x: Array, t: Scalar, key: PRNGKey) -> f
         )
     name, x = type(energy).__name__, jnp.asarray(x)
     t = jnp.asarray(t, x.dtype)
+    form = jax.eval_shape(energy.energy, x, t)
+    if form.shape != () or form.dtype != x.dtype:
+        raise ValueError(
+            f"the energy of `{name}` must have shape () and the type {x.dtype} of `x`; got "
+            f"{form.shape} and {form.dtype}. Sum over the example; do not fix types inside."
+        )
     alpha_t, sigma_t = energy.schedule(t)
-    value, score = eqx.filter_jit(energy.energy_and_score)(x, t)
-    for what, got, shape in (("energy", value, ()), ("score", score, energy.shape)):
-        if got.shape != shape or got.dtype != x.dtype:
-            raise ValueError(
-                f"the {what} of `{name}` must have shape {shape} and the type {x.dtype} of `x`; got "
-                f"{got.shape} and {got.dtype}. Sum over the example; do not fix types inside."
-            )
+    direction = 0.5 * sigma_t * jax.random.normal(key, x.shape, x.dtype)
+    value, score, x_hat, ends, slopes = _measure(energy, x, t, direction)
+    for what, got in (("energy", value), ("score", score)):
         if not bool(jnp.all(jnp.isfinite(got))):
             raise ValueError(
                 f"the {what} of `{name}` is not finite at t = {float(t):.4g}: got {got}. Look for a "
                 "division by a vanishing sigma or a logarithm of zero."
             )
 
-    direction = 0.5 * sigma_t * jax.random.normal(key, x.shape, x.dtype)
-    at = lambda r: x + r * direction
-    ends = jnp.array([-1, 1], x.dtype)
-    values, _ = eqx.filter_vmap(lambda r: energy.energy_and_score(at(r), t))(ends)
-    slope = eqx.filter_jit(
-        eqx.filter_vmap(lambda r: jnp.sum(energy.energy_and_score(at(r), t)[1] * direction))
-    )
-    integrals, size = [], 0.0
-    for order in (12, 20):  # their difference tells how well either integrates
-        nodes, weights = np.polynomial.legendre.leggauss(order)
-        slopes = np.asarray(slope(jnp.asarray(nodes, x.dtype)), float)
-        integrals.append(float(weights @ slopes))
-        size = float(weights @ np.abs(slopes))
-    rise = float(values[1]) - float(values[0])
-    discrepancy = abs(rise + integrals[1])
+    slopes = [np.asarray(each, float) for each in slopes]
+    coarse, fine = (float(w @ each) for (_, w), each in zip(_RULES, slopes, strict=True))
+    rise = float(ends[1] - ends[0]) + 0.0  # no minus zero
+    discrepancy = abs(rise + fine)
     precision = float(jnp.finfo(x.dtype).eps)
-    # An energy is a sum over the example of terms that may be far larger than the sum itself.
-    rounding = precision * (abs(float(value)) + size + x.size) * 64
-    rounding += precision * float(jnp.sum(jnp.abs(score) * (jnp.abs(x) + jnp.abs(direction)))) * 8
-    if not discrepancy <= rounding + 10 * abs(integrals[1] - integrals[0]):
+    # An energy is a sum over the example; its terms may be far larger than the sum itself, and a
+    # rounded position moves each of them by its slope.
+    size = abs(float(value)) + float(_RULES[1][1] @ np.abs(slopes[1])) + x.size
+    moved = float(jnp.sum(jnp.abs(score) * (jnp.abs(x) + jnp.abs(direction))))
+    rounding = precision * (64 * size + 8 * moved)
+    if not discrepancy <= rounding + 10 * abs(fine - coarse):
         raise ValueError(
             f"the energy of `{name}` and its score disagree at t = {float(t):.4g}: along one segment "
-            f"the energy rises by {rise:.6g} nats and the score says {-integrals[1]:.6g} (discrepancy "
+            f"the energy rises by {rise:.6g} nats and the score says {-fine:.6g} (discrepancy "
             f"{discrepancy:.2g}, rounding {rounding:.2g}). Metropolis steps would accept wrongly; let "
             "`jax.grad` of the energy be the score."
         )
 
-    x_hat = eqx.filter_jit(energy.denoise)(x, t)
-    tweedie = (x + sigma_t**2 * score) / alpha_t
-    error = float(jnp.max(jnp.abs(x_hat - tweedie)))
-    terms = jnp.abs(x) + sigma_t**2 * jnp.abs(score)
-    if not error <= 256 * precision * math.sqrt(x.size) * float(jnp.max(terms) / alpha_t):
+    error = float(jnp.max(jnp.abs(x_hat - (x + sigma_t**2 * score) / alpha_t)))
+    terms = float(jnp.max(jnp.abs(x) + sigma_t**2 * jnp.abs(score)) / alpha_t)
+    if not error <= 256 * precision * math.sqrt(x.size) * terms:
         raise ValueError(
             f"`{name}.denoise` is not Tweedie's formula of its score at t = {float(t):.4g}: they "
             f"differ by {error:.2g}. Drop the override of `denoise`."

@@ -20,6 +20,13 @@ from .base import AbstractDenoiser, AbstractEnergy
 __all__ = ["EnergyFunction", "ScoreFunction"]
 
 
+def _broadcasts(small: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    try:
+        return np.broadcast_shapes(small, shape) == shape
+    except ValueError:
+        return False
+
+
 def _settings(name, function, shape, schedule, mean, variance, t_min, t_max):
     """The arguments that both wrappers share, checked and with their defaults."""
     if not callable(function):
@@ -35,7 +42,7 @@ def _settings(name, function, shape, schedule, mean, variance, t_min, t_max):
     shape = (shape,) if isinstance(shape, int) else tuple(int(size) for size in shape)
     mean, variance = (np.asarray(moment, float) for moment in (mean, variance))
     for moment, what in ((mean, "mean"), (variance, "variance")):
-        if np.broadcast_shapes(moment.shape, shape) != shape:
+        if not _broadcasts(moment.shape, shape):
             raise ValueError(
                 f"`{what}` of `{name}` must broadcast to the shape {shape} of one example; got "
                 f"{moment.shape}."
