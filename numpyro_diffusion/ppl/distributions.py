@@ -17,7 +17,7 @@ from numpyro.distributions.util import validate_sample
 
 from .._typing import Array, PRNGKey, Scalar
 from ..energies.base import AbstractDenoiser, AbstractEnergy
-from ..schedules import reverse_moments
+from ..energies.reverse import draw_prior
 from ..twists import added_variance
 
 __all__ = ["DiffusionPrior", "NoisedPrior", "batched"]
@@ -30,44 +30,24 @@ def batched(function, num_leading: int):
     return function
 
 
-@eqx.filter_jit  # compiled once an energy, however often a model is traced
-def _reverse_process(energy: AbstractDenoiser, key: PRNGKey, num_steps: int) -> Array:
-    r"""One draw of $x_{t_{\min}}$ by ancestral steps $x_s \sim q(x_s \mid x_t, \hat x_0(x_t))$.
-
-    Steps are equal in log-SNR and start from the Gaussian of `energy.moments(t_max)`.
-    """
-    dtype = jnp.result_type(float)
-    t_max, t_min = jnp.asarray(energy.t_max, dtype), jnp.asarray(energy.t_min, dtype)
-    ends = energy.schedule.log_snr(t_max), energy.schedule.log_snr(t_min)
-    times = jax.vmap(energy.schedule.time)(jnp.linspace(*ends, num_steps + 1))
-    times = times.at[0].set(t_max).at[-1].set(t_min)
-    key_base, key_steps = jax.random.split(key)
-
-    def step(x, level):
-        t, s, key_step = level
-        q = reverse_moments(energy.schedule, t, s)
-        noise = jax.random.normal(key_step, energy.shape, dtype)
-        x_s = q.noised * x + q.data * energy.denoise(x, t) + jnp.sqrt(q.variance) * noise
-        return x_s.astype(dtype), None
-
-    mean, variance = energy.moments(t_max)
-    x = mean + jnp.sqrt(variance) * jax.random.normal(key_base, energy.shape, dtype)
-    levels = times[:-1], times[1:], jax.random.split(key_steps, num_steps)
-    return jax.lax.scan(step, x.astype(dtype), levels)[0]
-
-
 class _Packed(eqx.Module):
     """An energy split into its arrays and the rest (functions, numbers), which is metadata."""
 
     arrays: AbstractDenoiser
     rest: AbstractDenoiser = eqx.field(static=True)
+    ranks: tuple[int, ...] = eqx.field(static=True)
 
     def __init__(self, energy: AbstractDenoiser):
         is_array = lambda leaf: isinstance(leaf, jax.Array | np.ndarray)
         self.arrays, self.rest = eqx.partition(energy, is_array)
+        self.ranks = tuple(leaf.ndim for leaf in jax.tree.leaves(self.arrays))
 
     def unpack(self) -> AbstractDenoiser:
         return eqx.combine(self.arrays, self.rest)
+
+    def is_stacked(self) -> bool:
+        """Whether something has added axes to the arrays since they were one energy's."""
+        return self.ranks != tuple(jnp.ndim(leaf) for leaf in jax.tree.leaves(self.arrays))
 
 
 class _Noised(Distribution):
@@ -122,9 +102,18 @@ class _Noised(Distribution):
         packed = {"energy": self._packed}
         return tuple(packed.get(n, c) for n, c in zip(names, children, strict=True)), aux
 
+    def _single(self) -> AbstractDenoiser:
+        if self._packed.is_stacked():
+            raise ValueError(
+                f"`{type(self).__name__}` is the law of one energy; got several, stacked along a leading "
+                "axis, as `vmap` and NumPyro's `scan` make them. Stay inside `vmap`; instead of a "
+                "diffusion site inside `scan`, sample all steps in a `plate` and scan over the values."
+            )
+        return self.energy
+
     def _check(self, value) -> AbstractEnergy:
         """The energy, once it and the value are found fit for a density."""
-        energy, name, shape = self.energy, type(self).__name__, jnp.shape(value)
+        energy, name, shape = self._single(), type(self).__name__, jnp.shape(value)
         if not isinstance(energy, AbstractEnergy):
             raise TypeError(
                 f"`{name}.log_prob` needs an energy; got the score-only prior "
@@ -163,12 +152,14 @@ class _Noised(Distribution):
                 f"`{type(self).__name__}.sample` expects a PRNG key; got None. Seed the model: "
                 "`numpyro.handlers.seed(model, jax.random.key(0))`."
             )
+        energy = self._single()
         if not sample_shape:
-            return self._draw(key)
+            return self._draw(energy, key)
         keys = jax.random.split(key, math.prod(sample_shape))
-        return jax.vmap(self._draw)(keys).reshape(*sample_shape, *self.event_shape)
+        draws = jax.vmap(lambda key: self._draw(energy, key))(keys)
+        return draws.reshape(*sample_shape, *self.event_shape)
 
-    def _draw(self, key) -> Array:
+    def _draw(self, energy: AbstractDenoiser, key: PRNGKey) -> Array:
         raise NotImplementedError
 
 
@@ -209,13 +200,8 @@ class DiffusionPrior(_Noised):
     def time(self):
         return self.energy.t_min
 
-    def _draw(self, key) -> Array:
-        energy = self.energy
-        t_min = jnp.asarray(energy.t_min, jnp.result_type(float))
-        x = energy.draw(key, t_min) if isinstance(energy, AbstractEnergy) else None
-        if x is None:
-            x = _reverse_process(energy, key, self.num_steps)
-        return x / energy.schedule(t_min)[0].astype(x.dtype)
+    def _draw(self, energy, key):
+        return draw_prior(energy, key, self.num_steps)
 
 
 class NoisedPrior(_Noised):
@@ -241,8 +227,8 @@ class NoisedPrior(_Noised):
     def time(self):
         return self.t
 
-    def _draw(self, key) -> Array:
+    def _draw(self, energy, key):
         key_prior, key_noise = jax.random.split(key)
-        u = DiffusionPrior(self.energy, num_steps=self.num_steps)._draw(key_prior)
+        u = draw_prior(energy, key_prior, self.num_steps)
         noise = jax.random.normal(key_noise, u.shape, u.dtype)
-        return u + jnp.sqrt(added_variance(self.energy, self.t)).astype(u.dtype) * noise
+        return u + jnp.sqrt(added_variance(energy, self.t)).astype(u.dtype) * noise

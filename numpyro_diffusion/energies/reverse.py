@@ -1,0 +1,55 @@
+r"""Draws from a learned diffusion: the reverse process, step by step from noise to data."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from .._typing import Array, PRNGKey
+from ..schedules import reverse_moments
+from .base import AbstractDenoiser, AbstractEnergy
+
+__all__ = ["draw_prior", "reverse_process"]
+
+
+@eqx.filter_jit  # compiled once an energy, however often a model is traced
+def reverse_process(energy: AbstractDenoiser, key: PRNGKey, num_steps: int) -> Array:
+    r"""One draw of $x_{t_{\min}}$ by ancestral steps $x_s \sim q(x_s \mid x_t, \hat x_0(x_t))$.
+
+    Steps are equal in log-SNR and start from the Gaussian of `energy.moments(t_max)`.
+
+    Args:
+        energy: An energy or a denoiser.
+        key: PRNG key.
+        num_steps: Number of steps, each one evaluation of the denoiser. The law of the draw differs
+            from the law of the energy by an error of order one over this number.
+
+    References:
+        Ho, Jain & Abbeel (2020), Denoising Diffusion Probabilistic Models, NeurIPS.
+    """
+    dtype = jnp.result_type(float)
+    t_max, t_min = jnp.asarray(energy.t_max, dtype), jnp.asarray(energy.t_min, dtype)
+    ends = energy.schedule.log_snr(t_max), energy.schedule.log_snr(t_min)
+    times = jax.vmap(energy.schedule.time)(jnp.linspace(*ends, num_steps + 1))
+    times = times.at[0].set(t_max).at[-1].set(t_min)
+    key_base, key_steps = jax.random.split(key)
+
+    def step(x, level):
+        t, s, key_step = level
+        q = reverse_moments(energy.schedule, t, s)
+        noise = jax.random.normal(key_step, energy.shape, dtype)
+        x_s = q.noised * x + q.data * energy.denoise(x, t) + jnp.sqrt(q.variance) * noise
+        return x_s.astype(dtype), None
+
+    mean, variance = energy.moments(t_max)
+    x = mean + jnp.sqrt(variance) * jax.random.normal(key_base, energy.shape, dtype)
+    levels = times[:-1], times[1:], jax.random.split(key_steps, num_steps)
+    return jax.lax.scan(step, x.astype(dtype), levels)[0]
+
+
+def draw_prior(energy: AbstractDenoiser, key: PRNGKey, num_steps: int) -> Array:
+    r"""One draw of the prior in the units of the data, exact where there is a closed form."""
+    t_min = jnp.asarray(energy.t_min, jnp.result_type(float))
+    x = energy.draw(key, t_min) if isinstance(energy, AbstractEnergy) else None
+    if x is None:
+        x = reverse_process(energy, key, num_steps)
+    return x / energy.schedule(t_min)[0].astype(x.dtype)
