@@ -1,0 +1,83 @@
+r"""Feynman-Kac models: what a particle does, and what it is worth.
+
+A model starts a particle with a weight and then takes it through levels, each of which moves it and
+multiplies its weight. `step` does both at once, because both need the same network evaluation; the
+levels are a pytree with a leading axis that the engine scans over, so nothing is compiled twice.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax.numpy as jnp
+
+from ._typing import PRNGKey, PyTree, Scalar
+
+__all__ = ["FeynmanKac", "from_kernels"]
+
+
+class FeynmanKac(NamedTuple):
+    r"""A Feynman-Kac model of ONE particle.
+
+    Attributes:
+        init: `key -> (particle, log_weight, info)`.
+        step: `(key, particle, level) -> (particle, log_weight, info)`; the log weight is the
+            increment. A move before the weighing, and any backward kernel, may hide inside.
+        levels: Pytree whose leaves have a leading axis of length `num_levels`.
+        position: `particle -> position`: what to keep of a particle at the end.
+        target: One sentence naming the law of the weighted particles as their number grows.
+        exact: Whether that law is reached in a limit (more particles), at any number of levels.
+    """
+
+    init: Callable[[PRNGKey], tuple[PyTree, Scalar, Any]]
+    step: Callable[[PRNGKey, PyTree, PyTree], tuple[PyTree, Scalar, Any]]
+    levels: PyTree
+    position: Callable[[PyTree], PyTree]
+    target: str = "as defined by the user's kernels"
+    exact: bool = True
+
+
+class _Kernels(eqx.Module):
+    initial: Callable
+    kernel: Callable
+    log_potential: Callable
+    log_initial: Callable | None
+
+    def init(self, key):
+        particle = self.initial(key)
+        if self.log_initial is None:
+            return particle, jnp.zeros(()), {}
+        return particle, self.log_initial(particle), {}
+
+    def step(self, key, particle, level):
+        new = self.kernel(key, particle, level)
+        return new, self.log_potential(particle, new, level), {}
+
+
+def _identity(particle):
+    return particle
+
+
+def from_kernels(
+    initial: Callable,
+    kernel: Callable,
+    log_potential: Callable,
+    levels: PyTree,
+    *,
+    log_initial: Callable | None = None,
+) -> FeynmanKac:
+    r"""A model from the triple $(M_0, M_k, G_k)$ of the Feynman-Kac literature.
+
+    Args:
+        initial: `key -> x`: draws from $M_0$.
+        kernel: `(key, x, level) -> x`: draws from $M_k(\cdot \mid x)$.
+        log_potential: `(x, x_new, level) -> ()`: $\log G_k$.
+        levels: Pytree with a leading axis.
+        log_initial: `x -> ()`: $\log G_0$; 0 if left out.
+
+    References:
+        Del Moral (2004), Feynman-Kac Formulae. Chopin & Papaspiliopoulos (2020), An Introduction to
+        Sequential Monte Carlo, chapter 5.
+    """
+    parts = _Kernels(initial, kernel, log_potential, log_initial)
+    return FeynmanKac(parts.init, parts.step, levels, _identity)

@@ -1,0 +1,180 @@
+r"""Markov moves: the only place where BlackJAX's MCMC kernels are met.
+
+A move leaves a density invariant. Here it is a pair of functions of ONE particle, like a BlackJAX
+algorithm, in coordinates divided by a `scale` per coordinate (a diagonal preconditioner):
+`init` builds a state from a position and an evaluation at hand, `step` goes on from it.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import blackjax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from ._typing import Array, Position, PRNGKey, Scalar
+
+__all__ = ["Move", "from_blackjax", "hmc", "mala", "random_walk"]
+
+
+class Move(eqx.Module):
+    """A BlackJAX kernel with what a pilot needs to tune it.
+
+    Attributes:
+        algorithm: BlackJAX algorithm with `init(position, logdensity_fn)` and `build_kernel()`.
+        parameters: `(step_size, position) -> dict`: keyword arguments of the kernel.
+        evaluations: Density-and-gradient evaluations a step.
+        target_acceptance: Acceptance rate that the pilot aims for.
+        name: For printing.
+    """
+
+    algorithm: Any = eqx.field(static=True)
+    parameters: Callable[[Scalar, Position], dict] = eqx.field(static=True)
+    evaluations: int = eqx.field(static=True)
+    target_acceptance: float = eqx.field(static=True)
+    name: str = eqx.field(static=True)
+
+    def init(
+        self, position: Position, logdensity_fn: Callable, scale: Position
+    ) -> Any:
+        """State at a position; evaluates the density (and its gradient if the kernel wants it)."""
+        return self.algorithm.init(_divide(position, scale), _scaled(logdensity_fn, scale))
+
+    def init_known(self, position: Position, value: Scalar, gradient: Position, scale: Position):
+        """State from an evaluation at hand: no new one.
+
+        The kernel's own `init` is given a linear function with the right value and gradient.
+        """
+        at = _divide(position, scale)
+        slope = jax.tree.map(jnp.multiply, gradient, scale)
+
+        def linear(y):
+            gaps = jax.tree.map(lambda g, a, b: jnp.sum(g * (a - b)), slope, y, at)
+            return value + sum(jax.tree.leaves(gaps))
+
+        return self.algorithm.init(at, linear)
+
+    def step(
+        self, key: PRNGKey, state: Any, logdensity_fn: Callable, step_size: Scalar, scale: Position
+    ) -> tuple[Any, Scalar]:
+        """One move; returns the new state and its acceptance probability."""
+        kernel = self.algorithm.build_kernel()
+        parameters = self.parameters(step_size, state.position)
+        state, info = kernel(key, state, _scaled(logdensity_fn, scale), **parameters)
+        return state, jnp.nan_to_num(info.acceptance_rate)
+
+    def position(self, state: Any, scale: Position) -> Position:
+        """Position of a state in the coordinates of the model."""
+        return jax.tree.map(jnp.multiply, state.position, scale)
+
+
+def _divide(position: Position, scale: Position) -> Position:
+    return jax.tree.map(jnp.divide, position, scale)
+
+
+def _scaled(logdensity_fn: Callable, scale: Position) -> Callable:
+    return lambda y: logdensity_fn(jax.tree.map(jnp.multiply, y, scale))
+
+
+def from_blackjax(
+    algorithm: Any,
+    parameters: Callable[[Scalar, Position], dict],
+    *,
+    evaluations: int = 1,
+    target_acceptance: float = 0.6,
+    name: str | None = None,
+) -> Move:
+    """A move from any BlackJAX algorithm whose kernel takes `(key, state, logdensity_fn, **params)`.
+
+    Args:
+        algorithm: For instance `blackjax.mala`, `blackjax.hmc`, `blackjax.barker_proposal`.
+        parameters: `(step_size, position) -> dict`, the kernel's parameters at a step size.
+        evaluations: Evaluations of the density that one step costs.
+        target_acceptance: Acceptance rate that a pilot aims for.
+        name: For printing; the algorithm's own by default.
+    """
+    label = name or getattr(algorithm, "__name__", type(algorithm).__name__)
+    return Move(algorithm, parameters, evaluations, target_acceptance, label)
+
+
+def _dimension(position: Position) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(position))
+
+
+def _ones(position: Position) -> Array:
+    return jnp.ones(_dimension(position), jnp.result_type(*jax.tree.leaves(position)))
+
+
+def _mala_parameters(step_size, position):
+    del position
+    return {"step_size": step_size}
+
+
+def mala() -> Move:
+    """Metropolis-adjusted Langevin: one evaluation a move.
+
+    References:
+        Roberts & Tweedie (1996), Exponential convergence of Langevin distributions, Bernoulli.
+    """
+    return from_blackjax(blackjax.mala, _mala_parameters, target_acceptance=0.6, name="mala")
+
+
+class _HMCParameters(eqx.Module):
+    num_integration_steps: int
+
+    def __call__(self, step_size, position):
+        return {
+            "step_size": step_size,
+            "inverse_mass_matrix": _ones(position),
+            "num_integration_steps": self.num_integration_steps,
+        }
+
+
+def hmc(num_integration_steps: int = 4) -> Move:
+    """Hamiltonian Monte Carlo with a fixed number of leapfrog steps, one evaluation each.
+
+    References:
+        Neal (2011), MCMC using Hamiltonian dynamics, Handbook of Markov Chain Monte Carlo.
+    """
+    if num_integration_steps < 1:
+        raise ValueError(f"`num_integration_steps` must be at least 1; got {num_integration_steps}.")
+    return from_blackjax(
+        blackjax.hmc,
+        _HMCParameters(num_integration_steps),
+        evaluations=num_integration_steps,
+        target_acceptance=0.75,
+        name=f"hmc({num_integration_steps})",
+    )
+
+
+class _RandomWalk(NamedTuple):
+    """BlackJAX's additive-step random walk with one step size for all coordinates."""
+
+    @staticmethod
+    def init(position, logdensity_fn):
+        return blackjax.additive_step_random_walk.init(position, logdensity_fn)
+
+    @staticmethod
+    def build_kernel():
+        kernel = blackjax.additive_step_random_walk.build_kernel()
+
+        def step(key, state, logdensity_fn, step_size):
+            def propose(key, position):
+                leaves, treedef = jax.tree.flatten(position)
+                keys = jax.random.split(key, len(leaves))
+                return treedef.unflatten(
+                    [
+                        step_size * jax.random.normal(k, leaf.shape, leaf.dtype)
+                        for k, leaf in zip(keys, leaves, strict=True)
+                    ]
+                )
+
+            return kernel(key, state, logdensity_fn, propose)
+
+        return step
+
+
+def random_walk() -> Move:
+    """Gaussian random-walk Metropolis: no gradient, for likelihoods that have none."""
+    return from_blackjax(_RandomWalk, _mala_parameters, target_acceptance=0.3, name="random_walk")

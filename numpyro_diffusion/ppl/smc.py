@@ -1,0 +1,371 @@
+r"""The sampler that NumPyro users meet: `SMC(model).run(key, *args)`.
+
+It turns the model into a bridge, lets the scheme tune itself with a pilot cloud, runs several independent
+clouds of particles together, and answers with draws, weighted particles, the log evidence with its
+standard error, a summary and an ArviZ object.
+
+Clouds take the place of chains. Draws within a cloud have no order, so autocorrelation means nothing
+there; agreement between clouds does.
+"""
+
+import math
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpyro.infer import Predictive
+from numpyro.infer import log_likelihood as pointwise_log_likelihood
+
+from .. import diagnostics
+from .._typing import Array, PRNGKey
+from ..bridge import Bridge
+from ..schemes import Annealed
+from ..smc import SMCResult, log_mean_exp, resample_equal, run_smc
+from ..twists import AbstractTwist
+from .bridge import from_model
+
+__all__ = ["SMC"]
+
+
+class SMC:
+    r"""Feynman-Kac sampler for a NumPyro model with diffusion priors.
+
+    The weighted particles follow the model's posterior under $e^{-E(\cdot, t_{\min})}$ as their number
+    grows, at any number of levels. A model without a `DiffusionPrior` is sampled by likelihood
+    tempering.
+
+    Args:
+        model: A NumPyro model.
+        scheme: The sampler; `Annealed()` by default.
+        num_particles: Particles a cloud.
+        num_chains: Independent clouds, at least 1; two or more give R-hat and a standard error of
+            the evidence across clouds.
+        twist: What the likelihood sees at noisy levels; the denoised mean by default.
+        batch_size: Particles that step at once, to bound memory.
+        progress_bar: Show progress of pilot and run.
+
+    Raises:
+        ValueError: If a number is out of range.
+
+    Example:
+        >>> smc = nd.SMC(model, num_particles=512, num_chains=4)
+        >>> smc.run(jax.random.key(0), blur, y=y)
+        >>> smc.print_summary()
+    """
+
+    def __init__(
+        self,
+        model: Callable,
+        scheme: Annealed | None = None,
+        *,
+        num_particles: int = 512,
+        num_chains: int = 4,
+        twist: AbstractTwist | None = None,
+        batch_size: int | None = None,
+        progress_bar: bool = True,
+    ):
+        if num_chains < 1:
+            raise ValueError(f"`num_chains` must be at least 1; got {num_chains}.")
+        if num_particles < 2:
+            raise ValueError(f"`num_particles` must be at least 2; got {num_particles}.")
+        self.model = model
+        self.scheme = Annealed() if scheme is None else scheme
+        self.num_particles, self.num_chains = num_particles, num_chains
+        self.twist, self.batch_size, self.progress_bar = twist, batch_size, progress_bar
+        self._bridge: Bridge | None = None
+        self._feynman_kac = None
+        self._result: SMCResult | None = None
+        self._arguments: tuple[tuple, dict] = ((), {})
+        self._keys: dict[str, PRNGKey] = {}
+
+    def __repr__(self) -> str:
+        name = getattr(self.model, "__name__", repr(self.model))
+        return (
+            f"SMC({name}, {self.scheme}, num_particles={self.num_particles}, "
+            f"num_chains={self.num_chains})"
+        )
+
+    def run(self, key: PRNGKey, *args: Any, **kwargs: Any) -> "SMC":
+        """Sample the posterior of the model at these arguments.
+
+        An interrupt keeps the levels that are done; `resume` goes on from there.
+
+        Args:
+            key: PRNG key.
+            *args: Arguments of the model.
+            **kwargs: Keyword arguments of the model.
+
+        Raises:
+            ValueError: If the model or its data cannot be used; the message names the site.
+            PilotError: If the model is too hard for the allowed number of levels.
+            FloatingPointError: If a log density is +inf, or every particle has weight 0; what was
+                computed stays in `result`.
+        """
+        names = ("pilot", "run", "resample", "predict", "prior")
+        self._keys = dict(zip(names, jax.random.split(key, len(names)), strict=True))
+        self._arguments = args, kwargs
+        self._result = self._feynman_kac = None
+        self._bridge = from_model(self.model, *args, twist=self.twist, **kwargs)
+        self._feynman_kac = self.scheme(
+            self._bridge, self._keys["pilot"], progress_bar=self.progress_bar
+        )
+        return self._go(None)
+
+    def resume(self) -> "SMC":
+        """Go on with an interrupted run, to the same numbers as without the interrupt."""
+        if self._result is None or self._result.completed:
+            raise RuntimeError("there is no interrupted run to resume; call `run` first.")
+        return self._go(self._result)
+
+    def _go(self, state: SMCResult | None) -> "SMC":
+        assert self._feynman_kac is not None
+        try:
+            self._result = run_smc(
+                self._keys["run"],
+                self._feynman_kac,
+                self.num_particles,
+                num_clouds=self.num_chains,
+                batch_size=self.batch_size,
+                progress_bar=self.progress_bar,
+                state=state,
+            )
+        except FloatingPointError as error:
+            self._result = getattr(error, "result", None)
+            self._report_non_finite(error)
+            raise
+        if not self._result.completed:
+            warnings.warn(
+                f"interrupted after {self._result.num_levels_run} levels: the particles are not yet "
+                "draws from the posterior. `resume()` goes on.",
+                stacklevel=3,
+            )
+            return self
+        self._report_non_finite(None)
+        return self
+
+    def _report_non_finite(self, error: FloatingPointError | None) -> None:
+        """Name the sites and levels where log densities were NaN or +inf."""
+        if self._result is None:
+            return
+        infinite = diagnostics.non_finite(self._result, "infinite")
+        if error is None and infinite:
+            raise FloatingPointError(
+                f"log density +inf at {infinite}. No weight can be given to such a particle, so there is "
+                "no result: bound the likelihood (a noise level that reaches 0?). What was computed is "
+                "in `result`."
+            )
+        nan = diagnostics.non_finite(self._result, "nan")
+        if error is not None:
+            for what, where in (("NaN", nan), ("+inf", infinite)):
+                if where:
+                    error.add_note(f"log density {what} at {where}.")
+        elif nan:
+            warnings.warn(
+                f"log density NaN at {nan}. These particles were given weight 0, which is right only "
+                "if the density is 0 there.",
+                stacklevel=4,
+            )
+
+    @property
+    def result(self) -> SMCResult:
+        """The raw result of the engine; leading axes `(num_chains, num_particles)`."""
+        if self._result is None:
+            raise RuntimeError("there is no result yet; call `run` first.")
+        return self._result
+
+    @property
+    def bridge(self) -> Bridge:
+        """The bridge from noise to the posterior."""
+        if self._bridge is None:
+            raise RuntimeError("there is no bridge yet; call `run` first.")
+        return self._bridge
+
+    @property
+    def _finished(self) -> SMCResult:
+        if not self.result.completed:
+            raise RuntimeError(
+                f"the run was interrupted after {self.result.num_levels_run} levels; call `resume()`."
+            )
+        return self.result
+
+    @property
+    def log_evidence(self) -> float:
+        r"""$\log p(y)$ in nats: log of the mean of the clouds' unbiased estimates.
+
+        Normalised if the prior's normaliser is known (see `evidence_is_normalized`), otherwise up to
+        a constant that is the same for all models with the same diffusion sites.
+        """
+        return float(log_mean_exp(self._finished.log_evidence))
+
+    @property
+    def log_evidence_error(self) -> float:
+        """Standard error of `log_evidence`, in nats.
+
+        The larger of the error across clouds and the clouds' own (genealogical) errors, combined
+        with the error of the prior's normaliser.
+        """
+        error = diagnostics.log_evidence_error(self._finished)
+        return math.hypot(error, self.bridge.log_normalizer_error or 0.0)
+
+    @property
+    def evidence_is_normalized(self) -> bool:
+        """Whether the normaliser of every diffusion prior is known."""
+        return self.bridge.log_normalizer_error is not None
+
+    def get_weighted_samples(self) -> tuple[dict[str, Array], Array]:
+        """All particles and their weights: values and weights lead with `(num_chains, num_particles)`.
+
+        Weights sum to 1 over all clouds; a cloud counts by its evidence.
+        """
+        result = self._finished
+        pooled = result.log_weights - log_mean_exp(result.log_weights)[:, None]
+        pooled = pooled + result.log_evidence[:, None]
+        weights = jax.nn.softmax(pooled.ravel()).reshape(pooled.shape)
+        return self._constrain(result.positions), weights
+
+    def get_samples(self, group_by_chain: bool = False) -> dict[str, Array]:
+        """Equally weighted draws of latent and deterministic sites, in the space of the model.
+
+        Args:
+            group_by_chain: If true, arrays lead with `(num_chains, num_particles)` and each cloud
+                stands for itself; otherwise with `(num_chains * num_particles,)`, clouds counting by
+                their evidence.
+        """
+        result = self._finished
+        key = self._keys["resample"]
+        if group_by_chain:
+            keys = jax.random.split(key, self.num_chains)
+            index = jax.vmap(lambda k, w: resample_equal(k, w, self.num_particles))(
+                keys, result.log_weights
+            )
+            chosen = jax.tree.map(
+                lambda leaf: jax.vmap(lambda one, i: one[i])(leaf, index), result.positions
+            )
+            return self._constrain(chosen)
+        count = self.num_chains * self.num_particles
+        _, weights = self.get_weighted_samples()
+        index = resample_equal(key, jnp.log(weights.ravel()), count)
+        flat = jax.tree.map(lambda leaf: leaf.reshape(count, *leaf.shape[2:])[index], result.positions)
+        return self._constrain(flat)
+
+    def _constrain(self, positions: dict[str, Array]) -> dict[str, Array]:
+        one = self.bridge.constrain
+        leading = 1 if self.result.log_weights.ndim == 0 else self._leading(positions)
+        for _ in range(leading):
+            one = jax.vmap(one)
+        return jax.jit(one)(positions)
+
+    def _leading(self, positions: dict[str, Array]) -> int:
+        name = next(iter(positions))
+        own = jnp.ndim(self.result.positions[name]) - 2
+        return jnp.ndim(positions[name]) - own
+
+    @property
+    def network_evaluations(self) -> int:
+        """Network evaluations of the run, pilot apart: over particles, levels and clouds."""
+        per_level = self.scheme.evaluations_per_level(self.bridge)
+        per_particle = 1 + per_level * self.result.num_levels_run
+        if not self.bridge.diffusion_sites:
+            return 0
+        return per_particle * self.num_particles * self.num_chains
+
+    def print_summary(self, prob: float = 0.9, max_rows: int = 24) -> None:
+        """Print a table of the posterior, the evidence, and a verdict on the run in plain words.
+
+        Args:
+            prob: Probability of the central interval.
+            max_rows: Rows printed a site; the rest is summed up in one line.
+        """
+        grouped = {n: np.asarray(v) for n, v in self.get_samples(group_by_chain=True).items()}
+        print(diagnostics.summary_table(grouped, prob, max_rows))
+        kind = "" if self.evidence_is_normalized else " (up to the prior's normaliser)"
+        print(
+            f"\nlog evidence {self.log_evidence:.3f} +- {self.log_evidence_error:.3f} nats{kind}\n"
+            f"target: {self.result.target}; "
+            f"{'exact as the number of particles grows' if self.result.exact else 'heuristic'}\n"
+            f"{self.num_chains} clouds of {self.num_particles} particles, "
+            f"{self.result.num_levels_run} levels, {self.network_evaluations:,} network evaluations\n"
+            f"{diagnostics.verdict(self.result)}"
+        )
+
+    def to_arviz(
+        self, *, predictive: bool = True, log_likelihood: bool = True, num_prior: int | None = None
+    ) -> Any:
+        """An ArviZ object: `InferenceData` (ArviZ 0.x) or `xarray.DataTree` (ArviZ 1.x).
+
+        Groups: posterior (equally weighted draws, clouds as chains), prior, posterior_predictive,
+        log_likelihood, observed_data, constant_data, sample_stats, and smc_trace with what happened at
+        each level.
+
+        Args:
+            predictive: Include posterior predictive and prior draws.
+            log_likelihood: Include the pointwise log likelihood, as LOO needs it.
+            num_prior: Prior draws; 200 by default.
+        """
+        args, kwargs = self._arguments
+        samples = self.get_samples(group_by_chain=True)
+        latent = {n: samples[n] for n in (*self.bridge.diffusion_sites, *self.bridge.other_sites)}
+        observed, constant = self._data()
+        groups: dict[str, Any] = {"posterior": samples}
+        if predictive and observed:
+            blank = {n: None if n in observed else v for n, v in kwargs.items()}
+            groups["posterior_predictive"] = self._predict(
+                Predictive(self.model, latent, return_sites=list(observed), batch_ndims=2),
+                self._keys["predict"],
+                args,
+                blank,
+            )
+            prior_sites = [*samples, *observed]
+            drawn = self._predict(
+                Predictive(self.model, num_samples=num_prior or 200, return_sites=prior_sites),
+                self._keys["prior"],
+                args,
+                blank,
+            )
+            groups["prior"] = {n: v[None] for n, v in drawn.items() if n in samples}
+            groups["prior_predictive"] = {n: v[None] for n, v in drawn.items() if n in observed}
+        if log_likelihood and observed:
+            pointwise = pointwise_log_likelihood(
+                self.model, latent, *args, parallel=True, batch_ndims=2, **kwargs
+            )
+            groups["log_likelihood"] = {n: v for n, v in pointwise.items() if n in observed}
+        groups["observed_data"], groups["constant_data"] = observed, constant
+        groups = {n: jax.tree.map(np.asarray, g) for n, g in groups.items() if g}
+        attributes = {
+            "log_evidence": self.log_evidence,
+            "log_evidence_error": self.log_evidence_error,
+            "evidence_is_normalized": int(self.evidence_is_normalized),
+            "target": self.result.target,
+            "scheme": repr(self.scheme),
+        }
+        return diagnostics.to_arviz(groups, self._finished, self._level_times(), attributes)
+
+    def _predict(self, predictive, key, args, kwargs):
+        return predictive(key, *args, **kwargs)
+
+    def _level_times(self) -> np.ndarray | None:
+        """Schedule time of the first diffusion site at the end of each level."""
+        clock = getattr(self.result.levels, "next_clock", None)
+        if clock is None or not self.bridge.diffusion_sites:
+            return None
+        times = jax.vmap(self.bridge.times)(clock)
+        return np.asarray(times[self.bridge.diffusion_sites[0]])
+
+    def _data(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Observed values by site, and the model's other array arguments by name."""
+        from numpyro import handlers
+
+        args, kwargs = self._arguments
+        position = jax.tree.map(lambda leaf: leaf[0, 0], self.result.positions)
+        values = self.bridge.constrain(position)
+        model = handlers.substitute(handlers.seed(self.model, jax.random.key(0)), data=values)
+        trace = handlers.trace(model).get_trace(*args, **kwargs)
+        observed = {
+            n: s["value"]
+            for n, s in trace.items()
+            if s["type"] == "sample" and s["is_observed"] and np.size(s["value"]) and s["value"] is not None
+        }
+        return observed, diagnostics.array_arguments(self.model, args, kwargs, observed)

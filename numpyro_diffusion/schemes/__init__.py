@@ -1,0 +1,3 @@
+"""Samplers: each turns a bridge into a Feynman-Kac model."""
+
+from .annealed import Annealed as Annealed

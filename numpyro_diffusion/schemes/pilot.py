@@ -1,0 +1,241 @@
+r"""The pilot: a small cloud that chooses levels, step sizes and scales, before they are frozen.
+
+It walks the same path as the sampler. At each level it measures the spread of every coordinate, adapts
+the step sizes to the kernels' target acceptance while it moves, and then takes the largest step along
+the path that keeps the wanted share of effective sample size. The path has two parts: the likelihood
+fades in at the noisy end, then the noise falls. A model without diffusion sites has the first alone.
+"""
+
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm.auto import tqdm
+
+from .._typing import Array, Position, PRNGKey, Scalar
+from ..bridge import log_density
+from ..smc import conditional_ess as share_left
+from ..smc import resample_equal
+from .kernels import Kernels, Level, Particle
+
+__all__ = ["PilotError", "tune"]
+
+
+class PilotError(RuntimeError):
+    """The pilot cannot reach the posterior within the allowed number of levels."""
+
+
+class _Pilot(NamedTuple):
+    key: PRNGKey
+    particles: Particle
+    clock: Scalar
+    power: Scalar
+    log_step: Scalar
+    other_log_step: Scalar
+
+
+def tune(
+    key: PRNGKey,
+    kernels: Kernels,
+    *,
+    num_particles: int = 256,
+    conditional_ess: float = 0.95,
+    max_levels: int = 400,
+    num_levels: int | None = None,
+    progress_bar: bool = False,
+) -> Level:
+    """Choose levels, step sizes and scales for some kernels, with a pilot cloud.
+
+    Args:
+        key: PRNG key.
+        kernels: Moves and weights over a bridge.
+        num_particles: Size of the pilot cloud.
+        conditional_ess: Share of the effective sample size that each level keeps.
+        max_levels: Give up beyond this.
+        num_levels: Equal steps in log-SNR instead of the pilot's own choice.
+        progress_bar: Show how far along the path the pilot is.
+
+    Returns:
+        Frozen levels; the last one has the particles move at the target without a weight.
+
+    Raises:
+        PilotError: If `max_levels` do not suffice, or every pilot particle has weight 0.
+    """
+    pilot = _start_pilot(kernels, key, num_particles)
+    rows: list[Any] = []
+    fixed = None if num_levels is None else np.linspace(1.0, 0.0, num_levels + 1)
+    bar = tqdm(total=100, disable=not progress_bar, desc="pilot", bar_format="{l_bar}{bar}| {postfix}")
+    try:
+        while True:
+            next_clock = jnp.nan if fixed is None else fixed[min(len(rows) + 1, len(fixed) - 1)]
+            rounds = 16 if not rows else 0
+            pilot, row, alive = _advance(
+                kernels, pilot, conditional_ess, jnp.asarray(next_clock), jnp.asarray(rounds)
+            )
+            rows.append(jax.tree.map(np.asarray, row))
+            if not bool(alive):
+                raise PilotError(
+                    f"every pilot particle has weight 0 at level {len(rows)} (clock "
+                    f"{float(row.next_clock):.3f}, likelihood power {float(row.next_power):.3g}). Look "
+                    "at the likelihood at draws from the prior: is it finite there?"
+                )
+            bar.n = round(50 * (1 - float(pilot.clock)) + 50 * float(pilot.power))
+            bar.set_postfix_str(f"{len(rows)} levels", refresh=True)
+            if float(row.clock) <= 0 and float(row.power) >= 1:
+                break
+            if len(rows) > max_levels:
+                raise PilotError(
+                    f"{max_levels} levels did not suffice: the pilot stands at clock "
+                    f"{float(pilot.clock):.3f} (1 is noise, 0 the posterior) and likelihood power "
+                    f"{float(pilot.power):.3g}. The likelihood may be too sharp for the moves: raise "
+                    "`num_moves`, lower `conditional_ess`, or raise `max_levels`."
+                )
+    finally:
+        bar.close()
+    return jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(x) for x in leaves]), *rows)
+
+
+@eqx.filter_jit
+def _start_pilot(kernels: Kernels, key: PRNGKey, num_particles: int) -> _Pilot:
+    key, key_init, key_resample = jax.random.split(key, 3)
+    particles, log_weights, _ = jax.vmap(kernels.init)(jax.random.split(key_init, num_particles))
+    log_weights = jnp.where(jnp.isfinite(log_weights), log_weights, -jnp.inf)
+    index = resample_equal(key_resample, log_weights, num_particles)
+    particles = jax.tree.map(lambda leaf: leaf[index], particles)
+    one = jnp.ones(())
+    dimension = sum(leaf[0].size for leaf in jax.tree.leaves(particles.position))
+    start = jnp.log(0.5 * dimension ** (-1 / 3) * one)
+    return _Pilot(key, particles, one, 0 * one, start, start)
+
+
+def _scales(position: Position) -> Position:
+    """Standard deviation of each coordinate over the cloud, floored against duplicates."""
+
+    def one(leaf: Array) -> Array:
+        variance = jnp.var(leaf, 0)
+        typical = jnp.mean(variance)
+        return jnp.sqrt(variance + 1e-3 * typical + 1e-12)
+
+    return jax.tree.map(one, position)
+
+
+@eqx.filter_jit
+def _advance(kernels: Kernels, pilot: _Pilot, target, next_clock, extra_rounds):
+    """Move the pilot cloud at its level, choose the next level, carry, weigh and resample."""
+    bridge = kernels.bridge
+    scale = _scales(pilot.particles.position)
+    pilot = _adapt(kernels, pilot, scale, extra_rounds)
+
+    def increments(clock, power):
+        def one(particle):
+            z, log_det = bridge.carry(particle.position, pilot.clock, clock)
+            return log_density(bridge, z, clock, power)[0] - particle.log_density + log_det
+
+        return jax.vmap(one)(pilot.particles)
+
+    count = pilot.particles.log_density.shape[0]
+    zeros = jnp.zeros(count)
+    goal = -jnp.log(target)
+
+    def loss(stride):
+        share = share_left(zeros, increments(*_along(bridge, pilot, stride)))
+        return -jnp.log(jnp.maximum(share, 1e-6))
+
+    def bisect(_, bounds):
+        # In log stride; the lower bound has always been seen to keep the wanted share.
+        low, high = bounds
+        middle = jnp.exp(0.5 * (jnp.log(low) + jnp.log(high)))
+        good = loss(middle) <= goal
+        return jnp.where(good, middle, low), jnp.where(good, high, middle)
+
+    def search(_):
+        one = jnp.ones(())
+        bounds = jax.lax.fori_loop(0, 10, bisect, (1e-5 * one, one))
+        return jnp.where(loss(one) <= goal, one, bounds[0])
+
+    fixed = jnp.isfinite(next_clock)
+    stride = jax.lax.cond(fixed, lambda _: jnp.ones(()), search, None)
+    clock, power = _along(bridge, pilot, stride)
+    if bridge.diffusion_sites:  # on a grid the likelihood is there from the first level on
+        clock, power = jnp.where(fixed, next_clock, clock), jnp.where(fixed, 1.0, power)
+    else:
+        clock, power = 0 * clock, jnp.where(fixed, 1 - next_clock, power)
+
+    row = Level(
+        pilot.clock,
+        pilot.power,
+        clock,
+        power,
+        jnp.exp(pilot.log_step),
+        jnp.exp(pilot.other_log_step),
+        scale,
+    )
+
+    def carry(particle):
+        z, log_det = bridge.carry(particle.position, pilot.clock, clock)
+        new = kernels.evaluate(z, clock, power)
+        return new, new.log_density - particle.log_density + log_det
+
+    particles, log_weights = jax.vmap(carry)(pilot.particles)
+    log_weights = jnp.where(jnp.isfinite(log_weights), log_weights, -jnp.inf)
+    key, key_resample = jax.random.split(pilot.key)
+    index = resample_equal(key_resample, log_weights, count)
+    particles = jax.tree.map(lambda leaf: leaf[index], particles)
+    new = pilot._replace(key=key, particles=particles, clock=clock, power=power)
+    return new, row, jnp.any(jnp.isfinite(log_weights))
+
+
+def _along(bridge, pilot: _Pilot, stride: Scalar) -> tuple[Scalar, Scalar]:
+    """Clock and power after the share `stride` of what remains of the present part of the path."""
+    power = pilot.power + stride * (1 - pilot.power)
+    power = jnp.where(power > 1 - 1e-4, 1.0, power)
+    if not bridge.diffusion_sites:
+        return 0 * pilot.clock, power
+    fading = pilot.power < 1
+    clock = jnp.where(fading, pilot.clock, pilot.clock * (1 - stride))
+    return jnp.where(clock < 1e-4, 0.0, clock), jnp.where(fading, power, 1.0)
+
+
+def _adapt(kernels: Kernels, pilot: _Pilot, scale: Position, extra_rounds) -> _Pilot:
+    """Moves at the pilot's level that steer both step sizes to their target acceptance."""
+    count = pilot.particles.log_density.shape[0]
+    logdensity_fn = kernels.logdensity(pilot.clock, pilot.power)
+    key, key_rounds = jax.random.split(pilot.key)
+
+    def one_round(i, carry):
+        z, log_step, other_log_step = carry
+        key_other, key_joint = jax.random.split(jax.random.fold_in(key_rounds, i))
+        # Robbins-Monro with a gain that settles: large corrections first.
+        gain = 2.0 / (1.0 + 0.5 * i) ** 0.6
+
+        def move(key, z):
+            state = kernels.move.init(z, logdensity_fn, scale)
+            state, acceptance = kernels.move.step(key, state, logdensity_fn, jnp.exp(log_step), scale)
+            return kernels.move.position(state, scale), acceptance
+
+        if kernels.in_blocks:
+
+            def move_others(key, z):
+                seen = kernels.bridge.see(z, pilot.clock)
+                rest = kernels.bridge.rest(z, seen.x_hat)
+                particle = Particle(z, rest.log_prior, None, seen, rest)
+                return kernels.move_others(
+                    key, particle, pilot.clock, pilot.power, jnp.exp(other_log_step), scale
+                )
+
+            z, acceptance = jax.vmap(move_others)(jax.random.split(key_other, count), z)
+            error = jnp.mean(acceptance) - kernels.other_move.target_acceptance
+            other_log_step = other_log_step + gain * error
+        z, acceptance = jax.vmap(move)(jax.random.split(key_joint, count), z)
+        error = jnp.mean(acceptance) - kernels.move.target_acceptance
+        return z, log_step + gain * error, other_log_step
+
+    start = (pilot.particles.position, pilot.log_step, pilot.other_log_step)
+    rounds = kernels.num_moves + extra_rounds
+    z, log_step, other_log_step = jax.lax.fori_loop(0, rounds, one_round, start)
+    particles = jax.vmap(lambda z: kernels.evaluate(z, pilot.clock, pilot.power))(z)
+    return pilot._replace(
+        key=key, particles=particles, log_step=log_step, other_log_step=other_log_step
+    )

@@ -1,0 +1,379 @@
+r"""The engine: sequential Monte Carlo over any Feynman-Kac model.
+
+One loop serves every scheme. A cloud of weighted particles is resampled when its effective sample
+size falls below a share of its number, then every particle takes one step and multiplies its weight.
+The log of the mean weight, collected whenever weights are reset and once more at the end, is an
+estimate of the log evidence whose exponential is unbiased.
+
+The levels are scanned in a few jitted chunks of one length, so that nothing is compiled twice, a
+progress bar can move, and an interrupt keeps what is done.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import blackjax.smc.resampling as resampling
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm.auto import tqdm
+
+from ._typing import Array, PRNGKey, PyTree, Scalar
+from .feynman_kac import FeynmanKac
+
+__all__ = [
+    "SMCResult",
+    "SMCState",
+    "conditional_ess",
+    "effective_sample_size",
+    "log_mean_exp",
+    "resample_equal",
+    "run_smc",
+]
+
+Resampler = Callable[[PRNGKey, Array, int], Array]  # (key, weights, num_samples) -> indices
+
+
+class SMCState(NamedTuple):
+    """A cloud between two levels. With several clouds every leaf has a leading axis."""
+
+    key: PRNGKey
+    particles: PyTree
+    log_weights: Array
+    log_evidence: Scalar
+    ancestors: Array  # index at the start of the run of each particle's oldest ancestor
+    num_resampled: Scalar
+
+
+class Trace(NamedTuple):
+    """What happened at each level; leaves of shape `(num_levels,)` or `(num_clouds, num_levels)`.
+
+    Attributes:
+        ess: Effective sample size after weighing, as a share of the particles.
+        conditional_ess: The same for this level's weights alone.
+        log_evidence_increment: Change of the log evidence at the level, in nats.
+        resampled: Whether the cloud was resampled before the level.
+        unique_ancestors: Number of distinct starting particles that still have offspring.
+        info: Means over the particles of what the scheme's `step` reports.
+    """
+
+    ess: Array
+    conditional_ess: Array
+    log_evidence_increment: Array
+    resampled: Array
+    unique_ancestors: Array
+    info: Any
+
+
+class SMCResult(NamedTuple):
+    r"""A weighted cloud and its history.
+
+    Attributes:
+        positions: Pytree of particles, leading axes `(num_particles,)` or `(num_clouds, num_particles)`.
+        log_weights: Unnormalised log weights of the particles.
+        log_evidence: $\log \hat Z$ of each cloud, in nats; $\hat Z$ is unbiased.
+        log_evidence_error: Standard error of $\log \hat Z$ of each cloud, from its own genealogy.
+        initial_info: What `init` reports, averaged over the particles.
+        trace: History over the levels.
+        levels: The frozen levels that were run.
+        target: The law that the weighted particles approach.
+        exact: Whether they approach it in a limit; if not, this is a heuristic.
+        completed: Whether all levels were run. If not, the particles follow a law on the way.
+        state: The raw cloud, from which `run_smc(..., state=)` goes on.
+        num_levels_run: How many levels were run.
+
+    References:
+        Chan & Lai (2013); Lee & Whiteley (2018), Variance estimation in the particle filter,
+        Biometrika: the genealogical standard error.
+    """
+
+    positions: PyTree
+    log_weights: Array
+    log_evidence: Array
+    log_evidence_error: Array
+    initial_info: Any
+    trace: Trace
+    levels: PyTree
+    target: str
+    exact: bool
+    completed: bool
+    state: SMCState
+    num_levels_run: int
+
+
+def effective_sample_size(log_weights: Array) -> Scalar:
+    r"""$(\sum w)^2 / \sum w^2$ over the last axis; 0 if every weight is 0."""
+    top = jnp.max(log_weights, -1, keepdims=True)
+    w = jnp.exp(log_weights - jnp.where(jnp.isfinite(top), top, 0.0))
+    return jnp.sum(w, -1) ** 2 / jnp.maximum(jnp.sum(w**2, -1), jnp.finfo(w.dtype).tiny)
+
+
+def conditional_ess(log_weights: Array, log_increments: Array) -> Scalar:
+    r"""Share of particles left by new weights: $(\sum W w)^2 / \sum W w^2$ with old weights $W$.
+
+    References:
+        Zhou, Johansen & Aston (2016), Toward Automatic Model Comparison, JCGS.
+    """
+    old = jax.nn.log_softmax(log_weights)
+    # Particles that no longer count are left out: a wild increment of theirs means nothing.
+    counts = (old > jnp.max(old) - 30) & ~jnp.isnan(log_increments)
+    finite = jnp.where(counts, log_increments, -jnp.inf)
+    top = jnp.max(finite)
+    w = finite - jnp.where(jnp.isfinite(top), top, 0.0)
+    both = jax.nn.logsumexp(old + w)
+    return jnp.where(
+        jnp.isfinite(top), jnp.exp(2 * both - jax.nn.logsumexp(old + 2 * w)), jnp.zeros(())
+    )
+
+
+def log_mean_exp(values: Array, axis: int = -1) -> Array:
+    """Log of the mean of exponentials."""
+    return jax.nn.logsumexp(values, axis) - jnp.log(values.shape[axis])
+
+
+def resample_equal(key: PRNGKey, log_weights: Array, num_samples: int) -> Array:
+    """Indices of an equally weighted cloud, by systematic resampling. For display and plots."""
+    return resampling.systematic(key, jax.nn.softmax(log_weights), num_samples)
+
+
+def _over_particles(function: Callable, batch_size: int | None, *args: PyTree):
+    """`vmap`, or a scan over batches of particles when memory is to be bounded."""
+    size = jax.tree.leaves(args[0])[0].shape[0]
+    if batch_size is None or batch_size >= size:
+        return jax.vmap(function)(*args)
+    return jax.lax.map(lambda one: function(*one), args, batch_size=batch_size)
+
+
+def _mean_info(info: Any) -> Any:
+    return jax.tree.map(lambda leaf: jnp.mean(leaf.astype(jnp.result_type(float)), 0), info)
+
+
+def _clean(log_weights: Array) -> Array:
+    # NaN counts as weight 0 here, and +inf too: the schemes' infos count both and the callers speak up.
+    return jnp.where(jnp.isfinite(log_weights), log_weights, -jnp.inf)
+
+
+def _start(key, init, num_particles, batch_size):
+    key, key_init = jax.random.split(key)
+    keys = jax.random.split(key_init, num_particles)
+    particles, log_weights, info = _over_particles(init, batch_size, keys)
+    state = SMCState(
+        key,
+        particles,
+        _clean(log_weights),
+        jnp.zeros((), log_weights.dtype),
+        jnp.arange(num_particles),
+        jnp.zeros((), int),
+    )
+    return state, _mean_info(info)
+
+
+def _level(step, resample, threshold, batch_size, state: SMCState, level):
+    num_particles = state.log_weights.shape[0]
+    key, key_resample, key_step = jax.random.split(state.key, 3)
+
+    below = effective_sample_size(state.log_weights) < threshold * num_particles
+    weights = jax.nn.softmax(state.log_weights)
+    chosen = resample(key_resample, weights, num_particles)
+    index = jnp.where(below, chosen, jnp.arange(num_particles))
+    particles = jax.tree.map(lambda leaf: leaf[index], state.particles)
+    log_evidence = state.log_evidence + jnp.where(below, log_mean_exp(state.log_weights), 0.0)
+    log_weights = jnp.where(below, 0.0, state.log_weights)
+
+    keys = jax.random.split(key_step, num_particles)
+    particles, increments, info = _over_particles(
+        lambda k, p: step(k, p, level), batch_size, keys, particles
+    )
+    new_log_weights = _clean(log_weights + increments)
+    ancestors = state.ancestors[index]
+    state = SMCState(
+        key,
+        particles,
+        new_log_weights,
+        log_evidence,
+        ancestors,
+        state.num_resampled + below,
+    )
+    alive = jnp.zeros(num_particles, int).at[ancestors].set(1)
+    trace = Trace(
+        effective_sample_size(new_log_weights) / num_particles,
+        conditional_ess(log_weights, increments),
+        log_mean_exp(new_log_weights) - log_mean_exp(log_weights),
+        below,
+        jnp.sum(alive),
+        _mean_info(info),
+    )
+    return state, trace
+
+
+def _scan(step, resample, threshold, batch_size, state, levels, active):
+    def body(state, level_and_active):
+        level, is_active = level_and_active
+
+        def run(state):
+            return _level(step, resample, threshold, batch_size, state, level)
+
+        # Padding levels at the end of the last chunk leave the cloud alone and cost nothing.
+        blank = jax.eval_shape(lambda s: run(s)[1], state)
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), blank)
+        return jax.lax.cond(is_active, run, lambda s: (s, zeros), state)
+
+    return jax.lax.scan(body, state, (levels, active))
+
+
+@eqx.filter_jit
+def _start_clouds(keys, init, num_particles, batch_size):
+    return jax.vmap(lambda key: _start(key, init, num_particles, batch_size))(keys)
+
+
+@eqx.filter_jit
+def _run_chunk(step, resample, threshold, batch_size, state, levels, active):
+    def one_cloud(state):
+        return _scan(step, resample, threshold, batch_size, state, levels, active)
+
+    return jax.vmap(one_cloud)(state)
+
+
+def genealogy_error(log_weights: Array, ancestors: Array) -> Scalar:
+    r"""Standard error of $\log \hat Z$ of one cloud, from who descends from whom.
+
+    $\hat V = \frac{N}{N-1} (\sum_e W_e^2 - \frac1N)$ with $W_e$ the total weight of the descendants of
+    starting particle $e$. Estimators for multinomial resampling subtract $1/N$ once more for each
+    resampling; systematic resampling adds almost no noise, and that would halve the error.
+    """
+    n = log_weights.shape[0]
+    family = jnp.zeros(n, log_weights.dtype).at[ancestors].add(jax.nn.softmax(log_weights))
+    return jnp.sqrt(jnp.maximum((jnp.sum(family**2) - 1 / n) * n / (n - 1.0), 0.0))
+
+
+def run_smc(
+    key: PRNGKey,
+    model: FeynmanKac,
+    num_particles: int = 512,
+    *,
+    num_clouds: int | None = None,
+    resample: Resampler = resampling.systematic,
+    threshold: float = 0.5,
+    batch_size: int | None = None,
+    progress_bar: bool = False,
+    num_chunks: int = 10,
+    state: SMCResult | None = None,
+) -> SMCResult:
+    r"""Run a Feynman-Kac model with a cloud of particles.
+
+    Args:
+        key: PRNG key.
+        model: What to run.
+        num_particles: Particles a cloud, at least 2.
+        num_clouds: Number of independent clouds, run together; results get a leading axis. `None`
+            runs one cloud without that axis.
+        resample: BlackJAX resampler `(key, weights, num_samples) -> indices`.
+        threshold: Resample when the effective sample size falls below this share of the particles.
+        batch_size: Particles that step at once, to bound memory; all of them if `None`.
+        progress_bar: Show a progress bar over the levels.
+        num_chunks: Pieces in which the levels are run: the grain of progress bar and interrupt.
+        state: An interrupted result to go on from, with the same model and arguments.
+
+    Returns:
+        The weighted cloud, its log evidence and its history. On `KeyboardInterrupt` the result so
+        far, with `completed=False`.
+
+    Raises:
+        ValueError: If a number is out of range.
+        FloatingPointError: If every particle has weight 0.
+    """
+    if num_particles < 2:
+        raise ValueError(f"`num_particles` must be at least 2; got {num_particles}.")
+    if not 0 <= threshold <= 1:
+        raise ValueError(f"`threshold` is a share of the particles in [0, 1]; got {threshold}.")
+    num_levels = jax.tree.leaves(model.levels)[0].shape[0]
+    chunk = -(-num_levels // max(1, min(num_chunks, num_levels)))
+    if state is None:
+        keys = key[None] if num_clouds is None else jax.random.split(key, num_clouds)
+        cloud, initial_info = _start_clouds(keys, model.init, num_particles, batch_size)
+        done, traces = 0, []
+    else:
+        single = num_clouds is None
+        add_axis = jax.tree.map(lambda leaf: leaf[None] if single else leaf, state)
+        cloud, initial_info, done = add_axis.state, add_axis.initial_info, state.num_levels_run
+        traces = [add_axis.trace] if done else []
+
+    bar = tqdm(total=num_levels, initial=done, disable=not progress_bar, desc="levels")
+    try:
+        while done < num_levels:
+            _refuse_dead(cloud, done)
+            levels, active = _slice_levels(model.levels, done, chunk, num_levels)
+            # Assigned together: an interrupt leaves either both old or both new.
+            cloud, trace = jax.block_until_ready(
+                _run_chunk(model.step, resample, threshold, batch_size, cloud, levels, active)
+            )
+            used = min(chunk, num_levels - done)
+            traces.append(jax.tree.map(lambda leaf, used=used: leaf[:, :used], trace))
+            done += used
+            bar.update(used)
+            bar.set_postfix(ess=f"{float(jnp.mean(traces[-1].ess[:, -1])):.2f}", refresh=False)
+    except KeyboardInterrupt:
+        pass
+    finally:
+        bar.close()
+    _refuse_dead(cloud, done)
+    return _result(model, cloud, initial_info, traces, done, num_levels, num_clouds)
+
+
+def _slice_levels(levels, start, chunk, num_levels):
+    index = np.minimum(np.arange(start, start + chunk), num_levels - 1)
+    active = jnp.asarray(np.arange(start, start + chunk) < num_levels)
+    return jax.tree.map(lambda leaf: leaf[index], levels), active
+
+
+def _refuse_dead(cloud: SMCState, level: int) -> None:
+    dead = ~np.isfinite(np.asarray(jnp.max(cloud.log_weights, -1)))
+    if dead.any():
+        raise FloatingPointError(
+            f"every particle of cloud {int(np.argmax(dead))} has weight 0 at level {level}: its log "
+            "density is -inf, NaN or +inf everywhere. Look at the likelihood at draws from the prior."
+        )
+
+
+def _result(model, cloud, initial_info, traces, done, num_levels, num_clouds):
+    errors = jax.vmap(genealogy_error)(cloud.log_weights, cloud.ancestors)
+    trace = jax.tree.map(lambda *parts: jnp.concatenate(parts, 1), *traces) if traces else None
+    result = SMCResult(
+        positions=model.position(cloud.particles),
+        log_weights=cloud.log_weights,
+        log_evidence=cloud.log_evidence + log_mean_exp(cloud.log_weights),
+        log_evidence_error=errors,
+        initial_info=initial_info,
+        trace=trace,  # type: ignore[arg-type]
+        levels=model.levels,
+        target=model.target,
+        exact=model.exact,
+        completed=done == num_levels,
+        state=cloud,
+        num_levels_run=done,
+    )
+    if num_clouds is not None:
+        return result
+    first = jax.tree.map(
+        lambda leaf: leaf[0],
+        (
+            result.positions,
+            result.log_weights,
+            result.log_evidence,
+            result.log_evidence_error,
+            result.initial_info,
+            result.trace,
+            result.state,
+        ),
+    )
+    names = (
+        "positions",
+        "log_weights",
+        "log_evidence",
+        "log_evidence_error",
+        "initial_info",
+        "trace",
+        "state",
+    )
+    return result._replace(**dict(zip(names, first, strict=True)))
