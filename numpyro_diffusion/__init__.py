@@ -1,7 +1,12 @@
 """Learned diffusion priors inside NumPyro models: posterior, evidence and diagnostics."""
 
+from . import bridge as bridge
+from . import diagnostics as diagnostics
+from . import moves as moves
 from . import nets as nets
 from . import schedules as schedules
+from .bridge import Bridge as Bridge
+from .bridge import from_energy as from_energy
 from .energies import AbstractDenoiser as AbstractDenoiser
 from .energies import AbstractEnergy as AbstractEnergy
 from .energies import EnergyFunction as EnergyFunction
@@ -10,12 +15,20 @@ from .energies import GaussianMixture as GaussianMixture
 from .energies import InnerProductEnergy as InnerProductEnergy
 from .energies import ScoreFunction as ScoreFunction
 from .energies import check_energy as check_energy
+from .feynman_kac import FeynmanKac as FeynmanKac
+from .feynman_kac import from_kernels as from_kernels
 from .io import load as load
 from .io import save as save
 from .ppl import DiffusionPrior as DiffusionPrior
 from .ppl import noised as noised
+from .ppl.bridge import from_model as from_model
+from .ppl.smc import SMC as SMC
 from .pretrained import digits_split as digits_split
 from .pretrained import load_pretrained as load_pretrained
+from .schemes import Annealed as Annealed
+from .smc import SMCResult as SMCResult
+from .smc import effective_sample_size as effective_sample_size
+from .smc import run_smc as run_smc
 from .train import FitResult as FitResult
 from .train import fit as fit
 from .twists import AbstractTwist as AbstractTwist
