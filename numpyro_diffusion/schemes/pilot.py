@@ -201,41 +201,49 @@ def _along(bridge, pilot: _Pilot, stride: Scalar) -> tuple[Scalar, Scalar]:
 def _adapt(kernels: Kernels, pilot: _Pilot, scale: Position, extra_rounds) -> _Pilot:
     """Moves at the pilot's level that steer both step sizes to their target acceptance."""
     count = pilot.particles.log_density.shape[0]
-    logdensity_fn = kernels.logdensity(pilot.clock, pilot.power)
-    key, key_rounds = jax.random.split(pilot.key)
-
-    def one_round(i, carry):
-        z, log_step, other_log_step = carry
-        key_other, key_joint = jax.random.split(jax.random.fold_in(key_rounds, i))
-        # Robbins-Monro with a gain that settles: large corrections first.
-        gain = 2.0 / (1.0 + 0.5 * i) ** 0.6
-
-        def move(key, z):
-            state = kernels.move.init(z, logdensity_fn, scale)
-            state, acceptance = kernels.move.step(key, state, logdensity_fn, jnp.exp(log_step), scale)
-            return kernels.move.position(state, scale), acceptance
-
-        if kernels.in_blocks:
-
-            def move_others(key, z):
-                seen = kernels.bridge.see(z, pilot.clock)
-                rest = kernels.bridge.rest(z, seen.x_hat)
-                particle = Particle(z, rest.log_prior, None, seen, rest)
-                return kernels.move_others(
-                    key, particle, pilot.clock, pilot.power, jnp.exp(other_log_step), scale
-                )
-
-            z, acceptance = jax.vmap(move_others)(jax.random.split(key_other, count), z)
-            error = jnp.mean(acceptance) - kernels.other_move.target_acceptance
-            other_log_step = other_log_step + gain * error
-        z, acceptance = jax.vmap(move)(jax.random.split(key_joint, count), z)
-        error = jnp.mean(acceptance) - kernels.move.target_acceptance
-        return z, log_step + gain * error, other_log_step
-
-    start = (pilot.particles.position, pilot.log_step, pilot.other_log_step)
+    clock, power = pilot.clock, pilot.power
+    key, key_other, key_joint = jax.random.split(pilot.key, 3)
+    particles, z, other_log_step = pilot.particles, pilot.particles.position, pilot.other_log_step
     rounds = kernels.num_moves + extra_rounds
-    z, log_step, other_log_step = jax.lax.fori_loop(0, rounds, one_round, start)
-    particles = jax.vmap(lambda z: kernels.evaluate(z, pilot.clock, pilot.power))(z)
+
+    def gain(i):
+        # Robbins-Monro with a gain that settles: large corrections first.
+        return 2.0 / (1.0 + 0.5 * i) ** 0.6
+
+    if kernels.in_blocks:
+
+        def other_round(i, carry):
+            z, log_step = carry
+            keys = jax.random.split(jax.random.fold_in(key_other, i), count)
+            z, acceptance = jax.vmap(
+                lambda key, particle, z: kernels.move_others(
+                    key, particle._replace(position=z), clock, power, jnp.exp(log_step), scale
+                )
+            )(keys, particles, z)
+            error = jnp.mean(acceptance) - kernels.other_move.target_acceptance
+            return z, log_step + gain(i) * error
+
+        z, other_log_step = jax.lax.fori_loop(0, rounds, other_round, (z, other_log_step))
+
+    logdensity_fn = kernels.logdensity(clock, power)
+    start = lambda particle, z: kernels.start_move(particle, z, logdensity_fn, scale)
+
+    def joint_round(i, carry):
+        states, log_step = carry
+        keys = jax.random.split(jax.random.fold_in(key_joint, i), count)
+        states, acceptance = jax.vmap(
+            lambda key, state: kernels.move.step(
+                key, state, logdensity_fn, jnp.exp(log_step), scale
+            )
+        )(keys, states)
+        error = jnp.mean(acceptance) - kernels.move.target_acceptance
+        return states, log_step + gain(i) * error
+
+    states, log_step = jax.lax.fori_loop(
+        0, rounds, joint_round, (jax.vmap(start)(particles, z), pilot.log_step)
+    )
+    z = jax.vmap(lambda state: kernels.move.position(state, scale))(states)
+    particles = particles._replace(position=z, log_density=states.logdensity)
     return pilot._replace(
         key=key, particles=particles, log_step=log_step, other_log_step=other_log_step
     )
