@@ -11,7 +11,7 @@ from .base import AbstractDenoiser, AbstractEnergy
 __all__ = ["draw_prior", "reverse_process"]
 
 
-@eqx.filter_jit  # compiled once an energy, however often a model is traced
+@eqx.filter_jit
 def reverse_process(energy: AbstractDenoiser, key: PRNGKey, num_steps: int) -> Array:
     r"""One draw of $x_{t_{\min}}$ by ancestral steps $x_s \sim q(x_s \mid x_t, \hat x_0(x_t))$.
 
@@ -46,6 +46,7 @@ def reverse_process(energy: AbstractDenoiser, key: PRNGKey, num_steps: int) -> A
     return jax.lax.scan(step, x.astype(dtype), levels)[0]
 
 
+@eqx.filter_jit  # compiled once an energy, however often a model is traced
 def draw_prior(energy: AbstractDenoiser, key: PRNGKey, num_steps: int) -> Array:
     r"""One draw of the prior in the units of the data, exact where there is a closed form."""
     t_min = jnp.asarray(energy.t_min, jnp.result_type(float))
