@@ -4,6 +4,7 @@ from . import bridge as bridge
 from . import diagnostics as diagnostics
 from . import moves as moves
 from . import nets as nets
+from . import plots as plots
 from . import schedules as schedules
 from .bridge import Bridge as Bridge
 from .bridge import from_energy as from_energy
@@ -13,6 +14,7 @@ from .energies import EnergyFunction as EnergyFunction
 from .energies import Gaussian as Gaussian
 from .energies import GaussianMixture as GaussianMixture
 from .energies import InnerProductEnergy as InnerProductEnergy
+from .energies import ProperEnergy as ProperEnergy
 from .energies import ScoreFunction as ScoreFunction
 from .energies import check_energy as check_energy
 from .feynman_kac import FeynmanKac as FeynmanKac

@@ -4,9 +4,10 @@ Independent clouds of particles take the place of chains. Everything here reads 
 `SMCResult` whose leaves lead with an axis of clouds, and nothing here changes a number.
 """
 
+import contextlib
 import inspect
 from collections.abc import Callable, Mapping
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import jax
@@ -150,7 +151,8 @@ def _site_rows(site: str, values: np.ndarray, tails, max_rows: int) -> list[list
         rows.append([f"{site}[{index}]" if event else site, *cells])
     if shown < len(means):
         rest = slice(shown, None)
-        line = f"  {site}: {len(means) - shown} more, means in [{means[rest].min():.3g}, {means[rest].max():.3g}]"
+        low, high = means[rest].min(), means[rest].max()
+        line = f"  {site}: {len(means) - shown} more, means in [{low:.3g}, {high:.3g}]"
         if np.isfinite(hats[rest]).any():
             line += f", worst r_hat {np.nanmax(hats[rest]):.2f}"
         rows.append([line])
@@ -162,36 +164,166 @@ def _number(value: float) -> str:
 
 
 def verdict(result: SMCResult) -> str:
-    """A judgement on the run in plain words."""
-    return "fine" if result.completed else "not completed"
+    """A judgement on a run in plain words, with remedies; one finding a line."""
+    log_evidence = np.atleast_1d(np.asarray(result.log_evidence, float))
+    if result.trace is None:
+        return "Not finished: no level was run. `resume()` goes on."
+    trace = jax.tree.map(lambda leaf: np.asarray(leaf).reshape(len(log_evidence), -1), result.trace)
+    num_particles = np.asarray(result.log_weights).shape[-1]
+    findings = [
+        _unfinished(result),
+        _dead_values(result),
+        _collapse(trace.unique_ancestors, num_particles),
+        _steep_level(trace.conditional_ess),
+        _uneven_weights(trace.ess),
+        _disagreement(log_evidence),
+        _acceptance("moves", getattr(trace.info, "acceptance", None), "num_moves"),
+        _acceptance(
+            "moves of the other sites",
+            getattr(trace.info, "other_acceptance", None),
+            "num_other_moves",
+        ),
+    ]
+    findings = [finding for finding in findings if finding]
+    if findings:
+        return "\n".join(findings)
+    return _all_well(trace, log_evidence, num_particles)
+
+
+def _all_well(trace, log_evidence: np.ndarray, num_particles: int) -> str:
+    ess, ancestors = trace.ess[:, -1].min(), int(trace.unique_ancestors[:, -1].min())
+    words = (
+        f"Nothing to worry about: at least {ancestors} of {num_particles} starting particles have "
+        f"offspring, the final effective sample size is at least {ess:.0%} of a cloud"
+    )
+    if len(log_evidence) < 2:
+        return words + ". But one cloud cannot be checked against another: run two or more."
+    return words + f", and the clouds agree on the evidence within {np.ptp(log_evidence):.2f} nats."
+
+
+def _unfinished(result: SMCResult) -> str:
+    if result.completed:
+        return ""
+    planned = jax.tree.leaves(result.levels)[0].shape[0]
+    return (
+        f"Not finished: {result.num_levels_run} of {planned} levels were run, so the particles follow "
+        "a law on the way to the target. `resume()` goes on."
+    )
+
+
+def _dead_values(result: SMCResult) -> str:
+    found = [
+        (what, non_finite(result, kind)) for kind, what in (("nan", "NaN"), ("infinite", "+inf"))
+    ]
+    lines = [f"Log density {what} at {where}." for what, where in found if where]
+    if lines and lines[-1].startswith("Log density +inf"):
+        lines.append("No weight is right for a particle of infinite density: bound the likelihood.")
+    return " ".join(lines)
+
+
+def _collapse(ancestors: np.ndarray, num_particles: int) -> str:
+    few = max(2, min(10, num_particles // 20))
+    cloud = int(np.argmin(ancestors[:, -1]))
+    left = int(ancestors[cloud, -1])
+    if left > few:
+        return ""
+    level = int(np.argmax(ancestors[cloud] <= few)) + 1
+    return (
+        f"Cloud {cloud} collapsed at level {level}: {left} of {num_particles} starting particles have "
+        "offspring at the end, so modes may be lost and errors are too small. Try more particles, more "
+        "moves a level, or more levels (a higher `conditional_ess`)."
+    )
+
+
+def _steep_level(shares: np.ndarray) -> str:
+    worst, typical = shares.min(0), float(np.median(shares))
+    level = int(np.argmin(worst))
+    if worst[level] >= 0.5 * typical:
+        return ""
+    return (
+        f"Level {level + 1} kept {worst[level]:.0%} of a cloud's effective sample size, where a "
+        f"typical level keeps {typical:.0%}: the levels are too far apart there. Try a larger pilot "
+        "cloud (`num_pilot`) or a higher `conditional_ess`."
+    )
+
+
+def _uneven_weights(ess: np.ndarray) -> str:
+    share = float(ess[:, -1].min())
+    if share >= 0.2:
+        return ""
+    return (
+        f"The final effective sample size is {share:.1%} of a cloud: few particles carry the answer. "
+        "Try more levels (a higher `conditional_ess`) or more moves."
+    )
+
+
+def _disagreement(log_evidence: np.ndarray) -> str:
+    spread = float(np.std(log_evidence))
+    if spread <= 0.5:
+        return ""
+    return (
+        f"The clouds disagree on the log evidence: their standard deviation is {spread:.1f} nats, so "
+        "neither it nor its error means much, and modes may be missing from some clouds. Try more "
+        "particles or more moves."
+    )
+
+
+def _acceptance(what: str, rates: np.ndarray | None, option: str) -> str:
+    if rates is None or np.all(rates == 1):  # there was nothing to move
+        return ""
+    by_level = rates.mean(0)
+    level, typical = int(np.argmin(by_level)), float(np.median(by_level))
+    if by_level[level] < 0.1:
+        return (
+            f"The {what} accept {by_level[level]:.0%} at level {level + 1} ({typical:.0%} typically): "
+            f"their step is too large there. Try a larger pilot cloud (`num_pilot`) or more `{option}`."
+        )
+    if typical > 0.95:
+        return (
+            f"The {what} accept {typical:.0%}: their steps are smaller than need be. Try a larger "
+            f"pilot cloud (`num_pilot`) or more `{option}`."
+        )
+    return ""
 
 
 def array_arguments(
     model: Callable, args: tuple, kwargs: Mapping[str, Any], observed: Mapping[str, Any]
 ) -> dict[str, np.ndarray]:
-    """The arrays among a model's arguments, by parameter name, that are not observed values."""
+    """The arrays among a model's arguments that are not observed values, by parameter name.
+
+    Args:
+        model: A function.
+        args: Its arguments; those that `*args` takes are called `arg0`, `arg1`, ...
+        kwargs: Its keyword arguments.
+        observed: Values by observed site.
+    """
     try:
         parameters = list(inspect.signature(model).parameters.values())
     except (TypeError, ValueError):
         parameters = []
-    plain = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    names = plain[: len(args)] + [f"arg{i}" for i in range(len(plain), len(args))]
+    named = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    names = named[: len(args)] + [f"arg{i}" for i in range(len(named), len(args))]
+    values = {**dict(zip(names, args, strict=True)), **kwargs}
     known = [np.asarray(value) for value in observed.values()]
-    arrays = {}
-    for name, value in [*zip(names, args, strict=True), *kwargs.items()]:
-        if not isinstance(value, np.ndarray | jax.Array) or jnp.issubdtype(
-            value.dtype, jax.dtypes.prng_key
-        ):
-            continue
-        value = np.asarray(value)
-        if value.dtype.kind not in "biuf" or any(_same(value, other) for other in known):
-            continue
-        arrays[name] = value
-    return arrays
+    arrays = {name: np.asarray(value) for name, value in values.items() if _is_numeric(value)}
+    return {n: a for n, a in arrays.items() if not any(_same(a, other) for other in known)}
+
+
+def _is_numeric(value: Any) -> bool:
+    if not isinstance(value, np.ndarray | jax.Array):
+        return False
+    return jnp.issubdtype(value.dtype, np.number) or jnp.issubdtype(value.dtype, np.bool_)
 
 
 def _same(a: np.ndarray, b: np.ndarray) -> bool:
-    return a.shape == b.shape and bool(np.array_equal(a, b, equal_nan=a.dtype.kind == "f"))
+    return a.shape == b.shape and bool(np.all((a == b) | ((a != a) & (b != b))))
+
+
+_SAMPLE_DIMS = {
+    "observed_data": (),
+    "constant_data": (),
+    "weighted_particles": ("chain", "particle"),
+}
 
 
 def to_arviz(
@@ -200,5 +332,114 @@ def to_arviz(
     level_times: np.ndarray | None,
     attributes: Mapping[str, Any],
 ) -> Any:
-    """The ArviZ object of a run."""
-    raise NotImplementedError
+    """The ArviZ object of a run: `InferenceData` (ArviZ 0.x) or `xarray.DataTree` (ArviZ 1.x).
+
+    Values of `observed_data` and `constant_data` have no sample dimensions, those of
+    `weighted_particles` lead with `(chain, particle)`, all others with `(chain, draw)`. Points whose
+    log likelihood is 0 in every draw are masked data: they are left out, which changes no LOO, and the
+    others keep their flat index. A group `smc_trace` with dimensions `(chain, level)` is added; levels
+    count from 1.
+
+    Args:
+        groups: Arrays by group and variable.
+        result: Result with an axis of clouds.
+        level_times: Schedule time at the end of each level, if there is one.
+        attributes: Kept on the object and on its posterior, as text and numbers.
+    """
+    import arviz
+    import xarray
+
+    attributes = {name: _plain(value) for name, value in attributes.items()}
+    attributes["inference_library"] = "numpyro_diffusion"
+    with contextlib.suppress(PackageNotFoundError):  # run from a source tree
+        attributes["inference_library_version"] = version("numpyro-diffusion")
+    datasets = {}
+    for group, values in groups.items():
+        leading = _SAMPLE_DIMS.get(group, ("chain", "draw"))
+        variables = {name: (leading, np.asarray(value)) for name, value in values.items()}
+        seen = _leave_out_masked(variables) if group == "log_likelihood" else {}
+        datasets[group] = _dataset(xarray, variables).assign_coords(seen)
+    datasets["smc_trace"] = _dataset(xarray, _trace_variables(result, level_times))
+    datasets["posterior"].attrs.update(attributes)
+    if int(arviz.__version__.split(".")[0]) < 1:
+        return arviz.InferenceData(attrs=attributes, **datasets)
+    tree = xarray.DataTree.from_dict({f"/{group}": each for group, each in datasets.items()})
+    tree.attrs.update(attributes)
+    return tree
+
+
+def _leave_out_masked(variables: dict) -> dict[str, np.ndarray]:
+    """Drop masked points in place; returns what is left of each such site, by dimension."""
+    seen = {}
+    for name, (leading, values) in list(variables.items()):
+        counts = np.any(values != 0, axis=(0, 1))
+        if not counts.any():
+            del variables[name]
+        elif not counts.all():
+            dim = name.replace("/", ".") + "_seen"
+            seen[dim] = np.flatnonzero(counts)
+            variables[name] = ((*leading, dim), values[:, :, counts])
+    return seen
+
+
+def _trace_variables(
+    result: SMCResult, level_times
+) -> dict[str, tuple[tuple[str, ...], np.ndarray]]:
+    trace, levels, info = result.trace, result.levels, result.trace.info
+    by_level = {
+        "t": level_times,
+        "clock": getattr(levels, "next_clock", None),
+        "power": getattr(levels, "next_power", None),
+    }
+    by_cloud_and_level = {
+        "ess": trace.ess,
+        "conditional_ess": trace.conditional_ess,
+        "log_evidence_increment": trace.log_evidence_increment,
+        "unique_ancestors": trace.unique_ancestors,
+        "acceptance": getattr(info, "acceptance", None),
+        "other_acceptance": getattr(info, "other_acceptance", None),
+        "resampled": trace.resampled,
+    }
+    by_cloud = {
+        "log_evidence": result.log_evidence,
+        "log_evidence_error": result.log_evidence_error,
+    }
+    parts = (
+        (("level",), by_level),
+        (("chain", "level"), by_cloud_and_level),
+        (("chain",), by_cloud),
+    )
+    return {
+        name: (dims, np.asarray(value))
+        for dims, values in parts
+        for name, value in values.items()
+        if value is not None
+    }
+
+
+def _dataset(xarray, variables: Mapping[str, tuple[tuple[str, ...], np.ndarray]]) -> Any:
+    """Dataset whose names, types and dimensions netCDF can hold."""
+    arrays, coords = {}, {}
+    for site, (leading, values) in variables.items():
+        name = site.replace("/", ".")  # a path separator in netCDF
+        own = tuple(f"{name}_dim_{i}" for i in range(values.ndim - len(leading)))
+        dims = (*leading, *own)
+        arrays[name] = (dims, _storable(values))
+        coords |= {
+            d: np.arange(n) + (d == "level") for d, n in zip(dims, values.shape, strict=True)
+        }
+    return xarray.Dataset(arrays, coords)
+
+
+def _storable(values: np.ndarray) -> np.ndarray:
+    if values.dtype == bool:
+        return values.astype(np.int8)
+    if values.dtype.kind not in "iuf" or values.dtype.itemsize < 4 and values.dtype.kind == "f":
+        return values.astype(np.float32)  # half precision, bfloat16 among it
+    return values
+
+
+def _plain(value: Any) -> str | int | float:
+    if isinstance(value, bool | np.bool_):
+        return int(value)
+    return value if isinstance(value, str | int | float) else str(value)

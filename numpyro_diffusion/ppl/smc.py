@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpyro import handlers
 from numpyro.infer import Predictive
 from numpyro.infer import log_likelihood as pointwise_log_likelihood
 
@@ -220,11 +221,13 @@ class SMC:
 
         Weights sum to 1 over all clouds; a cloud counts by its evidence.
         """
+        return self._constrain(self._finished.positions), jnp.exp(self._pooled_log_weights())
+
+    def _pooled_log_weights(self) -> Array:
         result = self._finished
         pooled = result.log_weights - log_mean_exp(result.log_weights)[:, None]
         pooled = pooled + result.log_evidence[:, None]
-        weights = jax.nn.softmax(pooled.ravel()).reshape(pooled.shape)
-        return self._constrain(result.positions), weights
+        return jax.nn.log_softmax(pooled.ravel()).reshape(pooled.shape)
 
     def get_samples(self, group_by_chain: bool = False) -> dict[str, Array]:
         """Equally weighted draws of latent and deterministic sites, in the space of the model.
@@ -235,21 +238,26 @@ class SMC:
                 their evidence.
         """
         result = self._finished
-        key = self._keys["resample"]
         if group_by_chain:
-            keys = jax.random.split(key, self.num_chains)
-            index = jax.vmap(lambda k, w: resample_equal(k, w, self.num_particles))(
-                keys, result.log_weights
-            )
-            chosen = jax.tree.map(
-                lambda leaf: jax.vmap(lambda one, i: one[i])(leaf, index), result.positions
-            )
-            return self._constrain(chosen)
+            return self._constrain(self._take(self._drawn_index(), result.positions))
         count = self.num_chains * self.num_particles
-        _, weights = self.get_weighted_samples()
-        index = resample_equal(key, jnp.log(weights.ravel()), count)
-        flat = jax.tree.map(lambda leaf: leaf.reshape(count, *leaf.shape[2:])[index], result.positions)
+        weights = self._pooled_log_weights().ravel()
+        index = resample_equal(self._keys["resample"], weights, count)
+        flat = jax.tree.map(
+            lambda leaf: leaf.reshape(count, *leaf.shape[2:])[index], result.positions
+        )
         return self._constrain(flat)
+
+    def _drawn_index(self) -> Array:
+        """Which particle each draw of each cloud is, shape `(num_chains, num_particles)`."""
+        keys = jax.random.split(self._keys["resample"], self.num_chains)
+        return jax.vmap(lambda k, w: resample_equal(k, w, self.num_particles))(
+            keys, self._finished.log_weights
+        )
+
+    @staticmethod
+    def _take(index: Array, cloud: Any) -> Any:
+        return jax.tree.map(lambda leaf: jax.vmap(lambda one, i: one[i])(leaf, index), cloud)
 
     def _constrain(self, positions: dict[str, Array]) -> dict[str, Array]:
         one = self.bridge.constrain
@@ -296,9 +304,9 @@ class SMC:
     ) -> Any:
         """An ArviZ object: `InferenceData` (ArviZ 0.x) or `xarray.DataTree` (ArviZ 1.x).
 
-        Groups: posterior (equally weighted draws, clouds as chains), prior, posterior_predictive,
-        log_likelihood, observed_data, constant_data, sample_stats, and smc_trace with what happened at
-        each level.
+        Groups: posterior (equally weighted draws, clouds as chains), prior, prior_predictive,
+        posterior_predictive, log_likelihood, observed_data, constant_data, sample_stats, smc_trace
+        with what happened at each level, and weighted_particles, the cloud that the draws are from.
 
         Args:
             predictive: Include posterior predictive and prior draws.
@@ -309,42 +317,51 @@ class SMC:
         samples = self.get_samples(group_by_chain=True)
         latent = {n: samples[n] for n in (*self.bridge.diffusion_sites, *self.bridge.other_sites)}
         observed, constant = self._data()
-        groups: dict[str, Any] = {"posterior": samples}
-        if predictive and observed:
-            blank = {n: None if n in observed else v for n, v in kwargs.items()}
-            groups["posterior_predictive"] = self._predict(
-                Predictive(self.model, latent, return_sites=list(observed), batch_ndims=2),
-                self._keys["predict"],
-                args,
-                blank,
-            )
-            prior_sites = [*samples, *observed]
-            drawn = self._predict(
-                Predictive(self.model, num_samples=num_prior or 200, return_sites=prior_sites),
-                self._keys["prior"],
-                args,
-                blank,
-            )
-            groups["prior"] = {n: v[None] for n, v in drawn.items() if n in samples}
-            groups["prior_predictive"] = {n: v[None] for n, v in drawn.items() if n in observed}
+        groups: dict[str, Any] = {"posterior": samples, "sample_stats": self._sample_stats()}
+        if predictive:
+            groups |= self._predict(latent, tuple(samples), tuple(observed), num_prior or 200)
         if log_likelihood and observed:
             pointwise = pointwise_log_likelihood(
                 self.model, latent, *args, parallel=True, batch_ndims=2, **kwargs
             )
             groups["log_likelihood"] = {n: v for n, v in pointwise.items() if n in observed}
         groups["observed_data"], groups["constant_data"] = observed, constant
+        particles, _ = self.get_weighted_samples()
+        groups["weighted_particles"] = {**particles, "log_weight": self._pooled_log_weights()}
         groups = {n: jax.tree.map(np.asarray, g) for n, g in groups.items() if g}
         attributes = {
             "log_evidence": self.log_evidence,
             "log_evidence_error": self.log_evidence_error,
-            "evidence_is_normalized": int(self.evidence_is_normalized),
+            "evidence_is_normalized": self.evidence_is_normalized,
             "target": self.result.target,
+            "exact": self.result.exact,
             "scheme": repr(self.scheme),
         }
         return diagnostics.to_arviz(groups, self._finished, self._level_times(), attributes)
 
-    def _predict(self, predictive, key, args, kwargs):
-        return predictive(key, *args, **kwargs)
+    def _sample_stats(self) -> dict[str, Array]:
+        """Of each draw: which particle it is, its oldest ancestor, and its log density if known."""
+        index, state = self._drawn_index(), self._finished.state
+        stats = {"particle": index, "ancestor": self._take(index, state.ancestors)}
+        log_density = getattr(state.particles, "log_density", None)
+        if log_density is not None:
+            stats["lp"] = self._take(index, log_density)
+        return stats
+
+    def _predict(self, latent, sites, observed, num_prior) -> dict[str, Any]:
+        """Draws of the prior and of new data; data among the arguments stay where they are."""
+        args, kwargs = self._arguments
+        model = handlers.uncondition(self.model)
+        prior = Predictive(model, num_samples=num_prior, return_sites=[*sites, *observed])
+        drawn = prior(self._keys["prior"], *args, **kwargs)
+        groups = {
+            "prior": {n: drawn[n][None] for n in sites},
+            "prior_predictive": {n: drawn[n][None] for n in observed},
+        }
+        if observed:
+            posterior = Predictive(model, latent, return_sites=list(observed), batch_ndims=2)
+            groups["posterior_predictive"] = posterior(self._keys["predict"], *args, **kwargs)
+        return groups
 
     def _level_times(self) -> np.ndarray | None:
         """Schedule time of the first diffusion site at the end of each level."""
@@ -356,8 +373,6 @@ class SMC:
 
     def _data(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Observed values by site, and the model's other array arguments by name."""
-        from numpyro import handlers
-
         args, kwargs = self._arguments
         position = jax.tree.map(lambda leaf: leaf[0, 0], self.result.positions)
         values = self.bridge.constrain(position)
@@ -366,6 +381,9 @@ class SMC:
         observed = {
             n: s["value"]
             for n, s in trace.items()
-            if s["type"] == "sample" and s["is_observed"] and np.size(s["value"]) and s["value"] is not None
+            if s["type"] == "sample"
+            and s["is_observed"]
+            and np.size(s["value"])
+            and s["value"] is not None
         }
         return observed, diagnostics.array_arguments(self.model, args, kwargs, observed)

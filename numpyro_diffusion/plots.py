@@ -1,0 +1,218 @@
+"""Figures of a run: what happened at each level, and posteriors of images.
+
+Needs Matplotlib: `pip install 'numpyro-diffusion[plots]'`. Every function returns a figure or draws on
+axes that it is given; nothing is shown or saved.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from .smc import SMCResult
+
+__all__ = ["plot_density", "plot_images", "plot_levels", "plot_restoration"]
+
+_RATES = (
+    ("other_acceptance", "acceptance of the moves of the other sites"),
+    ("acceptance", "acceptance of the moves"),
+)
+_INK, _TRUTH, _FAINT = "#30506d", "#c8553d", "0.75"
+
+
+def _pyplot() -> Any:
+    try:
+        import matplotlib.pyplot as plt
+    except ImportError as error:
+        error.add_note("Plots need Matplotlib: pip install 'numpyro-diffusion[plots]'")
+        raise
+    return plt
+
+
+def _by_cloud(result: SMCResult, values: Any) -> np.ndarray:
+    """Shape `(num_clouds, num_levels)`, whether or not the result has an axis of clouds."""
+    return np.asarray(values, float).reshape(np.size(result.log_evidence), -1)
+
+
+def _tidy(ax: Any) -> None:
+    ax.spines[["top", "right"]].set_visible(False)
+
+
+def _draw_trace(ax: Any, result: SMCResult, values: Any, title: str) -> None:
+    by_cloud = _by_cloud(result, values)
+    level = np.arange(1, by_cloud.shape[1] + 1)
+    ax.plot(level, by_cloud.T, color=_INK, lw=1, alpha=0.7)
+    ax.set_title(title, fontsize=9, loc="left")
+    ax.margins(x=0.01)
+    _tidy(ax)
+
+
+def plot_levels(result: SMCResult) -> Any:
+    """Effective sample size, acceptance, ancestors and evidence by level, one line a cloud.
+
+    Args:
+        result: Result of `run_smc`.
+
+    Returns:
+        A Matplotlib figure.
+    """
+    plt = _pyplot()
+    trace = result.trace
+    panels = [
+        ("effective sample size, as a share of the particles", trace.ess, (0, 1.05)),
+        ("starting particles with offspring", trace.unique_ancestors, (0, None)),
+        ("log evidence gained [nats]", trace.log_evidence_increment, None),
+    ]
+    for name, label in _RATES:
+        rates = getattr(trace.info, name, None)
+        if rates is not None and np.any(np.asarray(rates) != 1):
+            panels.insert(1, (label, rates, (0, 1.05)))
+    figure, axes = plt.subplots(
+        len(panels), 1, figsize=(6.4, 1.5 * len(panels)), sharex=True, layout="constrained"
+    )
+    for ax, (label, values, limits) in zip(axes, panels, strict=True):
+        _draw_trace(ax, result, values, label)
+        if limits is not None:
+            ax.set_ylim(*limits)
+    axes[-1].set_xlabel("level (noise to data)")
+    return figure
+
+
+def plot_images(
+    images: Sequence[Any],
+    titles: Sequence[str] | None = None,
+    *,
+    columns: int | None = None,
+    limits: tuple[float, float] | None = None,
+    cmap: str = "gray",
+) -> Any:
+    """Images in a grid with one colour scale; values that are not finite are hatched out.
+
+    Args:
+        images: Arrays of shape `(height, width)`.
+        titles: One for each image.
+        columns: Images a row; all in one row by default.
+        limits: Values of the first and the last colour; by default the range of all images.
+        cmap: Colour map.
+
+    Returns:
+        A Matplotlib figure.
+    """
+    plt = _pyplot()
+    images = [np.asarray(image, float) for image in images]
+    titles = [""] * len(images) if titles is None else titles
+    columns = len(images) if columns is None else columns
+    rows = -(-len(images) // columns)
+    figure, axes = plt.subplots(
+        rows,
+        columns,
+        figsize=(1.4 * columns + 0.6, 1.55 * rows),
+        squeeze=False,
+        layout="constrained",
+    )
+    limits = _limits(images) if limits is None else limits
+    shown = None
+    for ax in axes.flat[len(images) :]:
+        ax.axis("off")
+    for ax, image, title in zip(axes.flat, images, titles, strict=False):
+        shown = _draw_image(ax, image, title, limits, cmap)
+    figure.colorbar(shown, ax=axes, shrink=0.8)
+    return figure
+
+
+def _limits(images: Sequence[np.ndarray]) -> tuple[float, float]:
+    values = np.concatenate([image[np.isfinite(image)] for image in images])
+    return float(values.min()), float(values.max())
+
+
+def _draw_image(
+    ax: Any, image: np.ndarray, title: str, limits: tuple[float, float], cmap: str
+) -> Any:
+    ax.set_facecolor("0.93")
+    ax.patch.set(hatch="////", edgecolor=_FAINT)
+    shown = ax.imshow(np.ma.masked_invalid(image), cmap=cmap, vmin=limits[0], vmax=limits[1])
+    ax.set(xticks=[], yticks=[])
+    ax.set_title(title, fontsize=9)
+    return shown
+
+
+def plot_density(ax: Any, draws: Any, label: str, truth: float | None = None) -> None:
+    """Posterior of a scalar: a histogram of all draws, a smooth line a cloud, and the true value.
+
+    Args:
+        ax: Matplotlib axes.
+        draws: Shape `(num_clouds, num_draws)`.
+        label: Title.
+        truth: True value, if known.
+    """
+    draws = np.atleast_2d(np.asarray(draws, float))
+    low, high = np.quantile(draws, [0.002, 0.998])
+    ax.hist(draws.ravel(), 30, range=(low, high), density=True, color=_INK, alpha=0.25)
+    grid = np.linspace(low, high, 200)
+    for cloud in draws[draws.std(1) > 0]:
+        width = 0.9 * cloud.std() * cloud.size**-0.2  # Silverman's rule
+        bells = np.exp(-0.5 * ((grid[:, None] - cloud) / width) ** 2)
+        density = bells.mean(1) / (width * np.sqrt(2 * np.pi))
+        ax.plot(grid, density, color=_INK, lw=1, alpha=0.7)
+    if truth is not None:
+        ax.axvline(truth, color=_TRUTH, lw=2, label=f"truth {truth:.3g}")
+        ax.legend(frameon=False, fontsize=8)
+    ax.set(yticks=[])
+    ax.set_title(label, fontsize=9, loc="left")
+    ax.spines["left"].set_visible(False)
+    _tidy(ax)
+
+
+def plot_restoration(
+    truth: Any,
+    data: Any,
+    images: Any,
+    noise: Any,
+    result: SMCResult,
+    *,
+    true_noise: float | None = None,
+    num_draws: int = 5,
+    noise_label: str = "posterior of the noise level",
+) -> Any:
+    """One figure of an image restored: truth, data, posterior mean and sd, draws, noise, run.
+
+    Args:
+        truth: The true image, shape `(height, width)`.
+        data: What was measured, with NaN where nothing was.
+        images: Posterior draws, shape `(num_clouds, num_draws, height, width)`.
+        noise: Posterior draws of the noise level, shape `(num_clouds, num_draws)`.
+        result: Result of the run.
+        true_noise: True noise level.
+        num_draws: Number of draws shown.
+        noise_label: Title of the noise level's posterior.
+
+    Returns:
+        A Matplotlib figure.
+    """
+    plt = _pyplot()
+    truth, images = np.asarray(truth, float), np.asarray(images, float)
+    flat = images.reshape(-1, *images.shape[2:])
+    spread = flat.std(0)
+    draws = flat[np.linspace(0, len(flat) - 1, num_draws).round().astype(int)]
+    limits = _limits([truth])
+
+    figure = plt.figure(figsize=(8.2, 5.6), layout="constrained")
+    top, middle, bottom = figure.subfigures(3, 1, height_ratios=[1.25, 1.1, 1.2])
+    axes = top.subplots(1, 4)
+    panels = [("truth", truth), ("data", np.asarray(data, float)), ("posterior mean", flat.mean(0))]
+    for ax, (title, image) in zip(axes, panels, strict=False):
+        shown = _draw_image(ax, image, title, limits, "gray")
+    top.colorbar(shown, ax=axes[:3], shrink=0.8)
+    shown = _draw_image(axes[3], spread, "posterior sd", (0.0, float(spread.max())), "magma")
+    top.colorbar(shown, ax=axes[3], shrink=0.8)
+
+    for i, (ax, draw) in enumerate(zip(middle.subplots(1, num_draws), draws, strict=True)):
+        _draw_image(ax, draw, "posterior draws" if i == num_draws // 2 else "", limits, "gray")
+
+    left, right = bottom.subplots(1, 2)
+    plot_density(left, noise, noise_label, true_noise)
+    _draw_trace(
+        right, result, result.trace.ess, "effective sample size, by level from noise to data"
+    )
+    right.set_ylim(0, 1.05)
+    return figure

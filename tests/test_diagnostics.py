@@ -1,0 +1,397 @@
+"""What a run says about itself: errors against simulation, tables, verdicts, named bad values."""
+
+import functools
+import inspect
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+
+import numpyro_diffusion as nd
+from numpyro_diffusion import diagnostics, plots
+from numpyro_diffusion.bridge import DiffusionSite
+from numpyro_diffusion.schemes.kernels import Info, Level
+from numpyro_diffusion.smc import SMCResult, SMCState, Trace
+
+ENERGY = nd.GaussianMixture()
+
+
+def made_up(log_evidence=(0.1, 0.0, -0.1, 0.05), num_particles=512, num_levels=31, **changes):
+    """A healthy result with some leaves changed."""
+    clouds = len(log_evidence)
+    full = functools.partial(np.full, (clouds, num_levels))
+    nothing = {"x": np.zeros(clouds), "y": np.zeros(clouds)}
+    later = {"x": full(0.0), "y": full(0.0)}
+    info = Info(full(0.6), full(0.55), later, later)
+    trace = Trace(full(0.8), full(0.95), full(0.0), full(False), full(200), info)
+    weights = np.zeros((clouds, num_particles))
+    result = SMCResult(
+        positions={"x": weights},
+        log_weights=weights,
+        log_evidence=np.array(log_evidence),
+        log_evidence_error=np.full(clouds, 0.1),
+        initial_info=Info(np.ones(clouds), np.ones(clouds), nothing, nothing),
+        trace=trace,
+        levels={"clock": np.linspace(1, 0, num_levels)},
+        target="the posterior",
+        exact=True,
+        completed=True,
+        state=SMCState(None, {}, weights, np.zeros(clouds), weights, np.zeros(clouds)),
+        num_levels_run=num_levels,
+    )
+    for name, value in changes.items():
+        if name in Info._fields:
+            info = result.trace.info._replace(**{name: value})
+            result = result._replace(trace=result.trace._replace(info=info))
+        elif name in Trace._fields:
+            result = result._replace(trace=result.trace._replace(**{name: value}))
+        else:
+            result = result._replace(**{name: value})
+    return result
+
+
+def changed(values, place, value):
+    values = np.array(values)
+    values[place] = value
+    return values
+
+
+# ---- the error of the log evidence
+
+
+@pytest.mark.parametrize("relative_sd", [0.05, 0.3])
+def test_log_evidence_error_is_the_spread_of_the_estimate(rng, relative_sd):
+    sd = np.sqrt(np.log1p(relative_sd**2))
+    draws = rng.normal(-(sd**2) / 2, sd, size=(4000, 4))  # Z has mean 1
+    spread = np.log(np.exp(draws).mean(1)).std()
+    honest = np.full(4, relative_sd)
+    results = [made_up(row, num_levels=1, log_evidence_error=honest) for row in draws]
+    errors = np.array([diagnostics.log_evidence_error(result) for result in results])
+    # The larger of two estimates: a little too careful, never careless.
+    assert 1.0 < np.sqrt(np.mean(errors**2)) / spread < 1.35
+    blind = [result._replace(log_evidence_error=np.zeros(4)) for result in results]
+    errors = np.array([diagnostics.log_evidence_error(result) for result in blind])
+    assert abs(np.sqrt(np.mean(errors**2)) / spread - 1) < 0.05
+
+
+def test_log_evidence_error_of_one_cloud_is_its_own():
+    result = made_up([-3.0], log_evidence_error=np.array([0.2]))
+    np.testing.assert_allclose(diagnostics.log_evidence_error(result), 0.2)
+
+
+def test_log_evidence_error_counts_clouds_by_their_evidence():
+    """A cloud with a vanishing share of the evidence has a vanishing share of the own error."""
+    result = made_up([0.0, -800.0], log_evidence_error=np.array([0.1, 50.0]))
+    assert diagnostics.log_evidence_error(result) == pytest.approx(1.0)  # across the clouds
+    shifted = result._replace(log_evidence=result.log_evidence + 1e4)
+    assert diagnostics.log_evidence_error(shifted) == pytest.approx(1.0)
+
+
+# ---- R-hat and the table
+
+
+def test_r_hat_is_one_for_equal_clouds_and_grows_with_their_distance(rng):
+    values = rng.normal(size=(4, 2000, 2))
+    np.testing.assert_allclose(diagnostics.r_hat(values), 1.0, atol=0.005)
+    shift = np.array([0.0, 0.0, 0.0, 2.0])  # one cloud elsewhere
+    shifted = values + shift[:, None, None] * np.array([1.0, 0.0])
+    expected = np.sqrt(1 + shift.var(ddof=1))
+    np.testing.assert_allclose(diagnostics.r_hat(shifted), [expected, 1.0], rtol=0.02)
+    np.testing.assert_allclose(diagnostics.r_hat(5 - 3 * shifted), diagnostics.r_hat(shifted))
+
+
+def test_r_hat_is_missing_where_it_means_nothing(rng):
+    assert np.isnan(diagnostics.r_hat(rng.normal(size=(1, 50))))
+    assert np.isnan(diagnostics.r_hat(np.ones((3, 50))))
+    assert diagnostics.r_hat(np.arange(3.0)[:, None] * np.ones((3, 50))) == np.inf
+
+
+def rows(table):
+    head, *lines = table.splitlines()
+    columns = head.split()
+    split = (line.split() for line in lines if "more" not in line)
+    return {name: dict(zip(columns, cells, strict=True)) for name, *cells in split}
+
+
+def test_summary_table(rng):
+    x, sigma = rng.normal(size=(4, 500, 2, 3)), rng.gamma(2.0, size=(4, 500))
+    grouped = {"sigma": sigma, "x": x, "count": rng.integers(0, 5, size=(4, 500))}
+    table = rows(diagnostics.summary_table(grouped, 0.8, 24))
+    assert list(table) == [
+        "sigma", "x[0,0]", "x[0,1]", "x[0,2]", "x[1,0]", "x[1,1]", "x[1,2]", "count",
+    ]  # fmt: skip
+    assert list(table["sigma"]) == ["mean", "sd", "median", "10.0%", "90.0%", "mcse", "r_hat"]
+    for name, values in {"sigma": sigma, "x[1,2]": x[..., 1, 2]}.items():
+        low, median, high = np.quantile(values, [0.1, 0.5, 0.9])
+        error = values.mean(1).std(ddof=1) / 2
+        numbers = [values.mean(), values.std(), median, low, high, error, 1.0]
+        shown = [float(cell) for cell in table[name].values()]
+        np.testing.assert_allclose(shown, numbers, rtol=5e-3, atol=5e-3)
+
+
+def test_summary_table_keeps_long_sites_short(rng):
+    values = np.arange(64.0).reshape(8, 8) + 0.1 * rng.normal(size=(2, 100, 8, 8))
+    table = diagnostics.summary_table({"image": values}, 0.9, 12)
+    lines = table.splitlines()
+    assert len(lines) == 14
+    assert lines[12].split()[0] == "image[1,3]"
+    assert "52 more, means in [12, 63], worst r_hat 1.0" in lines[-1]
+
+
+def test_summary_table_of_one_cloud(rng):
+    row = rows(diagnostics.summary_table({"x": rng.normal(size=(1, 50))}))["x"]
+    assert row["mcse"] == row["r_hat"] == "-"
+    with pytest.raises(ValueError, match="probability of an interval"):
+        diagnostics.summary_table({}, prob=90)
+
+
+# ---- the verdict
+
+
+def test_verdict_of_a_good_run():
+    words = diagnostics.verdict(made_up())
+    assert "Nothing to worry about" in words
+    assert "at least 200 of 512" in words
+    assert "within 0.20 nats" in words
+    alone = diagnostics.verdict(made_up([0.0]))
+    assert "one cloud cannot be checked" in alone
+
+
+ANCESTORS = np.full((4, 31), 200)
+SHARES = np.full((4, 31), 0.95)
+FINDINGS = {
+    "collapse": (
+        {"unique_ancestors": changed(ANCESTORS, np.s_[2, 20:], 3)},
+        ["Cloud 2 collapsed at level 21: 3 of 512 starting particles", "more particles"],
+    ),
+    "steep level": (
+        {"conditional_ess": changed(SHARES, np.s_[1, 11], 0.08)},
+        ["Level 12 kept 8% of a cloud's effective sample size", "95%", "conditional_ess"],
+    ),
+    "final weights": (
+        {"ess": changed(SHARES, np.s_[3, -1], 0.03)},
+        ["final effective sample size is 3.0% of a cloud"],
+    ),
+    "clouds apart": (
+        {"log_evidence": np.array([0.0, 0.1, -3.0, 0.0])},
+        ["disagree on the log evidence", "1.3 nats"],
+    ),
+    "low acceptance": (
+        {"acceptance": changed(SHARES - 0.35, np.s_[:, 7], 0.02)},
+        ["The moves accept 2% at level 8 (60% typically)", "num_moves"],
+    ),
+    "high acceptance": (
+        {"other_acceptance": SHARES + 0.04},
+        ["moves of the other sites accept 99%", "num_other_moves"],
+    ),
+    "interrupted": (
+        {"completed": False, "num_levels_run": 12},
+        ["Not finished: 12 of 31 levels", "resume"],
+    ),
+    "not a number": (
+        {"nan": {"y": changed(0 * SHARES, np.s_[0, 4], 1 / 512)}},
+        ["Log density NaN at site `y`: 1 of 2048 particles at level 5 (of 31)."],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FINDINGS)
+def test_verdict_names_what_is_wrong_and_nothing_else(name):
+    changes, expected = FINDINGS[name]
+    words = diagnostics.verdict(made_up(**changes))
+    for phrase in expected:
+        assert phrase in words
+    assert len(words.splitlines()) == 1
+    assert "Nothing to worry about" not in words
+
+
+def test_verdict_without_reports_from_the_scheme():
+    """Kernels of the user's own report nothing, and one cloud may come without an axis."""
+    result = made_up([0.0])
+    trace = result.trace._replace(info={})
+    result = result._replace(trace=trace, initial_info={})
+    first = jax.tree.map(lambda leaf: np.asarray(leaf)[0], (trace, result.log_evidence))
+    single = result._replace(trace=first[0], log_evidence=first[1], log_weights=np.zeros(512))
+    for each in (result, single):
+        assert diagnostics.non_finite(each, "nan") == ""
+        assert "Nothing to worry about" in diagnostics.verdict(each)
+
+
+def test_verdict_of_a_run_without_levels():
+    assert "no level was run" in diagnostics.verdict(made_up(trace=None, completed=False))
+
+
+# ---- values that are not numbers
+
+
+def test_non_finite_adds_up_clouds_and_finds_the_worst_level():
+    share = np.zeros((4, 31))
+    share[:, 3] = 3 / 512
+    share[1, 4:7] = 6 / 512
+    result = made_up(nan={"x": 0 * share, "y": share})
+    assert diagnostics.non_finite(result, "nan") == (
+        "site `y`: 12 of 2048 particles at level 4 (of 31), the worst of 4 levels from 4 to 7"
+    )
+    assert diagnostics.non_finite(result, "infinite") == ""
+
+
+def test_non_finite_at_the_start():
+    result = made_up()
+    start = result.initial_info._replace(infinite={"x": np.array([0, 0, 2 / 512, 0])})
+    words = diagnostics.non_finite(result._replace(initial_info=start), "infinite")
+    assert words == "site `x`: 2 of 2048 particles at the start"
+
+
+def frozen_levels(count=10):
+    """Equal steps in log-SNR with scales in closed form: no pilot to wait for."""
+    clock = jnp.concatenate([jnp.ones(1), jnp.linspace(1, 0, count), jnp.zeros(1)])
+    power = jnp.minimum(jnp.arange(count + 2), 1.0)
+    site = DiffusionSite(ENERGY)
+    scale = jax.vmap(lambda c: jnp.sqrt(site.moments(c)[1]))(clock[:-1])
+    step = 0.4 * jnp.ones(count + 1)
+    return Level(clock[:-1], power[:-1], clock[1:], power[1:], step, step, {"x": scale})
+
+
+def model(bad, y=None):
+    x = numpyro.sample("x", nd.DiffusionPrior(ENERGY))
+    numpyro.factor("bad", jnp.where(x[0] > 1.5, bad, 0.0))
+    numpyro.sample("y", dist.Normal(x[0], 1.0), obs=y)
+
+
+@pytest.fixture(scope="module")
+def smc():
+    scheme = nd.Annealed(levels=frozen_levels(), num_moves=1)
+    return nd.SMC(model, scheme, num_particles=300, num_chains=2, progress_bar=False)
+
+
+def run(smc, key, bad):
+    """Arrays, unlike Python numbers, may change without recompilation."""
+    return smc.run(key, jnp.asarray(bad), y=jnp.asarray(0.7))
+
+
+def test_nan_is_reported_by_site_and_level(smc, key):
+    with pytest.warns(
+        UserWarning, match=r"NaN at site `bad`: \d+ of 600 particles .*level \d+ \(of 11\)"
+    ):
+        run(smc, key, jnp.nan)
+    # Weight 0 is what the warning says: the law is the posterior restricted to the good side.
+    x = smc.get_samples()["x"]
+    assert x[:, 0].max() <= 1.5
+    assert "NaN at site `bad`" in diagnostics.verdict(smc.result)
+
+
+def test_infinite_density_is_refused_by_site_and_level(smc, key):
+    with pytest.raises(FloatingPointError, match=r"\+inf at site `bad`: .*level \d+ \(of 11\)"):
+        run(smc, key, jnp.inf)
+    assert smc.result.completed  # what was computed stays
+
+
+def test_good_values_pass_in_silence(smc, key, capsys):
+    run(smc, key, -0.5)
+    smc.print_summary()
+    printed = capsys.readouterr().out
+    assert "x[1]" in printed
+    assert "log evidence" in printed
+    assert diagnostics.verdict(smc.result) in printed
+
+
+# ---- arguments of a model
+
+
+def test_array_arguments_by_name():
+    def function(design, y, *more, weights=None, link=None, **rest):
+        del design, y, more, weights, link, rest
+
+    design, y, flags = np.ones((3, 2)), np.array([1.0, np.nan, 2.0]), jnp.array([True, False])
+    found = diagnostics.array_arguments(
+        function,
+        (design, y, np.arange(3), "text"),
+        {"weights": np.full(3, 2.0), "link": np.exp, "extra": flags, "scale": None},
+        {"y": jnp.asarray(y)},
+    )
+    assert list(found) == ["design", "arg2", "weights", "extra"]
+    np.testing.assert_array_equal(found["design"], design)
+    np.testing.assert_array_equal(found["arg2"], [0, 1, 2])
+    assert found["extra"].dtype == bool
+
+
+def test_array_arguments_leaves_out_keys_and_looks_through_wrappers():
+    def function(key, design, y):
+        del key, design, y
+
+    seeded = numpyro.handlers.seed(functools.partial(function, jax.random.key(0)), 1)
+    assert "design" in inspect.signature(seeded).parameters
+    found = diagnostics.array_arguments(seeded, (np.ones(2),), {"y": jax.random.key(1)}, {})
+    assert list(found) == ["design"]
+
+
+# ---- ArviZ in odd cases; the rest is in test_arviz.py
+
+
+class Levels(NamedTuple):
+    next_clock: np.ndarray
+
+
+def test_to_arviz_keeps_names_and_types_that_netcdf_can_hold():
+    result = made_up(num_levels=3)
+    result = result._replace(levels=Levels(np.array([0.6, 0.3, 0.0])))
+    half = np.ones((4, 5, 2), jnp.bfloat16)
+    groups = {"posterior": {"plate/x": half}, "log_likelihood": {"dead": np.zeros((4, 5, 3))}}
+    data = diagnostics.to_arviz(groups, result, None, {"exact": True, "scheme": object})
+    posterior = data["posterior"]
+    assert posterior["plate.x"].dims == ("chain", "draw", "plate.x_dim_0")
+    assert posterior["plate.x"].dtype == np.float32
+    assert posterior.attrs["exact"] == 1
+    assert isinstance(posterior.attrs["scheme"], str)
+    assert "t" not in data["smc_trace"]
+    assert "power" not in data["smc_trace"]
+    np.testing.assert_array_equal(data["smc_trace"]["clock"].values, [0.6, 0.3, 0.0])
+
+
+# ---- figures
+
+
+def test_plot_levels_draws_the_trace():
+    result = made_up()
+    figure = plots.plot_levels(result)
+    drawn = np.array([line.get_ydata() for line in figure.axes[0].lines])
+    np.testing.assert_array_equal(drawn, result.trace.ess)
+    assert len(figure.axes) == 5
+    figure = plots.plot_levels(made_up(other_acceptance=np.ones((4, 31))))
+    assert len(figure.axes) == 4  # nothing else was moved
+    plt.close("all")
+
+
+def test_plot_images_share_a_colour_scale(rng):
+    images = rng.normal(size=(3, 4, 5))
+    images[1, 0, 0] = np.nan
+    figure = plots.plot_images(images, ["a", "b", "c"], columns=2)
+    shown = [ax.images[0] for ax in figure.axes if ax.images]
+    assert [image.get_clim() for image in shown] == [(np.nanmin(images), np.nanmax(images))] * 3
+    assert [ax.get_title() for ax in figure.axes[:3]] == ["a", "b", "c"]
+    plt.close("all")
+
+
+def test_plot_restoration(rng, tmp_path):
+    images, noise = rng.normal(size=(4, 50, 8, 8)), rng.gamma(2.0, size=(4, 50))
+    figure = plots.plot_restoration(
+        images[0, 0], images[0, 1], images, noise, made_up(), true_noise=0.3
+    )
+    figure.savefig(tmp_path / "figure.png")
+    panels = {ax.get_title(): ax for ax in figure.axes if ax.get_title()}
+    mean = panels["posterior mean"].images[0].get_array()
+    np.testing.assert_allclose(mean, images.mean((0, 1)))
+    np.testing.assert_allclose(panels["posterior sd"].images[0].get_array(), images.std((0, 1)))
+    plt.close("all")
+
+
+def test_plots_say_which_extra_is_missing(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "matplotlib.pyplot", None)
+    with pytest.raises(ImportError) as error:
+        plots.plot_levels(made_up())
+    assert "numpyro-diffusion[plots]" in error.value.__notes__[0]
