@@ -87,13 +87,13 @@ class NoisedReparam(Reparam):
                 f"{type(energy).__name__}, which has no density to noise. Train or distil an energy, "
                 "or use a scheme in path space."
             )
+        t = jnp.clip(self.t, energy.t_min, energy.t_max)
         # A different type than `DiffusionPrior`, or this site would be intercepted for ever.
         noised_prior = NoisedPrior(
-            energy, self.t, num_steps=prior.num_steps, validate_args=prior._validate_args
+            energy, t, num_steps=prior.num_steps, validate_args=prior._validate_args
         )
         u = numpyro.sample(f"{name}_noised", _replace(fn, noised_prior), **self.options)
-        t = jnp.asarray(self.t, jnp.result_type(u))
-        twist = lambda u: self.twist(energy, u, t)[1]
+        twist = lambda u: self.twist(energy, u, t.astype(u.dtype))[1]
         return None, batched(twist, jnp.ndim(u) - prior.event_dim)(u)
 
 
@@ -103,7 +103,7 @@ def noised(model: Callable, t: Scalar | float, twist: AbstractTwist | None = Non
     Every latent `DiffusionPrior` site `x`, in plates and under masks too, is replaced by a latent site
     `x_noised` that holds $u_t = x_t / \alpha_t$, with log density
     $-E(\alpha_t u_t, t) + d \log \alpha_t - L(t_{\min})$. The rest of the model sees the deterministic
-    site $x = \hat x(u_t)$. At `t_min` the log density is exactly that of `model`.
+    site $x = \hat x(u_t)$. At `t_min`, and so at 0, the log density is exactly that of `model`.
 
     Observed and substituted diffusion sites keep their value and their prior, if `model` itself holds
     the value: condition `model`, not what comes out. A `TransformedDistribution` of a diffusion prior
@@ -111,8 +111,8 @@ def noised(model: Callable, t: Scalar | float, twist: AbstractTwist | None = Non
 
     Args:
         model: A NumPyro model.
-        t: Time, shape `()`, from the energies' `t_max` (noise) to their `t_min` (data); may be traced,
-            so that one compilation serves all levels.
+        t: Time, shape `()`, from 1 (noise) to 0 (data), clipped to the `t_min` and `t_max` of each
+            energy; may be traced, so that one compilation serves all levels.
         twist: What the rest of the model sees of $u_t$. The default is `Tweedie()`.
 
     Returns:
