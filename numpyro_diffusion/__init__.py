@@ -14,6 +14,7 @@ from .energies import EnergyFunction as EnergyFunction
 from .energies import Gaussian as Gaussian
 from .energies import GaussianMixture as GaussianMixture
 from .energies import InnerProductEnergy as InnerProductEnergy
+from .energies import ProperEnergy as ProperEnergy
 from .energies import ScoreFunction as ScoreFunction
 from .energies import check_energy as check_energy
 from .feynman_kac import FeynmanKac as FeynmanKac

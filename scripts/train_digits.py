@@ -18,12 +18,12 @@ import jax.numpy as jnp
 import matplotlib
 import numpy as np
 
-from numpyro_diffusion.energies import InnerProductEnergy
+from numpyro_diffusion.energies import ProperEnergy
 from numpyro_diffusion.io import read_card, save
 from numpyro_diffusion.nets import ResidualMLP
 from numpyro_diffusion.pretrained import load_digits
 from numpyro_diffusion.schedules import log_snr_grid, reverse_moments
-from numpyro_diffusion.train import FitResult, denoising_loss, fit
+from numpyro_diffusion.train import FitResult, denoising_loss, energy_loss, fit
 
 matplotlib.use("agg")
 import matplotlib.pyplot as plt  # noqa: E402
@@ -43,7 +43,8 @@ class Variant(NamedTuple):
     weight_decay: float = 1.0
     eigenbasis: bool = True
     shift: float = 0.0
-    steps: int = 12_000
+    level_weight: float = 0.1
+    steps: int = 10_000
     batch_size: int = 128
 
 
@@ -64,16 +65,17 @@ def shifted(scale: float):
     return augment
 
 
-def untrained(variant: Variant, train: np.ndarray) -> InnerProductEnergy:
+def untrained(variant: Variant, train: np.ndarray) -> ProperEnergy:
     """The energy of a variant before training: the Gaussian of the training images."""
     net = ResidualMLP(jax.random.key(1), (8, 8), width=variant.width, depth=variant.depth)
-    return InnerProductEnergy.from_data(
+    return ProperEnergy.from_data(
         net, train, noise_min=NOISE_MIN, noise_max=NOISE_MAX, diagonal=not variant.eigenbasis
     )
 
 
 def trained(variant: Variant, train: np.ndarray, validation: np.ndarray, **options) -> FitResult:
     """Fit a variant; the checkpoint is the one of least validation loss."""
+    scale = float(np.sqrt(train.var(0).mean()))
     return fit(
         jax.random.key(2),
         untrained(variant, train),
@@ -82,6 +84,9 @@ def trained(variant: Variant, train: np.ndarray, validation: np.ndarray, **optio
         steps=variant.steps,
         batch_size=variant.batch_size,
         weight_decay=variant.weight_decay,
+        loss=lambda energy, key, batch: energy_loss(
+            energy, key, batch, data_scale=scale, level_weight=variant.level_weight
+        ),
         augment=shifted(variant.shift) if variant.shift else None,
         **options,
     )
@@ -151,7 +156,7 @@ def draw_history(path: Path, result: FitResult, gaussian: float):
     plt.close(figure)
 
 
-def count(energy: InnerProductEnergy) -> int:
+def count(energy: ProperEnergy) -> int:
     """Trained parameters."""
     return sum(leaf.size for leaf in jax.tree.leaves(energy.net))
 

@@ -8,4 +8,6 @@ from .foreign import EnergyFunction as EnergyFunction
 from .foreign import ScoreFunction as ScoreFunction
 from .gaussian import Gaussian as Gaussian
 from .gaussian import GaussianMixture as GaussianMixture
+from .network import AbstractNetworkEnergy as AbstractNetworkEnergy
 from .network import InnerProductEnergy as InnerProductEnergy
+from .network import ProperEnergy as ProperEnergy

@@ -4,5 +4,7 @@ from .fit import FitResult as FitResult
 from .fit import TrainingDiverged as TrainingDiverged
 from .fit import fit as fit
 from .losses import denoising_loss as denoising_loss
+from .losses import energy_loss as energy_loss
+from .losses import level_loss as level_loss
 from .losses import log_normal as log_normal
 from .losses import uniform_log_snr as uniform_log_snr

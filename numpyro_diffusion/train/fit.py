@@ -6,7 +6,7 @@ with noise that never changes, so two readings differ by the weights alone; the 
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -16,8 +16,8 @@ import optax
 from tqdm.auto import tqdm
 
 from .._typing import Array, PRNGKey, PyTree, Scalar
-from ..energies import AbstractDenoiser
-from .losses import denoising_loss
+from ..energies import AbstractDenoiser, AbstractEnergy
+from .losses import denoising_loss, energy_loss
 
 __all__ = ["FitResult", "TrainingDiverged", "fit"]
 
@@ -67,7 +67,7 @@ def fit(
     validation_repeats: int = 16,
     loss: Loss | None = None,
     augment: Callable[[PRNGKey, Array], Array] | None = None,
-    trainable: Callable[[AbstractDenoiser], PyTree] = lambda energy: energy.net,  # pyright: ignore
+    trainable: Callable[[Any], PyTree] = lambda energy: (energy.net, energy.offset),
     progress_bar: bool = True,
 ) -> FitResult:
     """Fit an energy to data by denoising, keeping the weights that do best on held-out examples.
@@ -85,9 +85,10 @@ def fit(
         patience: Validation checks without a new best before training stops.
         check_every: Updates between two checks.
         validation_repeats: Noise draws an example of the validation set.
-        loss: `loss(energy, key, batch)`; the default is `denoising_loss` at the scale of `data`.
+        loss: `loss(energy, key, batch)`; the default is `energy_loss` (`denoising_loss` for a denoiser
+            without energy) at the scale of `data`.
         augment: `augment(key, example) -> example`, applied to every training example.
-        trainable: Selects what is trained.
+        trainable: Selects what is trained; the default fits the energies of this package.
         progress_bar: Show progress and losses.
 
     Raises:
@@ -105,7 +106,8 @@ def fit(
     _check_options(steps, batch_size, ema, patience, check_every, len(data))
     if loss is None:
         scale = float(np.sqrt(np.mean(np.var(data, 0))))
-        loss = lambda e, k, batch: denoising_loss(e, k, batch, data_scale=scale)
+        default: Callable = energy_loss if isinstance(energy, AbstractEnergy) else denoising_loss
+        loss = lambda e, k, batch: default(e, k, batch, data_scale=scale)
 
     if not callable(learning_rate):
         warmup = min(200, steps // 10)
