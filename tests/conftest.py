@@ -33,6 +33,6 @@ def rng():
 
 @pytest.fixture
 def float32():
-    """Switch to 32-bit floats, the default of a user's session, for one test."""
+    """Switch to 32-bit floats, the default outside the tests, for one test."""
     with jax.enable_x64(False):
         yield

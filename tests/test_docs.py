@@ -1,7 +1,7 @@
 """Documentation that runs, and that is complete.
 
 The Python blocks of the README and of the documentation run as they are printed: the blocks of one
-page in order, as one script in a process of its own, since a reader's session has 32-bit floats. A
+page in order, as one script in a process of its own, since a reader computes with 32-bit floats. A
 block whose fence reads ```` ```python notest ```` is skipped. A hidden comment `<!-- setup: ... -->`
 holds code that runs in its place without being shown: data that the page takes for granted.
 """

@@ -14,7 +14,7 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 @pytest.mark.slow
 @pytest.mark.parametrize("script", EXAMPLES, ids=lambda path: path.stem)
 def test_example_runs(script, tmp_path):
-    # A process of its own: a user's session has 32-bit floats and no state left by other tests.
+    # A process of its own: a user has 32-bit floats and no state left by other tests.
     environment = {**os.environ, "MPLBACKEND": "agg", "JAX_ENABLE_X64": "0"}
     run = subprocess.run(
         [sys.executable, str(script), "--tiny"],
