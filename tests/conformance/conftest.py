@@ -1,0 +1,85 @@
+"""Finds every final class of the package, so that a new one is tested the moment its file exists.
+
+Classes are built with their defaults. The few that cannot have defaults are listed in `FACTORIES`.
+"""
+
+import importlib
+import inspect
+import pkgutil
+
+import equinox as eqx
+import pytest
+
+import numpyro_diffusion as nd
+from numpyro_diffusion import energies, schedules, schemes, twists
+
+FACTORIES = {
+    "Composed": lambda: (nd.Gaussian() + 0.5 * nd.GaussianMixture()) / 0.8,
+    "EnergyFunction": lambda: nd.EnergyFunction(
+        lambda mixture, x, t: 1.3 * mixture.energy(x, t), (2,), params=nd.GaussianMixture()
+    ),
+    "ScoreFunction": lambda: nd.ScoreFunction(
+        lambda mixture, x, t: mixture.score(x, t), (2,), params=nd.GaussianMixture()
+    ),
+}
+
+
+def modules_of(package):
+    """A module, or a package and all modules in it."""
+    yield package
+    for info in pkgutil.walk_packages(getattr(package, "__path__", []), package.__name__ + "."):
+        yield importlib.import_module(info.name)
+
+
+def final_classes(base, package):
+    """Concrete classes of this package below `base`, by name."""
+    for _ in modules_of(package):  # importing them is what makes them known
+        pass
+    found, queue = {}, [base]
+    while queue:
+        for cls in queue.pop().__subclasses__():
+            queue.append(cls)
+            if cls.__module__.startswith(nd.__name__ + ".") and not inspect.isabstract(cls):
+                found[cls.__name__] = cls
+    return found
+
+
+def public_schemes():
+    """Modules in `schemes` that are called with a bridge."""
+    return {
+        name: cls
+        for name, cls in vars(schemes).items()
+        if inspect.isclass(cls)
+        and issubclass(cls, eqx.Module)
+        and not inspect.isabstract(cls)
+        and "bridge" in inspect.signature(cls.__call__).parameters
+    }
+
+
+DISCOVERED = {
+    "energy": final_classes(energies.AbstractEnergy, energies),
+    "denoiser": final_classes(energies.AbstractDenoiser, energies),
+    "schedule": final_classes(schedules.AbstractSchedule, schedules),
+    "twist": final_classes(twists.AbstractTwist, twists),
+    "scheme": public_schemes(),
+}
+
+
+def pytest_generate_tests(metafunc):
+    """Give a test that asks for `energy`, `schedule`, ... one of each."""
+    for name, classes in DISCOVERED.items():
+        if name in metafunc.fixturenames:
+            metafunc.parametrize(name, classes.values(), ids=classes.keys(), indirect=True)
+
+
+def _fixture(name):
+    @pytest.fixture(name=name)
+    def build(request):
+        return FACTORIES.get(request.param.__name__, request.param)()
+
+    return build
+
+
+energy, denoiser, schedule, twist, scheme = map(
+    _fixture, ("energy", "denoiser", "schedule", "twist", "scheme")
+)
