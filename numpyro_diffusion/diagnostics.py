@@ -62,6 +62,7 @@ def non_finite(result: SMCResult, kind: str) -> str:
     later = getattr(getattr(result.trace, "info", None), kind, {})
     total = np.asarray(result.log_weights).size
     each = np.asarray(result.log_weights).shape[-1]
+    planned = _num_levels(result)
 
     def counts(share, ndim):
         share = np.asarray(share, float)
@@ -78,15 +79,17 @@ def non_finite(result: SMCResult, kind: str) -> str:
         levels = np.flatnonzero(by_level) + 1
         if len(levels):
             worst = int(np.argmax(by_level))
-            place = (
-                f"{by_level[worst]} of {total} particles at level {worst + 1} (of {len(by_level)})"
-            )
+            place = f"{by_level[worst]} of {total} particles at level {worst + 1} (of {planned})"
             if len(levels) > 1:
                 place += f", the worst of {len(levels)} levels from {levels[0]} to {levels[-1]}"
             places.append(place)
         if places:
             sentences.append(f"site `{site}`: " + " and ".join(places))
     return "; ".join(sentences)
+
+
+def _num_levels(result: SMCResult) -> int:
+    return jax.tree.leaves(result.levels)[0].shape[0]
 
 
 def r_hat(values: np.ndarray) -> np.ndarray:
@@ -204,10 +207,9 @@ def _all_well(trace, log_evidence: np.ndarray, num_particles: int) -> str:
 def _unfinished(result: SMCResult) -> str:
     if result.completed:
         return ""
-    planned = jax.tree.leaves(result.levels)[0].shape[0]
     return (
-        f"Not finished: {result.num_levels_run} of {planned} levels were run, so the particles follow "
-        "a law on the way to the target. `resume()` goes on."
+        f"Not finished: {result.num_levels_run} of {_num_levels(result)} levels were run, so the "
+        "particles follow a law on the way to the target. `resume()` goes on."
     )
 
 

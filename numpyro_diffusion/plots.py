@@ -13,10 +13,10 @@ from .smc import SMCResult
 
 __all__ = ["plot_density", "plot_images", "plot_levels", "plot_restoration"]
 
-_RATES = (
-    ("other_acceptance", "acceptance of the moves of the other sites"),
-    ("acceptance", "acceptance of the moves"),
-)
+_RATES = {
+    "other_acceptance": "acceptance of the moves of the other sites",
+    "acceptance": "acceptance of the moves",
+}
 _INK, _TRUTH, _FAINT = "#30506d", "#c8553d", "0.75"
 
 
@@ -29,22 +29,13 @@ def _pyplot() -> Any:
     return plt
 
 
-def _by_cloud(result: SMCResult, values: Any) -> np.ndarray:
-    """Shape `(num_clouds, num_levels)`, whether or not the result has an axis of clouds."""
-    return np.asarray(values, float).reshape(np.size(result.log_evidence), -1)
-
-
-def _tidy(ax: Any) -> None:
-    ax.spines[["top", "right"]].set_visible(False)
-
-
 def _draw_trace(ax: Any, result: SMCResult, values: Any, title: str) -> None:
-    by_cloud = _by_cloud(result, values)
+    by_cloud = np.asarray(values, float).reshape(np.size(result.log_evidence), -1)
     level = np.arange(1, by_cloud.shape[1] + 1)
     ax.plot(level, by_cloud.T, color=_INK, lw=1, alpha=0.7)
     ax.set_title(title, fontsize=9, loc="left")
     ax.margins(x=0.01)
-    _tidy(ax)
+    ax.spines[["top", "right"]].set_visible(False)
 
 
 def plot_levels(result: SMCResult) -> Any:
@@ -63,13 +54,12 @@ def plot_levels(result: SMCResult) -> Any:
         ("starting particles with offspring", trace.unique_ancestors, (0, None)),
         ("log evidence gained [nats]", trace.log_evidence_increment, None),
     ]
-    for name, label in _RATES:
+    for name, label in _RATES.items():
         rates = getattr(trace.info, name, None)
         if rates is not None and np.any(np.asarray(rates) != 1):
             panels.insert(1, (label, rates, (0, 1.05)))
-    figure, axes = plt.subplots(
-        len(panels), 1, figsize=(6.4, 1.5 * len(panels)), sharex=True, layout="constrained"
-    )
+    size = (6.4, 1.5 * len(panels))
+    figure, axes = plt.subplots(len(panels), 1, figsize=size, sharex=True, layout="constrained")
     for ax, (label, values, limits) in zip(axes, panels, strict=True):
         _draw_trace(ax, result, values, label)
         if limits is not None:
@@ -84,7 +74,6 @@ def plot_images(
     *,
     columns: int | None = None,
     limits: tuple[float, float] | None = None,
-    cmap: str = "gray",
 ) -> Any:
     """Images in a grid with one colour scale; values that are not finite are hatched out.
 
@@ -93,7 +82,6 @@ def plot_images(
         titles: One for each image.
         columns: Images a row; all in one row by default.
         limits: Values of the first and the last colour; by default the range of all images.
-        cmap: Colour map.
 
     Returns:
         A Matplotlib figure.
@@ -103,19 +91,14 @@ def plot_images(
     titles = [""] * len(images) if titles is None else titles
     columns = len(images) if columns is None else columns
     rows = -(-len(images) // columns)
-    figure, axes = plt.subplots(
-        rows,
-        columns,
-        figsize=(1.4 * columns + 0.6, 1.55 * rows),
-        squeeze=False,
-        layout="constrained",
-    )
+    size = (1.4 * columns + 0.6, 1.55 * rows)
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
     limits = _limits(images) if limits is None else limits
     shown = None
     for ax in axes.flat[len(images) :]:
         ax.axis("off")
     for ax, image, title in zip(axes.flat, images, titles, strict=False):
-        shown = _draw_image(ax, image, title, limits, cmap)
+        shown = _draw_image(ax, image, title, limits)
     figure.colorbar(shown, ax=axes, shrink=0.8)
     return figure
 
@@ -125,9 +108,7 @@ def _limits(images: Sequence[np.ndarray]) -> tuple[float, float]:
     return float(values.min()), float(values.max())
 
 
-def _draw_image(
-    ax: Any, image: np.ndarray, title: str, limits: tuple[float, float], cmap: str
-) -> Any:
+def _draw_image(ax: Any, image: np.ndarray, title: str, limits: tuple, cmap: str = "gray") -> Any:
     ax.set_facecolor("0.93")
     ax.patch.set(hatch="////", edgecolor=_FAINT)
     shown = ax.imshow(np.ma.masked_invalid(image), cmap=cmap, vmin=limits[0], vmax=limits[1])
@@ -159,8 +140,7 @@ def plot_density(ax: Any, draws: Any, label: str, truth: float | None = None) ->
         ax.legend(frameon=False, fontsize=8)
     ax.set(yticks=[])
     ax.set_title(label, fontsize=9, loc="left")
-    ax.spines["left"].set_visible(False)
-    _tidy(ax)
+    ax.spines[["left", "top", "right"]].set_visible(False)
 
 
 def plot_restoration(
@@ -201,13 +181,13 @@ def plot_restoration(
     axes = top.subplots(1, 4)
     panels = [("truth", truth), ("data", np.asarray(data, float)), ("posterior mean", flat.mean(0))]
     for ax, (title, image) in zip(axes, panels, strict=False):
-        shown = _draw_image(ax, image, title, limits, "gray")
+        shown = _draw_image(ax, image, title, limits)
     top.colorbar(shown, ax=axes[:3], shrink=0.8)
     shown = _draw_image(axes[3], spread, "posterior sd", (0.0, float(spread.max())), "magma")
     top.colorbar(shown, ax=axes[3], shrink=0.8)
 
     for i, (ax, draw) in enumerate(zip(middle.subplots(1, num_draws), draws, strict=True)):
-        _draw_image(ax, draw, "posterior draws" if i == num_draws // 2 else "", limits, "gray")
+        _draw_image(ax, draw, "posterior draws" if i == num_draws // 2 else "", limits)
 
     left, right = bottom.subplots(1, 2)
     plot_density(left, noise, noise_label, true_noise)

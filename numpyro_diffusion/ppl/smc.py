@@ -4,8 +4,10 @@ It turns the model into a bridge, lets the scheme tune itself with a pilot cloud
 clouds of particles together, and answers with draws, weighted particles, the log evidence with its
 standard error, a summary and an ArviZ object.
 
-Clouds take the place of chains. Draws within a cloud have no order, so autocorrelation means nothing
-there; agreement between clouds does.
+Clouds take the place of chains, and agreement between them is what to look at. Draws within a cloud
+stand in the order of their ancestry, not of time: neighbours are relatives, so autocorrelation tells
+of shared ancestors, and an effective sample size from it is roughly right where that of shuffled draws
+would be several times too large.
 """
 
 import math
