@@ -6,7 +6,9 @@ import jax
 from jaxtyping import Array, Float, Key, PyTree
 
 Scalar = Float[Array, ""]
-PRNGKey = Key[Array, ""] | jax.Array  # typed keys, and the raw uint32 keys that NumPyro still hands out
+PRNGKey = (
+    Key[Array, ""] | jax.Array
+)  # typed keys, and the raw uint32 keys that NumPyro still hands out
 Position = dict[str, Array]  # one particle: site name -> unconstrained value
 Params = PyTree[Any]
 

@@ -35,9 +35,7 @@ class Move(eqx.Module):
     target_acceptance: float = eqx.field(static=True)
     name: str = eqx.field(static=True)
 
-    def init(
-        self, position: Position, logdensity_fn: Callable, scale: Position
-    ) -> Any:
+    def init(self, position: Position, logdensity_fn: Callable, scale: Position) -> Any:
         """State at a position; evaluates the density (and its gradient if the kernel wants it)."""
         return self.algorithm.init(_divide(position, scale), _scaled(logdensity_fn, scale))
 
@@ -138,7 +136,9 @@ def hmc(num_integration_steps: int = 4) -> Move:
         Neal (2011), MCMC using Hamiltonian dynamics, Handbook of Markov Chain Monte Carlo.
     """
     if num_integration_steps < 1:
-        raise ValueError(f"`num_integration_steps` must be at least 1; got {num_integration_steps}.")
+        raise ValueError(
+            f"`num_integration_steps` must be at least 1; got {num_integration_steps}."
+        )
     return from_blackjax(
         blackjax.hmc,
         _HMCParameters(num_integration_steps),

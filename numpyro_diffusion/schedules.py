@@ -58,7 +58,6 @@ class AbstractSchedule(eqx.Module):
         alpha_t, sigma_t = self(t)
         return sigma_t / alpha_t
 
-
     def horizon(self, log_snr_min: float = -9.2, log_snr_max: float = 11.0) -> tuple[float, float]:
         """Times `(t_min, t_max)` in [0, 1] whose log-SNR stays inside the two bounds.
 
@@ -172,9 +171,7 @@ class RectifiedFlow(AbstractSchedule):
         return jax.nn.sigmoid(-0.5 * log_snr)
 
 
-def log_snr_grid(
-    schedule: AbstractSchedule, num_levels: int, t_min: float, t_max: float
-) -> Array:
+def log_snr_grid(schedule: AbstractSchedule, num_levels: int, t_min: float, t_max: float) -> Array:
     """Times from `t_max` down to `t_min`, equally spaced in log-SNR.
 
     Args:

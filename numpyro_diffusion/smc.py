@@ -154,60 +154,78 @@ def _clean(log_weights: Array) -> Array:
     return jnp.where(jnp.isfinite(log_weights), log_weights, -jnp.inf)
 
 
-def _start(key, init, num_particles, batch_size):
-    key, key_init = jax.random.split(key)
-    keys = jax.random.split(key_init, num_particles)
-    particles, log_weights, info = _over_particles(init, batch_size, keys)
-    state = SMCState(
-        key,
-        particles,
-        _clean(log_weights),
-        jnp.zeros((), log_weights.dtype),
-        jnp.arange(num_particles),
-        jnp.zeros((), int),
-    )
-    return state, _mean_info(info)
+def _split(keys: PRNGKey, num: int) -> PRNGKey:
+    """Split the key of every cloud; the new axis comes second."""
+    return jax.vmap(lambda key: jax.random.split(key, num))(keys)
+
+
+def _flat(tree: PyTree) -> PyTree:
+    """One axis for the particles of all clouds: one `vmap`, and one matrix product a layer."""
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), tree)
+
+
+def _by_cloud(tree: PyTree, num_clouds: int) -> PyTree:
+    return jax.tree.map(lambda leaf: leaf.reshape(num_clouds, -1, *leaf.shape[1:]), tree)
+
+
+@eqx.filter_jit
+def _start_clouds(keys, init, num_particles, batch_size):
+    keys, keys_init = _split(keys, 2).swapaxes(0, 1)
+    num_clouds = keys.shape[0]
+    flat_keys = _flat(_split(keys_init, num_particles))
+    started = _over_particles(init, batch_size, flat_keys)
+    particles, log_weights, info = _by_cloud(started, num_clouds)
+    ancestors = jnp.broadcast_to(jnp.arange(num_particles), log_weights.shape)
+    zeros = jnp.zeros(num_clouds, log_weights.dtype)
+    state = SMCState(keys, particles, _clean(log_weights), zeros, ancestors, zeros.astype(int))
+    return state, jax.vmap(_mean_info)(info)
+
+
+def _choose(resample, threshold, key, log_weights):
+    """Indices of one cloud's offspring, and whether it is resampled at all."""
+    num_particles = log_weights.shape[0]
+    below = effective_sample_size(log_weights) < threshold * num_particles
+    chosen = resample(key, jax.nn.softmax(log_weights), num_particles)
+    return jnp.where(below, chosen, jnp.arange(num_particles)), below
 
 
 def _level(step, resample, threshold, batch_size, state: SMCState, level):
-    num_particles = state.log_weights.shape[0]
-    key, key_resample, key_step = jax.random.split(state.key, 3)
+    num_clouds, num_particles = state.log_weights.shape
+    keys, keys_resample, keys_step = _split(state.key, 3).swapaxes(0, 1)
 
-    below = effective_sample_size(state.log_weights) < threshold * num_particles
-    weights = jax.nn.softmax(state.log_weights)
-    chosen = resample(key_resample, weights, num_particles)
-    index = jnp.where(below, chosen, jnp.arange(num_particles))
-    particles = jax.tree.map(lambda leaf: leaf[index], state.particles)
+    choose = lambda key, w: _choose(resample, threshold, key, w)
+    index, below = jax.vmap(choose)(keys_resample, state.log_weights)
+    take = jax.vmap(lambda leaf, i: leaf[i])
+    particles = jax.tree.map(lambda leaf: take(leaf, index), state.particles)
     log_evidence = state.log_evidence + jnp.where(below, log_mean_exp(state.log_weights), 0.0)
-    log_weights = jnp.where(below, 0.0, state.log_weights)
+    log_weights = jnp.where(below[:, None], 0.0, state.log_weights)
 
-    keys = jax.random.split(key_step, num_particles)
-    particles, increments, info = _over_particles(
-        lambda k, p: step(k, p, level), batch_size, keys, particles
+    stepped = _over_particles(
+        lambda k, p: step(k, p, level),
+        batch_size,
+        _flat(_split(keys_step, num_particles)),
+        _flat(particles),
     )
+    particles, increments, info = _by_cloud(stepped, num_clouds)
     new_log_weights = _clean(log_weights + increments)
-    ancestors = state.ancestors[index]
-    state = SMCState(
-        key,
-        particles,
-        new_log_weights,
-        log_evidence,
-        ancestors,
-        state.num_resampled + below,
+    ancestors = take(state.ancestors, index)
+    new = SMCState(
+        keys, particles, new_log_weights, log_evidence, ancestors, state.num_resampled + below
     )
-    alive = jnp.zeros(num_particles, int).at[ancestors].set(1)
+    alive = jax.vmap(lambda a: jnp.zeros(num_particles, int).at[a].set(1))(ancestors)
     trace = Trace(
         effective_sample_size(new_log_weights) / num_particles,
-        conditional_ess(log_weights, increments),
+        jax.vmap(conditional_ess)(log_weights, increments),
         log_mean_exp(new_log_weights) - log_mean_exp(log_weights),
         below,
-        jnp.sum(alive),
-        _mean_info(info),
+        jnp.sum(alive, -1),
+        jax.vmap(_mean_info)(info),
     )
-    return state, trace
+    return new, trace
 
 
-def _scan(step, resample, threshold, batch_size, state, levels, active):
+@eqx.filter_jit
+def _run_chunk(step, resample, threshold, batch_size, state, levels, active):
     def body(state, level_and_active):
         level, is_active = level_and_active
 
@@ -219,20 +237,8 @@ def _scan(step, resample, threshold, batch_size, state, levels, active):
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), blank)
         return jax.lax.cond(is_active, run, lambda s: (s, zeros), state)
 
-    return jax.lax.scan(body, state, (levels, active))
-
-
-@eqx.filter_jit
-def _start_clouds(keys, init, num_particles, batch_size):
-    return jax.vmap(lambda key: _start(key, init, num_particles, batch_size))(keys)
-
-
-@eqx.filter_jit
-def _run_chunk(step, resample, threshold, batch_size, state, levels, active):
-    def one_cloud(state):
-        return _scan(step, resample, threshold, batch_size, state, levels, active)
-
-    return jax.vmap(one_cloud)(state)
+    state, trace = jax.lax.scan(body, state, (levels, active))
+    return state, jax.tree.map(lambda leaf: leaf.swapaxes(0, 1), trace)
 
 
 def genealogy_error(log_weights: Array, ancestors: Array) -> Scalar:
@@ -257,7 +263,7 @@ def run_smc(
     threshold: float = 0.5,
     batch_size: int | None = None,
     progress_bar: bool = False,
-    num_chunks: int = 10,
+    levels_per_chunk: int = 8,
     state: SMCResult | None = None,
 ) -> SMCResult:
     r"""Run a Feynman-Kac model with a cloud of particles.
@@ -272,7 +278,8 @@ def run_smc(
         threshold: Resample when the effective sample size falls below this share of the particles.
         batch_size: Particles that step at once, to bound memory; all of them if `None`.
         progress_bar: Show a progress bar over the levels.
-        num_chunks: Pieces in which the levels are run: the grain of progress bar and interrupt.
+        levels_per_chunk: Levels that are run at once: the grain of progress bar and interrupt. A
+            fixed length, so that another number of levels compiles nothing.
         state: An interrupted result to go on from, with the same model and arguments.
 
     Returns:
@@ -281,14 +288,16 @@ def run_smc(
 
     Raises:
         ValueError: If a number is out of range.
-        FloatingPointError: If every particle has weight 0.
+        FloatingPointError: If every particle of a cloud has weight 0; its attribute `result` holds
+            what was computed.
     """
     if num_particles < 2:
         raise ValueError(f"`num_particles` must be at least 2; got {num_particles}.")
     if not 0 <= threshold <= 1:
         raise ValueError(f"`threshold` is a share of the particles in [0, 1]; got {threshold}.")
-    num_levels = jax.tree.leaves(model.levels)[0].shape[0]
-    chunk = -(-num_levels // max(1, min(num_chunks, num_levels)))
+    all_levels = jax.tree.map(np.asarray, model.levels)  # sliced on the host: nothing to compile
+    num_levels = jax.tree.leaves(all_levels)[0].shape[0]
+    chunk = max(1, levels_per_chunk)
     if state is None:
         keys = key[None] if num_clouds is None else jax.random.split(key, num_clouds)
         cloud, initial_info = _start_clouds(keys, model.init, num_particles, batch_size)
@@ -299,11 +308,19 @@ def run_smc(
         cloud, initial_info, done = add_axis.state, add_axis.initial_info, state.num_levels_run
         traces = [add_axis.trace] if done else []
 
+    def result_so_far() -> SMCResult:
+        return _result(model, cloud, initial_info, traces, done, num_levels, num_clouds)
+
+    def refuse_dead() -> None:
+        dead = ~np.isfinite(np.asarray(jnp.max(cloud.log_weights, -1)))
+        if dead.any():
+            raise _dead_cloud(int(np.argmax(dead)), traces, result_so_far())
+
     bar = tqdm(total=num_levels, initial=done, disable=not progress_bar, desc="levels")
     try:
         while done < num_levels:
-            _refuse_dead(cloud, done)
-            levels, active = _slice_levels(model.levels, done, chunk, num_levels)
+            refuse_dead()
+            levels, active = _slice_levels(all_levels, done, chunk, num_levels)
             # Assigned together: an interrupt leaves either both old or both new.
             cloud, trace = jax.block_until_ready(
                 _run_chunk(model.step, resample, threshold, batch_size, cloud, levels, active)
@@ -317,23 +334,27 @@ def run_smc(
         pass
     finally:
         bar.close()
-    _refuse_dead(cloud, done)
-    return _result(model, cloud, initial_info, traces, done, num_levels, num_clouds)
+    refuse_dead()
+    return result_so_far()
 
 
 def _slice_levels(levels, start, chunk, num_levels):
     index = np.minimum(np.arange(start, start + chunk), num_levels - 1)
-    active = jnp.asarray(np.arange(start, start + chunk) < num_levels)
+    active = np.arange(start, start + chunk) < num_levels
     return jax.tree.map(lambda leaf: leaf[index], levels), active
 
 
-def _refuse_dead(cloud: SMCState, level: int) -> None:
-    dead = ~np.isfinite(np.asarray(jnp.max(cloud.log_weights, -1)))
-    if dead.any():
-        raise FloatingPointError(
-            f"every particle of cloud {int(np.argmax(dead))} has weight 0 at level {level}: its log "
-            "density is -inf, NaN or +inf everywhere. Look at the likelihood at draws from the prior."
-        )
+def _dead_cloud(cloud: int, traces: list[Trace], result: SMCResult) -> FloatingPointError:
+    level = 0
+    if traces:  # a chunk goes on after the level at which the cloud died
+        ess = np.concatenate([np.asarray(trace.ess[cloud]) for trace in traces])
+        level = int(np.argmax(ess == 0)) + 1
+    error = FloatingPointError(
+        f"every particle of cloud {cloud} has weight 0 at level {level}: its log density is -inf, NaN "
+        "or +inf everywhere. Look at the likelihood at draws from the prior."
+    )
+    error.result = result._replace(completed=False)  # type: ignore[attr-defined]
+    return error
 
 
 def _result(model, cloud, initial_info, traces, done, num_levels, num_clouds):
@@ -355,25 +376,6 @@ def _result(model, cloud, initial_info, traces, done, num_levels, num_clouds):
     )
     if num_clouds is not None:
         return result
-    first = jax.tree.map(
-        lambda leaf: leaf[0],
-        (
-            result.positions,
-            result.log_weights,
-            result.log_evidence,
-            result.log_evidence_error,
-            result.initial_info,
-            result.trace,
-            result.state,
-        ),
-    )
-    names = (
-        "positions",
-        "log_weights",
-        "log_evidence",
-        "log_evidence_error",
-        "initial_info",
-        "trace",
-        "state",
-    )
-    return result._replace(**dict(zip(names, first, strict=True)))
+    names = SMCResult._fields[:6] + ("state",)
+    first = {n: jax.tree.map(lambda leaf: leaf[0], getattr(result, n)) for n in names}
+    return result._replace(**first)

@@ -135,9 +135,7 @@ def eight_dimensional(num_data: int = 3, **options) -> Problem:
     covariances += np.stack([np.diag(rng.uniform(0.05, 0.4, 8)) for _ in range(4)])
     operator = rng.normal(size=(num_data, 8)) / np.sqrt(8)
     data = operator @ (0.5 * means[0] + 0.5 * means[2]) + 0.2 * rng.normal(size=num_data)
-    return Problem(
-        np.array([0.2, 0.3, 0.35, 0.15]), means, covariances, operator, data, **options
-    )
+    return Problem(np.array([0.2, 0.3, 0.35, 0.15]), means, covariances, operator, data, **options)
 
 
 def ambiguous() -> Problem:
@@ -153,6 +151,4 @@ def ambiguous() -> Problem:
     covariances = 0.05 * factors @ np.swapaxes(factors, 1, 2)
     covariances += np.stack([np.diag(rng.uniform(0.1, 0.5, 8)) for _ in range(4)])
     operator = np.array([[0.10, 0.06, 0.3, -0.2, 0.1, 0.2, -0.3, 0.15]])
-    return Problem(
-        np.array([0.15, 0.3, 0.35, 0.2]), means, covariances, operator, np.array([0.35])
-    )
+    return Problem(np.array([0.15, 0.3, 0.35, 0.2]), means, covariances, operator, np.array([0.35]))

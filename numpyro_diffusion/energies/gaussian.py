@@ -122,7 +122,9 @@ class GaussianMixture(AbstractEnergy):
     def moments(self, t: Scalar) -> tuple[Array, Array]:
         alpha_t, sigma_t = self.schedule(t)
         mean = self.weights @ self.means
-        within = jnp.einsum("kij,kj,kij->ki", self.eigenvectors, self.eigenvalues, self.eigenvectors)
+        within = jnp.einsum(
+            "kij,kj,kij->ki", self.eigenvectors, self.eigenvalues, self.eigenvectors
+        )
         variance = self.weights @ (within + (self.means - mean) ** 2)
         return alpha_t * mean, alpha_t**2 * variance + sigma_t**2
 

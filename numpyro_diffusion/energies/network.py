@@ -216,7 +216,7 @@ class ProperEnergy(AbstractNetworkEnergy):
 
     def form(self, w, f, kappa):
         # rho = 1/2: tails at most sqrt(2) wider than those of the Gaussian of the data.
-        return 0.25 * jnp.sum(w**2) + 0.5 * jnp.sum((np.sqrt(0.5) * w - kappa * f) ** 2)
+        return 0.25 * jnp.sum(w**2) + 0.5 * jnp.sum((0.5**0.5 * w - kappa * f) ** 2)
 
 
 def _cast(tree, dtype):

@@ -6,10 +6,11 @@ twice, and Hamiltonian moves want a gradient without kinks. The noise level ente
 shift of every hidden layer; under `vmap` with one shared time that conditioning is computed once.
 """
 
+import math
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from .._typing import Array, PRNGKey, Scalar
 
@@ -30,7 +31,7 @@ class Linear(eqx.Module):
     bias: Array
 
     def __init__(self, key: PRNGKey, size_in: int, size_out: int, gain: float = 1.0):
-        self.weight = gain / np.sqrt(size_in) * jax.random.normal(key, (size_out, size_in))
+        self.weight = gain / math.sqrt(size_in) * jax.random.normal(key, (size_out, size_in))
         self.bias = jnp.zeros(size_out)
 
     def __call__(self, x: Array) -> Array:
@@ -100,7 +101,7 @@ class ResidualMLP(eqx.Module):
                 f"{width}, {depth}, {num_frequencies}."
             )
         keys = jax.random.split(jax.random.key(0) if key is None else key, depth + 2)
-        size = int(np.prod(shape))
+        size = math.prod(shape)
         self.embed = Linear(keys[0], 2 * num_frequencies, 32)
         self.read = Linear(keys[1], size, width)
         self.blocks = tuple(ResidualBlock(k, width, 32) for k in keys[2:])

@@ -172,9 +172,7 @@ def from_model(
         raise ValueError("the model has no latent site, so there is nothing to infer.")
     for name, site in trace.items():
         _check_site(name, site)
-    parts = _ModelBridge(
-        model, args, kwargs, sites, Tweedie() if twist is None else twist, others
-    )
+    parts = _ModelBridge(model, args, kwargs, sites, Tweedie() if twist is None else twist, others)
     _check_prior_draw(parts)
     return Bridge(
         sample_base=parts.sample_base,

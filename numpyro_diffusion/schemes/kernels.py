@@ -178,7 +178,9 @@ def check_levels(levels: Level) -> None:
             "`levels` must begin at clock 1, end at clock 0 and leave no gap; got "
             f"{clock} -> {following}."
         )
-    if bool(levels.next_power[-1] != 1) or bool(jnp.any(levels.power[1:] != levels.next_power[:-1])):
+    if bool(levels.next_power[-1] != 1) or bool(
+        jnp.any(levels.power[1:] != levels.next_power[:-1])
+    ):
         raise ValueError(
             "the likelihood's power must pass without gaps to 1 at the last level; got "
             f"{levels.power} -> {levels.next_power}."

@@ -66,7 +66,9 @@ def tune(
     pilot = _start_pilot(kernels, key, num_particles)
     rows: list[Any] = []
     fixed = None if num_levels is None else np.linspace(1.0, 0.0, num_levels + 1)
-    bar = tqdm(total=100, disable=not progress_bar, desc="pilot", bar_format="{l_bar}{bar}| {postfix}")
+    bar = tqdm(
+        total=100, disable=not progress_bar, desc="pilot", bar_format="{l_bar}{bar}| {postfix}"
+    )
     try:
         while True:
             next_clock = jnp.nan if fixed is None else fixed[min(len(rows) + 1, len(fixed) - 1)]
