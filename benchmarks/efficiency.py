@@ -2,8 +2,8 @@
 
 For each model: network evaluations a particle and level (one for the weight, one a move, one more where
 other sites are moved in between), the wall time of the engine's run over all levels, and the wall time of the
-bare jitted evaluations it needs (a scan over levels of the same number of batched density-and-gradient calls,
-no resampling, no accept steps, no weights); `ratio` is the first over the second, the median over `--seeds`
+bare jitted evaluations it needs (a scan over levels of the same number of batched density-and-gradient
+calls, no resampling, no accept steps, no weights); `ratio` is the first over the second, the median over `--seeds`
 pairs with its range. `compile` is the first run less a later one, pilot and engine together; `recompiled` says
 how many functions were compiled when data and key changed.
 """
@@ -55,7 +55,8 @@ def bare(bridge, levels, gradients: int, values: int, num_particles: int, num_cl
 
         z, _ = jax.lax.scan(again, z, None, length=gradients)
         for _ in range(values):
-            z = jax.tree.map(lambda a, v=density(z, clock): a + 1e-9 * v, z)
+            value = density(z, clock)
+            z = {name: a + 1e-9 * value for name, a in z.items()}
         return z
 
     @jax.jit

@@ -115,18 +115,27 @@ def information(rest: Callable, z: Position, sites: dict[str, "DiffusionSite"]) 
     centres = {n: site.centre for n, site in sites.items()}
     scales = {n: site.scale for n, site in sites.items()}
     gradient = jax.grad(lambda x: rest(z, x).log_likelihood)
-    squares, traces = jnp.zeros(()), jnp.zeros(())
-    for key in jax.random.split(jax.random.key(0), 2):
-        probe = {n: jax.random.rademacher(key, s.shape, s.dtype) for n, s in scales.items()}
-        step = jax.tree.map(jnp.multiply, scales, probe)
-        above = gradient(jax.tree.map(jnp.add, centres, step))
-        below = gradient(jax.tree.map(jnp.subtract, centres, step))
-        for n, p in probe.items():
-            product = 0.5 * scales[n] * (below[n] - above[n])
-            squares = squares + jnp.sum(product**2)
-            traces = traces + jnp.abs(jnp.sum(p * product))
+
+    def one(probe):
+        def slope(sign):  # both sides in one batch: the model is traced once
+            x = jax.tree.map(lambda m, s, p: m + sign * s * p, centres, scales, probe)
+            return gradient(x)
+
+        sides = jax.vmap(slope)(jnp.array([-1.0, 1.0]))
+        products = jax.tree.map(lambda s, g: 0.5 * s * (g[0] - g[1]), scales, sides)
+        square = sum(jnp.sum(p**2) for p in products.values())
+        return square, sum(jnp.sum(probe[n] * p) for n, p in products.items())
+
+    keys = jax.random.split(jax.random.key(0), 2)
+    probes = {n: jax.vmap(_signs, (0, None))(keys, s) for n, s in scales.items()}
+    squares, traces = jax.vmap(one)(probes)
+    squares, traces = jnp.sum(squares), jnp.sum(jnp.abs(traces))
     usable = jnp.isfinite(squares) & jnp.isfinite(traces) & (traces > 0)
     return jnp.where(usable, squares, 0.0) / jnp.where(usable, traces, 1.0)
+
+
+def _signs(key: PRNGKey, like: Array) -> Array:
+    return jax.random.rademacher(key, like.shape, like.dtype)
 
 
 def exponent(

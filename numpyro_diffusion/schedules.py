@@ -106,7 +106,7 @@ class VariancePreserving(AbstractSchedule):
 
 
 class VarianceExploding(AbstractSchedule):
-    r"""Noise is added and nothing shrinks: $\alpha_t = 1$, $\sigma_t = \sigma_{\min}^{1-t} \sigma_{\max}^{t}$.
+    r"""Noise is added, nothing shrinks: $\alpha_t = 1$, $\sigma_t = \sigma_{\min}^{1-t} \sigma_{\max}^t$.
 
     Attributes:
         sigma_min: Noise level at $t = 0$, in units of the data.

@@ -1,8 +1,8 @@
 r"""Problems with a posterior in closed form, up to one integral over the noise level.
 
 $x \sim \sum_k w_k \mathcal{N}(m_k, S_k)$ (plus the noise that the prior keeps at `t_min`), an offset
-$b \sim \mathcal{N}(0, s_b^2)$ common to all data, $y = H x + b + \sigma \epsilon$, and $\sigma$ either known or
-half-normal. Given $\sigma$ everything is a mixture of Gaussians; the integral over $\sigma$ is a sum over
+$b \sim \mathcal{N}(0, s_b^2)$ common to all data, $y = H x + b + \sigma \epsilon$, and $\sigma$ either known
+or half-normal. Given $\sigma$ everything is a mixture of Gaussians; the integral over $\sigma$ is a sum over
 a fine grid.
 """
 

@@ -9,6 +9,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from jax.core import Tracer
+
 from .._typing import Array, Scalar
 from ..schedules import AbstractSchedule
 from .base import AbstractEnergy
@@ -55,7 +57,7 @@ class Composed(AbstractEnergy):
                 )
         with jax.ensure_compile_time_eval():
             _, variance = self.moments(jnp.asarray(self.t_max))
-        if not isinstance(variance, jax.core.Tracer) and not bool(jnp.all(variance > 0)):
+        if not isinstance(variance, Tracer) and not bool(jnp.all(variance > 0)):
             raise ValueError(
                 f"the composition with powers {self.powers} has no positive precision at t_max = "
                 f"{self.t_max:.3g}, so it cannot be normalised. Raise the positive powers or lower "
@@ -107,4 +109,5 @@ def combine(energies: tuple[AbstractEnergy, ...], powers: tuple[float, ...]) -> 
         else:
             parts.append(energy)
             exponents.append(power)
-    return Composed(tuple(parts), tuple(float(b) for b in exponents))
+    powers = tuple(float(b) for b in exponents)
+    return Composed(energies=tuple(parts), powers=powers)  # pyright: ignore[reportCallIssue]

@@ -47,8 +47,9 @@ def _log_normal(x: Array, mean: Array, values: Array, vectors: Array) -> Scalar:
 
 
 class GaussianMixture(AbstractEnergy):
-    r"""Mixture of Gaussians, noised exactly: $E(x, t) = -\log \sum_k w_k \mathcal{N}(x; \alpha_t m_k, \alpha_t^2 S_k + \sigma_t^2 I)$.
+    r"""Mixture of Gaussians, noised exactly.
 
+    $E(x, t) = -\log \sum_k w_k \mathcal{N}(x; \alpha_t m_k, \alpha_t^2 S_k + \sigma_t^2 I)$.
     Normalised at every level, so `log_normalizer` is 0. Examples are vectors.
 
     Args:

@@ -12,7 +12,7 @@ any error of the energy at the levels in between; these change the variance only
 import equinox as eqx
 import jax
 
-from .._typing import PRNGKey, Position
+from .._typing import Position, PRNGKey
 from ..bridge import Bridge
 from ..feynman_kac import FeynmanKac
 from ..moves import Move, mala
