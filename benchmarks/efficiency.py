@@ -1,11 +1,11 @@
 """Cost of a run: network evaluations, time beyond them, and compilation.
 
 For each model: network evaluations a particle and level (one for the weight, one a move, one more where
-other sites are moved in between), the wall time of the engine's run over all levels, and the wall time of the
-bare jitted evaluations it needs (a scan over levels of the same number of batched density-and-gradient
-calls, no resampling, no accept steps, no weights); `ratio` is the first over the second, the median over `--seeds`
-pairs with its range. `compile` is the first run less a later one, pilot and engine together; `recompiled` says
-how many functions were compiled when data and key changed.
+other sites are moved in between), the wall time of the engine's run over all levels, and the wall time of
+the bare jitted evaluations that it needs: a scan over levels of the same number of batched
+density-and-gradient calls, without resampling, accept steps, random numbers or weights. `ratio` is the
+first over the second, the median over `--seeds` pairs with its range. `compile` is the first run less a
+later one, pilot and engine together; `recompiled` counts the programs compiled when data and key change.
 """
 
 import time
@@ -119,13 +119,12 @@ def measure(name, bridges, scheme, num_particles, num_clouds, repeats) -> list:
 
 def main() -> None:
     options = _table.parser(__doc__).parse_args()
-    repeats, size = (1, 32) if options.tiny else (options.seeds, 256)
+    repeats, size = (1, 32) if options.tiny else (options.seeds, 512)
     rows = []
-    for name, make in (("8-D mixture, sigma", mixture), ("digits, sigma", digits)):
+    for name, make in (("8-D mixture (no network), sigma", mixture), ("digits, sigma", digits)):
         model, operator, data = make()
         bridges = [nd.from_model(model, jnp.asarray(operator), y=jnp.asarray(y)) for y in data]
-        count = 4 * size if make is mixture else size
-        rows.append(measure(name, bridges, nd.Annealed(), count, 4, repeats))
+        rows.append(measure(name, bridges, nd.Annealed(), size, 4, repeats))
     prior = [nd.from_energy(nd.load_pretrained("digits-8x8"))]
     rows.append(measure("digits prior alone", prior, nd.Annealed(), size, 4, repeats))
     columns = ["model", "particles", "levels", "evaluations a level", "run [s]", "bare [s]"]

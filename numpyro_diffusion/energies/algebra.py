@@ -8,7 +8,6 @@ a path. Samplers that weigh their particles make its end exact.
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-
 from jax.core import Tracer
 
 from .._typing import Array, Scalar

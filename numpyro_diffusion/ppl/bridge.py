@@ -163,7 +163,7 @@ def from_model(
     """
     args, kwargs = jax.tree.map(_as_jax, (args, kwargs))
     probe = _ModelBridge(model, args, kwargs, {}, Tweedie(), ())
-    trace = probe.trace(_prior_mean, jax.random.key(0))
+    trace = _first_trace(probe)
     sites = {n: _diffusion_site(n, site) for n, site in trace.items() if _is_diffusion(site)}
     if sites:
         _refuse_varying_energies(probe, sites)
@@ -173,7 +173,6 @@ def from_model(
     for name, site in trace.items():
         _check_site(name, site)
     parts = _ModelBridge(model, args, kwargs, sites, Tweedie() if twist is None else twist, others)
-    _check_prior_draw(parts)
     return Bridge(
         sample_base=parts.sample_base,
         log_base=parts.log_base,
@@ -201,6 +200,23 @@ def _prior_mean(site):
     energy = _unwrapped(site["fn"]).energy
     mean, _ = energy.moments(jnp.asarray(energy.t_min))
     return jnp.broadcast_to(mean, site["fn"].shape())
+
+
+def _first_trace(probe: _ModelBridge) -> dict[str, dict]:
+    """Trace the model with other latent sites drawn from their priors; name one without a sampler."""
+    met = []
+
+    def values(site):
+        met.append(site["name"])
+        return _prior_mean(site)
+
+    try:
+        return probe.trace(values, jax.random.key(0))
+    except NotImplementedError as error:
+        raise ValueError(
+            f"latent site `{met[-1]}` has no sampler, for instance an improper prior. Particles start "
+            "from the prior: give the site a proper one."
+        ) from error
 
 
 def _diffusion_site(name: str, site: dict) -> DiffusionSite:
@@ -277,16 +293,3 @@ def _check_observed(name: str, site: dict) -> None:
             f"index {tuple(int(i) for i in np.argwhere(bad)[0])}. Remove them, or mark them missing: "
             "`numpyro.sample(name, fn.mask(is_observed), obs=jnp.where(is_observed, y, 0))`."
         )
-
-
-def _check_prior_draw(parts: _ModelBridge) -> None:
-    """Draw once from the base law, so that a site without a sampler is named here."""
-    for name in parts.others:
-        try:
-            jax.eval_shape(lambda key: parts.sample_base(key), jax.random.key(0))
-        except NotImplementedError as error:
-            raise ValueError(
-                f"a latent site has no sampler, for instance an improper prior ({error or name}). "
-                "Particles start from the prior: give the site a proper one."
-            ) from error
-        return

@@ -51,7 +51,7 @@ class Annealed(eqx.Module):
     move: Move = eqx.field(default_factory=mala)
     num_moves: int = eqx.field(static=True, default=4)
     other_move: Move = eqx.field(default_factory=mala)
-    num_other_moves: int = eqx.field(static=True, default=8)
+    num_other_moves: int = eqx.field(static=True, default=4)
     levels: int | Level | None = None
     conditional_ess: float = eqx.field(static=True, default=0.95)
     num_pilot: int = eqx.field(static=True, default=256)

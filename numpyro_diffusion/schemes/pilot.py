@@ -96,7 +96,8 @@ def tune(
                 )
     finally:
         bar.close()
-    return jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(x) for x in leaves]), *rows)
+    # Stacked on the host: another number of levels compiles nothing.
+    return jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *rows)
 
 
 @eqx.filter_jit
