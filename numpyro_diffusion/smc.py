@@ -116,8 +116,9 @@ def conditional_ess(log_weights: Array, log_increments: Array) -> Scalar:
         Zhou, Johansen & Aston (2016), Toward Automatic Model Comparison, JCGS.
     """
     old = jax.nn.log_softmax(log_weights)
-    # Particles that no longer count are left out: a wild increment of theirs means nothing.
-    counts = (old > jnp.max(old) - 30) & ~jnp.isnan(log_increments)
+    # Particles that no longer count are left out: a wild increment of theirs means nothing. NaN and
+    # +inf are losses.
+    counts = (old > jnp.max(old) - 30) & (log_increments < jnp.inf)
     finite = jnp.where(counts, log_increments, -jnp.inf)
     top = jnp.max(finite)
     w = finite - jnp.where(jnp.isfinite(top), top, 0.0)
@@ -146,7 +147,8 @@ def _over_particles(function: Callable, batch_size: int | None, *args: PyTree):
 
 
 def _mean_info(info: Any) -> Any:
-    return jax.tree.map(lambda leaf: jnp.mean(leaf.astype(jnp.result_type(float)), 0), info)
+    """Means over the particles of each cloud."""
+    return jax.tree.map(lambda leaf: jnp.mean(leaf.astype(jnp.result_type(float)), 1), info)
 
 
 def _clean(log_weights: Array) -> Array:
@@ -178,7 +180,7 @@ def _start_clouds(keys, init, num_particles, batch_size):
     ancestors = jnp.broadcast_to(jnp.arange(num_particles), log_weights.shape)
     zeros = jnp.zeros(num_clouds, log_weights.dtype)
     state = SMCState(keys, particles, _clean(log_weights), zeros, ancestors, zeros.astype(int))
-    return state, jax.vmap(_mean_info)(info)
+    return state, _mean_info(info)
 
 
 def _choose(resample, threshold, key, log_weights):
@@ -219,7 +221,7 @@ def _level(step, resample, threshold, batch_size, state: SMCState, level):
         log_mean_exp(new_log_weights) - log_mean_exp(log_weights),
         below,
         jnp.sum(alive, -1),
-        jax.vmap(_mean_info)(info),
+        _mean_info(info),
     )
     return new, trace
 
@@ -289,13 +291,18 @@ def run_smc(
     Raises:
         ValueError: If a number is out of range.
         FloatingPointError: If every particle of a cloud has weight 0; its attribute `result` holds
-            what was computed.
+            the last particles that are worth something, and the trace until the death.
     """
     if num_particles < 2:
         raise ValueError(f"`num_particles` must be at least 2; got {num_particles}.")
+    if num_clouds is not None and num_clouds < 1:
+        raise ValueError(f"`num_clouds` must be at least 1; got {num_clouds}. `None` runs one.")
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f"`batch_size` must be at least 1; got {batch_size}. `None` takes all.")
     if not 0 <= threshold <= 1:
         raise ValueError(f"`threshold` is a share of the particles in [0, 1]; got {threshold}.")
-    all_levels = jax.tree.map(np.asarray, model.levels)  # sliced on the host: nothing to compile
+    share = np.asarray(threshold)  # an array, so that another threshold compiles nothing
+    all_levels = jax.tree.map(np.asarray, model.levels)  # sliced on the host for the same reason
     num_levels = jax.tree.leaves(all_levels)[0].shape[0]
     chunk = max(1, levels_per_chunk)
     if state is None:
@@ -303,39 +310,52 @@ def run_smc(
         cloud, initial_info = _start_clouds(keys, model.init, num_particles, batch_size)
         done, traces = 0, []
     else:
-        single = num_clouds is None
-        add_axis = jax.tree.map(lambda leaf: leaf[None] if single else leaf, state)
-        cloud, initial_info, done = add_axis.state, add_axis.initial_info, state.num_levels_run
-        traces = [add_axis.trace] if done else []
+        cloud, initial_info, done, traces = _go_on(state, num_particles, num_clouds)
 
-    def result_so_far() -> SMCResult:
-        return _result(model, cloud, initial_info, traces, done, num_levels, num_clouds)
-
-    def refuse_dead() -> None:
-        dead = ~np.isfinite(np.asarray(jnp.max(cloud.log_weights, -1)))
+    def refuse_dead(new: SMCState, traces: list[Trace]) -> None:
+        # A cloud that dies within a chunk is resampled from nothing: its evidence tells, not its weights.
+        dead = ~np.isfinite(np.asarray(new.log_evidence + jnp.max(new.log_weights, -1)))
         if dead.any():
-            raise _dead_cloud(int(np.argmax(dead)), traces, result_so_far())
+            before = _result(model, cloud, initial_info, traces, done, num_levels, num_clouds)
+            raise _dead_cloud(int(np.argmax(dead)), before)
 
+    refuse_dead(cloud, traces)
     bar = tqdm(total=num_levels, initial=done, disable=not progress_bar, desc="levels")
     try:
         while done < num_levels:
-            refuse_dead()
             levels, active = _slice_levels(all_levels, done, chunk, num_levels)
-            # Assigned together: an interrupt leaves either both old or both new.
-            cloud, trace = jax.block_until_ready(
-                _run_chunk(model.step, resample, threshold, batch_size, cloud, levels, active)
+            new, trace = jax.block_until_ready(
+                _run_chunk(model.step, resample, share, batch_size, cloud, levels, active)
             )
             used = min(chunk, num_levels - done)
-            traces.append(jax.tree.map(lambda leaf, used=used: leaf[:, :used], trace))
-            done += used
+            longer = [*traces, jax.tree.map(lambda leaf, used=used: leaf[:, :used], trace)]
+            refuse_dead(new, longer)
+            # Assigned together: an interrupt leaves all of them old or all of them new.
+            cloud, traces, done = new, longer, done + used
             bar.update(used)
-            bar.set_postfix(ess=f"{float(jnp.mean(traces[-1].ess[:, -1])):.2f}", refresh=False)
+            bar.set_postfix(ess=f"{float(jnp.mean(trace.ess[:, used - 1])):.2f}", refresh=False)
     except KeyboardInterrupt:
         pass
     finally:
         bar.close()
-    refuse_dead()
-    return result_so_far()
+    return _result(model, cloud, initial_info, traces, done, num_levels, num_clouds)
+
+
+def _go_on(state: SMCResult, num_particles: int, num_clouds: int | None):
+    """Where an interrupted run stands, with an axis of clouds."""
+    shape = (num_particles,) if num_clouds is None else (num_clouds, num_particles)
+    if state.log_weights.shape != shape:
+        raise ValueError(
+            f"`state` holds particles of shape {state.log_weights.shape}, but this run has {shape}. Go "
+            "on with the `num_particles` and `num_clouds` that the run began with."
+        )
+    cloud, info, done = state.state, state.initial_info, state.num_levels_run
+    trace = state.trace
+    if num_clouds is None:
+        cloud, info, trace = jax.tree.map(lambda leaf: leaf[None], (cloud, info, trace))
+    # After a death the trace is longer than what the particles went through.
+    traces = [jax.tree.map(lambda leaf: leaf[:, :done], trace)] if done else []
+    return cloud, info, done, traces
 
 
 def _slice_levels(levels, start, chunk, num_levels):
@@ -344,16 +364,18 @@ def _slice_levels(levels, start, chunk, num_levels):
     return jax.tree.map(lambda leaf: leaf[index], levels), active
 
 
-def _dead_cloud(cloud: int, traces: list[Trace], result: SMCResult) -> FloatingPointError:
-    level = 0
-    if traces:  # a chunk goes on after the level at which the cloud died
-        ess = np.concatenate([np.asarray(trace.ess[cloud]) for trace in traces])
+def _dead_cloud(cloud: int, result: SMCResult) -> FloatingPointError:
+    level, trace = 0, result.trace
+    if trace is not None:  # a chunk goes on after the level at which the cloud died
+        ess = np.asarray(trace.ess).reshape(-1, trace.ess.shape[-1])[cloud]
         level = int(np.argmax(ess == 0)) + 1
+        until = (*(slice(None),) * (trace.ess.ndim - 1), slice(level))
+        trace = jax.tree.map(lambda leaf: leaf[until], trace)
     error = FloatingPointError(
         f"every particle of cloud {cloud} has weight 0 at level {level}: its log density is -inf, NaN "
         "or +inf everywhere. Look at the likelihood at draws from the prior."
     )
-    error.result = result._replace(completed=False)  # type: ignore[attr-defined]
+    error.result = result._replace(completed=False, trace=trace)  # type: ignore[attr-defined]
     return error
 
 
