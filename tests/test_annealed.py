@@ -171,7 +171,7 @@ def test_a_model_without_diffusion_agrees_with_blackjax():
     def model(y=None):
         mean = numpyro.sample("mean", dist.Normal(0.0, 2.0))
         sigma = numpyro.sample("sigma", dist.LogNormal(0.0, 0.5))
-        numpyro.sample("y", dist.StudentT(3.0, mean, sigma).to_event(1), obs=y)
+        numpyro.sample("y", dist.StudentT(3.0, mean * jnp.ones(4), sigma).to_event(1), obs=y)
 
     smc = nd.SMC(model, num_particles=1000, num_chains=4, progress_bar=False)
     smc.run(jax.random.key(0), y=y)

@@ -41,7 +41,7 @@ def tune(
     kernels: Kernels,
     *,
     num_particles: int = 256,
-    conditional_ess: float = 0.95,
+    conditional_ess: float = 0.97,
     max_levels: int = 400,
     num_levels: int | None = None,
     progress_bar: bool = False,
