@@ -108,7 +108,7 @@ class Problem(NamedTuple):
             mean,
             second - mean**2,
             sigma_mean,
-            float(np.sqrt((p.sum(0) * grid**2).sum() - sigma_mean**2)),
+            float(np.sqrt(max((p.sum(0) * grid**2).sum() - sigma_mean**2, 0.0))),
             b_mean,
             float(np.sqrt(max(b_second - b_mean**2, 0.0))),
         )
