@@ -24,6 +24,7 @@ from typing import NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ._typing import Array, Position, PRNGKey, Scalar
 from .energies import AbstractEnergy
@@ -126,16 +127,14 @@ def information(rest: Callable, z: Position, sites: dict[str, "DiffusionSite"]) 
         square = sum(jnp.sum(p**2) for p in products.values())
         return square, sum(jnp.sum(probe[n] * p) for n, p in products.items())
 
-    keys = jax.random.split(jax.random.key(0), 2)
-    probes = {n: jax.vmap(_signs, (0, None))(keys, s) for n, s in scales.items()}
+    signs = np.random.default_rng(0)  # drawn while the program is traced: its constants
+    probes = {
+        n: jnp.asarray(signs.choice([-1.0, 1.0], (2, *s.shape)), s.dtype) for n, s in scales.items()
+    }
     squares, traces = jax.vmap(one)(probes)
     squares, traces = jnp.sum(squares), jnp.sum(jnp.abs(traces))
     usable = jnp.isfinite(squares) & jnp.isfinite(traces) & (traces > 0)
     return jnp.where(usable, squares, 0.0) / jnp.where(usable, traces, 1.0)
-
-
-def _signs(key: PRNGKey, like: Array) -> Array:
-    return jax.random.rademacher(key, like.shape, like.dtype)
 
 
 def exponent(

@@ -5,6 +5,7 @@ levels, all other latent sites live in unconstrained space, observed sites and f
 likelihood. The model is otherwise run as it is: only through handlers, and only through public API.
 """
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 import numpyro.distributions as dist
 from numpyro import handlers
 from numpyro.distributions import biject_to
+from numpyro.infer.reparam import TransformReparam
 
 from .._typing import Array
 from ..bridge import Bridge, DiffusionSite, Rest, Seen, exponent, normalizer_error
@@ -22,19 +24,61 @@ from ..energies import AbstractEnergy
 from ..twists import AbstractTwist, Tweedie
 from .distributions import DiffusionPrior
 
-__all__ = ["from_model"]
+__all__ = ["from_model", "taken_apart"]
 
 
 def _unwrapped(fn: Any) -> Any:
-    """The distribution under plates, `expand` and `to_event`."""
-    while isinstance(fn, dist.ExpandedDistribution | dist.Independent):
+    """The distribution under plates, masks, `expand` and `to_event`."""
+    while isinstance(fn, dist.ExpandedDistribution | dist.Independent | dist.MaskedDistribution):
         fn = fn.base_dist
     return fn
 
 
+def _unmasked(fn: Any) -> Any:
+    """The same distribution without any mask."""
+    if isinstance(fn, dist.MaskedDistribution):
+        return _unmasked(fn.base_dist)
+    if isinstance(fn, dist.ExpandedDistribution | dist.Independent):
+        wrapper = copy.copy(fn)
+        wrapper.base_dist = _unmasked(fn.base_dist)
+        return wrapper
+    return fn
+
+
+def _counts(fn: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """Which entries of a value enter its log density: those that no mask leaves out."""
+    if isinstance(fn, dist.MaskedDistribution):
+        mask = np.reshape(fn._mask, np.shape(fn._mask) + (1,) * fn.event_dim)
+        return np.broadcast_to(mask, shape) & _counts(fn.base_dist, shape)
+    if isinstance(fn, dist.ExpandedDistribution | dist.Independent):
+        return _counts(fn.base_dist, shape)
+    return np.ones(shape, bool)
+
+
+def _shape(site: dict) -> tuple[int, ...]:
+    return site["fn"].shape(site["kwargs"]["sample_shape"])
+
+
+def taken_apart(model: Callable) -> Callable:
+    """The model in which `x = f(diffusion)` is a diffusion site `x_base` and its transform `x`."""
+
+    def config(site):
+        fn = _unwrapped(site["fn"])
+        transformed = isinstance(fn, dist.TransformedDistribution)
+        if site["value"] is None and transformed and _is_prior(fn.base_dist):
+            return TransformReparam()
+        return None
+
+    return handlers.reparam(model, config=config)
+
+
+def _is_prior(fn: Any) -> bool:
+    return isinstance(_unwrapped(fn), DiffusionPrior)
+
+
 def _is_diffusion(site: dict) -> bool:
     latent = site["type"] == "sample" and not site["is_observed"]
-    return latent and isinstance(_unwrapped(site["fn"]), DiffusionPrior)
+    return latent and _is_prior(site["fn"])
 
 
 class _ModelBridge(eqx.Module):
@@ -49,7 +93,7 @@ class _ModelBridge(eqx.Module):
 
     def trace(self, values: Callable, key: Array | None = None) -> dict[str, dict]:
         """Trace of the model with latent sites given by `values(site)`; `None` lets them be drawn."""
-        model = handlers.substitute(self.model, substitute_fn=values)
+        model = handlers.substitute(taken_apart(self.model), substitute_fn=values)
         if key is not None:
             model = handlers.seed(model, key)
         return handlers.trace(model).get_trace(*self.args, **self.kwargs)
@@ -95,10 +139,13 @@ class _ModelBridge(eqx.Module):
         for name, site in self.trace(self.values(z, x_hat)).items():
             if site["type"] != "sample" or name in self.sites:
                 continue
-            term = _site_log_density(site)
             if site["is_observed"]:
+                term = _log_density(site, site["fn"])
                 log_likelihood = log_likelihood + term
             else:
+                # Without the mask of `obs_mask`: where a datum is seen the draw beside it is free, and
+                # keeps its own normalised law, which changes neither evidence nor posterior.
+                term = _log_density(site, _unmasked(site["fn"]))
                 transform = biject_to(site["fn"].support)
                 log_det = transform.log_abs_det_jacobian(z[name], site["value"])
                 term = term + jnp.sum(log_det)
@@ -130,12 +177,12 @@ class _ModelBridge(eqx.Module):
         return exponent(self.rest, z, self.sites, clock)
 
 
-def _site_log_density(site: dict) -> Array:
-    """Summed log density of a site, with its scale; masks sit inside `fn`."""
+def _log_density(site: dict, fn: Any) -> Array:
+    """Summed log density of a site under `fn`, with its scale."""
     if site["intermediates"]:
-        values = site["fn"].log_prob(site["value"], site["intermediates"])
+        values = fn.log_prob(site["value"], site["intermediates"])
     else:
-        values = site["fn"].log_prob(site["value"])
+        values = fn.log_prob(site["value"])
     if site["scale"] is not None:
         values = site["scale"] * values
     return jnp.sum(values)
@@ -148,7 +195,9 @@ def from_model(
 
     At clock 0 and power 1 its density is the exponential of minus the model's own
     `potential_energy`, to rounding. A model without any `DiffusionPrior` works: its bridge is plain
-    likelihood tempering.
+    likelihood tempering. A `TransformedDistribution` of a diffusion prior is taken apart: the
+    diffusion site is then `x_base`, and `x` its transform. Of data with an `obs_mask`, all draws
+    beside seen data keep their own law, where `potential_energy` leaves them without one.
 
     Args:
         model: A NumPyro model.
@@ -157,8 +206,9 @@ def from_model(
         **kwargs: Its keyword arguments.
 
     Raises:
-        ValueError: For a discrete or non-finite site, a subsampled plate, a scaled or masked
-            diffusion site, a prior whose energy depends on other sites, or no latent site at all.
+        ValueError: For a discrete or non-finite site, a subsampled plate, a scaled or masked latent
+            site, a prior whose energy depends on other sites, no latent site at all, or a model that
+            needs the values of its arguments, not only their shapes.
         TypeError: For a diffusion site whose prior is a score without energy.
     """
     args, kwargs = jax.tree.map(_as_jax, (args, kwargs))
@@ -171,8 +221,9 @@ def from_model(
     if not sites and not others:
         raise ValueError("the model has no latent site, so there is nothing to infer.")
     for name, site in trace.items():
-        _check_site(name, site)
+        _check_site(name, site, trace)
     parts = _ModelBridge(model, args, kwargs, sites, Tweedie() if twist is None else twist, others)
+    _check_compiles(parts)
     return Bridge(
         sample_base=parts.sample_base,
         log_base=parts.log_base,
@@ -193,13 +244,13 @@ def _as_jax(leaf):
     return jnp.asarray(leaf) if isinstance(leaf, np.ndarray) else leaf
 
 
-def _prior_mean(site):
+def _stand_in(site, deviations: float = 0.0):
     """Stand-in for a diffusion site while the model is traced: no reverse process is run."""
     if not _is_diffusion(site):
         return None
     energy = _unwrapped(site["fn"]).energy
-    mean, _ = energy.moments(jnp.asarray(energy.t_min))
-    return jnp.broadcast_to(mean, site["fn"].shape())
+    mean, variance = energy.moments(jnp.asarray(energy.t_min))
+    return jnp.broadcast_to(mean + deviations * jnp.sqrt(variance), _shape(site))
 
 
 def _first_trace(probe: _ModelBridge) -> dict[str, dict]:
@@ -208,7 +259,7 @@ def _first_trace(probe: _ModelBridge) -> dict[str, dict]:
 
     def values(site):
         met.append(site["name"])
-        return _prior_mean(site)
+        return _stand_in(site)
 
     try:
         return probe.trace(values, jax.random.key(0))
@@ -220,28 +271,24 @@ def _first_trace(probe: _ModelBridge) -> dict[str, dict]:
 
 
 def _diffusion_site(name: str, site: dict) -> DiffusionSite:
-    energy, shape = _unwrapped(site["fn"]).energy, site["fn"].shape()
+    energy, shape = _unwrapped(site["fn"]).energy, _shape(site)
     if not isinstance(energy, AbstractEnergy):
         raise TypeError(
             f"site `{name}` has the score-only prior {type(energy).__name__}: particles cannot be "
             "weighed without a density. Train or distil an energy."
         )
-    if site["scale"] is not None:
-        raise ValueError(
-            f"the diffusion site `{name}` is under a `scale` handler; write `power * energy` for a "
-            "prior raised to a power."
-        )
     return DiffusionSite(energy, tuple(shape[: len(shape) - len(energy.shape)]))
 
 
 def _refuse_varying_energies(probe: _ModelBridge, sites: dict[str, DiffusionSite]) -> None:
-    again = probe.trace(_prior_mean, jax.random.key(1))
+    again = probe.trace(lambda site: _stand_in(site, 1.0), jax.random.key(1))
     for name, site in sites.items():
         other = _unwrapped(again[name]["fn"]).energy
         if not eqx.tree_equal(site.energy, other):
             raise ValueError(
-                f"the energy of site `{name}` depends on other latent sites; its normaliser would be "
-                "part of the posterior and is not known. Use one fixed energy a site."
+                f"the energy of site `{name}` depends on other latent sites, or is built anew from new "
+                "functions whenever the model runs; its normaliser would be part of the posterior and "
+                "is not known. Use one fixed energy a site, made outside the model."
             )
 
 
@@ -249,7 +296,7 @@ def _is_other(name: str, site: dict) -> bool:
     return site["type"] == "sample" and not site["is_observed"] and not _is_diffusion(site)
 
 
-def _check_site(name: str, site: dict) -> None:
+def _check_site(name: str, site: dict, trace: dict[str, dict]) -> None:
     if site["type"] == "plate":
         size, subsample_size = site["args"]
         if subsample_size is not None and subsample_size < size:
@@ -257,36 +304,64 @@ def _check_site(name: str, site: dict) -> None:
                 f"plate `{name}` subsamples {subsample_size} of {size}: its likelihood is random, so "
                 "weights would be wrong. Use the whole plate."
             )
-    if site["type"] != "sample":
-        return
-    if site["is_observed"]:
+    if site["type"] == "sample" and site["is_observed"]:
         _check_observed(name, site)
-    elif isinstance(site["fn"], dist.MaskedDistribution) and isinstance(
-        _unwrapped(site["fn"].base_dist), DiffusionPrior
-    ):
-        raise ValueError(
-            f"the diffusion site `{name}` is masked, which would leave it without a prior; mask the "
-            "observed sites instead."
-        )
-    elif not _is_diffusion(site) and site["fn"].is_discrete:
+    elif site["type"] == "sample":
+        _check_latent(name, site, trace)
+
+
+def _check_latent(name: str, site: dict, trace: dict[str, dict]) -> None:
+    if site["fn"].is_discrete:
         raise ValueError(
             f"latent site `{name}` is discrete ({type(site['fn']).__name__}); the moves need "
             "continuous sites. Sum it out, for instance with `dist.MixtureGeneral`, or observe it."
         )
+    # NumPyro splits `y` with an `obs_mask` into `y_observed` and `y_unobserved`.
+    partner = trace.get(name.removesuffix("_unobserved") + "_observed", {})
+    if not partner.get("is_observed") and not _counts(site["fn"], site["fn"].shape()).all():
+        raise ValueError(
+            f"the latent site `{name}` is masked, which would leave it without a prior; mask the "
+            "observed sites instead."
+        )
+    if site["scale"] is not None:
+        raise ValueError(
+            f"the latent site `{name}` is under a `scale` handler: particles start from its prior, not "
+            "from a power of it. Scale the observed sites only; for a diffusion prior raised to a "
+            "power write `power * energy`."
+        )
+
+
+def _check_compiles(parts: _ModelBridge) -> None:
+    """Trace the model with abstract arguments, as `jit` will."""
+
+    def density(parts, key):
+        z = parts.sample_base(key)
+        return parts.rest(z, parts.see(z, jnp.asarray(1.0)).x_hat)
+
+    try:
+        eqx.filter_eval_shape(density, parts, jax.random.key(0))
+    except _NEEDS_VALUES as error:
+        raise ValueError(
+            "the model needs the values of its array arguments, not only their shapes, so it cannot be "
+            "compiled for all data at once: this comes from an `if`, a NumPy function or an index made "
+            "from an argument. Pass sizes and switches as Python numbers, and use `jax.numpy`."
+        ) from error
+
+
+_NEEDS_VALUES = (
+    jax.errors.ConcretizationTypeError,
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerIntegerConversionError,
+    jax.errors.NonConcreteBooleanIndexError,
+)
 
 
 def _check_observed(name: str, site: dict) -> None:
-    value, fn = np.asarray(site["value"]), site["fn"]
+    value = np.asarray(site["value"])
     if site["value"] is None or value.dtype == object or value.size == 0:
         return  # a factor
     bad = ~np.isfinite(value.astype(float))
-    while isinstance(fn, dist.ExpandedDistribution | dist.Independent):
-        fn = fn.base_dist
-    if isinstance(fn, dist.MaskedDistribution):
-        mask = np.asarray(fn._mask)
-        bad = bad & np.broadcast_to(
-            mask.reshape(mask.shape + (1,) * (bad.ndim - mask.ndim)), bad.shape
-        )
+    bad = bad & _counts(site["fn"], bad.shape)
     if bad.any():
         raise ValueError(
             f"observed site `{name}` has {int(bad.sum())} values that are not finite, the first at "

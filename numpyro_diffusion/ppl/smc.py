@@ -28,7 +28,7 @@ from ..bridge import Bridge
 from ..schemes import Annealed
 from ..smc import SMCResult, log_mean_exp, resample_equal, run_smc
 from ..twists import AbstractTwist
-from .bridge import from_model
+from .bridge import from_model, taken_apart
 
 __all__ = ["SMC"]
 
@@ -324,7 +324,7 @@ class SMC:
             groups |= self._predict(latent, tuple(samples), tuple(observed), num_prior or 200)
         if log_likelihood and observed:
             pointwise = pointwise_log_likelihood(
-                self.model, latent, *args, parallel=True, batch_ndims=2, **kwargs
+                taken_apart(self.model), latent, *args, parallel=True, batch_ndims=2, **kwargs
             )
             groups["log_likelihood"] = {n: v for n, v in pointwise.items() if n in observed}
         groups["observed_data"], groups["constant_data"] = observed, constant
@@ -353,7 +353,7 @@ class SMC:
     def _predict(self, latent, sites, observed, num_prior) -> dict[str, Any]:
         """Draws of the prior and of new data; data among the arguments stay where they are."""
         args, kwargs = self._arguments
-        model = handlers.uncondition(self.model)
+        model = handlers.uncondition(taken_apart(self.model))
         prior = Predictive(model, num_samples=num_prior, return_sites=[*sites, *observed])
         drawn = prior(self._keys["prior"], *args, **kwargs)
         groups = {
@@ -378,7 +378,8 @@ class SMC:
         args, kwargs = self._arguments
         position = jax.tree.map(lambda leaf: leaf[0, 0], self.result.positions)
         values = self.bridge.constrain(position)
-        model = handlers.substitute(handlers.seed(self.model, jax.random.key(0)), data=values)
+        model = handlers.seed(taken_apart(self.model), jax.random.key(0))
+        model = handlers.substitute(model, data=values)
         trace = handlers.trace(model).get_trace(*args, **kwargs)
         observed = {
             n: s["value"]
