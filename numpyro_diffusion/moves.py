@@ -90,9 +90,10 @@ def from_blackjax(
         parameters: `(step_size, position) -> dict`, the kernel's parameters at a step size.
         evaluations: Evaluations of the density that one step costs.
         target_acceptance: Acceptance rate that a pilot aims for.
-        name: For printing; the algorithm's own by default.
+        name: For printing; by default that of the algorithm or of the module it is from.
     """
-    label = name or getattr(algorithm, "__name__", type(algorithm).__name__)
+    module = algorithm.init.__module__.rpartition(".")[2]
+    label = name or getattr(algorithm, "__name__", module)
     return Move(algorithm, parameters, evaluations, target_acceptance, label)
 
 
