@@ -16,7 +16,7 @@ from .._typing import Position, PRNGKey
 from ..bridge import Bridge
 from ..feynman_kac import FeynmanKac
 from ..moves import Move, mala
-from .kernels import Kernels, Level, Particle, check_levels
+from .kernels import Kernels, Level, Particle, check_fit, check_levels
 from .pilot import tune
 
 __all__ = ["Annealed"]
@@ -68,10 +68,17 @@ class Annealed(eqx.Module):
                 "`conditional_ess` is the share that a level keeps, in (0, 1); got "
                 f"{self.conditional_ess}. Try 0.9."
             )
-        if isinstance(self.levels, int) and self.levels < 1:
-            raise ValueError(f"`levels` must be at least 1; got {self.levels}.")
+        if self.num_pilot < 2:
+            raise ValueError(f"`num_pilot` must be at least 2; got {self.num_pilot}. Try 256.")
         if isinstance(self.levels, Level):
             check_levels(self.levels)
+        elif not (self.levels is None or isinstance(self.levels, int)):
+            raise TypeError(
+                f"`levels` is a number, frozen levels or `None`; got {type(self.levels).__name__}. The "
+                "levels of an earlier run are in its `result.levels`."
+            )
+        elif self.levels is not None and self.levels < 1:
+            raise ValueError(f"`levels` must be at least 1; got {self.levels}.")
 
     def kernels(self, bridge: Bridge) -> Kernels:
         """Moves and weights over a bridge."""
@@ -90,6 +97,7 @@ class Annealed(eqx.Module):
         kernels = self.kernels(bridge)
         if isinstance(self.levels, Level):
             levels = self.levels
+            check_fit(levels, bridge)
         else:
             key = jax.random.key(0) if key is None else key
             levels = tune(

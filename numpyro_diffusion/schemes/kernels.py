@@ -14,7 +14,7 @@ from .._typing import Array, Position, PRNGKey, Scalar
 from ..bridge import Bridge, Rest, Seen, combine, log_density
 from ..moves import Move
 
-__all__ = ["Info", "Kernels", "Level", "Particle", "check_levels"]
+__all__ = ["Info", "Kernels", "Level", "Particle", "check_fit", "check_levels"]
 
 
 class Level(NamedTuple):
@@ -165,6 +165,18 @@ class Kernels(eqx.Module):
         return new, log_weight, self.info(new, jnp.mean(acceptance), other_acceptance)
 
 
+def check_fit(levels: Level, bridge: Bridge) -> None:
+    """Refuse levels that were tuned for a model with other sites."""
+    shapes = jax.eval_shape(lambda key: bridge.sample_base(key), jax.random.key(0))
+    expected = {name: leaf.shape for name, leaf in shapes.items()}
+    got = {name: jnp.shape(leaf)[1:] for name, leaf in levels.scale.items()}
+    if got != expected:
+        raise ValueError(
+            f"the frozen levels hold scales of shapes {got}, but the sites of this model are {expected}, "
+            "in unconstrained space. Levels are for one model: let a pilot choose new ones."
+        )
+
+
 def check_levels(levels: Level) -> None:
     """Refuse levels that do not run from noise to data without gaps."""
     clock, following = jnp.asarray(levels.clock), jnp.asarray(levels.next_clock)
@@ -178,10 +190,10 @@ def check_levels(levels: Level) -> None:
             "`levels` must begin at clock 1, end at clock 0 and leave no gap; got "
             f"{clock} -> {following}."
         )
-    if bool(levels.next_power[-1] != 1) or bool(
-        jnp.any(levels.power[1:] != levels.next_power[:-1])
-    ):
+    power, next_power = jnp.asarray(levels.power), jnp.asarray(levels.next_power)
+    gaps = bool(jnp.any(power[1:] != next_power[:-1]))
+    if gaps or bool(power[0] != 0) or bool(next_power[-1] != 1):
         raise ValueError(
-            "the likelihood's power must pass without gaps to 1 at the last level; got "
-            f"{levels.power} -> {levels.next_power}."
+            "the likelihood's power must pass without gaps from 0 at the first level, where particles "
+            f"come from the prior, to 1 at the last; got {power} -> {next_power}."
         )

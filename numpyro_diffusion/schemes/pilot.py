@@ -71,10 +71,10 @@ def tune(
     )
     try:
         while True:
-            next_clock = jnp.nan if fixed is None else fixed[min(len(rows) + 1, len(fixed) - 1)]
+            next_clock = np.nan if fixed is None else fixed[min(len(rows) + 1, len(fixed) - 1)]
             rounds = 16 if not rows else 0
             pilot, row, alive = _advance(
-                kernels, pilot, conditional_ess, jnp.asarray(next_clock), jnp.asarray(rounds)
+                kernels, pilot, conditional_ess, np.asarray(next_clock), np.asarray(rounds)
             )
             rows.append(jax.tree.map(np.asarray, row))
             if not bool(alive):
@@ -87,7 +87,7 @@ def tune(
             bar.set_postfix_str(f"{len(rows)} levels", refresh=True)
             if float(row.clock) <= 0 and float(row.power) >= 1:
                 break
-            if len(rows) > max_levels:
+            if fixed is None and len(rows) > max_levels:
                 raise PilotError(
                     f"{max_levels} levels did not suffice: the pilot stands at clock "
                     f"{float(pilot.clock):.3f} (1 is noise, 0 the posterior) and likelihood power "
