@@ -1,57 +1,81 @@
 """Train the prior `digits-8x8` that ships with the package, from data to model card.
 
-    python scripts/train_digits.py                 # train, judge, draw, write the card
-    python scripts/train_digits.py --compare       # first fit every variant of the table
+    python scripts/train_digits.py              # train, judge, calibrate, draw, write the card
+    python scripts/train_digits.py --compare    # first fit every variant of the card's table
 
-It needs scikit-learn (which holds the data) and matplotlib, and takes minutes on two CPU cores. The
-weights, the card and its pictures go to `numpyro_diffusion/pretrained/`.
+Training has two parts. The first teaches the scores and ties the levels to one another
+(`energy_loss`). The second also ties energies to log densities that the scores themselves imply at
+8,192 anchors. It needs scikit-learn (which holds the data) and matplotlib. Minutes on two CPU cores;
+the comparison takes about half an hour. Weights, card and pictures go to `numpyro_diffusion/pretrained/`.
 """
 
 import argparse
+import dataclasses
 import json
+import math
 import time
 from pathlib import Path
 from typing import NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
-import matplotlib
 import numpy as np
+from digits_card import draw_history, draw_samples, write_card
 
-from numpyro_diffusion.energies import ProperEnergy
-from numpyro_diffusion.io import read_card, save
-from numpyro_diffusion.nets import ResidualMLP
+import numpyro_diffusion as nd
+from numpyro_diffusion.energies.reverse import reverse_process
+from numpyro_diffusion.io import read_card
 from numpyro_diffusion.pretrained import load_digits
-from numpyro_diffusion.schedules import log_snr_grid, reverse_moments
-from numpyro_diffusion.train import FitResult, denoising_loss, energy_loss, fit
-
-matplotlib.use("agg")
-import matplotlib.pyplot as plt  # noqa: E402
+from numpyro_diffusion.train import (
+    denoising_loss,
+    energy_loss,
+    level_loss,
+    make_anchors,
+    score_log_density,
+)
 
 NOISE_MIN = 0.0625  # half a grey step (2/16): the steps melt into one another, nothing else does
 NOISE_MAX = 10.0  # the largest standard deviation of the data in any direction is 1.7
-JUDGE_KEY, JUDGE_REPEATS = 7, 64
 OUT = Path(__file__).parents[1] / "numpyro_diffusion" / "pretrained"
 
 
-class Variant(NamedTuple):
-    """One row of the comparison."""
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """One row of the comparison; the defaults are what ships."""
 
-    name: str
+    name: str = "**shipped**"
     width: int = 128
     depth: int = 2
     weight_decay: float = 1.0
+    level_weight: float = 0.1
+    anchor_weight: float = 0.1
     eigenbasis: bool = True
     shift: float = 0.0
-    level_weight: float = 0.1
-    steps: int = 10_000
-    batch_size: int = 128
 
 
-SHIPPED = Variant("shipped")
+SHIPPED = Variant()
 VARIANTS = [
     SHIPPED,
+    Variant("no anchors", anchor_weight=0.0),
+    Variant("denoising alone", anchor_weight=0.0, level_weight=0.0),
+    Variant("width 64", width=64),
+    Variant("width 192", width=192),
+    Variant("depth 1", depth=1),
+    Variant("depth 3", depth=3),
+    Variant("weight decay 0.1", weight_decay=0.1),
+    Variant("weight decay 0.5", weight_decay=0.5),
+    Variant("weight decay 2", weight_decay=2.0),
+    Variant("pixels, not eigenbasis", eigenbasis=False),
+    Variant("random shifts of 0.1 pixel", shift=0.1),
 ]
+
+
+class Trained(NamedTuple):
+    """An energy and the histories of the two parts of its training."""
+
+    energy: nd.AbstractEnergy
+    parts: list[nd.FitResult]
 
 
 def shifted(scale: float):
@@ -65,163 +89,174 @@ def shifted(scale: float):
     return augment
 
 
-def untrained(variant: Variant, train: np.ndarray) -> ProperEnergy:
+def untrained(variant: Variant, data: np.ndarray) -> nd.ProperEnergy:
     """The energy of a variant before training: the Gaussian of the training images."""
-    net = ResidualMLP(jax.random.key(1), (8, 8), width=variant.width, depth=variant.depth)
-    return ProperEnergy.from_data(
-        net, train, noise_min=NOISE_MIN, noise_max=NOISE_MAX, diagonal=not variant.eigenbasis
+    net = nd.nets.ResidualMLP(jax.random.key(1), (8, 8), width=variant.width, depth=variant.depth)
+    return nd.ProperEnergy.from_data(
+        net, data, noise_min=NOISE_MIN, noise_max=NOISE_MAX, diagonal=not variant.eigenbasis
     )
 
 
-def trained(variant: Variant, train: np.ndarray, validation: np.ndarray, **options) -> FitResult:
-    """Fit a variant; the checkpoint is the one of least validation loss."""
-    scale = float(np.sqrt(train.var(0).mean()))
-    return fit(
-        jax.random.key(2),
-        untrained(variant, train),
-        train,
-        validation=validation,
-        steps=variant.steps,
-        batch_size=variant.batch_size,
-        weight_decay=variant.weight_decay,
-        loss=lambda energy, key, batch: energy_loss(
-            energy, key, batch, data_scale=scale, level_weight=variant.level_weight
-        ),
-        augment=shifted(variant.shift) if variant.shift else None,
-        **options,
+def train(variant: Variant, data: np.ndarray, validation: np.ndarray, progress_bar=True) -> Trained:
+    """Fit a variant in two parts; each checkpoint is the one of least validation loss."""
+
+    def part(key, energy, steps, learning_rate, anchors=None):
+        loss = lambda energy, key, batch: energy_loss(
+            energy,
+            key,
+            batch,
+            data_scale=data_scale(data),
+            level_weight=variant.level_weight,
+            anchors=anchors,
+            anchor_weight=variant.anchor_weight,
+        )
+        return nd.fit(
+            key,
+            energy,
+            data,
+            validation=validation,
+            steps=steps,
+            learning_rate=learning_rate,
+            weight_decay=variant.weight_decay,
+            loss=loss,
+            augment=shifted(variant.shift) if variant.shift else None,
+            progress_bar=progress_bar,
+        )
+
+    parts = [part(jax.random.key(2), untrained(variant, data), 8000, 2e-3)]
+    if variant.anchor_weight:
+        anchors = make_anchors(parts[0].energy, jax.random.key(3), jnp.asarray(data))
+        parts.append(part(jax.random.key(4), parts[0].energy, 4000, 1e-3, anchors))
+    return Trained(parts[-1].energy, parts)
+
+
+def data_scale(data: np.ndarray) -> float:
+    """Root mean variance of a pixel."""
+    return float(np.sqrt(data.var(0).mean()))
+
+
+@eqx.filter_jit
+def fixed_noise_loss(loss, energy, images, key=None, repeats=64):
+    """A loss with noise that never changes: the numbers in the card, which the tests recompute."""
+    keys = jax.random.split(jax.random.key(7) if key is None else key, repeats)
+    return jnp.mean(jax.lax.map(lambda key: loss(energy, key, images), keys))
+
+
+def calibrate(energy, num_clouds: int, num_particles: int) -> tuple[float, float]:
+    """Log normaliser of an energy and its standard error over independent SMC clouds, in nats."""
+    model = nd.Annealed()(nd.bridge.from_energy(energy.with_log_normalizer(None)))
+    result = nd.run_smc(jax.random.key(5), model, num_particles, num_clouds=num_clouds)
+    log_z = np.asarray(result.log_evidence, np.float64)
+    spread = np.exp(log_z - log_z.max())
+    return (
+        float(log_z.max() + np.log(spread.mean())),
+        float(spread.std(ddof=1) / spread.mean() / math.sqrt(num_clouds)),
     )
 
 
-def held_out_loss(energy, images: np.ndarray, data_scale: float) -> float:
-    """Denoising loss with fixed noise: the number in the card, and what the tests recompute."""
-    keys = jax.random.split(jax.random.key(JUDGE_KEY), JUDGE_REPEATS)
-    loss = lambda key: denoising_loss(energy, key, jnp.asarray(images), data_scale=data_scale)
-    return float(jnp.mean(jax.jit(lambda keys: jax.lax.map(loss, keys))(keys)))
+@eqx.filter_jit
+def densities(energy, images, key=None):
+    """Minus energy, and log density by the score formula, of images noised to `t_min`."""
+    t = jnp.asarray(energy.t_min)
+    keys = jax.random.split(jax.random.key(6) if key is None else key, (2, len(images)))
+    alpha, sigma = energy.schedule(t)
+    noise = jax.vmap(lambda k: jax.random.normal(k, energy.shape))(keys[0])
+    points = images + sigma / alpha * noise
+    by_energy = lambda u: u.size * jnp.log(alpha) - energy.energy(alpha * u, t)
+    by_score = lambda arg: score_log_density(energy, *arg, t, num_levels=48, num_draws=32)
+    return jax.vmap(by_energy)(points), jax.lax.map(by_score, (keys[1], points), batch_size=20)
 
 
-def ancestral_samples(energy, key, num: int, levels: int = 200) -> np.ndarray:
-    """Draws of the reverse process, the last one denoised."""
-    times = log_snr_grid(energy.schedule, levels, energy.t_min, energy.t_max)
-
-    def one(key):
-        mean, variance = energy.moments(times[0])
-        key, key_start = jax.random.split(key)
-        x = mean + jnp.sqrt(variance) * jax.random.normal(key_start, energy.shape)
-
-        def step(carry, pair):
-            x, key = carry
-            key, key_noise = jax.random.split(key)
-            a, b, v = reverse_moments(energy.schedule, pair[0], pair[1])
-            noise = jax.random.normal(key_noise, energy.shape)
-            return (a * x + b * energy.denoise(x, pair[0]) + jnp.sqrt(v) * noise, key), None
-
-        (x, _), _ = jax.lax.scan(step, (x, key), jnp.stack([times[:-1], times[1:]], 1))
-        return energy.denoise(x, times[-1])
-
-    return np.asarray(jax.jit(jax.vmap(one))(jax.random.split(key, num)))
+def judge(energy, images, scale: float, log_normalizer: float) -> dict:
+    """What the card says of an energy on some images."""
+    images = jnp.asarray(images)
+    denoising = lambda e, k, x: denoising_loss(e, k, x, data_scale=scale)
+    by_energy, by_score = (np.asarray(values, np.float64) for values in densities(energy, images))
+    return {
+        "denoising_loss": round(float(fixed_noise_loss(denoising, energy, images)), 5),
+        "level_loss": round(float(fixed_noise_loss(level_loss, energy, images)), 4),
+        "log_density": round(float(by_energy.mean()) - log_normalizer, 2),
+        "log_density_by_score": round(float(by_score.mean()), 2),
+        "disagreement": round(float((by_energy - by_score).std()), 2),
+    }
 
 
-def draw_grid(axis, images: np.ndarray, columns: int, title: str):
-    """Images side by side, dark ink on light paper."""
-    rows = len(images) // columns
-    canvas = np.full((rows * 9 + 1, columns * 9 + 1), np.nan)
-    for i, image in enumerate(images[: rows * columns]):
-        row, column = divmod(i, columns)
-        canvas[row * 9 + 1 : row * 9 + 9, column * 9 + 1 : column * 9 + 9] = image
-    axis.imshow(canvas, cmap="gray_r", vmin=-1, vmax=1, interpolation="nearest")
-    axis.set_title(title, fontsize=10)
-    axis.axis("off")
+def parameters(energy) -> int:
+    """Number of trained parameters."""
+    return sum(leaf.size for leaf in jax.tree.leaves((energy.net, energy.offset)))
 
 
-def draw_samples(path: Path, samples: np.ndarray, test: np.ndarray):
-    """Samples next to real test digits, in one picture."""
-    figure, axes = plt.subplots(1, 2, figsize=(10, 5.2), layout="constrained")
-    draw_grid(axes[0], test, 12, "held-out test digits")
-    draw_grid(axes[1], samples, 12, "samples of the prior (reverse process, 200 levels)")
-    figure.savefig(path, dpi=100)
-    plt.close(figure)
-
-
-def draw_history(path: Path, result: FitResult, gaussian: float):
-    """The loss curve on training and validation digits."""
-    figure, axis = plt.subplots(figsize=(6, 3.6), layout="constrained")
-    history = result.history
-    axis.plot(history["step"][1:], history["train_loss"][1:], label="training digits", color="0.6")
-    axis.plot(history["step"], history["validation_loss"], label="validation digits", color="C0")
-    axis.axhline(gaussian, ls=":", color="0.3", label="Gaussian of the data")
-    axis.plot(result.best_step, result.best_loss, "o", color="C3", label="shipped checkpoint")
-    axis.set(xlabel="step", ylabel="denoising loss a dimension", title="Training of digits-8x8")
-    axis.legend(frameon=False)
-    figure.savefig(path, dpi=100)
-    plt.close(figure)
-
-
-def count(energy: ProperEnergy) -> int:
-    """Trained parameters."""
-    return sum(leaf.size for leaf in jax.tree.leaves(energy.net))
-
-
-def compare(train, validation, data_scale) -> list[dict]:
+def compare(data, validation) -> list[dict]:
     """Fit every variant and judge it on the validation digits."""
     rows = []
     for variant in VARIANTS:
         start = time.perf_counter()
-        result = trained(variant, train, validation, progress_bar=False)
-        row = variant._asdict() | {
-            "parameters": count(result.energy),
-            "best_step": result.best_step,
-            "train_loss": round(float(result.history["train_loss"][-1]), 4),
-            "validation_loss": round(held_out_loss(result.energy, validation, data_scale), 4),
-            "seconds": round(time.perf_counter() - start),
+        result = train(variant, data, validation, progress_bar=False)
+        seconds = time.perf_counter() - start
+        log_normalizer, error = calibrate(result.energy, 4, 512)
+        rows.append(
+            {
+                "name": variant.name,
+                "parameters": parameters(result.energy),
+                "best_step": [part.best_step for part in result.parts],
+                **judge(result.energy, validation, data_scale(data), log_normalizer),
+                "log_normalizer_error": round(error, 2),
+                "seconds": round(seconds),
+            }
+        )
+        print(json.dumps(rows[-1]), flush=True)
+    rows.append(
+        {
+            "name": "Gaussian of the data",
+            **judge(untrained(SHIPPED, data), validation, data_scale(data), 0.0),
         }
-        print(json.dumps(row), flush=True)
-        rows.append(row)
+    )
     return rows
 
 
 def main():
-    """Train, judge, draw and write."""
+    """Train, judge, calibrate, draw and write."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--compare", action="store_true", help="fit every variant for the table")
     parser.add_argument("--out", type=Path, default=OUT, help="where weights and card go")
     options = parser.parse_args()
-    (train, _), (validation, _), (test, _) = map(load_digits, ("train", "validation", "test"))
-    data_scale = float(np.sqrt(train.var(0).mean()))
+    images = {part: load_digits(part)[0] for part in ("train", "validation", "test")}
     weights = options.out / "digits-8x8.safetensors"
-    if options.compare:
-        rows = compare(train, validation, data_scale)
-    else:
-        rows = read_card(weights).get("variants", []) if weights.exists() else []
+    old = read_card(weights) if weights.exists() else {}
+    data, validation = images["train"], images["validation"]
+    rows = compare(data, validation) if options.compare else old.get("variants", [])
 
-    result = trained(SHIPPED, train, validation)
-    energy = result.energy
-    gaussian = untrained(SHIPPED, train)
-    losses = {
-        name: round(held_out_loss(energy, images, data_scale), 5)
-        for name, images in (("train", train), ("validation", validation), ("test", test))
-    }
+    energy, parts = train(SHIPPED, data, validation)
+    log_normalizer, error = calibrate(energy, 8, 2000)
+    energy = energy.with_log_normalizer(log_normalizer, error)
+    scale = data_scale(data)
     card = {
         "name": "digits-8x8",
-        "data": "8x8 digits of scikit-learn: test part of the UCI Optical Recognition of Handwritten Digits",
-        "data_licence": "CC BY 4.0 (Alpaydin & Kaynak, 1998, doi:10.24432/C50P49)",
+        "data": "the 8x8 digits of scikit-learn: 1,797 scans, the test part of the UCI Optical "
+        "Recognition of Handwritten Digits (Alpaydin & Kaynak, 1998, doi:10.24432/C50P49)",
+        "data_licence": "CC BY 4.0",
         "weights_licence": "Apache-2.0",
         "units": "grey value / 8 - 1: paper is -1, ink is 1",
         "range": [-1.0, 1.0],
         "noise_min": NOISE_MIN,
         "noise_max": NOISE_MAX,
-        "split": "numpyro_diffusion.pretrained.digits_split(): 1297 train, 200 validation, 300 test",
-        "parameters": count(energy),
-        "loss": losses,
-        "loss_gaussian": round(held_out_loss(gaussian, test, data_scale), 5),
-        "loss_protocol": {"key": JUDGE_KEY, "repeats": JUDGE_REPEATS, "data_scale": data_scale},
-        "best_step": result.best_step,
+        "split": "numpyro_diffusion.digits_split(): 1297 train, 200 validation, 300 test",
+        "test_rows": nd.digits_split().test.tolist(),
+        "parameters": parameters(energy),
+        "best_step": [part.best_step for part in parts],
+        "data_scale": scale,
+        "log_normalizer": [log_normalizer, error],
+        **{part: judge(energy, images[part], scale, log_normalizer) for part in images},
         "variants": rows,
     }
-    save(weights, energy, card)
-    draw_history(options.out / "digits-8x8-loss.png", result, result.history["validation_loss"][0])
-    samples = ancestral_samples(energy, jax.random.key(3), 144)
-    draw_samples(options.out / "digits-8x8-samples.png", samples, test[:144])
-    print(json.dumps({k: v for k, v in card.items() if k != "variants"}, indent=2))
+    nd.save(weights, energy, card)
+    draw_history(options.out / "digits-8x8-loss.png", parts)
+    t_min = jnp.asarray(energy.t_min)
+    draw = lambda key: energy.denoise(reverse_process(energy, key, 200), t_min)
+    samples = jax.vmap(draw)(jax.random.split(jax.random.key(8), 144))
+    draw_samples(options.out / "digits-8x8-samples.png", np.asarray(samples), images["test"][:144])
+    write_card(options.out / "digits-8x8.md", card)
+    print(json.dumps({k: v for k, v in card.items() if k != "test_rows"}, indent=2))
 
 
 if __name__ == "__main__":

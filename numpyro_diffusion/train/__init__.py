@@ -1,5 +1,9 @@
 """Training: denoising losses and one loop that fits an energy to data."""
 
+from .anchors import Anchors as Anchors
+from .anchors import anchor_loss as anchor_loss
+from .anchors import make_anchors as make_anchors
+from .anchors import score_log_density as score_log_density
 from .fit import FitResult as FitResult
 from .fit import TrainingDiverged as TrainingDiverged
 from .fit import fit as fit

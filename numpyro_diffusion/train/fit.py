@@ -106,6 +106,10 @@ def fit(
     _check_options(steps, batch_size, ema, patience, check_every, len(data))
     if loss is None:
         scale = float(np.sqrt(np.mean(np.var(data, 0))))
+        if scale == 0:
+            raise ValueError(
+                f"`data` must vary; all {len(data)} examples are equal. Pass more data, or a `loss`."
+            )
         default: Callable = energy_loss if isinstance(energy, AbstractEnergy) else denoising_loss
         loss = lambda e, k, batch: default(e, k, batch, data_scale=scale)
 

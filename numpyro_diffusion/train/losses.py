@@ -9,7 +9,7 @@ Denoising alone leaves energies between far-off regions almost free: at low nois
 between two digits, so nothing says which is the more likely, and nothing keeps regions without data
 up. *Level classification* does. Given $x$ noised to one of several levels, Bayes' rule says which from
 the energies alone; the cross-entropy of that guess ties every level to the next, up to pure noise,
-where the law is known. A sampler that anneals from noise to data needs exactly this.
+where the regions overlap. A sampler that anneals from noise to data needs exactly this.
 """
 
 from collections.abc import Callable
@@ -19,6 +19,7 @@ import jax.numpy as jnp
 
 from .._typing import Array, PRNGKey, Scalar
 from ..energies import AbstractDenoiser, AbstractEnergy
+from .anchors import Anchors, anchor_loss
 
 __all__ = ["denoising_loss", "energy_loss", "level_loss", "log_normal", "uniform_log_snr"]
 
@@ -158,17 +159,29 @@ def energy_loss(
     *,
     data_scale: Scalar | float = 1.0,
     level_weight: float = 0.1,
+    anchors: Anchors | None = None,
+    anchor_weight: float = 0.1,
 ) -> Scalar:
-    """`denoising_loss` plus a little of `level_loss`: what an energy that will be sampled needs.
+    """`denoising_loss`, a little of `level_loss`, and of `anchor_loss`: for an energy to be sampled.
+
+    The small terms tie levels and regions together and cost the denoiser next to nothing; large, they
+    do cost.
 
     Args:
         energy: Energy to be judged.
         key: PRNG key.
         data: Examples of shape `(num, *shape)`.
         data_scale: Standard deviation of the data.
-        level_weight: Weight of `level_loss`. Small: it ties levels together and costs the denoiser
-            nothing; large, it does.
+        level_weight: Weight of `level_loss`.
+        anchors: From `make_anchors` of an energy trained without, or `None`. As many as `data` are
+            drawn from them.
+        anchor_weight: Weight of `anchor_loss`.
     """
-    key_denoise, key_level = jax.random.split(key)
-    denoise = denoising_loss(energy, key_denoise, data, data_scale=data_scale)
-    return denoise + level_weight * level_loss(energy, key_level, data)
+    key_denoise, key_level, key_anchor = jax.random.split(key, 3)
+    loss = denoising_loss(energy, key_denoise, data, data_scale=data_scale)
+    loss += level_weight * level_loss(energy, key_level, data)
+    if anchors is None:
+        return loss
+    index = jax.random.randint(key_anchor, (len(data),), 0, len(anchors.times))
+    chosen = Anchors(*(leaf[index] for leaf in anchors))
+    return loss + anchor_weight * anchor_loss(energy, chosen)
