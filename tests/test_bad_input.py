@@ -8,9 +8,17 @@ import numpyro.distributions as dist
 import pytest
 
 import numpyro_diffusion as nd
+from numpyro_diffusion.schemes.kernels import Level
 
 energy = nd.GaussianMixture()
 FAST = nd.Annealed(levels=4, num_pilot=32, num_moves=1, num_other_moves=1)
+
+
+def levels(count=4, sites=None):
+    """A grid of levels, as a pilot would freeze it."""
+    ends, ones = jnp.linspace(1, 0, count + 1), jnp.ones(count)
+    scale = {n: jnp.ones((count, *shape)) for n, shape in (sites or {"x": (2,)}).items()}
+    return Level(ends[:-1], ones.at[0].set(0), ends[1:], ones, 0.1 * ones, 0.1 * ones, scale)
 
 
 def observed(x, y, mask=True):
@@ -51,6 +59,25 @@ def scaled(y):
     observed(x, y)
 
 
+def masked_other(y):
+    x = numpyro.sample("x", nd.DiffusionPrior(energy))
+    with numpyro.handlers.mask(mask=jnp.array([True, False])):
+        shift = numpyro.sample("shift", dist.Normal(0.0, 1.0).expand([2]))
+    observed(x + shift, y)
+
+
+def scaled_other(y):
+    x = numpyro.sample("x", nd.DiffusionPrior(energy))
+    with numpyro.handlers.scale(scale=0.5):
+        shift = numpyro.sample("shift", dist.Normal(0.0, 1.0))
+    observed(x + shift, y)
+
+
+def masked_inside(y):
+    prior = nd.DiffusionPrior(energy).expand([2]).mask(jnp.array([True, False])).to_event(1)
+    observed(numpyro.sample("x", prior)[0], y)
+
+
 def score_only(y):
     score = nd.ScoreFunction(lambda x, t: -x, shape=(2,))
     observed(numpyro.sample("x", nd.DiffusionPrior(score)), y)
@@ -61,8 +88,45 @@ def varying(y):
     observed(numpyro.sample("x", nd.DiffusionPrior(_scaled_energy(scale))), y)
 
 
+def _quadratic(scale, x, t):
+    return 0.5 * jnp.sum(x**2) / scale
+
+
 def _scaled_energy(scale):
-    return nd.EnergyFunction(lambda p, x, t: 0.5 * jnp.sum(x**2) / p, shape=(2,), params=scale)
+    return nd.EnergyFunction(_quadratic, shape=(2,), params=scale)
+
+
+def chained(y):
+    """The energy of one diffusion site depends on the value of another."""
+    x = numpyro.sample("x", nd.DiffusionPrior(energy))
+    z = numpyro.sample("z", nd.DiffusionPrior(_scaled_energy(1.0 + x[0] ** 2)))
+    observed(z, y)
+
+
+def rebuilt(y):
+    fresh = nd.EnergyFunction(lambda x, t: 0.5 * jnp.sum(x**2), shape=(2,))
+    observed(numpyro.sample("x", nd.DiffusionPrior(fresh)), y)
+
+
+def needs_values(y):
+    x = numpyro.sample("x", nd.DiffusionPrior(energy))
+    numpyro.sample("shift", dist.Normal(0.0, 1.0).expand([len(np.unique(y))]))
+    observed(x, y)
+
+
+def switches_on_values(y):
+    x = numpyro.sample("x", nd.DiffusionPrior(energy))
+    observed(x if y.sum() < 5 else 2 * x, y)
+
+
+def stretched(y):
+    x = numpyro.sample("x", nd.DiffusionPrior(energy))
+    numpyro.sample("y", dist.Normal(x, 1.0), obs=y[:, None])
+
+
+def too_long(y):
+    x = numpyro.sample("x", nd.DiffusionPrior(energy))
+    numpyro.sample("y", dist.Normal(x, 1.0).to_event(1), obs=jnp.zeros(3))
 
 
 def nothing(y):
@@ -76,10 +140,19 @@ def nothing(y):
         (improper, ValueError, "`shift` has no sampler.*proper one"),
         (subsampled, ValueError, "`data` subsamples 1 of 2.*whole plate"),
         (masked, ValueError, "`x` is masked.*mask the observed"),
+        (masked_inside, ValueError, "`x` is masked.*mask the observed"),
+        (masked_other, ValueError, "`shift` is masked.*mask the observed"),
         (scaled, ValueError, "`x` is under a `scale`.*power"),
+        (scaled_other, ValueError, "`shift` is under a `scale`.*Scale the observed"),
         (score_only, TypeError, "`x` has the score-only prior.*[Dd]istil"),
         (varying, ValueError, "energy of site `x` depends.*one fixed energy"),
+        (chained, ValueError, "energy of site `z` depends.*one fixed energy"),
+        (rebuilt, ValueError, "energy of site `x`.*new functions.*made outside the model"),
         (nothing, ValueError, "no latent site"),
+        (needs_values, ValueError, "needs the values of its array arguments.*Pass sizes"),
+        (switches_on_values, ValueError, "needs the values of its array arguments.*Pass sizes"),
+        (stretched, ValueError, r"`y` expects values of shape \(2,\); got \(2, 1\).*Reshape"),
+        (too_long, ValueError, r"`y` expects values of shape \(2,\); got \(3,\).*Reshape"),
     ],
 )
 def test_models_that_cannot_be_sampled(model, error, message):
@@ -99,12 +172,26 @@ def test_data_that_are_not_finite():
     nd.from_model(missing, bad)
 
 
+def test_values_of_an_observed_diffusion_site():
+    def model(x, y):
+        numpyro.sample("x", nd.DiffusionPrior(energy), obs=x)
+        numpyro.sample("y", dist.Normal(numpyro.sample("level", dist.Normal()), 1.0), obs=y)
+
+    nd.from_model(model, jnp.array([1.0, 2.0]), 0.3)
+    with pytest.raises(TypeError, match="law of real numbers; got values of type int.*Convert"):
+        nd.from_model(model, jnp.array([1, 2]), 0.3)
+    with pytest.raises(ValueError, match=r"`x` expects values of shape \(2,\); got \(3,\)"):
+        nd.from_model(model, jnp.zeros(3), 0.3)
+    with pytest.raises(ValueError, match=r"`x` has 1 values that are not finite.*index \(0,\)"):
+        nd.from_model(model, jnp.array([jnp.inf, 0.0]), 0.3)
+
+
 def test_two_sites_of_one_name():
     def twice(y):
         numpyro.sample("x", nd.DiffusionPrior(energy))
         diffusion(y)
 
-    with pytest.raises((ValueError, AssertionError), match="x"):
+    with pytest.raises(AssertionError, match="unique names but got `x` duplicated"):
         nd.from_model(twice, jnp.zeros(2))
 
 
@@ -119,20 +206,34 @@ def test_numbers_out_of_range():
         nd.Annealed(num_moves=0)
     with pytest.raises(ValueError, match="`levels` must be at least 1"):
         nd.Annealed(levels=0)
+    with pytest.raises(ValueError, match="`num_pilot` must be at least 2; got 1"):
+        nd.Annealed(num_pilot=1)
     with pytest.raises(TypeError, match="expects an AbstractEnergy; got int"):
         nd.from_energy(3)
 
 
-def test_levels_in_the_wrong_order():
-    model = FAST(nd.from_energy(energy), jax.random.key(0))
-    levels = jax.tree.map(np.asarray, model.levels)
-    backwards = levels._replace(clock=levels.next_clock, next_clock=levels.clock)
+def test_levels_in_the_wrong_order_or_for_another_model():
+    good = levels()
+    bridge = nd.from_energy(energy)
+    assert nd.Annealed(levels=good)(bridge).levels is good
+    backwards = good._replace(clock=good.next_clock, next_clock=good.clock)
     with pytest.raises(ValueError, match="from noise .* to data .*data-to-noise order"):
         nd.Annealed(levels=backwards)
     with pytest.raises(ValueError, match="leave no gap"):
-        nd.Annealed(levels=jax.tree.map(lambda leaf: leaf[1:], levels))
-    with pytest.raises(ValueError, match="power must pass"):
-        nd.Annealed(levels=levels._replace(next_power=0.5 * levels.next_power))
+        nd.Annealed(levels=jax.tree.map(lambda leaf: leaf[1:], good))
+    for power, next_power in ((0, 0.5), (1, 1)):
+        wrong = good._replace(
+            power=good.power.at[0].set(power), next_power=next_power * good.next_power
+        )
+        with pytest.raises(ValueError, match="power must pass without gaps from 0 .* to 1"):
+            nd.Annealed(levels=wrong)
+    with pytest.raises(TypeError, match="number, frozen levels or `None`; got float"):
+        nd.Annealed(levels=40.0)
+    for sites in ({"x": (3,)}, {"x": (2,), "sigma": ()}, {"z": (2,)}):
+        with pytest.raises(
+            ValueError, match=r"sites of this model are \{'x': \(2,\)\}.*let a pilot"
+        ):
+            nd.Annealed(levels=levels(sites=sites))(bridge)
 
 
 def test_before_and_without_a_run():

@@ -360,6 +360,18 @@ def _check_observed(name: str, site: dict) -> None:
     value = np.asarray(site["value"])
     if site["value"] is None or value.dtype == object or value.size == 0:
         return  # a factor
+    expected = _shape(site)
+    try:
+        fits = np.broadcast_shapes(value.shape, expected) in (value.shape, expected)
+    except ValueError:
+        fits = False
+    if (
+        not fits
+    ):  # shapes that stretch each other would be summed over more terms than there are data
+        raise ValueError(
+            f"observed site `{name}` expects values of shape {expected}; got {value.shape}. Reshape the "
+            "data, or what its distribution is made of."
+        )
     bad = ~np.isfinite(value.astype(float))
     bad = bad & _counts(site["fn"], bad.shape)
     if bad.any():
