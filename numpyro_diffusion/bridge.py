@@ -3,19 +3,25 @@ r"""Bridges: the path of densities from noise to a posterior.
 A particle's position $z$ holds the noised diffusion variables $u = x_t / \alpha_t$, in the units of the
 data, and every other latent variable, unconstrained. A bridge gives the densities
 
-$$\gamma_{c, \beta}(z) = p_c(u)\; p(\theta \mid \hat x)\; p(y \mid \hat x, \theta)^{\beta\, g(\theta, c)},
-\qquad \hat x = \text{twist}(u, c),$$
+$$\gamma_{c, \beta}(z) = p_c(u)\; p(\theta \mid \hat x)\; p_g(y \mid \hat x, \theta)^{\beta},
+\qquad \hat x = \text{twist}(u, c), \quad g = g(\theta, c),$$
 
 where the *clock* $c$ runs from 1 (noise) to 0 (every diffusion site at its own `t_min`) and the log-SNR
-of each site is linear in it. At $c = 0$ the twist is the identity and $g = 1$, so $\gamma_{0, 1}$ is the
-user's joint density and nothing else. What happens to a likelihood at $c > 0$ changes the variance of a
-sampler, never its target.
+of each site is linear in it. At $c = 0$ the twist is the identity and $g = 1$, so $p_g$ is the likelihood
+and $\gamma_{0, 1}$ the user's joint density and nothing else. What happens to a likelihood at $c > 0$
+changes the variance of a sampler, never its target.
 
 *Tempering by information.* At high noise the twist leaves a share $\rho(c)$ of the prior's variance open.
 A Gaussian datum of information $\kappa(\theta)$ (per prior variance) then has the effective precision
-$\kappa / (1 + \kappa \rho)$, so the likelihood is raised to $g = 1 / (1 + \kappa(\theta) \rho(c))$. Without
-it a small noise level would be ruled out at high noise, where no $\hat x$ can fit the data, and could
-hardly be found again.
+$\kappa / (1 + \kappa \rho)$, so the likelihood is raised to $g = 1 / (1 + \kappa(\theta) \rho(c))$ and made
+a density of the data again,
+
+$$\log p_g(y) = g \log p(y) + (1 - g) \log p(\text{centre}) + \tfrac n2 \log g,$$
+
+exact for $n$ Gaussian data. Without the power a small noise level would be ruled out at high noise, where
+no $\hat x$ can fit the data, and could hardly be found again. Without the norm such levels would be too
+rare among the particles, by a factor that even depends on the units of the data, and those few would
+come to rule the cloud.
 """
 
 from collections.abc import Callable
@@ -42,10 +48,20 @@ class Seen(NamedTuple):
 
 
 class Rest(NamedTuple):
-    """Everything in the model that is not a diffusion site, given what it sees of those sites."""
+    """Everything in the model that is not a diffusion site, given what it sees of those sites.
+
+    Attributes:
+        log_prior: Of the other latent sites, in unconstrained space.
+        log_likelihood: Of observed sites and factors.
+        log_peak: What the log likelihood would be if every datum lay at the centre of its law.
+        num_data: Number of data, as far as `log_peak` knows of them.
+        sites: Log density of each site.
+    """
 
     log_prior: Scalar
     log_likelihood: Scalar
+    log_peak: Scalar
+    num_data: Scalar
     sites: dict[str, Scalar]
 
 
@@ -101,9 +117,10 @@ def combine(
     bridge: Bridge, z: Position, clock: Scalar, power: Scalar, seen: Seen, rest: Rest
 ) -> Scalar:
     """`log_density` from parts that are at hand. A power of 0 silences an infinite likelihood."""
-    exponent = power * bridge.exponent(z, clock)
-    tempered = jnp.where(power > 0, exponent * rest.log_likelihood, 0.0)
-    return seen.log_density + rest.log_prior + tempered
+    g = bridge.exponent(z, clock)
+    norm = (1 - g) * rest.log_peak + 0.5 * rest.num_data * jnp.log(g)
+    tempered = power * (g * rest.log_likelihood + norm)
+    return seen.log_density + rest.log_prior + jnp.where(power > 0, tempered, 0.0)
 
 
 def information(rest: Callable, z: Position, sites: dict[str, "DiffusionSite"]) -> Scalar:
@@ -256,9 +273,9 @@ class _EnergyBridge(eqx.Module):
         del z
         zero = jnp.zeros((), x_hat["x"].dtype)
         if self.log_likelihood is None:
-            return Rest(zero, zero, {})
+            return Rest(zero, zero, zero, zero, {})
         value = self.log_likelihood(x_hat["x"])
-        return Rest(zero, value, {"likelihood": value})
+        return Rest(zero, value, zero, zero, {"likelihood": value})
 
     def carry(self, z, clock, next_clock):
         u, log_det = self.site.carry(z["x"], clock, next_clock)

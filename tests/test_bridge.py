@@ -164,14 +164,16 @@ def test_the_end_is_the_users_own_potential_energy(model):
 
 @pytest.mark.parametrize("model", [plate_of_sites, two_sites, constrained, masked, scaled])
 def test_between_the_ends_it_is_the_noised_model(model):
-    """`noised` applies no exponent; ours is divided out."""
+    """`noised` does not temper the likelihood; what ours does is divided out."""
     bridge = bridge_of(model)
     z, clock = position(bridge), jnp.asarray(0.3)
 
     @jax.jit
     def values(z):
         value, (_, rest) = log_density(bridge, z, clock, jnp.asarray(1.0))
-        return value, value + (1 - bridge.exponent(z, clock)) * rest.log_likelihood
+        g = bridge.exponent(z, clock)
+        norm = (1 - g) * rest.log_peak + 0.5 * rest.num_data * jnp.log(g)
+        return value, value + (1 - g) * rest.log_likelihood - norm
 
     value, untempered = values(z)
     times = bridge.times(clock)
@@ -217,6 +219,92 @@ def test_exponent_is_that_of_a_gaussian_datum():
     rho = added / (prior_variance + added)
     value = bridge.exponent({"x": jnp.zeros(1)}, clock)
     np.testing.assert_allclose(value, 1 / (1 + rho * prior_variance / 0.3**2), rtol=1e-2)
+
+
+SCALAR = nd.Gaussian([0.5], [[1.7]])
+
+
+def seen_through(sigma: float, unit: float = 1.0):
+    def model(y):
+        x = numpyro.sample("x", prior(SCALAR))
+        numpyro.sample("y", dist.Normal(unit * x, unit * sigma).to_event(1), obs=unit * y)
+
+    return model
+
+
+@pytest.mark.parametrize("y", [-3.0, 0.6])
+def test_a_tempered_gaussian_likelihood_is_a_density_of_the_data(y):
+    """It is the Gaussian of the larger variance, norm included: no noise level is favoured."""
+    z = {"x": jnp.array([0.4])}
+    for sigma in (0.01, 2.0):
+        bridge = nd.from_model(seen_through(sigma), jnp.array([y]))
+        for clock in (0.9, 0.4, 0.05):
+            value = at(bridge, z, clock, 1.0) - at(bridge, z, clock, 0.0)
+            x_hat = bridge.see(z, jnp.asarray(clock)).x_hat["x"]
+            wider = sigma / jnp.sqrt(bridge.exponent(z, jnp.asarray(clock)))
+            expected = dist.Normal(x_hat, wider).log_prob(y).sum()
+            np.testing.assert_allclose(value, expected, rtol=1e-9)
+            assert wider > sigma
+
+
+def test_units_of_the_data_change_the_evidence_alone():
+    bridges = [nd.from_model(seen_through(0.2, unit), jnp.array([0.3])) for unit in (1.0, 1000.0)]
+    for clock in (0.0, 0.3, 0.8):
+        first, second = (at(b, {"x": jnp.array([0.1])}, clock) for b in bridges)
+        np.testing.assert_allclose(first - second, np.log(1000.0), rtol=1e-9)
+
+
+MVN = dist.MultivariateNormal(jnp.arange(3.0), jnp.diag(jnp.array([0.5, 1.0, 3.0])))
+SEEN = jnp.array([True, False, True])
+LOG_NORMAL = -0.5 * np.log(2 * np.pi)
+
+
+@pytest.mark.parametrize(
+    ("observed", "log_peak", "num_data"),
+    [
+        (dist.Normal(1.0, 0.5).expand([3]), 3 * (LOG_NORMAL + np.log(2)), 3),
+        (dist.Normal(1.0, 0.5).expand([3]).mask(SEEN), 2 * (LOG_NORMAL + np.log(2)), 2),
+        (dist.Normal(1.0, 0.5).mask(SEEN).to_event(1), 2 * (LOG_NORMAL + np.log(2)), 2),
+        (MVN, 3 * LOG_NORMAL - 0.5 * np.log(1.5), 3),
+        (MVN.mask(False), 0.0, 0),
+        (dist.Laplace(0.0, 2.0).expand([3]).to_event(1), -3 * np.log(4.0), 3),
+        (dist.Poisson(2.0).expand([3]), 0.0, 0),
+        (dist.Cauchy(0.0, 1.0).expand([3]), 0.0, 0),
+        (dist.TransformedDistribution(MVN, dist.transforms.ExpTransform()), 0.0, 0),
+    ],
+    ids=[
+        "normal",
+        "masked",
+        "masked_event",
+        "event",
+        "unseen",
+        "laplace",
+        "counts",
+        "cauchy",
+        "exp",
+    ],
+)
+def test_peak_of_observed_sites(observed, log_peak, num_data):
+    def model():
+        x = numpyro.sample("x", prior(PLANE))
+        numpyro.sample("y", observed, obs=jnp.array([1.0, 2.0, 4.0]))
+        numpyro.factor("f", -(x[0] ** 2))
+
+    bridge = nd.from_model(model)
+    rest = bridge.rest({"x": jnp.zeros(2)}, {"x": jnp.zeros(2)})
+    np.testing.assert_allclose(rest.log_peak, log_peak, rtol=1e-9)
+    assert rest.num_data == num_data
+
+
+def test_peak_is_scaled_with_its_site():
+    def model():
+        numpyro.sample("x", prior(PLANE))
+        with handlers.scale(scale=0.5):
+            numpyro.sample("y", dist.Normal(0.0, 2.0).expand([4]), obs=jnp.ones(4))
+
+    rest = nd.from_model(model).rest({"x": jnp.zeros(2)}, {"x": jnp.zeros(2)})
+    np.testing.assert_allclose(rest.log_peak, 2 * (LOG_NORMAL - np.log(2)), rtol=1e-9)
+    assert rest.num_data == 2
 
 
 @pytest.mark.parametrize("model", [plain, two_sites, constrained, nested_plates])

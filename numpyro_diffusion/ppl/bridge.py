@@ -135,13 +135,16 @@ class _ModelBridge(eqx.Module):
         return value
 
     def rest(self, z, x_hat):
-        log_prior, log_likelihood, sites = jnp.zeros(()), jnp.zeros(()), {}
+        log_prior, log_likelihood, log_peak, num_data = (jnp.zeros(()),) * 4
+        sites = {}
         for name, site in self.trace(self.values(z, x_hat)).items():
             if site["type"] != "sample" or name in self.sites:
                 continue
             if site["is_observed"]:
                 term = _log_density(site, site["fn"])
                 log_likelihood = log_likelihood + term
+                peak, number = _peak(site)
+                log_peak, num_data = log_peak + peak, num_data + number
             else:
                 # Without the mask of `obs_mask`: where a datum is seen the draw beside it is free, and
                 # keeps its own normalised law, which changes neither evidence nor posterior.
@@ -151,7 +154,7 @@ class _ModelBridge(eqx.Module):
                 term = term + jnp.sum(log_det)
                 log_prior = log_prior + term
             sites[name] = term
-        return Rest(log_prior, log_likelihood, sites)
+        return Rest(log_prior, log_likelihood, log_peak, num_data, sites)
 
     def carry(self, z, clock, next_clock):
         carried, log_det = dict(z), jnp.zeros(())
@@ -186,6 +189,40 @@ def _log_density(site: dict, fn: Any) -> Array:
     if site["scale"] is not None:
         values = site["scale"] * values
     return jnp.sum(values)
+
+
+def _peak(site: dict) -> tuple[Array, Array]:
+    """Log density of an observed site at its own centre, and how many numbers it holds.
+
+    Both 0 where this means nothing: for factors, discrete data and laws without a mean.
+    """
+    nothing, fn = (jnp.zeros(()), jnp.zeros(())), site["fn"]
+    if isinstance(_unwrapped(fn), dist.Unit) or fn.is_discrete:
+        return nothing
+    try:
+        centre = jnp.broadcast_to(fn.mean, jnp.shape(site["value"]))
+    except (AttributeError, NotImplementedError, TypeError, ValueError):
+        return nothing
+    known = jnp.all(jnp.isfinite(centre))
+    centre = jnp.where(known, centre, site["value"])  # so that no gradient meets a NaN
+    log_peak = _log_density({**site, "value": centre, "intermediates": []}, fn)
+    numbers = _numbers(fn, jnp.shape(centre))
+    number = jnp.sum(numbers if site["scale"] is None else site["scale"] * numbers)
+    known = known & jnp.isfinite(log_peak)
+    return jnp.where(known, log_peak, 0.0), jnp.where(known, number, 0.0)
+
+
+def _numbers(fn: Any, shape: tuple[int, ...]) -> Array:
+    """How many numbers are behind each entry of a log density: 0 where a mask leaves it out."""
+    batch = shape[: len(shape) - fn.event_dim]
+    if isinstance(fn, dist.MaskedDistribution):
+        return jnp.where(fn._mask, _numbers(fn.base_dist, shape), 0.0)
+    if isinstance(fn, dist.Independent):
+        inner = _numbers(fn.base_dist, shape)
+        return jnp.sum(inner, tuple(range(-fn.reinterpreted_batch_ndims, 0)))
+    if isinstance(fn, dist.ExpandedDistribution):
+        return jnp.broadcast_to(_numbers(fn.base_dist, shape), batch)
+    return jnp.full(batch, float(np.prod(shape[len(batch) :], initial=1.0)))
 
 
 def from_model(
