@@ -33,7 +33,8 @@ def digits():
         sigma = numpyro.sample("sigma", dist.HalfNormal(0.3))
         numpyro.sample("y", dist.Normal(blur @ x @ blur, sigma).to_event(2), obs=y)
 
-    data = [blur @ images[i] @ blur + 0.1 for i in range(2)]
+    noise = np.random.default_rng(0).normal(size=(2, 8, 8))
+    data = [blur @ images[i] @ blur + 0.1 * noise[i] for i in range(2)]
     return model, blur, data
 
 

@@ -314,7 +314,7 @@ def run_smc(
 
     def refuse_dead(new: SMCState, traces: list[Trace]) -> None:
         # A cloud that dies within a chunk is resampled from nothing: its evidence tells, not its weights.
-        dead = ~np.isfinite(np.asarray(new.log_evidence + jnp.max(new.log_weights, -1)))
+        dead = ~np.isfinite(np.asarray(new.log_evidence) + np.asarray(new.log_weights).max(-1))
         if dead.any():
             before = _result(model, cloud, initial_info, traces, done, num_levels, num_clouds)
             raise _dead_cloud(int(np.argmax(dead)), before)
@@ -328,12 +328,14 @@ def run_smc(
                 _run_chunk(model.step, resample, share, batch_size, cloud, levels, active)
             )
             used = min(chunk, num_levels - done)
-            longer = [*traces, jax.tree.map(lambda leaf, used=used: leaf[:, :used], trace)]
+            # On the host: another number of levels compiles nothing.
+            trace = jax.tree.map(lambda leaf, used=used: np.asarray(leaf)[:, :used], trace)
+            longer = [*traces, trace]
             refuse_dead(new, longer)
             # Assigned together: an interrupt leaves all of them old or all of them new.
             cloud, traces, done = new, longer, done + used
             bar.update(used)
-            bar.set_postfix(ess=f"{float(jnp.mean(trace.ess[:, used - 1])):.2f}", refresh=False)
+            bar.set_postfix(ess=f"{trace.ess[:, -1].mean():.2f}", refresh=False)
     except KeyboardInterrupt:
         pass
     finally:
@@ -354,7 +356,7 @@ def _go_on(state: SMCResult, num_particles: int, num_clouds: int | None):
     if num_clouds is None:
         cloud, info, trace = jax.tree.map(lambda leaf: leaf[None], (cloud, info, trace))
     # After a death the trace is longer than what the particles went through.
-    traces = [jax.tree.map(lambda leaf: leaf[:, :done], trace)] if done else []
+    traces = [jax.tree.map(lambda leaf: np.asarray(leaf)[:, :done], trace)] if done else []
     return cloud, info, done, traces
 
 
@@ -381,7 +383,9 @@ def _dead_cloud(cloud: int, result: SMCResult) -> FloatingPointError:
 
 def _result(model, cloud, initial_info, traces, done, num_levels, num_clouds):
     errors = jax.vmap(genealogy_error)(cloud.log_weights, cloud.ancestors)
-    trace = jax.tree.map(lambda *parts: jnp.concatenate(parts, 1), *traces) if traces else None
+    trace = None
+    if traces:
+        trace = jax.tree.map(lambda *parts: jax.device_put(np.concatenate(parts, 1)), *traces)
     result = SMCResult(
         positions=model.position(cloud.particles),
         log_weights=cloud.log_weights,

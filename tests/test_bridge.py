@@ -210,7 +210,7 @@ def test_exponent_tempers_the_noisy_end_only(model):
 
 
 def test_exponent_is_that_of_a_gaussian_datum():
-    """For a scalar of variance v seen through noise s: 1 / (1 + rho v / s^2)."""
+    """For a scalar of variance v seen through noise s: 1 / (1 + rho v / 2 s^2)."""
     energy, clock = nd.Gaussian([0.5], [[1.7]]), jnp.asarray(0.4)
     bridge = nd.from_energy(energy, lambda x: -0.5 * jnp.sum((x - 0.2) ** 2) / 0.3**2)
     noise = lambda t: float(energy.schedule.noise_level(jnp.asarray(t))) ** 2
@@ -218,7 +218,38 @@ def test_exponent_is_that_of_a_gaussian_datum():
     added = noise(bridge.times(clock)["x"]) - noise(energy.t_min)
     rho = added / (prior_variance + added)
     value = bridge.exponent({"x": jnp.zeros(1)}, clock)
-    np.testing.assert_allclose(value, 1 / (1 + rho * prior_variance / 0.3**2), rtol=1e-2)
+    np.testing.assert_allclose(value, 1 / (1 + 0.5 * rho * prior_variance / 0.3**2), rtol=1e-2)
+
+
+def test_information_is_the_largest_eigenvalue():
+    """Of the data's precision in units of the prior's deviations, for two sites and every sigma."""
+    grid, plane = (
+        jnp.array([[1.0, -0.3, 0.2], [0.1, 0.4, -2.0]]),
+        jnp.array([[0.3, 1.5], [0.7, -0.2]]),
+    )
+
+    def model(grid, plane, y):
+        a, b = numpyro.sample("a", prior(GRID)), numpyro.sample("b", prior(PLANE))
+        sigma = numpyro.sample("sigma", dist.HalfNormal(0.5))
+        numpyro.sample("y", dist.Normal(grid @ a + plane @ b, sigma).to_event(1), obs=y)
+
+    bridge = nd.from_model(model, grid, plane, jnp.array([0.2, 0.9]))
+    clock, sites = jnp.asarray(0.6), [DiffusionSite(GRID), DiffusionSite(PLANE)]
+    columns = jnp.concatenate([grid * sites[0].scale, plane * sites[1].scale], 1)
+    rho = sum(site.residual(clock) for site in sites) / 2
+    for sigma in (0.02, 1.7):
+        z = {"a": jnp.zeros(3), "b": jnp.ones(2), "sigma": jnp.log(sigma)}
+        kappa = jnp.linalg.norm(columns, 2) ** 2 / sigma**2
+        expected = 1 / (1 + 0.5 * kappa * rho)
+        np.testing.assert_allclose(bridge.exponent(z, clock), expected, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "log_likelihood", [lambda x: 0 * x.sum(), lambda x: jnp.log(x.sum() > 9.0)]
+)
+def test_no_tempering_where_the_information_is_unknown(log_likelihood):
+    bridge = nd.from_energy(PLANE, log_likelihood)
+    assert bridge.exponent({"x": jnp.zeros(2)}, jnp.asarray(0.7)) == 1.0
 
 
 SCALAR = nd.Gaussian([0.5], [[1.7]])

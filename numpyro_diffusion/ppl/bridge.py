@@ -19,7 +19,7 @@ from numpyro.distributions import biject_to
 from numpyro.infer.reparam import TransformReparam
 
 from .._typing import Array
-from ..bridge import Bridge, DiffusionSite, Rest, Seen, exponent, normalizer_error
+from ..bridge import Bridge, DiffusionSite, Rest, Seen, Tempering, normalizer_error
 from ..energies import AbstractEnergy
 from ..twists import AbstractTwist, Tweedie
 from .distributions import DiffusionPrior
@@ -90,6 +90,7 @@ class _ModelBridge(eqx.Module):
     sites: dict[str, DiffusionSite]
     twist: AbstractTwist
     others: tuple[str, ...] = eqx.field(static=True)
+    tempering: Tempering
 
     def trace(self, values: Callable, key: Array | None = None) -> dict[str, dict]:
         """Trace of the model with latent sites given by `values(site)`; `None` lets them be drawn."""
@@ -104,13 +105,19 @@ class _ModelBridge(eqx.Module):
         u = {n: s.sample_base(k) for k, (n, s) in zip(keys, self.sites.items(), strict=False)}
         if not self.others:
             return u
-        x_hat = self.see(u, jnp.asarray(1.0)).x_hat
-        trace = self.trace(lambda site: x_hat.get(site["name"]), key_model)
-        z = dict(u)
-        for name in self.others:
-            site = trace[name]
-            z[name] = biject_to(site["fn"].support)._inverse(site["value"])
-        return z
+        return {**u, **self.draw_others(self.see(u, jnp.asarray(1.0)).x_hat, key_model)}
+
+    def draw_others(self, x, key):
+        """The other sites from their prior, unconstrained, given the diffusion sites."""
+        trace = self.trace(lambda site: x.get(site["name"]), key)
+        sites = {name: trace[name] for name in self.others}
+        return {n: biject_to(s["fn"].support)._inverse(s["value"]) for n, s in sites.items()}
+
+    def towards_the_data(self):
+        """The same with its tempering found."""
+        others = _typical_others(self) if self.others else {}
+        tempering = Tempering.towards_the_data(self.rest, self.sites, others)
+        return eqx.tree_at(lambda parts: parts.tempering, self, tempering)
 
     def log_base(self, z):
         return sum((s.log_base(z[n]) for n, s in self.sites.items()), jnp.zeros(()))
@@ -177,7 +184,15 @@ class _ModelBridge(eqx.Module):
         return {n: s.time(clock) for n, s in self.sites.items()}
 
     def exponent(self, z, clock):
-        return exponent(self.rest, z, self.sites, clock)
+        return self.tempering(self.rest, z, clock)
+
+
+@eqx.filter_jit
+def _typical_others(parts: _ModelBridge):
+    """A few draws of the other sites beside the prior mean of the diffusion sites."""
+    x = {name: site.centre for name, site in parts.sites.items()}
+    keys = jax.random.split(jax.random.key(0), 8)
+    return jax.vmap(lambda key: parts.draw_others(x, key))(keys)
 
 
 def _log_density(site: dict, fn: Any) -> Array:
@@ -249,7 +264,8 @@ def from_model(
         TypeError: For a diffusion site whose prior is a score without energy.
     """
     args, kwargs = jax.tree.map(_as_jax, (args, kwargs))
-    probe = _ModelBridge(model, args, kwargs, {}, Tweedie(), ())
+    none = Tempering({}, {})
+    probe = _ModelBridge(model, args, kwargs, {}, Tweedie(), (), none)
     trace = _first_trace(probe)
     sites = {n: _diffusion_site(n, site) for n, site in trace.items() if _is_diffusion(site)}
     if sites:
@@ -259,8 +275,10 @@ def from_model(
         raise ValueError("the model has no latent site, so there is nothing to infer.")
     for name, site in trace.items():
         _check_site(name, site, trace)
-    parts = _ModelBridge(model, args, kwargs, sites, Tweedie() if twist is None else twist, others)
+    twist = Tweedie() if twist is None else twist
+    parts = _ModelBridge(model, args, kwargs, sites, twist, others, none)
     _check_compiles(parts)
+    parts = parts.towards_the_data()
     return Bridge(
         sample_base=parts.sample_base,
         log_base=parts.log_base,

@@ -97,7 +97,7 @@ def tune(
     finally:
         bar.close()
     # Stacked on the host: another number of levels compiles nothing.
-    return jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *rows)
+    return jax.tree.map(lambda *leaves: jax.device_put(np.stack(leaves)), *rows)
 
 
 @eqx.filter_jit

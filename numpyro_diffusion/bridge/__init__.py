@@ -1,0 +1,35 @@
+r"""Bridges: the path of densities from noise to a posterior.
+
+A particle's position $z$ holds the noised diffusion variables $u = x_t / \alpha_t$, in the units of the
+data, and every other latent variable, unconstrained. A bridge gives the densities
+
+$$\gamma_{c, \beta}(z) = p_c(u)\; p(\theta \mid \hat x)\; p_g(y \mid \hat x, \theta)^{\beta},
+\qquad \hat x = \text{twist}(u, c), \quad g = g(\theta, c),$$
+
+where the *clock* $c$ runs from 1 (noise) to 0 (every diffusion site at its own `t_min`) and the log-SNR
+of each site is linear in it. At $c = 0$ the twist is the identity and $g = 1$, so $p_g$ is the likelihood
+and $\gamma_{0, 1}$ the user's joint density and nothing else. What happens to a likelihood at $c > 0$
+changes the variance of a sampler, never its target.
+
+*Tempering by information.* At high noise the twist leaves a share $\rho(c)$ of the prior's variance open.
+A Gaussian datum of information $\kappa(\theta)$ (per prior variance) then has the effective precision
+$\kappa / (1 + \kappa \rho)$, so the likelihood is raised to a power $g(\theta, c)$ near
+$1 / (1 + \kappa(\theta) \rho(c))$ (see `Tempering`) and made a density of the data again,
+
+$$\log p_g(y) = g \log p(y) + (1 - g) \log p(\text{centre}) + \tfrac n2 \log g,$$
+
+exact for $n$ Gaussian data. Without the power a small noise level would be ruled out at high noise, where
+no $\hat x$ can fit the data, and could hardly be found again. Without the norm such levels would be too
+rare among the particles, by a factor that even depends on the units of the data, and those few would
+come to rule the cloud.
+"""
+
+from .base import Bridge as Bridge
+from .base import Rest as Rest
+from .base import Seen as Seen
+from .base import combine as combine
+from .base import log_density as log_density
+from .energy import from_energy as from_energy
+from .sites import DiffusionSite as DiffusionSite
+from .sites import normalizer_error as normalizer_error
+from .tempering import Tempering as Tempering

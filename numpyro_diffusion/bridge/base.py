@@ -1,0 +1,94 @@
+"""The bridge of densities: what a scheme may ask of a model."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax.numpy as jnp
+
+from .._typing import Array, Position, PRNGKey, Scalar
+
+__all__ = ["Bridge", "Rest", "Seen", "combine", "log_density"]
+
+
+class Seen(NamedTuple):
+    """What one network evaluation says of the diffusion sites of a particle."""
+
+    log_density: Scalar
+    x_hat: dict[str, Array]
+    sites: dict[str, Scalar]
+
+
+class Rest(NamedTuple):
+    """Everything in the model that is not a diffusion site, given what it sees of those sites.
+
+    Attributes:
+        log_prior: Of the other latent sites, in unconstrained space.
+        log_likelihood: Of observed sites and factors.
+        log_peak: What the log likelihood would be if every datum lay at the centre of its law.
+        num_data: Number of data, as far as `log_peak` knows of them.
+        sites: Log density of each site.
+    """
+
+    log_prior: Scalar
+    log_likelihood: Scalar
+    log_peak: Scalar
+    num_data: Scalar
+    sites: dict[str, Scalar]
+
+
+class Bridge(NamedTuple):
+    r"""Densities over positions, as functions of ONE particle.
+
+    Attributes:
+        sample_base: `key -> z`: diffusion sites from a Gaussian near their law at the noisy end, the
+            others from their prior given what they see there.
+        log_base: `z -> ()`: log density of the diffusion part of `sample_base`. The other sites are
+            drawn from their own prior, which cancels.
+        see: `(z, clock) -> Seen`: the diffusion part; one network evaluation a site.
+        rest: `(z, x_hat) -> Rest`: the rest of the model; no network evaluation.
+        carry: `(z, clock, next_clock) -> (z, log_det)`: moves the diffusion sites from one level to
+            the next by the linear map between the Gaussian approximations of their laws.
+        constrain: `z -> values`: model values of all latent and deterministic sites at clock 0.
+        times: `clock -> {site: t}`: time of each diffusion site under its own schedule.
+        exponent: `(z, clock) -> ()`: $g(\theta, c)$, 1 at clock 0; no network evaluation.
+        diffusion_sites: their names; empty for a model without one.
+        other_sites: names of the other latent sites.
+        target: one sentence that names the law at the end of the bridge.
+        log_normalizer_error: standard error of the prior normalisers inside, in nats; `None` when
+            one of them is unknown, so that evidences hold up to a constant of the prior.
+    """
+
+    sample_base: Callable[[PRNGKey], Position]
+    log_base: Callable[[Position], Scalar]
+    see: Callable[[Position, Scalar], Seen]
+    rest: Callable[[Position, dict[str, Array]], Rest]
+    carry: Callable[[Position, Scalar, Scalar], tuple[Position, Scalar]]
+    constrain: Callable[[Position], dict[str, Array]]
+    times: Callable[[Scalar], dict[str, Scalar]]
+    exponent: Callable[[Position, Scalar], Scalar]
+    diffusion_sites: tuple[str, ...]
+    other_sites: tuple[str, ...]
+    target: str
+    log_normalizer_error: float | None
+
+
+def log_density(
+    bridge: Bridge, z: Position, clock: Scalar, power: Scalar
+) -> tuple[Scalar, tuple[Seen, Rest]]:
+    r"""$\log \gamma_{c, \beta}(z)$ of shape `()` and its parts, from one network evaluation.
+
+    At clock 0 and power 1 this is the user's joint log density.
+    """
+    seen = bridge.see(z, clock)
+    rest = bridge.rest(z, seen.x_hat)
+    return combine(bridge, z, clock, power, seen, rest), (seen, rest)
+
+
+def combine(
+    bridge: Bridge, z: Position, clock: Scalar, power: Scalar, seen: Seen, rest: Rest
+) -> Scalar:
+    """`log_density` from parts that are at hand. A power of 0 silences an infinite likelihood."""
+    g = bridge.exponent(z, clock)
+    norm = (1 - g) * rest.log_peak + 0.5 * rest.num_data * jnp.log(g)
+    tempered = power * (g * rest.log_likelihood + norm)
+    return seen.log_density + rest.log_prior + jnp.where(power > 0, tempered, 0.0)

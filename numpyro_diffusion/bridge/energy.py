@@ -1,0 +1,96 @@
+"""The bridge of one energy and one likelihood, without a NumPyro model."""
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax.numpy as jnp
+
+from .._typing import Array, Scalar
+from ..energies import AbstractEnergy
+from ..twists import AbstractTwist, Tweedie
+from .base import Bridge, Rest, Seen
+from .sites import DiffusionSite, normalizer_error
+from .tempering import Tempering
+
+__all__ = ["from_energy"]
+
+
+class _EnergyBridge(eqx.Module):
+    site: DiffusionSite
+    twist: AbstractTwist
+    log_likelihood: Callable | None
+    tempering: Tempering | None = None
+
+    def sample_base(self, key):
+        return {"x": self.site.sample_base(key)}
+
+    def log_base(self, z):
+        return self.site.log_base(z["x"])
+
+    def see(self, z, clock):
+        value, x_hat = self.site.see(self.twist, z["x"], clock)
+        return Seen(value, {"x": x_hat}, {"x": value})
+
+    def rest(self, z, x_hat):
+        del z
+        zero = jnp.zeros((), x_hat["x"].dtype)
+        if self.log_likelihood is None:
+            return Rest(zero, zero, zero, zero, {})
+        value = self.log_likelihood(x_hat["x"])
+        return Rest(zero, value, zero, zero, {"likelihood": value})
+
+    def carry(self, z, clock, next_clock):
+        u, log_det = self.site.carry(z["x"], clock, next_clock)
+        return {"x": u}, log_det
+
+    def constrain(self, z):
+        return dict(z)
+
+    def times(self, clock):
+        return {"x": self.site.time(clock)}
+
+    def exponent(self, z, clock):
+        return jnp.ones(()) if self.tempering is None else self.tempering(self.rest, z, clock)
+
+
+def from_energy(
+    energy: AbstractEnergy,
+    log_likelihood: Callable[[Array], Scalar] | None = None,
+    *,
+    twist: AbstractTwist | None = None,
+) -> Bridge:
+    r"""Bridge to $e^{-E(x, t_{\min})}\, p(y \mid x)$, without a NumPyro model.
+
+    Args:
+        energy: The prior's energy.
+        log_likelihood: `x -> ()` in nats for ONE example in data units; `None` for the prior alone.
+        twist: What the likelihood sees at noisy levels; the denoised mean by default.
+
+    Raises:
+        TypeError: If `energy` is not an energy.
+    """
+    if not isinstance(energy, AbstractEnergy):
+        raise TypeError(
+            f"`from_energy` expects an AbstractEnergy; got {type(energy).__name__}. A score alone "
+            "has no density to weigh particles with: train or distil an energy."
+        )
+    site = DiffusionSite(energy)
+    twist = Tweedie() if twist is None else twist
+    parts = _EnergyBridge(site, twist, log_likelihood)
+    if log_likelihood is not None:
+        tempering = Tempering.towards_the_data(parts.rest, {"x": site}, {})
+        parts = _EnergyBridge(site, twist, log_likelihood, tempering)
+    return Bridge(
+        sample_base=parts.sample_base,
+        log_base=parts.log_base,
+        see=parts.see,
+        rest=parts.rest,
+        carry=parts.carry,
+        constrain=parts.constrain,
+        times=parts.times,
+        exponent=parts.exponent,
+        diffusion_sites=("x",),
+        other_sites=(),
+        target="exp(-E(x, t_min)) p(y | x)" if log_likelihood else "exp(-E(x, t_min))",
+        log_normalizer_error=normalizer_error({"x": site}),
+    )

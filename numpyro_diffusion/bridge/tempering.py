@@ -1,0 +1,103 @@
+r"""How far a likelihood is tempered at noisy levels, from what the data could say."""
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._typing import Array, Position, Scalar
+from .base import Rest
+from .sites import DiffusionSite
+
+__all__ = ["Tempering"]
+
+_Rest = Callable[[Position, dict[str, Array]], Rest]
+
+
+class Tempering(eqx.Module):
+    r"""$g = 1 / (1 + \tfrac12 \kappa(\theta) \rho(c))$, with $\rho$ the mean open share of the sites.
+
+    $\kappa(\theta)$ is the largest eigenvalue of $F$, minus the secant Hessian of the log likelihood
+    about the prior mean in units of the prior's standard deviations: how sharply the data speak of the
+    diffusion sites. Too small a value costs much (the likelihood rules out at high noise what would fit
+    later), too large a value costs little. The half is there because a prior of many modes is narrower
+    around its denoised mean than its variance says. The eigenvector is found once, when the bridge is
+    made, for a few draws of the other sites; $\kappa(\theta) = |F v|^2 / |v \cdot F v|$ then costs two
+    gradients of the likelihood and no network evaluation.
+
+    Attributes:
+        sites: The diffusion sites.
+        direction: $v$, by site; no coordinate is beyond one standard deviation.
+    """
+
+    sites: dict[str, DiffusionSite]
+    direction: dict[str, Array]
+
+    @classmethod
+    def towards_the_data(
+        cls, rest: _Rest, sites: dict[str, DiffusionSite], others: Position
+    ) -> "Tempering":
+        """Find the direction of which the data say most.
+
+        Args:
+            rest: Of the bridge.
+            sites: The diffusion sites.
+            others: Draws of the other sites, unconstrained, with one leading axis.
+        """
+        numbers = np.random.default_rng(0)  # fixed: equal models get equal bridges
+        start = {
+            n: jnp.asarray(numbers.standard_normal(s.shape), s.scale.dtype)
+            for n, s in sites.items()
+        }
+        start = _bounded(start)
+        return cls(sites, _direction(rest, sites, others, start) if sites else start)
+
+    def __call__(self, rest: _Rest, z: Position, clock: Scalar) -> Scalar:
+        """$g(\theta, c)$; 1 without diffusion sites and at clock 0."""
+        if not self.sites:
+            return jnp.ones(())
+        open_share = sum(site.residual(clock) for site in self.sites.values()) / len(self.sites)
+        return 1 / (1 + 0.5 * self.information(rest, z) * open_share)
+
+    def information(self, rest: _Rest, z: Position) -> Scalar:
+        r"""$\kappa(\theta)$, a function of the other sites alone; 0 where it is not finite."""
+        product = _product(rest, self.sites, z, self.direction)
+        square = sum((jnp.sum(p**2) for p in product.values()), jnp.zeros(()))
+        along = jnp.abs(sum(jnp.sum(self.direction[n] * p) for n, p in product.items()))
+        usable = jnp.isfinite(square) & jnp.isfinite(along) & (along > 0)
+        return jnp.where(usable, square, 0.0) / jnp.where(usable, along, 1.0)
+
+
+def _product(rest: _Rest, sites: dict[str, DiffusionSite], z: Position, v: dict[str, Array]):
+    """$F v$, by a difference of gradients at both sides of the prior mean."""
+    gradient = jax.grad(lambda x: rest(z, x).log_likelihood)
+
+    def slope(sign):  # both sides in one batch: the model is traced once
+        return gradient({n: s.centre + sign * s.scale * v[n] for n, s in sites.items()})
+
+    sides = jax.vmap(slope)(jnp.array([-1.0, 1.0]))
+    return {n: 0.5 * s.scale * (sides[n][0] - sides[n][1]) for n, s in sites.items()}
+
+
+def _bounded(v: dict[str, Array]) -> dict[str, Array]:
+    top = jnp.max(jnp.stack([jnp.max(jnp.abs(leaf)) for leaf in v.values()])) if v else 1.0
+    return jax.tree.map(lambda leaf: leaf / jnp.where(top > 0, top, 1.0), v)
+
+
+@eqx.filter_jit
+def _direction(rest, sites, others, start):
+    """Power iteration for every draw of the other sites; the mean of what they find."""
+
+    def one(z):
+        def again(_, v):
+            new = _bounded(_product(rest, sites, z, v))
+            found = [jnp.all(jnp.isfinite(leaf)) & jnp.any(leaf != 0) for leaf in new.values()]
+            found = jnp.any(jnp.stack(found))
+            return jax.tree.map(lambda a, b: jnp.where(found & jnp.isfinite(a), a, b), new, v)
+
+        return jax.lax.fori_loop(0, 8, again, start)  # an even number: no flip of sign
+
+    each = jax.vmap(one)(others) if others else jax.tree.map(lambda leaf: leaf[None], one({}))
+    return _bounded(jax.tree.map(lambda leaf: jnp.mean(leaf, 0), each))
