@@ -51,7 +51,7 @@ class Annealed(eqx.Module):
     move: Move = eqx.field(default_factory=mala)
     num_moves: int = eqx.field(static=True, default=5)
     other_move: Move = eqx.field(default_factory=mala)
-    num_other_moves: int = eqx.field(static=True, default=4)
+    num_other_moves: int = eqx.field(static=True, default=2)
     levels: int | Level | None = None
     conditional_ess: float = eqx.field(static=True, default=0.97)
     num_pilot: int = eqx.field(static=True, default=256)
