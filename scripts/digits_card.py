@@ -81,7 +81,21 @@ def losses(card: dict) -> str:
 
 def write_card(path: Path, card: dict):
     """The model card as Markdown."""
-    path.write_text(TEMPLATE.format(losses=losses(card), table=table(card["variants"]), **card))
+    rows, variants, command = card["variants"], "", "python scripts/train_digits.py"
+    if rows:
+        variants = VARIANTS.format(table=table(rows))
+        command += " --compare"
+    fields = {**card, "losses": losses(card), "variants": variants, "command": command}
+    path.write_text(TEMPLATE.format(**fields))
+
+
+VARIANTS = """## Variants
+
+All judged on the validation digits; the shipped one was chosen by log density, then by size.
+
+{table}
+
+"""
 
 
 TEMPLATE = """# digits-8x8
@@ -95,8 +109,9 @@ A diffusion prior over 8x8 images of handwritten digits: `numpyro_diffusion.load
 **Units and range.** {units}. Images lie in {range}. The prior is the law of an image plus noise of
 standard deviation {noise_min} (half a grey step); sampling starts from noise of {noise_max}.
 
-**Split.** A fixed permutation, `{split}`. Training saw the 1,297; the 200 chose the checkpoints and the
-variant; the 300 were used once, for the last line below. Their row numbers are in the file's card too.
+**Split.** A fixed permutation, `{split}`.
+Training saw the 1,297; the 200 chose the checkpoints; the 300 were used once, for the last line below. Their
+row numbers are in the file's card too.
 
 **Model.** `ProperEnergy` over a residual MLP, {parameters} parameters, float32, in the eigenbasis of the
 training covariance. Log normaliser {log_normalizer[0]:.2f} ± {log_normalizer[1]:.2f} nats (SMC, 8 clouds
@@ -117,20 +132,12 @@ guessing one of 8 levels. *Log density* is that of a digit noised to {noise_min}
 its normaliser, and by the score formula. *Disagreement* is the standard deviation over digits of the
 difference of the two, about 1 nat of it Monte Carlo: how far energies are from what the scores imply.
 
-## Variants
+{variants}## Why not denoising alone
 
-All judged on the validation digits; the shipped one was chosen by log density, then by size.
-
-{table}
-
-For scale: the best of several mixtures of Gaussians (15 components, full covariances, fitted by EM to the
-noised training digits) reaches a log density of 6.8 nats.
-
-Denoising alone gives draws that look the same and an energy that cannot be sampled: nothing at low noise
-compares one digit with another, so an annealed cloud ends in one or two digits. The plain
-`InnerProductEnergy` trained by denoising is not even bounded: MALA chains started at test digits left for
-images of values beyond 60 within 4,000 steps. `ProperEnergy` cannot do that, and the level and anchor
-terms set the weights of the digits right.
+It gives draws that look the same and an energy that cannot be sampled: nothing at low noise compares one
+digit with another, so an annealed cloud ends in one or two digits; and the energy of a plain
+`InnerProductEnergy` need not be bounded away from the data, so that long MALA chains may leave.
+`ProperEnergy` cannot do that, and the level and anchor terms set the weights of the digits right.
 
 ## What it is not
 
@@ -140,5 +147,5 @@ test digits (compare the log densities above). The energy is trusted between noi
 
 ## Made by
 
-    python scripts/train_digits.py --compare
+    {command}
 """

@@ -80,8 +80,9 @@ def tune(
             if not bool(alive):
                 raise PilotError(
                     f"every pilot particle has weight 0 at level {len(rows)} (clock "
-                    f"{float(row.next_clock):.3f}, likelihood power {float(row.next_power):.3g}). Look "
-                    "at the likelihood at draws from the prior: is it finite there?"
+                    f"{float(row.next_clock):.3f}, likelihood power {float(row.next_power):.3g})"
+                    f"{_never_finite(pilot.particles)}. Look at the likelihood at draws from the prior: "
+                    "is it finite there?"
                 )
             bar.n = round(50 * (1 - float(pilot.clock)) + 50 * float(pilot.power))
             bar.set_postfix_str(f"{len(rows)} levels", refresh=True)
@@ -98,6 +99,13 @@ def tune(
         bar.close()
     # Stacked on the host: another number of levels compiles nothing.
     return jax.tree.map(lambda *leaves: jax.device_put(np.stack(leaves)), *rows)
+
+
+def _never_finite(particles: Particle) -> str:
+    """Sites whose log density is finite for no particle, in words."""
+    sites = {**particles.seen.sites, **particles.rest.sites}
+    names = [f"`{n}`" for n, values in sites.items() if not np.isfinite(values).any()]
+    return f"; no log density is finite at site {', '.join(names)}" if names else ""
 
 
 @eqx.filter_jit
