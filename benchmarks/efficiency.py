@@ -4,8 +4,10 @@ For each model: network evaluations a particle and level (one for the weight, on
 other sites are moved in between), the wall time of the engine's run over all levels, and the wall time of
 the bare jitted evaluations that it needs: a scan over levels of the same number of batched
 density-and-gradient calls, without resampling, accept steps, random numbers or weights. `ratio` is the
-first over the second, the median over `--seeds` pairs with its range. `compile` is the first run less a
-later one, pilot and engine together; `recompiled` counts the programs compiled when data and key change.
+first over the second, the median over `--seeds` pairs with its range. It falls with the cost of one
+evaluation: what is left is random numbers, accept steps and bookkeeping, of the same size for any
+network. `compile` is the first run less a later one, pilot and engine together; `recompiled` counts the
+programs compiled when data and key change.
 """
 
 import time
@@ -42,6 +44,13 @@ def mixture():
     """The 8-D mixture of the tests, unknown noise level."""
     problem = eight_dimensional()
     return problem.model, problem.operator, [problem.data, problem.data + 0.1]
+
+
+def untrained(width: int):
+    """An energy over the same digits with a larger network, before training: for its cost alone."""
+    net = nd.nets.ResidualMLP(jax.random.key(0), (8, 8), width=width, depth=2)
+    images, _ = nd.pretrained.load_digits("train")
+    return nd.ProperEnergy.from_data(net, images, noise_min=0.0625, noise_max=10.0)
 
 
 def bare(bridge, levels, gradients: int, values: int, num_particles: int, num_clouds: int):
@@ -128,6 +137,8 @@ def main() -> None:
         rows.append(measure(name, bridges, nd.Annealed(), size, 4, repeats))
     prior = [nd.from_energy(nd.load_pretrained("digits-8x8"))]
     rows.append(measure("digits prior alone", prior, nd.Annealed(), size, 4, repeats))
+    large = [nd.from_energy(untrained(128 if options.tiny else 640))]
+    rows.append(measure("larger network, untrained", large, nd.Annealed(), size, 4, repeats))
     columns = ["model", "particles", "levels", "evaluations a level", "run [s]", "bare [s]"]
     columns += ["ratio", "compile [s]", "recompiled"]
     _table.emit("efficiency", __doc__, columns, rows, options.save)
