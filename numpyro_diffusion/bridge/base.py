@@ -1,7 +1,7 @@
 """The bridge of densities: what a scheme may ask of a model."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
@@ -70,6 +70,12 @@ class Bridge(NamedTuple):
     other_sites: tuple[str, ...]
     target: str
     log_normalizer_error: float | None
+
+    @classmethod
+    def of(cls, parts: Any, **rest: Any) -> "Bridge":
+        """The bridge whose functions are the methods of `parts`; `rest` gives the other fields."""
+        functions = {name: getattr(parts, name) for name in cls._fields if name not in rest}
+        return cls(**functions, **rest)
 
 
 def log_density(

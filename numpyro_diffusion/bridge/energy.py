@@ -80,15 +80,8 @@ def from_energy(
     if log_likelihood is not None:
         tempering = Tempering.towards_the_data(parts.rest, {"x": site}, {})
         parts = _EnergyBridge(site, twist, log_likelihood, tempering)
-    return Bridge(
-        sample_base=parts.sample_base,
-        log_base=parts.log_base,
-        see=parts.see,
-        rest=parts.rest,
-        carry=parts.carry,
-        constrain=parts.constrain,
-        times=parts.times,
-        exponent=parts.exponent,
+    return Bridge.of(
+        parts,
         diffusion_sites=("x",),
         other_sites=(),
         target="exp(-E(x, t_min)) p(y | x)" if log_likelihood else "exp(-E(x, t_min))",

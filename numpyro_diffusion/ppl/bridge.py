@@ -279,15 +279,8 @@ def from_model(
     parts = _ModelBridge(model, args, kwargs, sites, twist, others, none)
     _check_compiles(parts)
     parts = parts.towards_the_data()
-    return Bridge(
-        sample_base=parts.sample_base,
-        log_base=parts.log_base,
-        see=parts.see,
-        rest=parts.rest,
-        carry=parts.carry,
-        constrain=parts.constrain,
-        times=parts.times,
-        exponent=parts.exponent,
+    return Bridge.of(
+        parts,
         diffusion_sites=tuple(sites),
         other_sites=others,
         target="the posterior of the model under exp(-E(., t_min))" if sites else "the posterior",
