@@ -130,7 +130,7 @@ class _HMCParameters(eqx.Module):
         }
 
 
-def hmc(num_integration_steps: int = 4) -> Move:
+def hmc(num_integration_steps: int = 2) -> Move:
     """Hamiltonian Monte Carlo with a fixed number of leapfrog steps, one evaluation each.
 
     References:

@@ -172,7 +172,7 @@ def test_summary_tells_what_matters(finished, capsys):
 def test_repr_names_model_scheme_and_sizes(finished):
     text = repr(finished)
     assert text.startswith("SMC(gaussian, Annealed(")
-    assert "num_particles=500, num_chains=4)" in text and "mala" in text
+    assert "num_particles=500, num_chains=4)" in text and "hmc(2)" in text
 
 
 def test_an_interrupt_keeps_levels_and_resume_goes_on(finished, monkeypatch):

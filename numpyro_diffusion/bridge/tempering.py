@@ -24,8 +24,8 @@ class Tempering(eqx.Module):
     diffusion sites. Too small a value costs much (the likelihood rules out at high noise what would fit
     later), too large a value costs little. The half is there because a prior of many modes is narrower
     around its denoised mean than its variance says. The eigenvector is found once, when the bridge is
-    made, for a few draws of the other sites; $\kappa(\theta) = |F v|^2 / |v \cdot F v|$ then costs two
-    gradients of the likelihood and no network evaluation.
+    made, for a few draws of the other sites; $\kappa(\theta) = |v \cdot F v| / |v|^2$ then costs three
+    values of the likelihood and no network evaluation.
 
     Attributes:
         sites: The diffusion sites.
@@ -63,11 +63,16 @@ class Tempering(eqx.Module):
 
     def information(self, rest: _Rest, z: Position) -> Scalar:
         r"""$\kappa(\theta)$, a function of the other sites alone; 0 where it is not finite."""
-        product = _product(rest, self.sites, z, self.direction)
-        square = sum((jnp.sum(p**2) for p in product.values()), jnp.zeros(()))
-        along = jnp.abs(sum(jnp.sum(self.direction[n] * p) for n, p in product.items()))
-        usable = jnp.isfinite(square) & jnp.isfinite(along) & (along > 0)
-        return jnp.where(usable, square, 0.0) / jnp.where(usable, along, 1.0)
+        # Values at three fixed points, not gradients: what the model computes of them is shared by all
+        # particles unless it depends on the other sites, and a move differentiates this once more.
+        items = self.sites.items()
+        at = lambda sign: {n: s.centre + sign * s.scale * self.direction[n] for n, s in items}
+        points = jax.tree.map(lambda *leaves: jnp.stack(leaves), at(-1.0), at(0.0), at(1.0))
+        below, centre, above = jax.vmap(lambda x: rest(z, x).log_likelihood)(points)
+        bend = jnp.abs(2 * centre - below - above)
+        length = sum((jnp.sum(v**2) for v in self.direction.values()), jnp.zeros(()))
+        usable = jnp.isfinite(bend) & (length > 0)
+        return jnp.where(usable, bend, 0.0) / jnp.where(usable, length, 1.0)
 
 
 def _product(rest: _Rest, sites: dict[str, DiffusionSite], z: Position, v: dict[str, Array]):
