@@ -89,7 +89,8 @@ class Kernels(eqx.Module):
             value, (seen, rest) = density(z)
             return Particle(z, value, None, seen, rest)
         (value, (seen, rest)), gradient = jax.value_and_grad(density, has_aux=True)(z)
-        return Particle(z, value, gradient, seen, rest)
+        # Only moves of other sites look at `x_hat` again; kept, it could cost a gradient of its own.
+        return Particle(z, value, gradient, seen._replace(x_hat={}), rest)
 
     def logdensity(self, clock: Scalar, power: Scalar):
         def logdensity_fn(z):
