@@ -10,7 +10,7 @@ progress bar can move, and an interrupt keeps what is done.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import blackjax.smc.resampling as resampling
 import equinox as eqx
@@ -19,8 +19,16 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm.auto import tqdm
 
-from ._typing import Array, PRNGKey, PyTree, Scalar
+from ._typing import Array, PRNGKey, PyTree
+from .cloud import SMCState as SMCState
+from .cloud import conditional_ess as conditional_ess
+from .cloud import effective_sample_size as effective_sample_size
+from .cloud import genealogy_error as genealogy_error
+from .cloud import log_mean_exp as log_mean_exp
 from .feynman_kac import FeynmanKac
+from .result import SMCResult as SMCResult
+from .result import Trace as Trace
+from .result import dead_cloud, go_on, make_result
 
 __all__ = [
     "SMCResult",
@@ -33,104 +41,6 @@ __all__ = [
 ]
 
 Resampler = Callable[[PRNGKey, Array, int], Array]  # (key, weights, num_samples) -> indices
-
-
-class SMCState(NamedTuple):
-    """A cloud between two levels. With several clouds every leaf has a leading axis."""
-
-    key: PRNGKey
-    particles: PyTree
-    log_weights: Array
-    log_evidence: Scalar
-    ancestors: Array  # index at the start of the run of each particle's oldest ancestor
-    num_resampled: Scalar
-
-
-class Trace(NamedTuple):
-    """What happened at each level; leaves of shape `(num_levels,)` or `(num_clouds, num_levels)`.
-
-    Attributes:
-        ess: Effective sample size after weighing, as a share of the particles.
-        conditional_ess: The same for this level's weights alone.
-        log_evidence_increment: Change of the log evidence at the level, in nats.
-        resampled: Whether the cloud was resampled before the level.
-        unique_ancestors: Number of distinct starting particles that still have offspring.
-        info: Means over the particles of what the scheme's `step` reports.
-    """
-
-    ess: Array
-    conditional_ess: Array
-    log_evidence_increment: Array
-    resampled: Array
-    unique_ancestors: Array
-    info: Any
-
-
-class SMCResult(NamedTuple):
-    r"""A weighted cloud and its history.
-
-    Attributes:
-        positions: Pytree of particles, leading axes `(num_particles,)` or `(num_clouds, num_particles)`.
-        log_weights: Unnormalised log weights of the particles.
-        log_evidence: $\log \hat Z$ of each cloud, in nats; $\hat Z$ is unbiased.
-        log_evidence_error: Standard error of $\log \hat Z$ of each cloud, from its own genealogy.
-        initial_info: What `init` reports, averaged over the particles.
-        trace: History over the levels.
-        levels: The frozen levels that were run.
-        target: The law that the weighted particles approach.
-        exact: Whether they approach it in a limit; if not, this is a heuristic.
-        completed: Whether all levels were run. If not, the particles follow a law on the way.
-        state: The raw cloud, from which `run_smc(..., state=)` goes on.
-        num_levels_run: How many levels were run.
-
-    References:
-        Chan & Lai (2013); Lee & Whiteley (2018), Variance estimation in the particle filter,
-        Biometrika: the genealogical standard error.
-    """
-
-    positions: PyTree
-    log_weights: Array
-    log_evidence: Array
-    log_evidence_error: Array
-    initial_info: Any
-    trace: Trace
-    levels: PyTree
-    target: str
-    exact: bool
-    completed: bool
-    state: SMCState
-    num_levels_run: int
-
-
-def effective_sample_size(log_weights: Array) -> Scalar:
-    r"""$(\sum w)^2 / \sum w^2$ over the last axis; 0 if every weight is 0."""
-    top = jnp.max(log_weights, -1, keepdims=True)
-    w = jnp.exp(log_weights - jnp.where(jnp.isfinite(top), top, 0.0))
-    return jnp.sum(w, -1) ** 2 / jnp.maximum(jnp.sum(w**2, -1), jnp.finfo(w.dtype).tiny)
-
-
-def conditional_ess(log_weights: Array, log_increments: Array) -> Scalar:
-    r"""Share of particles left by new weights: $(\sum W w)^2 / \sum W w^2$ with old weights $W$.
-
-    References:
-        Zhou, Johansen & Aston (2016), Toward Automatic Model Comparison, JCGS.
-    """
-    old = jax.nn.log_softmax(log_weights)
-    # Particles that no longer count are left out: a wild increment of theirs means nothing. NaN and
-    # +inf are losses.
-    counts = (old > jnp.max(old) - 30) & (log_increments < jnp.inf)
-    finite = jnp.where(counts, log_increments, -jnp.inf)
-    top = jnp.max(finite)
-    w = finite - jnp.where(jnp.isfinite(top), top, 0.0)
-    both = jax.nn.logsumexp(old + w)
-    return jnp.where(
-        jnp.isfinite(top), jnp.exp(2 * both - jax.nn.logsumexp(old + 2 * w)), jnp.zeros(())
-    )
-
-
-def log_mean_exp(values: Array, axis: int = -1) -> Array:
-    """Log of the mean of exponentials."""
-    return jax.nn.logsumexp(values, axis) - jnp.log(values.shape[axis])
 
 
 def resample_equal(key: PRNGKey, log_weights: Array, num_samples: int) -> Array:
@@ -243,18 +153,6 @@ def _run_chunk(step, resample, threshold, batch_size, state, levels, active):
     return state, jax.tree.map(lambda leaf: leaf.swapaxes(0, 1), trace)
 
 
-def genealogy_error(log_weights: Array, ancestors: Array) -> Scalar:
-    r"""Standard error of $\log \hat Z$ of one cloud, from who descends from whom.
-
-    $\hat V = \frac{N}{N-1} (\sum_e W_e^2 - \frac1N)$ with $W_e$ the total weight of the descendants of
-    starting particle $e$. Estimators for multinomial resampling subtract $1/N$ once more for each
-    resampling; systematic resampling adds almost no noise, and that would halve the error.
-    """
-    n = log_weights.shape[0]
-    family = jnp.zeros(n, log_weights.dtype).at[ancestors].add(jax.nn.softmax(log_weights))
-    return jnp.sqrt(jnp.maximum((jnp.sum(family**2) - 1 / n) * n / (n - 1.0), 0.0))
-
-
 def run_smc(
     key: PRNGKey,
     model: FeynmanKac,
@@ -310,14 +208,14 @@ def run_smc(
         cloud, initial_info = _start_clouds(keys, model.init, num_particles, batch_size)
         done, traces = 0, []
     else:
-        cloud, initial_info, done, traces = _go_on(state, num_particles, num_clouds)
+        cloud, initial_info, done, traces = go_on(state, num_particles, num_clouds)
 
     def refuse_dead(new: SMCState, traces: list[Trace]) -> None:
         # A cloud that dies within a chunk is resampled from nothing: its evidence tells, not its weights.
         dead = ~np.isfinite(np.asarray(new.log_evidence) + np.asarray(new.log_weights).max(-1))
         if dead.any():
-            before = _result(model, cloud, initial_info, traces, done, num_levels, num_clouds)
-            raise _dead_cloud(int(np.argmax(dead)), before)
+            before = make_result(model, cloud, initial_info, traces, done, num_levels, num_clouds)
+            raise dead_cloud(int(np.argmax(dead)), before)
 
     refuse_dead(cloud, traces)
     bar = tqdm(total=num_levels, initial=done, disable=not progress_bar, desc="levels")
@@ -340,68 +238,10 @@ def run_smc(
         pass
     finally:
         bar.close()
-    return _result(model, cloud, initial_info, traces, done, num_levels, num_clouds)
-
-
-def _go_on(state: SMCResult, num_particles: int, num_clouds: int | None):
-    """Where an interrupted run stands, with an axis of clouds."""
-    shape = (num_particles,) if num_clouds is None else (num_clouds, num_particles)
-    if state.log_weights.shape != shape:
-        raise ValueError(
-            f"`state` holds particles of shape {state.log_weights.shape}, but this run has {shape}. Go "
-            "on with the `num_particles` and `num_clouds` that the run began with."
-        )
-    cloud, info, done = state.state, state.initial_info, state.num_levels_run
-    trace = state.trace
-    if num_clouds is None:
-        cloud, info, trace = jax.tree.map(lambda leaf: leaf[None], (cloud, info, trace))
-    # After a death the trace is longer than what the particles went through.
-    traces = [jax.tree.map(lambda leaf: np.asarray(leaf)[:, :done], trace)] if done else []
-    return cloud, info, done, traces
+    return make_result(model, cloud, initial_info, traces, done, num_levels, num_clouds)
 
 
 def _slice_levels(levels, start, chunk, num_levels):
     index = np.minimum(np.arange(start, start + chunk), num_levels - 1)
     active = np.arange(start, start + chunk) < num_levels
     return jax.tree.map(lambda leaf: leaf[index], levels), active
-
-
-def _dead_cloud(cloud: int, result: SMCResult) -> FloatingPointError:
-    level, trace = 0, result.trace
-    if trace is not None:  # a chunk goes on after the level at which the cloud died
-        ess = np.asarray(trace.ess).reshape(-1, trace.ess.shape[-1])[cloud]
-        level = int(np.argmax(ess == 0)) + 1
-        until = (*(slice(None),) * (trace.ess.ndim - 1), slice(level))
-        trace = jax.tree.map(lambda leaf: leaf[until], trace)
-    error = FloatingPointError(
-        f"every particle of cloud {cloud} has weight 0 at level {level}: its log density is -inf, NaN "
-        "or +inf everywhere. Look at the likelihood at draws from the prior."
-    )
-    error.result = result._replace(completed=False, trace=trace)  # type: ignore[attr-defined]
-    return error
-
-
-def _result(model, cloud, initial_info, traces, done, num_levels, num_clouds):
-    errors = jax.vmap(genealogy_error)(cloud.log_weights, cloud.ancestors)
-    trace = None
-    if traces:
-        trace = jax.tree.map(lambda *parts: jax.device_put(np.concatenate(parts, 1)), *traces)
-    result = SMCResult(
-        positions=model.position(cloud.particles),
-        log_weights=cloud.log_weights,
-        log_evidence=cloud.log_evidence + log_mean_exp(cloud.log_weights),
-        log_evidence_error=errors,
-        initial_info=initial_info,
-        trace=trace,  # type: ignore[arg-type]
-        levels=model.levels,
-        target=model.target,
-        exact=model.exact,
-        completed=done == num_levels,
-        state=cloud,
-        num_levels_run=done,
-    )
-    if num_clouds is not None:
-        return result
-    names = SMCResult._fields[:6] + ("state",)
-    first = {n: jax.tree.map(lambda leaf: leaf[0], getattr(result, n)) for n in names}
-    return result._replace(**first)

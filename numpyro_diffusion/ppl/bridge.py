@@ -5,7 +5,6 @@ levels, all other latent sites live in unconstrained space, observed sites and f
 likelihood. The model is otherwise run as it is: only through handlers, and only through public API.
 """
 
-import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -13,72 +12,27 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpyro.distributions as dist
 from numpyro import handlers
 from numpyro.distributions import biject_to
-from numpyro.infer.reparam import TransformReparam
 
 from .._typing import Array
 from ..bridge import Bridge, DiffusionSite, Rest, Seen, Tempering, normalizer_error
 from ..energies import AbstractEnergy
 from ..twists import AbstractTwist, Tweedie
-from .distributions import DiffusionPrior
+from .checks import check_compiles, check_site, refuse_varying_energies
+from .sites import (
+    is_diffusion,
+    is_other,
+    log_density,
+    log_peak_and_number,
+    site_shape,
+    stand_in,
+    taken_apart,
+    unmasked,
+    unwrapped,
+)
 
 __all__ = ["from_model", "taken_apart"]
-
-
-def _unwrapped(fn: Any) -> Any:
-    """The distribution under plates, masks, `expand` and `to_event`."""
-    while isinstance(fn, dist.ExpandedDistribution | dist.Independent | dist.MaskedDistribution):
-        fn = fn.base_dist
-    return fn
-
-
-def _unmasked(fn: Any) -> Any:
-    """The same distribution without any mask."""
-    if isinstance(fn, dist.MaskedDistribution):
-        return _unmasked(fn.base_dist)
-    if isinstance(fn, dist.ExpandedDistribution | dist.Independent):
-        wrapper = copy.copy(fn)
-        wrapper.base_dist = _unmasked(fn.base_dist)
-        return wrapper
-    return fn
-
-
-def _counts(fn: Any, shape: tuple[int, ...]) -> np.ndarray:
-    """Which entries of a value enter its log density: those that no mask leaves out."""
-    if isinstance(fn, dist.MaskedDistribution):
-        mask = np.reshape(fn._mask, np.shape(fn._mask) + (1,) * fn.event_dim)
-        return np.broadcast_to(mask, shape) & _counts(fn.base_dist, shape)
-    if isinstance(fn, dist.ExpandedDistribution | dist.Independent):
-        return _counts(fn.base_dist, shape)
-    return np.ones(shape, bool)
-
-
-def _shape(site: dict) -> tuple[int, ...]:
-    return site["fn"].shape(site["kwargs"]["sample_shape"])
-
-
-def taken_apart(model: Callable) -> Callable:
-    """The model in which `x = f(diffusion)` is a diffusion site `x_base` and its transform `x`."""
-
-    def config(site):
-        fn = _unwrapped(site["fn"])
-        transformed = isinstance(fn, dist.TransformedDistribution)
-        if site["value"] is None and transformed and _is_prior(fn.base_dist):
-            return TransformReparam()
-        return None
-
-    return handlers.reparam(model, config=config)
-
-
-def _is_prior(fn: Any) -> bool:
-    return isinstance(_unwrapped(fn), DiffusionPrior)
-
-
-def _is_diffusion(site: dict) -> bool:
-    latent = site["type"] == "sample" and not site["is_observed"]
-    return latent and _is_prior(site["fn"])
 
 
 class _ModelBridge(eqx.Module):
@@ -148,14 +102,14 @@ class _ModelBridge(eqx.Module):
             if site["type"] != "sample" or name in self.sites:
                 continue
             if site["is_observed"]:
-                term = _log_density(site, site["fn"])
+                term = log_density(site, site["fn"])
                 log_likelihood = log_likelihood + term
-                peak, number = _peak(site)
+                peak, number = log_peak_and_number(site)
                 log_peak, num_data = log_peak + peak, num_data + number
             else:
                 # Without the mask of `obs_mask`: where a datum is seen the draw beside it is free, and
                 # keeps its own normalised law, which changes neither evidence nor posterior.
-                term = _log_density(site, _unmasked(site["fn"]))
+                term = log_density(site, unmasked(site["fn"]))
                 transform = biject_to(site["fn"].support)
                 log_det = transform.log_abs_det_jacobian(z[name], site["value"])
                 term = term + jnp.sum(log_det)
@@ -195,51 +149,6 @@ def _typical_others(parts: _ModelBridge):
     return jax.vmap(lambda key: parts.draw_others(x, key))(keys)
 
 
-def _log_density(site: dict, fn: Any) -> Array:
-    """Summed log density of a site under `fn`, with its scale."""
-    if site["intermediates"]:
-        values = fn.log_prob(site["value"], site["intermediates"])
-    else:
-        values = fn.log_prob(site["value"])
-    if site["scale"] is not None:
-        values = site["scale"] * values
-    return jnp.sum(values)
-
-
-def _peak(site: dict) -> tuple[Array, Array]:
-    """Log density of an observed site at its own centre, and how many numbers it holds.
-
-    Both 0 where this means nothing: for factors, discrete data and laws without a mean.
-    """
-    nothing, fn = (jnp.zeros(()), jnp.zeros(())), site["fn"]
-    if isinstance(_unwrapped(fn), dist.Unit) or fn.is_discrete:
-        return nothing
-    try:
-        centre = jnp.broadcast_to(fn.mean, jnp.shape(site["value"]))
-    except (AttributeError, NotImplementedError, TypeError, ValueError):
-        return nothing
-    known = jnp.all(jnp.isfinite(centre))
-    centre = jnp.where(known, centre, site["value"])  # so that no gradient meets a NaN
-    log_peak = _log_density({**site, "value": centre, "intermediates": []}, fn)
-    numbers = _numbers(fn, jnp.shape(centre))
-    number = jnp.sum(numbers if site["scale"] is None else site["scale"] * numbers)
-    known = known & jnp.isfinite(log_peak)
-    return jnp.where(known, log_peak, 0.0), jnp.where(known, number, 0.0)
-
-
-def _numbers(fn: Any, shape: tuple[int, ...]) -> Array:
-    """How many numbers are behind each entry of a log density: 0 where a mask leaves it out."""
-    batch = shape[: len(shape) - fn.event_dim]
-    if isinstance(fn, dist.MaskedDistribution):
-        return jnp.where(fn._mask, _numbers(fn.base_dist, shape), 0.0)
-    if isinstance(fn, dist.Independent):
-        inner = _numbers(fn.base_dist, shape)
-        return jnp.sum(inner, tuple(range(-fn.reinterpreted_batch_ndims, 0)))
-    if isinstance(fn, dist.ExpandedDistribution):
-        return jnp.broadcast_to(_numbers(fn.base_dist, shape), batch)
-    return jnp.full(batch, float(np.prod(shape[len(batch) :], initial=1.0)))
-
-
 def from_model(
     model: Callable, *args: Any, twist: AbstractTwist | None = None, **kwargs: Any
 ) -> Bridge:
@@ -267,17 +176,18 @@ def from_model(
     none = Tempering({}, {})
     probe = _ModelBridge(model, args, kwargs, {}, Tweedie(), (), none)
     trace = _first_trace(probe)
-    sites = {n: _diffusion_site(n, site) for n, site in trace.items() if _is_diffusion(site)}
+    sites = {n: _diffusion_site(n, site) for n, site in trace.items() if is_diffusion(site)}
     if sites:
-        _refuse_varying_energies(probe, sites)
-    others = tuple(n for n, site in trace.items() if _is_other(n, site))
+        again = probe.trace(lambda site: stand_in(site, 1.0), jax.random.key(1))
+        refuse_varying_energies(sites, again)
+    others = tuple(n for n, site in trace.items() if is_other(site))
     if not sites and not others:
         raise ValueError("the model has no latent site, so there is nothing to infer.")
     for name, site in trace.items():
-        _check_site(name, site, trace)
+        check_site(name, site, trace)
     twist = Tweedie() if twist is None else twist
     parts = _ModelBridge(model, args, kwargs, sites, twist, others, none)
-    _check_compiles(parts)
+    check_compiles(parts)
     parts = parts.towards_the_data()
     return Bridge.of(
         parts,
@@ -292,22 +202,13 @@ def _as_jax(leaf):
     return jnp.asarray(leaf) if isinstance(leaf, np.ndarray) else leaf
 
 
-def _stand_in(site, deviations: float = 0.0):
-    """Stand-in for a diffusion site while the model is traced: no reverse process is run."""
-    if not _is_diffusion(site):
-        return None
-    energy = _unwrapped(site["fn"]).energy
-    mean, variance = energy.moments(jnp.asarray(energy.t_min))
-    return jnp.broadcast_to(mean + deviations * jnp.sqrt(variance), _shape(site))
-
-
 def _first_trace(probe: _ModelBridge) -> dict[str, dict]:
     """Trace the model with other latent sites drawn from their priors; name one without a sampler."""
     met = []
 
     def values(site):
         met.append(site["name"])
-        return _stand_in(site)
+        return stand_in(site)
 
     try:
         return probe.trace(values, jax.random.key(0))
@@ -319,112 +220,10 @@ def _first_trace(probe: _ModelBridge) -> dict[str, dict]:
 
 
 def _diffusion_site(name: str, site: dict) -> DiffusionSite:
-    energy, shape = _unwrapped(site["fn"]).energy, _shape(site)
+    energy, shape = unwrapped(site["fn"]).energy, site_shape(site)
     if not isinstance(energy, AbstractEnergy):
         raise TypeError(
             f"site `{name}` has the score-only prior {type(energy).__name__}: particles cannot be "
             "weighed without a density. Train or distil an energy."
         )
     return DiffusionSite(energy, tuple(shape[: len(shape) - len(energy.shape)]))
-
-
-def _refuse_varying_energies(probe: _ModelBridge, sites: dict[str, DiffusionSite]) -> None:
-    again = probe.trace(lambda site: _stand_in(site, 1.0), jax.random.key(1))
-    for name, site in sites.items():
-        other = _unwrapped(again[name]["fn"]).energy
-        if not eqx.tree_equal(site.energy, other):
-            raise ValueError(
-                f"the energy of site `{name}` depends on other latent sites, or is built anew from new "
-                "functions whenever the model runs; its normaliser would be part of the posterior and "
-                "is not known. Use one fixed energy a site, made outside the model."
-            )
-
-
-def _is_other(name: str, site: dict) -> bool:
-    return site["type"] == "sample" and not site["is_observed"] and not _is_diffusion(site)
-
-
-def _check_site(name: str, site: dict, trace: dict[str, dict]) -> None:
-    if site["type"] == "plate":
-        size, subsample_size = site["args"]
-        if subsample_size is not None and subsample_size < size:
-            raise ValueError(
-                f"plate `{name}` subsamples {subsample_size} of {size}: its likelihood is random, so "
-                "weights would be wrong. Use the whole plate."
-            )
-    if site["type"] == "sample" and site["is_observed"]:
-        _check_observed(name, site)
-    elif site["type"] == "sample":
-        _check_latent(name, site, trace)
-
-
-def _check_latent(name: str, site: dict, trace: dict[str, dict]) -> None:
-    if site["fn"].is_discrete:
-        raise ValueError(
-            f"latent site `{name}` is discrete ({type(site['fn']).__name__}); the moves need "
-            "continuous sites. Sum it out, for instance with `dist.MixtureGeneral`, or observe it."
-        )
-    # NumPyro splits `y` with an `obs_mask` into `y_observed` and `y_unobserved`.
-    partner = trace.get(name.removesuffix("_unobserved") + "_observed", {})
-    if not partner.get("is_observed") and not _counts(site["fn"], site["fn"].shape()).all():
-        raise ValueError(
-            f"the latent site `{name}` is masked, which would leave it without a prior; mask the "
-            "observed sites instead."
-        )
-    if site["scale"] is not None:
-        raise ValueError(
-            f"the latent site `{name}` is under a `scale` handler: particles start from its prior, not "
-            "from a power of it. Scale the observed sites only; for a diffusion prior raised to a "
-            "power write `power * energy`."
-        )
-
-
-def _check_compiles(parts: _ModelBridge) -> None:
-    """Trace the model with abstract arguments, as `jit` will."""
-
-    def density(parts, key):
-        z = parts.sample_base(key)
-        return parts.rest(z, parts.see(z, jnp.asarray(1.0)).x_hat)
-
-    try:
-        eqx.filter_eval_shape(density, parts, jax.random.key(0))
-    except _NEEDS_VALUES as error:
-        raise ValueError(
-            "the model needs the values of its array arguments, not only their shapes, so it cannot be "
-            "compiled for all data at once: this comes from an `if`, a NumPy function or an index made "
-            "from an argument. Pass sizes and switches as Python numbers, and use `jax.numpy`."
-        ) from error
-
-
-_NEEDS_VALUES = (
-    jax.errors.ConcretizationTypeError,
-    jax.errors.TracerArrayConversionError,
-    jax.errors.TracerIntegerConversionError,
-    jax.errors.NonConcreteBooleanIndexError,
-)
-
-
-def _check_observed(name: str, site: dict) -> None:
-    value = np.asarray(site["value"])
-    if site["value"] is None or value.dtype == object or value.size == 0:
-        return  # a factor
-    expected = _shape(site)
-    try:
-        fits = np.broadcast_shapes(value.shape, expected) in (value.shape, expected)
-    except ValueError:
-        fits = False
-    if (
-        not fits
-    ):  # shapes that stretch each other would be summed over more terms than there are data
-        raise ValueError(
-            f"observed site `{name}` expects values of shape {expected}; got {value.shape}. Reshape the "
-            "data, or what its distribution is made of."
-        )
-    bad = ~np.isfinite(value.astype(float))
-    bad = bad & _counts(site["fn"], bad.shape)
-    if bad.any():
-        raise ValueError(
-            f"observed site `{name}` has {int(bad.sum())} values that are not finite, the first at "
-            f"index {tuple(int(i) for i in np.argwhere(bad)[0])}. Remove them, or mark them missing: "
-            "`numpyro.sample(name, fn.mask(is_observed), obs=jnp.where(is_observed, y, 0))`."
-        )

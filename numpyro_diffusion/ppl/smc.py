@@ -18,17 +18,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from numpyro import handlers
-from numpyro.infer import Predictive
-from numpyro.infer import log_likelihood as pointwise_log_likelihood
 
 from .. import diagnostics
 from .._typing import Array, PRNGKey
 from ..bridge import Bridge
 from ..schemes import Annealed
-from ..smc import SMCResult, log_mean_exp, resample_equal, run_smc
+from ..smc import SMCResult, log_mean_exp, run_smc
 from ..twists import AbstractTwist
-from .bridge import from_model, taken_apart
+from .bridge import from_model
+from .checks import report_non_finite
+from .draws import constrained, drawn, drawn_by_cloud, pooled_log_weights, take
+from .groups import Run, arviz_groups, level_times
 
 __all__ = ["SMC"]
 
@@ -137,7 +137,8 @@ class SMC:
             )
         except FloatingPointError as error:
             self._result = getattr(error, "result", None)
-            self._report_non_finite(error)
+            if self._result is not None:
+                report_non_finite(self._result, error)
             raise
         if not self._result.completed:
             warnings.warn(
@@ -146,31 +147,8 @@ class SMC:
                 stacklevel=3,
             )
             return self
-        self._report_non_finite(None)
+        report_non_finite(self._result, None)
         return self
-
-    def _report_non_finite(self, error: FloatingPointError | None) -> None:
-        """Name the sites and levels where log densities were NaN or +inf."""
-        if self._result is None:
-            return
-        infinite = diagnostics.non_finite(self._result, "infinite")
-        if error is None and infinite:
-            raise FloatingPointError(
-                f"log density +inf at {infinite}. No weight can be given to such a particle, so there is "
-                "no result: bound the likelihood (a noise level that reaches 0?). What was computed is "
-                "in `result`."
-            )
-        nan = diagnostics.non_finite(self._result, "nan")
-        if error is not None:
-            for what, where in (("NaN", nan), ("+inf", infinite)):
-                if where:
-                    error.add_note(f"log density {what} at {where}.")
-        elif nan:
-            warnings.warn(
-                f"log density NaN at {nan}. These particles were given weight 0, which is right only "
-                "if the density is 0 there.",
-                stacklevel=4,
-            )
 
     @property
     def result(self) -> SMCResult:
@@ -223,13 +201,9 @@ class SMC:
 
         Weights sum to 1 over all clouds; a cloud counts by its evidence.
         """
-        return self._constrain(self._finished.positions), jnp.exp(self._pooled_log_weights())
-
-    def _pooled_log_weights(self) -> Array:
         result = self._finished
-        pooled = result.log_weights - log_mean_exp(result.log_weights)[:, None]
-        pooled = pooled + result.log_evidence[:, None]
-        return jax.nn.log_softmax(pooled.ravel()).reshape(pooled.shape)
+        values = constrained(self.bridge, result.positions, num_axes=2)
+        return values, jnp.exp(pooled_log_weights(result))
 
     def get_samples(self, group_by_chain: bool = False) -> dict[str, Array]:
         """Equally weighted draws of latent and deterministic sites, in the space of the model.
@@ -241,37 +215,9 @@ class SMC:
         """
         result = self._finished
         if group_by_chain:
-            return self._constrain(self._take(self._drawn_index(), result.positions))
-        count = self.num_chains * self.num_particles
-        weights = self._pooled_log_weights().ravel()
-        index = resample_equal(self._keys["resample"], weights, count)
-        flat = jax.tree.map(
-            lambda leaf: leaf.reshape(count, *leaf.shape[2:])[index], result.positions
-        )
-        return self._constrain(flat)
-
-    def _drawn_index(self) -> Array:
-        """Which particle each draw of each cloud is, shape `(num_chains, num_particles)`."""
-        keys = jax.random.split(self._keys["resample"], self.num_chains)
-        return jax.vmap(lambda k, w: resample_equal(k, w, self.num_particles))(
-            keys, self._finished.log_weights
-        )
-
-    @staticmethod
-    def _take(index: Array, cloud: Any) -> Any:
-        return jax.tree.map(lambda leaf: jax.vmap(lambda one, i: one[i])(leaf, index), cloud)
-
-    def _constrain(self, positions: dict[str, Array]) -> dict[str, Array]:
-        one = self.bridge.constrain
-        leading = 1 if self.result.log_weights.ndim == 0 else self._leading(positions)
-        for _ in range(leading):
-            one = jax.vmap(one)
-        return jax.jit(one)(positions)
-
-    def _leading(self, positions: dict[str, Array]) -> int:
-        name = next(iter(positions))
-        own = jnp.ndim(self.result.positions[name]) - 2
-        return jnp.ndim(positions[name]) - own
+            index = drawn_by_cloud(self._keys["resample"], result)
+            return constrained(self.bridge, take(index, result.positions), num_axes=2)
+        return constrained(self.bridge, drawn(self._keys["resample"], result), num_axes=1)
 
     @property
     def network_evaluations(self) -> int:
@@ -315,22 +261,9 @@ class SMC:
             log_likelihood: Include the pointwise log likelihood, as LOO needs it.
             num_prior: Prior draws; 200 by default.
         """
-        args, kwargs = self._arguments
-        samples = self.get_samples(group_by_chain=True)
-        latent = {n: samples[n] for n in (*self.bridge.diffusion_sites, *self.bridge.other_sites)}
-        observed, constant = self._data()
-        groups: dict[str, Any] = {"posterior": samples, "sample_stats": self._sample_stats()}
-        if predictive:
-            groups |= self._predict(latent, tuple(samples), tuple(observed), num_prior or 200)
-        if log_likelihood and observed:
-            pointwise = pointwise_log_likelihood(
-                taken_apart(self.model), latent, *args, parallel=True, batch_ndims=2, **kwargs
-            )
-            groups["log_likelihood"] = {n: v for n, v in pointwise.items() if n in observed}
-        groups["observed_data"], groups["constant_data"] = observed, constant
-        particles, _ = self.get_weighted_samples()
-        groups["weighted_particles"] = {**particles, "log_weight": self._pooled_log_weights()}
-        groups = {n: jax.tree.map(np.asarray, g) for n, g in groups.items() if g}
+        result, (args, kwargs) = self._finished, self._arguments
+        run = Run(self.model, args, kwargs, self.bridge, result, self._keys)
+        groups = arviz_groups(run, predictive, log_likelihood, num_prior or 200)
         attributes = {
             "log_evidence": self.log_evidence,
             "log_evidence_error": self.log_evidence_error,
@@ -339,54 +272,4 @@ class SMC:
             "exact": self.result.exact,
             "scheme": repr(self.scheme),
         }
-        return diagnostics.to_arviz(groups, self._finished, self._level_times(), attributes)
-
-    def _sample_stats(self) -> dict[str, Array]:
-        """Of each draw: which particle it is, its oldest ancestor, and its log density if known."""
-        index, state = self._drawn_index(), self._finished.state
-        stats = {"particle": index, "ancestor": self._take(index, state.ancestors)}
-        log_density = getattr(state.particles, "log_density", None)
-        if log_density is not None:
-            stats["lp"] = self._take(index, log_density)
-        return stats
-
-    def _predict(self, latent, sites, observed, num_prior) -> dict[str, Any]:
-        """Draws of the prior and of new data; data among the arguments stay where they are."""
-        args, kwargs = self._arguments
-        model = handlers.uncondition(taken_apart(self.model))
-        prior = Predictive(model, num_samples=num_prior, return_sites=[*sites, *observed])
-        drawn = prior(self._keys["prior"], *args, **kwargs)
-        groups = {
-            "prior": {n: drawn[n][None] for n in sites},
-            "prior_predictive": {n: drawn[n][None] for n in observed},
-        }
-        if observed:
-            posterior = Predictive(model, latent, return_sites=list(observed), batch_ndims=2)
-            groups["posterior_predictive"] = posterior(self._keys["predict"], *args, **kwargs)
-        return groups
-
-    def _level_times(self) -> np.ndarray | None:
-        """Schedule time of the first diffusion site at the end of each level."""
-        clock = getattr(self.result.levels, "next_clock", None)
-        if clock is None or not self.bridge.diffusion_sites:
-            return None
-        times = jax.vmap(self.bridge.times)(clock)
-        return np.asarray(times[self.bridge.diffusion_sites[0]])
-
-    def _data(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Observed values by site, and the model's other array arguments by name."""
-        args, kwargs = self._arguments
-        position = jax.tree.map(lambda leaf: leaf[0, 0], self.result.positions)
-        values = self.bridge.constrain(position)
-        model = handlers.seed(taken_apart(self.model), jax.random.key(0))
-        model = handlers.substitute(model, data=values)
-        trace = handlers.trace(model).get_trace(*args, **kwargs)
-        observed = {
-            n: s["value"]
-            for n, s in trace.items()
-            if s["type"] == "sample"
-            and s["is_observed"]
-            and np.size(s["value"])
-            and s["value"] is not None
-        }
-        return observed, diagnostics.array_arguments(self.model, args, kwargs, observed)
+        return diagnostics.to_arviz(groups, result, level_times(run), attributes)

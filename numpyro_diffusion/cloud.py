@@ -1,0 +1,70 @@
+"""A cloud of weighted particles: its state between two levels, and what its weights say of it."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from ._typing import Array, PRNGKey, PyTree, Scalar
+
+__all__ = [
+    "SMCState",
+    "conditional_ess",
+    "effective_sample_size",
+    "genealogy_error",
+    "log_mean_exp",
+]
+
+
+class SMCState(NamedTuple):
+    """A cloud between two levels. With several clouds every leaf has a leading axis."""
+
+    key: PRNGKey
+    particles: PyTree
+    log_weights: Array
+    log_evidence: Scalar
+    ancestors: Array  # index at the start of the run of each particle's oldest ancestor
+    num_resampled: Scalar
+
+
+def effective_sample_size(log_weights: Array) -> Scalar:
+    r"""$(\sum w)^2 / \sum w^2$ over the last axis; 0 if every weight is 0."""
+    top = jnp.max(log_weights, -1, keepdims=True)
+    w = jnp.exp(log_weights - jnp.where(jnp.isfinite(top), top, 0.0))
+    return jnp.sum(w, -1) ** 2 / jnp.maximum(jnp.sum(w**2, -1), jnp.finfo(w.dtype).tiny)
+
+
+def conditional_ess(log_weights: Array, log_increments: Array) -> Scalar:
+    r"""Share of particles left by new weights: $(\sum W w)^2 / \sum W w^2$ with old weights $W$.
+
+    References:
+        Zhou, Johansen & Aston (2016), Toward Automatic Model Comparison, JCGS.
+    """
+    old = jax.nn.log_softmax(log_weights)
+    # Particles that no longer count are left out: a wild increment of theirs means nothing. NaN and
+    # +inf are losses.
+    counts = (old > jnp.max(old) - 30) & (log_increments < jnp.inf)
+    finite = jnp.where(counts, log_increments, -jnp.inf)
+    top = jnp.max(finite)
+    w = finite - jnp.where(jnp.isfinite(top), top, 0.0)
+    both = jax.nn.logsumexp(old + w)
+    return jnp.where(
+        jnp.isfinite(top), jnp.exp(2 * both - jax.nn.logsumexp(old + 2 * w)), jnp.zeros(())
+    )
+
+
+def log_mean_exp(values: Array, axis: int = -1) -> Array:
+    """Log of the mean of exponentials."""
+    return jax.nn.logsumexp(values, axis) - jnp.log(values.shape[axis])
+
+
+def genealogy_error(log_weights: Array, ancestors: Array) -> Scalar:
+    r"""Standard error of $\log \hat Z$ of one cloud, from who descends from whom.
+
+    $\hat V = \frac{N}{N-1} (\sum_e W_e^2 - \frac1N)$ with $W_e$ the total weight of the descendants of
+    starting particle $e$. Estimators for multinomial resampling subtract $1/N$ once more for each
+    resampling; systematic resampling adds almost no noise, and that would halve the error.
+    """
+    n = log_weights.shape[0]
+    family = jnp.zeros(n, log_weights.dtype).at[ancestors].add(jax.nn.softmax(log_weights))
+    return jnp.sqrt(jnp.maximum((jnp.sum(family**2) - 1 / n) * n / (n - 1.0), 0.0))

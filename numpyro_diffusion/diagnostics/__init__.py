@@ -1,0 +1,13 @@
+r"""What a run says about itself: errors, warnings, tables, a verdict in words, and the ArviZ object.
+
+Independent clouds of particles take the place of chains. Everything here reads a finished
+`SMCResult` whose leaves lead with an axis of clouds, and nothing here changes a number.
+"""
+
+from .export import array_arguments as array_arguments
+from .export import to_arviz as to_arviz
+from .table import log_evidence_error as log_evidence_error
+from .table import r_hat as r_hat
+from .table import summary_table as summary_table
+from .words import non_finite as non_finite
+from .words import verdict as verdict

@@ -1,0 +1,173 @@
+"""A run as an ArviZ object: which arrays go in, under names and types that netCDF can hold."""
+
+import contextlib
+import inspect
+from collections.abc import Callable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..smc import SMCResult
+
+__all__ = ["array_arguments", "to_arviz"]
+
+_SAMPLE_DIMS = {
+    "observed_data": (),
+    "constant_data": (),
+    "weighted_particles": ("chain", "particle"),
+}
+
+
+def to_arviz(
+    groups: Mapping[str, Mapping[str, Any]],
+    result: SMCResult,
+    level_times: np.ndarray | None,
+    attributes: Mapping[str, Any],
+) -> Any:
+    """The ArviZ object of a run: `InferenceData` (ArviZ 0.x) or `xarray.DataTree` (ArviZ 1.x).
+
+    Values of `observed_data` and `constant_data` have no sample dimensions, those of
+    `weighted_particles` lead with `(chain, particle)`, all others with `(chain, draw)`. Points whose
+    log likelihood is 0 in every draw are masked data: they are left out, which changes no LOO, and the
+    others keep their flat index. A group `smc_trace` with dimensions `(chain, level)` is added; levels
+    count from 1.
+
+    Args:
+        groups: Arrays by group and variable.
+        result: Result with an axis of clouds.
+        level_times: Schedule time at the end of each level, if there is one.
+        attributes: Kept on the object and on its posterior, as text and numbers.
+    """
+    import arviz
+    import xarray
+
+    attributes = {name: _plain(value) for name, value in attributes.items()}
+    attributes["inference_library"] = "numpyro_diffusion"
+    with contextlib.suppress(PackageNotFoundError):  # run from a source tree
+        attributes["inference_library_version"] = version("numpyro-diffusion")
+    datasets = {}
+    for group, values in groups.items():
+        leading = _SAMPLE_DIMS.get(group, ("chain", "draw"))
+        variables = {name: (leading, np.asarray(value)) for name, value in values.items()}
+        seen = _leave_out_masked(variables) if group == "log_likelihood" else {}
+        datasets[group] = _dataset(xarray, variables).assign_coords(seen)
+    datasets["smc_trace"] = _dataset(xarray, _trace_variables(result, level_times))
+    datasets["posterior"].attrs.update(attributes)
+    if int(arviz.__version__.split(".")[0]) < 1:
+        return arviz.InferenceData(attrs=attributes, **datasets)
+    tree = xarray.DataTree.from_dict({f"/{group}": each for group, each in datasets.items()})
+    tree.attrs.update(attributes)
+    return tree
+
+
+def _leave_out_masked(variables: dict) -> dict[str, np.ndarray]:
+    """Drop masked points in place; returns what is left of each such site, by dimension."""
+    seen = {}
+    for name, (leading, values) in list(variables.items()):
+        counts = np.any(values != 0, axis=(0, 1))
+        if not counts.any():
+            del variables[name]
+        elif not counts.all():
+            dim = name.replace("/", ".") + "_seen"
+            seen[dim] = np.flatnonzero(counts)
+            variables[name] = ((*leading, dim), values[:, :, counts])
+    return seen
+
+
+def _trace_variables(
+    result: SMCResult, level_times
+) -> dict[str, tuple[tuple[str, ...], np.ndarray]]:
+    trace, levels, info = result.trace, result.levels, result.trace.info
+    by_level = {
+        "t": level_times,
+        "clock": getattr(levels, "next_clock", None),
+        "power": getattr(levels, "next_power", None),
+    }
+    by_cloud_and_level = {
+        "ess": trace.ess,
+        "conditional_ess": trace.conditional_ess,
+        "log_evidence_increment": trace.log_evidence_increment,
+        "unique_ancestors": trace.unique_ancestors,
+        "acceptance": getattr(info, "acceptance", None),
+        "other_acceptance": getattr(info, "other_acceptance", None),
+        "resampled": trace.resampled,
+    }
+    by_cloud = {
+        "log_evidence": result.log_evidence,
+        "log_evidence_error": result.log_evidence_error,
+    }
+    parts = (
+        (("level",), by_level),
+        (("chain", "level"), by_cloud_and_level),
+        (("chain",), by_cloud),
+    )
+    return {
+        name: (dims, np.asarray(value))
+        for dims, values in parts
+        for name, value in values.items()
+        if value is not None
+    }
+
+
+def _dataset(xarray, variables: Mapping[str, tuple[tuple[str, ...], np.ndarray]]) -> Any:
+    """Dataset whose names, types and dimensions netCDF can hold."""
+    arrays, coords = {}, {}
+    for site, (leading, values) in variables.items():
+        name = site.replace("/", ".")  # a path separator in netCDF
+        own = tuple(f"{name}_dim_{i}" for i in range(values.ndim - len(leading)))
+        dims = (*leading, *own)
+        arrays[name] = (dims, _storable(values))
+        coords |= {
+            d: np.arange(n) + (d == "level") for d, n in zip(dims, values.shape, strict=True)
+        }
+    return xarray.Dataset(arrays, coords)
+
+
+def _storable(values: np.ndarray) -> np.ndarray:
+    if values.dtype == bool:
+        return values.astype(np.int8)
+    if values.dtype.kind not in "iuf" or values.dtype.itemsize < 4 and values.dtype.kind == "f":
+        return values.astype(np.float32)  # half precision, bfloat16 among it
+    return values
+
+
+def _plain(value: Any) -> str | int | float:
+    if isinstance(value, bool | np.bool_):
+        return int(value)
+    return value if isinstance(value, str | int | float) else str(value)
+
+
+def array_arguments(
+    model: Callable, args: tuple, kwargs: Mapping[str, Any], observed: Mapping[str, Any]
+) -> dict[str, np.ndarray]:
+    """The arrays among a model's arguments that are not observed values, by parameter name.
+
+    Args:
+        model: A function.
+        args: Its arguments; those that `*args` takes are called `arg0`, `arg1`, ...
+        kwargs: Its keyword arguments.
+        observed: Values by observed site.
+    """
+    try:
+        parameters = list(inspect.signature(model).parameters.values())
+    except (TypeError, ValueError):
+        parameters = []
+    named = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    names = named[: len(args)] + [f"arg{i}" for i in range(len(named), len(args))]
+    values = {**dict(zip(names, args, strict=True)), **kwargs}
+    known = [np.asarray(value) for value in observed.values()]
+    arrays = {name: np.asarray(value) for name, value in values.items() if _is_numeric(value)}
+    return {n: a for n, a in arrays.items() if not any(_same(a, other) for other in known)}
+
+
+def _is_numeric(value: Any) -> bool:
+    if not isinstance(value, np.ndarray | jax.Array):
+        return False
+    return jnp.issubdtype(value.dtype, np.number) or jnp.issubdtype(value.dtype, np.bool_)
+
+
+def _same(a: np.ndarray, b: np.ndarray) -> bool:
+    return a.shape == b.shape and bool(np.all((a == b) | ((a != a) & (b != b))))

@@ -1,0 +1,177 @@
+"""A run in words: where densities were not finite, and a verdict with remedies.
+
+Each finding is a function of its own that answers with nothing if all is well.
+"""
+
+import jax
+import numpy as np
+
+from ..smc import SMCResult
+
+__all__ = ["non_finite", "verdict"]
+
+
+def non_finite(result: SMCResult, kind: str) -> str:
+    """Where log densities were NaN or +inf, in words; empty if nowhere.
+
+    Args:
+        result: Result of a scheme that reports the shares `nan` and `infinite` by site.
+        kind: `"nan"` or `"infinite"`.
+
+    Returns:
+        For instance "site `y`: 12 of 2048 particles at level 4 (of 31)".
+    """
+    start = getattr(result.initial_info, kind, {})
+    later = getattr(getattr(result.trace, "info", None), kind, {})
+    total = np.asarray(result.log_weights).size
+    each = np.asarray(result.log_weights).shape[-1]
+    planned = _num_levels(result)
+
+    def counts(share, ndim):
+        share = np.asarray(share, float)
+        share = share if share.ndim == ndim else share[None]
+        return np.rint(each * share).astype(int).sum(0)
+
+    sentences = []
+    for site in {**start, **later}:
+        places = []
+        at_start = int(counts(start[site], 1)) if site in start else 0
+        if at_start:
+            places.append(f"{at_start} of {total} particles at the start")
+        by_level = counts(later[site], 2) if site in later else np.zeros(0, int)
+        levels = np.flatnonzero(by_level) + 1
+        if len(levels):
+            worst = int(np.argmax(by_level))
+            place = f"{by_level[worst]} of {total} particles at level {worst + 1} (of {planned})"
+            if len(levels) > 1:
+                place += f", the worst of {len(levels)} levels from {levels[0]} to {levels[-1]}"
+            places.append(place)
+        if places:
+            sentences.append(f"site `{site}`: " + " and ".join(places))
+    return "; ".join(sentences)
+
+
+def _num_levels(result: SMCResult) -> int:
+    return jax.tree.leaves(result.levels)[0].shape[0]
+
+
+def verdict(result: SMCResult) -> str:
+    """A judgement on a run in plain words, with remedies; one finding a line."""
+    log_evidence = np.atleast_1d(np.asarray(result.log_evidence, float))
+    if result.trace is None:
+        return "Not finished: no level was run. `resume()` goes on."
+    trace = jax.tree.map(lambda leaf: np.asarray(leaf).reshape(len(log_evidence), -1), result.trace)
+    num_particles = np.asarray(result.log_weights).shape[-1]
+    findings = [
+        _unfinished(result),
+        _dead_values(result),
+        _collapse(trace.unique_ancestors, num_particles),
+        _steep_level(trace.conditional_ess),
+        _uneven_weights(trace.ess),
+        _disagreement(log_evidence),
+        _acceptance("moves", getattr(trace.info, "acceptance", None), "num_moves"),
+        _acceptance(
+            "moves of the other sites",
+            getattr(trace.info, "other_acceptance", None),
+            "num_other_moves",
+        ),
+    ]
+    findings = [finding for finding in findings if finding]
+    if findings:
+        return "\n".join(findings)
+    return _all_well(trace, log_evidence, num_particles)
+
+
+def _all_well(trace, log_evidence: np.ndarray, num_particles: int) -> str:
+    ess, ancestors = trace.ess[:, -1].min(), int(trace.unique_ancestors[:, -1].min())
+    words = (
+        f"Nothing to worry about: at least {ancestors} of {num_particles} starting particles have "
+        f"offspring, the final effective sample size is at least {ess:.0%} of a cloud"
+    )
+    if len(log_evidence) < 2:
+        return words + ". But one cloud cannot be checked against another: run two or more."
+    return words + f", and the clouds agree on the evidence within {np.ptp(log_evidence):.2f} nats."
+
+
+def _unfinished(result: SMCResult) -> str:
+    if result.completed:
+        return ""
+    return (
+        f"Not finished: {result.num_levels_run} of {_num_levels(result)} levels were run, so the "
+        "particles follow a law on the way to the target. `resume()` goes on."
+    )
+
+
+def _dead_values(result: SMCResult) -> str:
+    found = [
+        (what, non_finite(result, kind)) for kind, what in (("nan", "NaN"), ("infinite", "+inf"))
+    ]
+    lines = [f"Log density {what} at {where}." for what, where in found if where]
+    if lines and lines[-1].startswith("Log density +inf"):
+        lines.append("No weight is right for a particle of infinite density: bound the likelihood.")
+    return " ".join(lines)
+
+
+def _collapse(ancestors: np.ndarray, num_particles: int) -> str:
+    few = max(2, min(10, num_particles // 20))
+    cloud = int(np.argmin(ancestors[:, -1]))
+    left = int(ancestors[cloud, -1])
+    if left > few:
+        return ""
+    level = int(np.argmax(ancestors[cloud] <= few)) + 1
+    return (
+        f"Cloud {cloud} collapsed at level {level}: {left} of {num_particles} starting particles have "
+        "offspring at the end, so modes may be lost and errors are too small. Try more particles, more "
+        "moves a level, or more levels (a higher `conditional_ess`)."
+    )
+
+
+def _steep_level(shares: np.ndarray) -> str:
+    worst, typical = shares.min(0), float(np.median(shares))
+    level = int(np.argmin(worst))
+    if worst[level] >= 0.5 * typical:
+        return ""
+    return (
+        f"Level {level + 1} kept {worst[level]:.0%} of a cloud's effective sample size, where a "
+        f"typical level keeps {typical:.0%}: the levels are too far apart there. Try a larger pilot "
+        "cloud (`num_pilot`) or a higher `conditional_ess`."
+    )
+
+
+def _uneven_weights(ess: np.ndarray) -> str:
+    share = float(ess[:, -1].min())
+    if share >= 0.2:
+        return ""
+    return (
+        f"The final effective sample size is {share:.1%} of a cloud: few particles carry the answer. "
+        "Try more levels (a higher `conditional_ess`) or more moves."
+    )
+
+
+def _disagreement(log_evidence: np.ndarray) -> str:
+    spread = float(np.std(log_evidence))
+    if spread <= 0.5:
+        return ""
+    return (
+        f"The clouds disagree on the log evidence: their standard deviation is {spread:.1f} nats, so "
+        "neither it nor its error means much, and modes may be missing from some clouds. Try more "
+        "particles or more moves."
+    )
+
+
+def _acceptance(what: str, rates: np.ndarray | None, option: str) -> str:
+    if rates is None or np.all(rates == 1):  # there was nothing to move
+        return ""
+    by_level = rates.mean(0)
+    level, typical = int(np.argmin(by_level)), float(np.median(by_level))
+    if by_level[level] < 0.1:
+        return (
+            f"The {what} accept {by_level[level]:.0%} at level {level + 1} ({typical:.0%} typically): "
+            f"their step is too large there. Try a larger pilot cloud (`num_pilot`) or more `{option}`."
+        )
+    if typical > 0.95:
+        return (
+            f"The {what} accept {typical:.0%}: their steps are smaller than need be. Try a larger "
+            f"pilot cloud (`num_pilot`) or more `{option}`."
+        )
+    return ""

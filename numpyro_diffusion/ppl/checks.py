@@ -1,0 +1,141 @@
+"""Refusals: models, data and densities that no weight would be right for, named by site."""
+
+import warnings
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .. import diagnostics
+from ..bridge import DiffusionSite
+from ..smc import SMCResult
+from .sites import counts, site_shape, unwrapped
+
+__all__ = ["check_compiles", "check_site", "refuse_varying_energies", "report_non_finite"]
+
+
+def check_site(name: str, site: dict, trace: dict[str, dict]) -> None:
+    """Refuse a site that is random, discrete, masked, scaled or not finite where it must not be."""
+    if site["type"] == "plate":
+        size, subsample_size = site["args"]
+        if subsample_size is not None and subsample_size < size:
+            raise ValueError(
+                f"plate `{name}` subsamples {subsample_size} of {size}: its likelihood is random, so "
+                "weights would be wrong. Use the whole plate."
+            )
+    if site["type"] == "sample" and site["is_observed"]:
+        _check_observed(name, site)
+    elif site["type"] == "sample":
+        _check_latent(name, site, trace)
+
+
+def _check_latent(name: str, site: dict, trace: dict[str, dict]) -> None:
+    if site["fn"].is_discrete:
+        raise ValueError(
+            f"latent site `{name}` is discrete ({type(site['fn']).__name__}); the moves need "
+            "continuous sites. Sum it out, for instance with `dist.MixtureGeneral`, or observe it."
+        )
+    # NumPyro splits `y` with an `obs_mask` into `y_observed` and `y_unobserved`.
+    partner = trace.get(name.removesuffix("_unobserved") + "_observed", {})
+    if not partner.get("is_observed") and not counts(site["fn"], site["fn"].shape()).all():
+        raise ValueError(
+            f"the latent site `{name}` is masked, which would leave it without a prior; mask the "
+            "observed sites instead."
+        )
+    if site["scale"] is not None:
+        raise ValueError(
+            f"the latent site `{name}` is under a `scale` handler: particles start from its prior, not "
+            "from a power of it. Scale the observed sites only; for a diffusion prior raised to a "
+            "power write `power * energy`."
+        )
+
+
+def _check_observed(name: str, site: dict) -> None:
+    value = np.asarray(site["value"])
+    if site["value"] is None or value.dtype == object or value.size == 0:
+        return  # a factor
+    expected = site_shape(site)
+    try:
+        fits = np.broadcast_shapes(value.shape, expected) in (value.shape, expected)
+    except ValueError:
+        fits = False
+    # Shapes that stretch each other would be summed over more terms than there are data.
+    if not fits:
+        raise ValueError(
+            f"observed site `{name}` expects values of shape {expected}; got {value.shape}. Reshape the "
+            "data, or what its distribution is made of."
+        )
+    bad = ~np.isfinite(value.astype(float))
+    bad = bad & counts(site["fn"], bad.shape)
+    if bad.any():
+        raise ValueError(
+            f"observed site `{name}` has {int(bad.sum())} values that are not finite, the first at "
+            f"index {tuple(int(i) for i in np.argwhere(bad)[0])}. Remove them, or mark them missing: "
+            "`numpyro.sample(name, fn.mask(is_observed), obs=jnp.where(is_observed, y, 0))`."
+        )
+
+
+def refuse_varying_energies(sites: dict[str, DiffusionSite], again: dict[str, dict]) -> None:
+    """Refuse energies that are others in a second trace, at other values of the latent sites."""
+    for name, site in sites.items():
+        other = unwrapped(again[name]["fn"]).energy
+        if not eqx.tree_equal(site.energy, other):
+            raise ValueError(
+                f"the energy of site `{name}` depends on other latent sites, or is built anew from new "
+                "functions whenever the model runs; its normaliser would be part of the posterior and "
+                "is not known. Use one fixed energy a site, made outside the model."
+            )
+
+
+_NEEDS_VALUES = (
+    jax.errors.ConcretizationTypeError,
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerIntegerConversionError,
+    jax.errors.NonConcreteBooleanIndexError,
+)
+
+
+def check_compiles(parts: Any) -> None:
+    """Trace the model with abstract arguments, as `jit` will; `parts` has the methods of a bridge."""
+
+    def density(parts, key):
+        z = parts.sample_base(key)
+        return parts.rest(z, parts.see(z, jnp.asarray(1.0)).x_hat)
+
+    try:
+        eqx.filter_eval_shape(density, parts, jax.random.key(0))
+    except _NEEDS_VALUES as error:
+        raise ValueError(
+            "the model needs the values of its array arguments, not only their shapes, so it cannot be "
+            "compiled for all data at once: this comes from an `if`, a NumPy function or an index made "
+            "from an argument. Pass sizes and switches as Python numbers, and use `jax.numpy`."
+        ) from error
+
+
+def report_non_finite(result: SMCResult, error: FloatingPointError | None) -> None:
+    """Name the sites and levels where log densities were NaN or +inf.
+
+    Args:
+        result: What was computed.
+        error: The error that ended the run, which gets notes; `None` if it came to its end.
+    """
+    infinite = diagnostics.non_finite(result, "infinite")
+    if error is None and infinite:
+        raise FloatingPointError(
+            f"log density +inf at {infinite}. No weight can be given to such a particle, so there is "
+            "no result: bound the likelihood (a noise level that reaches 0?). What was computed is "
+            "in `result`."
+        )
+    nan = diagnostics.non_finite(result, "nan")
+    if error is not None:
+        for what, where in (("NaN", nan), ("+inf", infinite)):
+            if where:
+                error.add_note(f"log density {what} at {where}.")
+    elif nan:
+        warnings.warn(
+            f"log density NaN at {nan}. These particles were given weight 0, which is right only "
+            "if the density is 0 there.",
+            stacklevel=4,  # the caller of `SMC.run`
+        )

@@ -1,0 +1,120 @@
+"""What of a run goes into the groups of an ArviZ object: draws, predictions and data by site."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from numpyro import handlers
+from numpyro.infer import Predictive
+from numpyro.infer import log_likelihood as pointwise_log_likelihood
+
+from .. import diagnostics
+from .._typing import Array, PRNGKey
+from ..bridge import Bridge
+from ..smc import SMCResult
+from .draws import constrained, drawn_by_cloud, pooled_log_weights, take
+from .sites import taken_apart
+
+__all__ = ["Run", "arviz_groups", "level_times"]
+
+
+class Run(NamedTuple):
+    """A finished run and what it was a run of.
+
+    Attributes:
+        model: The user's model.
+        args: Its arguments.
+        kwargs: Its keyword arguments.
+        bridge: The bridge to its posterior.
+        result: With an axis of clouds.
+        keys: PRNG keys `resample`, `prior` and `predict`.
+    """
+
+    model: Callable
+    args: tuple
+    kwargs: dict[str, Any]
+    bridge: Bridge
+    result: SMCResult
+    keys: dict[str, PRNGKey]
+
+
+def arviz_groups(
+    run: Run, predictive: bool, log_likelihood: bool, num_prior: int
+) -> dict[str, dict[str, np.ndarray]]:
+    """Arrays by group and variable; groups without any are left out.
+
+    Args:
+        run: The run.
+        predictive: Include posterior predictive and prior draws.
+        log_likelihood: Include the pointwise log likelihood.
+        num_prior: Number of prior draws.
+    """
+    model, args, kwargs, bridge, result, keys = run
+    index = drawn_by_cloud(keys["resample"], result)
+    samples = constrained(bridge, take(index, result.positions), num_axes=2)
+    latent = {n: samples[n] for n in (*bridge.diffusion_sites, *bridge.other_sites)}
+    observed = _observed(run)
+    groups: dict[str, Any] = {"posterior": samples, "sample_stats": _sample_stats(index, result)}
+    if predictive:
+        groups |= _predictions(run, latent, tuple(samples), tuple(observed), num_prior)
+    if log_likelihood and observed:
+        pointwise = pointwise_log_likelihood(
+            taken_apart(model), latent, *args, parallel=True, batch_ndims=2, **kwargs
+        )
+        groups["log_likelihood"] = {n: v for n, v in pointwise.items() if n in observed}
+    groups["observed_data"] = observed
+    groups["constant_data"] = diagnostics.array_arguments(model, args, kwargs, observed)
+    particles = constrained(bridge, result.positions, num_axes=2)
+    groups["weighted_particles"] = {**particles, "log_weight": pooled_log_weights(result)}
+    return {n: jax.tree.map(np.asarray, g) for n, g in groups.items() if g}
+
+
+def _observed(run: Run) -> dict[str, Any]:
+    """Observed values by site."""
+    position = jax.tree.map(lambda leaf: leaf[0, 0], run.result.positions)
+    values = run.bridge.constrain(position)
+    model = handlers.seed(taken_apart(run.model), jax.random.key(0))
+    model = handlers.substitute(model, data=values)
+    trace = handlers.trace(model).get_trace(*run.args, **run.kwargs)
+    return {
+        n: s["value"]
+        for n, s in trace.items()
+        if s["type"] == "sample"
+        and s["is_observed"]
+        and np.size(s["value"])
+        and s["value"] is not None
+    }
+
+
+def _sample_stats(index: Array, result: SMCResult) -> dict[str, Array]:
+    """Of each draw: which particle it is, its oldest ancestor, and its log density if known."""
+    stats = {"particle": index, "ancestor": take(index, result.state.ancestors)}
+    log_density = getattr(result.state.particles, "log_density", None)
+    if log_density is not None:
+        stats["lp"] = take(index, log_density)
+    return stats
+
+
+def _predictions(run: Run, latent, sites, observed, num_prior: int) -> dict[str, Any]:
+    """Draws of the prior and of new data; data among the arguments stay where they are."""
+    model = handlers.uncondition(taken_apart(run.model))
+    prior = Predictive(model, num_samples=num_prior, return_sites=[*sites, *observed])
+    drawn = prior(run.keys["prior"], *run.args, **run.kwargs)
+    groups = {
+        "prior": {n: drawn[n][None] for n in sites},
+        "prior_predictive": {n: drawn[n][None] for n in observed},
+    }
+    if observed:
+        posterior = Predictive(model, latent, return_sites=list(observed), batch_ndims=2)
+        groups["posterior_predictive"] = posterior(run.keys["predict"], *run.args, **run.kwargs)
+    return groups
+
+
+def level_times(run: Run) -> np.ndarray | None:
+    """Schedule time of the first diffusion site at the end of each level, if there is one."""
+    clock = getattr(run.result.levels, "next_clock", None)
+    if clock is None or not run.bridge.diffusion_sites:
+        return None
+    times = jax.vmap(run.bridge.times)(clock)
+    return np.asarray(times[run.bridge.diffusion_sites[0]])

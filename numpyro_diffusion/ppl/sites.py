@@ -1,0 +1,145 @@
+"""What a NumPyro site is: its law under wrappers and masks, its log density, and the peak of that.
+
+Distributions come wrapped: in masks, in `expand` and in `to_event`. Nothing here runs the model.
+"""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+from numpyro import handlers
+from numpyro.infer.reparam import TransformReparam
+
+from .._typing import Array
+from .distributions import DiffusionPrior
+
+__all__ = [
+    "counts",
+    "is_diffusion",
+    "is_other",
+    "log_density",
+    "log_peak_and_number",
+    "site_shape",
+    "stand_in",
+    "taken_apart",
+    "unmasked",
+    "unwrapped",
+]
+
+
+def unwrapped(fn: Any) -> Any:
+    """The distribution under plates, masks, `expand` and `to_event`."""
+    while isinstance(fn, dist.ExpandedDistribution | dist.Independent | dist.MaskedDistribution):
+        fn = fn.base_dist
+    return fn
+
+
+def unmasked(fn: Any) -> Any:
+    """The same distribution without any mask."""
+    if isinstance(fn, dist.MaskedDistribution):
+        return unmasked(fn.base_dist)
+    if isinstance(fn, dist.ExpandedDistribution | dist.Independent):
+        wrapper = copy.copy(fn)
+        wrapper.base_dist = unmasked(fn.base_dist)
+        return wrapper
+    return fn
+
+
+def counts(fn: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """Which entries of a value enter its log density: those that no mask leaves out."""
+    if isinstance(fn, dist.MaskedDistribution):
+        mask = np.reshape(fn._mask, np.shape(fn._mask) + (1,) * fn.event_dim)
+        return np.broadcast_to(mask, shape) & counts(fn.base_dist, shape)
+    if isinstance(fn, dist.ExpandedDistribution | dist.Independent):
+        return counts(fn.base_dist, shape)
+    return np.ones(shape, bool)
+
+
+def site_shape(site: dict) -> tuple[int, ...]:
+    """Shape of a site's value, plates and event together."""
+    return site["fn"].shape(site["kwargs"]["sample_shape"])
+
+
+def taken_apart(model: Callable) -> Callable:
+    """The model in which `x = f(diffusion)` is a diffusion site `x_base` and its transform `x`."""
+
+    def config(site):
+        fn = unwrapped(site["fn"])
+        transformed = isinstance(fn, dist.TransformedDistribution)
+        if site["value"] is None and transformed and _is_prior(fn.base_dist):
+            return TransformReparam()
+        return None
+
+    return handlers.reparam(model, config=config)
+
+
+def _is_prior(fn: Any) -> bool:
+    return isinstance(unwrapped(fn), DiffusionPrior)
+
+
+def is_diffusion(site: dict) -> bool:
+    """Whether it is a latent site with a diffusion prior."""
+    latent = site["type"] == "sample" and not site["is_observed"]
+    return latent and _is_prior(site["fn"])
+
+
+def is_other(site: dict) -> bool:
+    """Whether it is a latent site with any other prior."""
+    return site["type"] == "sample" and not site["is_observed"] and not is_diffusion(site)
+
+
+def stand_in(site, deviations: float = 0.0):
+    """Stand-in for a diffusion site while the model is traced: no reverse process is run."""
+    if not is_diffusion(site):
+        return None
+    energy = unwrapped(site["fn"]).energy
+    mean, variance = energy.moments(jnp.asarray(energy.t_min))
+    return jnp.broadcast_to(mean + deviations * jnp.sqrt(variance), site_shape(site))
+
+
+def log_density(site: dict, fn: Any) -> Array:
+    """Summed log density of a site under `fn`, with its scale."""
+    if site["intermediates"]:
+        values = fn.log_prob(site["value"], site["intermediates"])
+    else:
+        values = fn.log_prob(site["value"])
+    if site["scale"] is not None:
+        values = site["scale"] * values
+    return jnp.sum(values)
+
+
+def log_peak_and_number(site: dict) -> tuple[Array, Array]:
+    """Log density of an observed site at its own centre, and how many numbers it holds.
+
+    Both 0 where this means nothing: for factors, discrete data and laws without a mean.
+    """
+    nothing, fn = (jnp.zeros(()), jnp.zeros(())), site["fn"]
+    if isinstance(unwrapped(fn), dist.Unit) or fn.is_discrete:
+        return nothing
+    try:
+        centre = jnp.broadcast_to(fn.mean, jnp.shape(site["value"]))
+    except (AttributeError, NotImplementedError, TypeError, ValueError):
+        return nothing
+    known = jnp.all(jnp.isfinite(centre))
+    centre = jnp.where(known, centre, site["value"])  # so that no gradient meets a NaN
+    log_peak = log_density({**site, "value": centre, "intermediates": []}, fn)
+    numbers = _numbers(fn, jnp.shape(centre))
+    number = jnp.sum(numbers if site["scale"] is None else site["scale"] * numbers)
+    known = known & jnp.isfinite(log_peak)
+    return jnp.where(known, log_peak, 0.0), jnp.where(known, number, 0.0)
+
+
+def _numbers(fn: Any, shape: tuple[int, ...]) -> Array:
+    """How many numbers are behind each entry of a log density: 0 where a mask leaves it out."""
+    batch = shape[: len(shape) - fn.event_dim]
+    if isinstance(fn, dist.MaskedDistribution):
+        return jnp.where(fn._mask, _numbers(fn.base_dist, shape), 0.0)
+    if isinstance(fn, dist.Independent):
+        inner = _numbers(fn.base_dist, shape)
+        return jnp.sum(inner, tuple(range(-fn.reinterpreted_batch_ndims, 0)))
+    if isinstance(fn, dist.ExpandedDistribution):
+        return jnp.broadcast_to(_numbers(fn.base_dist, shape), batch)
+    return jnp.full(batch, float(np.prod(shape[len(batch) :], initial=1.0)))

@@ -1,0 +1,130 @@
+"""What the engine hands back: a weighted cloud with its history, whole, interrupted or dead."""
+
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from ._typing import Array, PyTree
+from .cloud import SMCState, genealogy_error, log_mean_exp
+from .feynman_kac import FeynmanKac
+
+__all__ = ["SMCResult", "Trace"]
+
+
+class Trace(NamedTuple):
+    """What happened at each level; leaves of shape `(num_levels,)` or `(num_clouds, num_levels)`.
+
+    Attributes:
+        ess: Effective sample size after weighing, as a share of the particles.
+        conditional_ess: The same for this level's weights alone.
+        log_evidence_increment: Change of the log evidence at the level, in nats.
+        resampled: Whether the cloud was resampled before the level.
+        unique_ancestors: Number of distinct starting particles that still have offspring.
+        info: Means over the particles of what the scheme's `step` reports.
+    """
+
+    ess: Array
+    conditional_ess: Array
+    log_evidence_increment: Array
+    resampled: Array
+    unique_ancestors: Array
+    info: Any
+
+
+class SMCResult(NamedTuple):
+    r"""A weighted cloud and its history.
+
+    Attributes:
+        positions: Pytree of particles, leading axes `(num_particles,)` or `(num_clouds, num_particles)`.
+        log_weights: Unnormalised log weights of the particles.
+        log_evidence: $\log \hat Z$ of each cloud, in nats; $\hat Z$ is unbiased.
+        log_evidence_error: Standard error of $\log \hat Z$ of each cloud, from its own genealogy.
+        initial_info: What `init` reports, averaged over the particles.
+        trace: History over the levels.
+        levels: The frozen levels that were run.
+        target: The law that the weighted particles approach.
+        exact: Whether they approach it in a limit; if not, this is a heuristic.
+        completed: Whether all levels were run. If not, the particles follow a law on the way.
+        state: The raw cloud, from which `run_smc(..., state=)` goes on.
+        num_levels_run: How many levels were run.
+
+    References:
+        Chan & Lai (2013); Lee & Whiteley (2018), Variance estimation in the particle filter,
+        Biometrika: the genealogical standard error.
+    """
+
+    positions: PyTree
+    log_weights: Array
+    log_evidence: Array
+    log_evidence_error: Array
+    initial_info: Any
+    trace: Trace
+    levels: PyTree
+    target: str
+    exact: bool
+    completed: bool
+    state: SMCState
+    num_levels_run: int
+
+
+def make_result(
+    model: FeynmanKac, cloud: SMCState, initial_info, traces, done, num_levels, num_clouds
+) -> SMCResult:
+    """The result of a run after `done` levels, without the axis of clouds if `num_clouds` is `None`."""
+    errors = jax.vmap(genealogy_error)(cloud.log_weights, cloud.ancestors)
+    trace = None
+    if traces:
+        trace = jax.tree.map(lambda *parts: jax.device_put(np.concatenate(parts, 1)), *traces)
+    result = SMCResult(
+        positions=model.position(cloud.particles),
+        log_weights=cloud.log_weights,
+        log_evidence=cloud.log_evidence + log_mean_exp(cloud.log_weights),
+        log_evidence_error=errors,
+        initial_info=initial_info,
+        trace=trace,  # type: ignore[arg-type]
+        levels=model.levels,
+        target=model.target,
+        exact=model.exact,
+        completed=done == num_levels,
+        state=cloud,
+        num_levels_run=done,
+    )
+    if num_clouds is not None:
+        return result
+    names = SMCResult._fields[:6] + ("state",)
+    first = {n: jax.tree.map(lambda leaf: leaf[0], getattr(result, n)) for n in names}
+    return result._replace(**first)
+
+
+def go_on(state: SMCResult, num_particles: int, num_clouds: int | None):
+    """Where an interrupted run stands, with an axis of clouds."""
+    shape = (num_particles,) if num_clouds is None else (num_clouds, num_particles)
+    if state.log_weights.shape != shape:
+        raise ValueError(
+            f"`state` holds particles of shape {state.log_weights.shape}, but this run has {shape}. Go "
+            "on with the `num_particles` and `num_clouds` that the run began with."
+        )
+    cloud, info, done = state.state, state.initial_info, state.num_levels_run
+    trace = state.trace
+    if num_clouds is None:
+        cloud, info, trace = jax.tree.map(lambda leaf: leaf[None], (cloud, info, trace))
+    # After a death the trace is longer than what the particles went through.
+    traces = [jax.tree.map(lambda leaf: np.asarray(leaf)[:, :done], trace)] if done else []
+    return cloud, info, done, traces
+
+
+def dead_cloud(cloud: int, result: SMCResult) -> FloatingPointError:
+    """The error for a cloud in which nothing counts any more, with the result before its death."""
+    level, trace = 0, result.trace
+    if trace is not None:  # a chunk goes on after the level at which the cloud died
+        ess = np.asarray(trace.ess).reshape(-1, trace.ess.shape[-1])[cloud]
+        level = int(np.argmax(ess == 0)) + 1
+        until = (*(slice(None),) * (trace.ess.ndim - 1), slice(level))
+        trace = jax.tree.map(lambda leaf: leaf[until], trace)
+    error = FloatingPointError(
+        f"every particle of cloud {cloud} has weight 0 at level {level}: its log density is -inf, NaN "
+        "or +inf everywhere. Look at the likelihood at draws from the prior."
+    )
+    error.result = result._replace(completed=False, trace=trace)  # type: ignore[attr-defined]
+    return error
