@@ -31,7 +31,11 @@ from .ppl.bridge import from_model as from_model
 from .ppl.smc import SMC as SMC
 from .pretrained import digits_split as digits_split
 from .pretrained import load_pretrained as load_pretrained
+from .schemes import AbstractScheme as AbstractScheme
 from .schemes import Annealed as Annealed
+from .schemes import LikelihoodTempered as LikelihoodTempered
+from .schemes import ReverseDiffusion as ReverseDiffusion
+from .schemes import Twisted as Twisted
 from .smc import SMCResult as SMCResult
 from .smc import effective_sample_size as effective_sample_size
 from .smc import run_smc as run_smc

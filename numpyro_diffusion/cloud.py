@@ -11,6 +11,7 @@ __all__ = [
     "SMCState",
     "conditional_ess",
     "effective_sample_size",
+    "family_weights",
     "genealogy_error",
     "log_mean_exp",
 ]
@@ -25,6 +26,8 @@ class SMCState(NamedTuple):
     log_evidence: Scalar
     ancestors: Array  # index at the start of the run of each particle's oldest ancestor
     num_resampled: Scalar
+    prior_log_evidence: Scalar  # that of the levels which made the prior's cloud
+    prior_family: Array  # share of each starting particle's descendants when those levels were done
 
 
 def effective_sample_size(log_weights: Array) -> Scalar:
@@ -58,13 +61,21 @@ def log_mean_exp(values: Array, axis: int = -1) -> Array:
     return jax.nn.logsumexp(values, axis) - jnp.log(values.shape[axis])
 
 
-def genealogy_error(log_weights: Array, ancestors: Array) -> Scalar:
+def genealogy_error(log_weights: Array, ancestors: Array, prior_family: Array | float) -> Scalar:
     r"""Standard error of $\log \hat Z$ of one cloud, from who descends from whom.
 
-    $\hat V = \frac{N}{N-1} (\sum_e W_e^2 - \frac1N)$ with $W_e$ the total weight of the descendants of
-    starting particle $e$. Estimators for multinomial resampling subtract $1/N$ once more for each
-    resampling; systematic resampling adds almost no noise, and that would halve the error.
+    $\hat V = \frac{N}{N-1} \sum_e (W_e - W_e^0)^2$ with $W_e$ the total weight of the descendants of
+    starting particle $e$, and $W_e^0$ what it was where the evidence begins: $1/N$, or after the levels
+    that made a cloud of the prior (the delta method for a ratio). Estimators for multinomial resampling
+    subtract $1/N$ once more for each resampling; systematic resampling adds almost no noise, and that
+    would halve the error.
     """
     n = log_weights.shape[0]
-    family = jnp.zeros(n, log_weights.dtype).at[ancestors].add(jax.nn.softmax(log_weights))
-    return jnp.sqrt(jnp.maximum((jnp.sum(family**2) - 1 / n) * n / (n - 1.0), 0.0))
+    gap = family_weights(log_weights, ancestors) - prior_family
+    return jnp.sqrt(jnp.sum(gap**2) * n / (n - 1.0))
+
+
+def family_weights(log_weights: Array, ancestors: Array) -> Array:
+    """Share of the weight that the descendants of each starting particle hold."""
+    n = log_weights.shape[0]
+    return jnp.zeros(n, log_weights.dtype).at[ancestors].add(jax.nn.softmax(log_weights))

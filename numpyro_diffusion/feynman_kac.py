@@ -27,6 +27,11 @@ class FeynmanKac(NamedTuple):
         position: `particle -> position`: what to keep of a particle at the end.
         target: One sentence naming the law of the weighted particles as their number grows.
         exact: Whether that law is reached in a limit (more particles), at any number of levels.
+        evidence: One sentence naming what the log evidence is the logarithm of.
+        evidence_from: Level from which weights count for the evidence; those before it made the
+            prior's cloud, whose normaliser thereby drops out.
+        normalized: Whether the evidence is free of the prior's normaliser; if not, it holds that
+            constant unless the energy's `log_normalizer` is known.
     """
 
     init: Callable[[PRNGKey], tuple[PyTree, Scalar, Any]]
@@ -35,6 +40,9 @@ class FeynmanKac(NamedTuple):
     position: Callable[[PyTree], PyTree]
     target: str = "as defined by the user's kernels"
     exact: bool = True
+    evidence: str = "the integral of the target as the kernels define it"
+    evidence_from: int = 0
+    normalized: bool = False
 
 
 class _Kernels(eqx.Module):

@@ -66,6 +66,16 @@ class Move(eqx.Module):
         """Position of a state in the coordinates of the model."""
         return jax.tree.map(jnp.multiply, state.position, scale)
 
+    def gradient(self, state: Any, scale: Position) -> Position:
+        """Gradient of the log density at a state, in the coordinates of the model.
+
+        Raises:
+            TypeError: If the kernel does not use gradients.
+        """
+        if not hasattr(state, "logdensity_grad"):
+            raise TypeError(f"move `{self.name}` keeps no gradient; use `mala()` or `hmc(n)`.")
+        return jax.tree.map(jnp.divide, state.logdensity_grad, scale)
+
 
 def _divide(position: Position, scale: Position) -> Position:
     return jax.tree.map(jnp.divide, position, scale)

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from ._typing import Array, PyTree
-from .cloud import SMCState, genealogy_error, log_mean_exp
+from .cloud import SMCState, family_weights, genealogy_error, log_mean_exp
 from .feynman_kac import FeynmanKac
 
 __all__ = ["SMCResult", "Trace"]
@@ -38,7 +38,8 @@ class SMCResult(NamedTuple):
     Attributes:
         positions: Pytree of particles, leading axes `(num_particles,)` or `(num_clouds, num_particles)`.
         log_weights: Unnormalised log weights of the particles.
-        log_evidence: $\log \hat Z$ of each cloud, in nats; $\hat Z$ is unbiased.
+        log_evidence: $\log \hat Z$ of each cloud, in nats; $\hat Z$ is unbiased (a ratio of two such
+            estimates where the first levels made a cloud of the prior).
         log_evidence_error: Standard error of $\log \hat Z$ of each cloud, from its own genealogy.
         initial_info: What `init` reports, averaged over the particles.
         trace: History over the levels.
@@ -48,6 +49,8 @@ class SMCResult(NamedTuple):
         completed: Whether all levels were run. If not, the particles follow a law on the way.
         state: The raw cloud, from which `run_smc(..., state=)` goes on.
         num_levels_run: How many levels were run.
+        evidence: What `log_evidence` is the logarithm of.
+        normalized: Whether that is free of the prior's normaliser.
 
     References:
         Chan & Lai (2013); Lee & Whiteley (2018), Variance estimation in the particle filter,
@@ -66,20 +69,22 @@ class SMCResult(NamedTuple):
     completed: bool
     state: SMCState
     num_levels_run: int
+    evidence: str = "the integral of the target as the kernels define it"
+    normalized: bool = False
 
 
 def make_result(
     model: FeynmanKac, cloud: SMCState, initial_info, traces, done, num_levels, num_clouds
 ) -> SMCResult:
     """The result of a run after `done` levels, without the axis of clouds if `num_clouds` is `None`."""
-    errors = jax.vmap(genealogy_error)(cloud.log_weights, cloud.ancestors)
+    errors = jax.vmap(genealogy_error)(cloud.log_weights, cloud.ancestors, cloud.prior_family)
     trace = None
     if traces:
         trace = jax.tree.map(lambda *parts: jax.device_put(np.concatenate(parts, 1)), *traces)
     result = SMCResult(
         positions=model.position(cloud.particles),
         log_weights=cloud.log_weights,
-        log_evidence=cloud.log_evidence + log_mean_exp(cloud.log_weights),
+        log_evidence=_total(cloud) - cloud.prior_log_evidence,
         log_evidence_error=errors,
         initial_info=initial_info,
         trace=trace,  # type: ignore[arg-type]
@@ -89,12 +94,25 @@ def make_result(
         completed=done == num_levels,
         state=cloud,
         num_levels_run=done,
+        evidence=model.evidence,
+        normalized=model.normalized,
     )
     if num_clouds is not None:
         return result
     names = SMCResult._fields[:6] + ("state",)
     first = {n: jax.tree.map(lambda leaf: leaf[0], getattr(result, n)) for n in names}
     return result._replace(**first)
+
+
+def _total(cloud: SMCState) -> Array:
+    return cloud.log_evidence + log_mean_exp(cloud.log_weights)
+
+
+@jax.jit
+def begin_evidence(cloud: SMCState) -> SMCState:
+    """The same cloud, its weights so far left out of the evidence: it is a cloud of the prior."""
+    family = jax.vmap(family_weights)(cloud.log_weights, cloud.ancestors)
+    return cloud._replace(prior_log_evidence=_total(cloud), prior_family=family)
 
 
 def go_on(state: SMCResult, num_particles: int, num_clouds: int | None):

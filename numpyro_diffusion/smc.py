@@ -28,7 +28,7 @@ from .cloud import log_mean_exp as log_mean_exp
 from .feynman_kac import FeynmanKac
 from .result import SMCResult as SMCResult
 from .result import Trace as Trace
-from .result import dead_cloud, go_on, make_result
+from .result import begin_evidence, dead_cloud, go_on, make_result
 
 __all__ = [
     "SMCResult",
@@ -89,7 +89,16 @@ def _start_clouds(keys, init, num_particles, batch_size):
     particles, log_weights, info = _by_cloud(started, num_clouds)
     ancestors = jnp.broadcast_to(jnp.arange(num_particles), log_weights.shape)
     zeros = jnp.zeros(num_clouds, log_weights.dtype)
-    state = SMCState(keys, particles, _clean(log_weights), zeros, ancestors, zeros.astype(int))
+    state = SMCState(
+        keys,
+        particles,
+        _clean(log_weights),
+        zeros,
+        ancestors,
+        zeros.astype(int),
+        zeros,
+        jnp.full_like(log_weights, 1 / num_particles),
+    )
     return state, _mean_info(info)
 
 
@@ -121,8 +130,13 @@ def _level(step, resample, threshold, batch_size, state: SMCState, level):
     particles, increments, info = _by_cloud(stepped, num_clouds)
     new_log_weights = _clean(log_weights + increments)
     ancestors = take(state.ancestors, index)
-    new = SMCState(
-        keys, particles, new_log_weights, log_evidence, ancestors, state.num_resampled + below
+    new = state._replace(
+        key=keys,
+        particles=particles,
+        log_weights=new_log_weights,
+        log_evidence=log_evidence,
+        ancestors=ancestors,
+        num_resampled=state.num_resampled + below,
     )
     alive = jax.vmap(lambda a: jnp.zeros(num_particles, int).at[a].set(1))(ancestors)
     trace = Trace(
@@ -221,15 +235,19 @@ def run_smc(
     bar = tqdm(total=num_levels, initial=done, disable=not progress_bar, desc="levels")
     try:
         while done < num_levels:
-            levels, active = _slice_levels(all_levels, done, chunk, num_levels)
+            # A chunk ends where the cloud of the prior is made, so that its evidence can be set apart.
+            until = model.evidence_from if done < model.evidence_from else num_levels
+            levels, active = _slice_levels(all_levels, done, chunk, until)
             new, trace = jax.block_until_ready(
                 _run_chunk(model.step, resample, share, batch_size, cloud, levels, active)
             )
-            used = min(chunk, num_levels - done)
+            used = min(chunk, until - done)
             # On the host: another number of levels compiles nothing.
             trace = jax.tree.map(lambda leaf, used=used: np.asarray(leaf)[:, :used], trace)
             longer = [*traces, trace]
             refuse_dead(new, longer)
+            if done + used == model.evidence_from:
+                new = begin_evidence(new)
             # Assigned together: an interrupt leaves all of them old or all of them new.
             cloud, traces, done = new, longer, done + used
             bar.update(used)
@@ -241,7 +259,7 @@ def run_smc(
     return make_result(model, cloud, initial_info, traces, done, num_levels, num_clouds)
 
 
-def _slice_levels(levels, start, chunk, num_levels):
-    index = np.minimum(np.arange(start, start + chunk), num_levels - 1)
-    active = np.arange(start, start + chunk) < num_levels
+def _slice_levels(levels, start, chunk, until):
+    index = np.minimum(np.arange(start, start + chunk), until - 1)
+    active = np.arange(start, start + chunk) < until
     return jax.tree.map(lambda leaf: leaf[index], levels), active

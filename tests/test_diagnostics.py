@@ -41,7 +41,7 @@ def made_up(log_evidence=(0.1, 0.0, -0.1, 0.05), num_particles=512, num_levels=3
         target="the posterior",
         exact=True,
         completed=True,
-        state=SMCState(None, {}, weights, np.zeros(clouds), weights, np.zeros(clouds)),
+        state=SMCState(None, {}, weights, *[np.zeros(clouds)] * 5),
         num_levels_run=num_levels,
     )
     for name, value in changes.items():

@@ -137,10 +137,10 @@ def test_evidence_of_the_clouds_is_pooled(finished):
 
 
 def test_network_evaluations_are_counted(finished):
-    """One to weigh, one to start the joint move after the others have moved, one a move."""
-    assert finished.scheme.evaluations_per_level(finished.bridge) == 1 + 1 + 3
+    """One to weigh, one to start the joint moves after the others have moved, two a move of two steps."""
+    assert finished.scheme.evaluations_per_level(finished.bridge) == 1 + 1 + 3 * 2
     levels = finished.result.num_levels_run
-    assert finished.network_evaluations == (1 + 5 * levels) * 4 * 500
+    assert finished.network_evaluations == (1 + 8 * levels) * 4 * 500
 
 
 def test_summary_tells_what_matters(finished, capsys):

@@ -42,6 +42,7 @@ class Bridge(NamedTuple):
     Attributes:
         sample_base: `key -> z`: diffusion sites from a Gaussian near their law at the noisy end, the
             others from their prior given what they see there.
+        sample_prior: `key -> z`: exact draws of the prior at clock 0; only where `exact_prior`.
         log_base: `z -> ()`: log density of the diffusion part of `sample_base`. The other sites are
             drawn from their own prior, which cancels.
         see: `(z, clock) -> Seen`: the diffusion part; one network evaluation a site.
@@ -50,26 +51,33 @@ class Bridge(NamedTuple):
             the next by the linear map between the Gaussian approximations of their laws.
         constrain: `z -> values`: model values of all latent and deterministic sites at clock 0.
         times: `clock -> {site: t}`: time of each diffusion site under its own schedule.
+        noise: `clock -> {site: s}`: its noise level in units of the data.
         exponent: `(z, clock) -> ()`: $g(\theta, c)$, 1 at clock 0; no network evaluation.
         diffusion_sites: their names; empty for a model without one.
         other_sites: names of the other latent sites.
         target: one sentence that names the law at the end of the bridge.
         log_normalizer_error: standard error of the prior normalisers inside, in nats; `None` when
             one of them is unknown, so that evidences hold up to a constant of the prior.
+        exact_prior: whether every diffusion site can be drawn exactly at clock 0.
+        path_space: whether the prior is the law of a reverse sampler, known by its steps alone.
     """
 
     sample_base: Callable[[PRNGKey], Position]
+    sample_prior: Callable[[PRNGKey], Position]
     log_base: Callable[[Position], Scalar]
     see: Callable[[Position, Scalar], Seen]
     rest: Callable[[Position, dict[str, Array]], Rest]
     carry: Callable[[Position, Scalar, Scalar], tuple[Position, Scalar]]
     constrain: Callable[[Position], dict[str, Array]]
     times: Callable[[Scalar], dict[str, Scalar]]
+    noise: Callable[[Scalar], dict[str, Scalar]]
     exponent: Callable[[Position, Scalar], Scalar]
     diffusion_sites: tuple[str, ...]
     other_sites: tuple[str, ...]
     target: str
     log_normalizer_error: float | None
+    exact_prior: bool = False
+    path_space: bool = False
 
     @classmethod
     def of(cls, parts: Any, **rest: Any) -> "Bridge":

@@ -6,7 +6,7 @@ import equinox as eqx
 import jax.numpy as jnp
 
 from .._typing import Array, Scalar
-from ..energies import AbstractEnergy
+from ..energies import AbstractDenoiser, AbstractEnergy
 from ..twists import AbstractTwist, Tweedie
 from .base import Bridge, Rest, Seen
 from .sites import DiffusionSite, normalizer_error
@@ -23,6 +23,9 @@ class _EnergyBridge(eqx.Module):
 
     def sample_base(self, key):
         return {"x": self.site.sample_base(key)}
+
+    def sample_prior(self, key):
+        return {"x": self.site.sample_prior(key)}
 
     def log_base(self, z):
         return self.site.log_base(z["x"])
@@ -49,15 +52,19 @@ class _EnergyBridge(eqx.Module):
     def times(self, clock):
         return {"x": self.site.time(clock)}
 
+    def noise(self, clock):
+        return {"x": self.site.noise(clock)}
+
     def exponent(self, z, clock):
         return jnp.ones(()) if self.tempering is None else self.tempering(self.rest, z, clock)
 
 
 def from_energy(
-    energy: AbstractEnergy,
+    energy: AbstractDenoiser,
     log_likelihood: Callable[[Array], Scalar] | None = None,
     *,
     twist: AbstractTwist | None = None,
+    path_space: bool = False,
 ) -> Bridge:
     r"""Bridge to $e^{-E(x, t_{\min})}\, p(y \mid x)$, without a NumPyro model.
 
@@ -65,25 +72,29 @@ def from_energy(
         energy: The prior's energy.
         log_likelihood: `x -> ()` in nats for ONE example in data units; `None` for the prior alone.
         twist: What the likelihood sees at noisy levels; the denoised mean by default.
+        path_space: For `Twisted`: the prior is the law of the reverse sampler, and a denoiser is enough.
 
     Raises:
-        TypeError: If `energy` is not an energy.
+        TypeError: If `energy` is not an energy, unless in path space.
     """
-    if not isinstance(energy, AbstractEnergy):
+    if not (path_space or isinstance(energy, AbstractEnergy)):
         raise TypeError(
             f"`from_energy` expects an AbstractEnergy; got {type(energy).__name__}. A score alone "
             "has no density to weigh particles with: train or distil an energy."
         )
-    site = DiffusionSite(energy)
+    site = DiffusionSite(energy, (), path_space)
     twist = Tweedie() if twist is None else twist
     parts = _EnergyBridge(site, twist, log_likelihood)
     if log_likelihood is not None:
         tempering = Tempering.towards_the_data(parts.rest, {"x": site}, {})
         parts = _EnergyBridge(site, twist, log_likelihood, tempering)
+    prior = "the reverse sampler's law" if path_space else "exp(-E(x, t_min))"
     return Bridge.of(
         parts,
         diffusion_sites=("x",),
         other_sites=(),
-        target="exp(-E(x, t_min)) p(y | x)" if log_likelihood else "exp(-E(x, t_min))",
+        target=f"{prior} p(y | x)" if log_likelihood else prior,
         log_normalizer_error=normalizer_error({"x": site}),
+        exact_prior=site.exact,
+        path_space=path_space,
     )

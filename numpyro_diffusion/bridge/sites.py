@@ -5,8 +5,8 @@ import jax
 import jax.numpy as jnp
 
 from .._typing import Array, PRNGKey, Scalar
-from ..energies import AbstractEnergy
-from ..twists import AbstractTwist
+from ..energies import AbstractDenoiser, AbstractEnergy
+from ..twists import AbstractTwist, added_variance
 
 __all__ = ["DiffusionSite", "normalizer_error"]
 
@@ -15,12 +15,14 @@ class DiffusionSite(eqx.Module):
     """One diffusion variable, possibly a batch of independent ones, on its way from noise to data.
 
     Attributes:
-        energy: The prior's energy, for one example.
+        energy: The prior's energy, or denoiser, for one example.
         batch_shape: Shape of the plates around it.
+        path_space: Whether its law is that of a reverse sampler, known by its steps alone: no density.
     """
 
-    energy: AbstractEnergy
+    energy: AbstractDenoiser
     batch_shape: tuple[int, ...] = eqx.field(static=True, default=())
+    path_space: bool = eqx.field(static=True, default=False)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -49,11 +51,33 @@ class DiffusionSite(eqx.Module):
         alpha_t, _ = self.energy.schedule(t)
         return mean / alpha_t, variance / alpha_t**2
 
+    def noise(self, clock: Scalar) -> Scalar:
+        """Noise level in units of the data."""
+        return self.energy.schedule.noise_level(self.time(clock))
+
+    @property
+    def exact(self) -> bool:
+        """Whether the prior at `t_min` can be drawn from exactly."""
+        if self.path_space or not isinstance(self.energy, AbstractEnergy):
+            return False
+        draw = lambda key: self.energy.draw(key, jnp.asarray(self.energy.t_min))  # type: ignore
+        return jax.eval_shape(draw, jax.random.key(0)) is not None
+
+    def sample_prior(self, key: PRNGKey) -> Array:
+        """Exact draws of the prior at `t_min`, in units of the data."""
+        t_min = jnp.asarray(self.energy.t_min, jnp.result_type(float))
+        alpha_t, _ = self.energy.schedule(t_min)
+        keys = jax.random.split(key, self.size)
+        draws = jax.vmap(lambda key: self.energy.draw(key, t_min))(keys)  # type: ignore
+        return draws.reshape(self.shape) / alpha_t
+
     def sample_base(self, key: PRNGKey) -> Array:
         mean, variance = self.moments(jnp.asarray(1.0))
         return mean + jnp.sqrt(variance) * jax.random.normal(key, self.shape, variance.dtype)
 
     def log_base(self, u: Array) -> Scalar:
+        if self.path_space:  # the base is where the sampler starts
+            return jnp.zeros(())
         mean, variance = self.moments(jnp.asarray(1.0))
         terms = (u - mean) ** 2 / variance + jnp.log(2 * jnp.pi * variance)
         return -0.5 * jnp.sum(terms)
@@ -61,11 +85,18 @@ class DiffusionSite(eqx.Module):
     def see(self, twist: AbstractTwist, u: Array, clock: Scalar) -> tuple[Scalar, Array]:
         """Log density of the whole batch and what the rest of the model sees of it."""
         t = self.time(clock)
+        one = self._denoised if self.path_space else lambda u, t: twist(self.energy, u, t)  # type: ignore
         if not self.batch_shape:
-            return twist(self.energy, u, t)
+            return one(u, t)
         flat = u.reshape(-1, *self.energy.shape)
-        log_densities, x_hat = jax.vmap(lambda one: twist(self.energy, one, t))(flat)
+        log_densities, x_hat = jax.vmap(lambda u: one(u, t))(flat)
         return jnp.sum(log_densities), x_hat.reshape(u.shape)
+
+    def _denoised(self, u: Array, t: Scalar) -> tuple[Scalar, Array]:
+        """Mean of the variable at `t_min` given $u_t$, from the denoiser alone."""
+        alpha_t, sigma_t = self.energy.schedule(t)
+        share = added_variance(self.energy, t) * alpha_t**2 / sigma_t**2
+        return jnp.zeros(()), u + share * (self.energy.denoise(alpha_t * u, t) - u)
 
     def carry(self, u: Array, clock: Scalar, next_clock: Scalar) -> tuple[Array, Scalar]:
         mean, variance = self.moments(clock)
@@ -95,7 +126,13 @@ class DiffusionSite(eqx.Module):
 
 def normalizer_error(sites: dict[str, DiffusionSite]) -> float | None:
     """Standard error of the summed normalisers of some sites; `None` if one is unknown."""
-    if any(site.energy.log_normalizer is None for site in sites.values()):
-        return None
-    # One error an energy, shared by its whole batch: it adds up, it does not average out.
-    return sum((s.size * s.energy.log_normalizer_error) ** 2 for s in sites.values()) ** 0.5
+    total = 0.0
+    for site in sites.values():
+        if site.path_space:  # a product of normalised kernels
+            continue
+        assert isinstance(site.energy, AbstractEnergy)
+        if site.energy.log_normalizer is None:
+            return None
+        # One error an energy, shared by its whole batch: it adds up, it does not average out.
+        total += (site.size * site.energy.log_normalizer_error) ** 2
+    return total**0.5

@@ -57,9 +57,19 @@ class _ModelBridge(eqx.Module):
         key_sites, key_model = jax.random.split(key)
         keys = jax.random.split(key_sites, max(len(self.sites), 1))
         u = {n: s.sample_base(k) for k, (n, s) in zip(keys, self.sites.items(), strict=False)}
+        return self.beside(u, jnp.asarray(1.0), key_model)
+
+    def sample_prior(self, key):
+        key_sites, key_model = jax.random.split(key)
+        keys = jax.random.split(key_sites, max(len(self.sites), 1))
+        u = {n: s.sample_prior(k) for k, (n, s) in zip(keys, self.sites.items(), strict=False)}
+        return self.beside(u, jnp.asarray(0.0), key_model)
+
+    def beside(self, u, clock, key):
+        """The diffusion sites together with draws of the others from their prior."""
         if not self.others:
             return u
-        return {**u, **self.draw_others(self.see(u, jnp.asarray(1.0)).x_hat, key_model)}
+        return {**u, **self.draw_others(self.see(u, clock).x_hat, key)}
 
     def draw_others(self, x, key):
         """The other sites from their prior, unconstrained, given the diffusion sites."""
@@ -137,6 +147,9 @@ class _ModelBridge(eqx.Module):
     def times(self, clock):
         return {n: s.time(clock) for n, s in self.sites.items()}
 
+    def noise(self, clock):
+        return {n: s.noise(clock) for n, s in self.sites.items()}
+
     def exponent(self, z, clock):
         return self.tempering(self.rest, z, clock)
 
@@ -150,7 +163,11 @@ def _typical_others(parts: _ModelBridge):
 
 
 def from_model(
-    model: Callable, *args: Any, twist: AbstractTwist | None = None, **kwargs: Any
+    model: Callable,
+    *args: Any,
+    twist: AbstractTwist | None = None,
+    path_space: bool = False,
+    **kwargs: Any,
 ) -> Bridge:
     r"""The bridge from noise to the posterior of a NumPyro model.
 
@@ -164,19 +181,22 @@ def from_model(
         model: A NumPyro model.
         *args: Its arguments, data included. Arrays may change later without recompilation.
         twist: What the likelihood sees at noisy levels; the denoised mean by default.
+        path_space: For `Twisted`: priors are the laws of reverse samplers, and denoisers are enough.
         **kwargs: Its keyword arguments.
 
     Raises:
         ValueError: For a discrete or non-finite site, a subsampled plate, a scaled or masked latent
             site, a prior whose energy depends on other sites, no latent site at all, or a model that
             needs the values of its arguments, not only their shapes.
-        TypeError: For a diffusion site whose prior is a score without energy.
+        TypeError: For a diffusion site whose prior is a score without energy, unless in path space.
     """
     args, kwargs = jax.tree.map(_as_jax, (args, kwargs))
     none = Tempering({}, {})
     probe = _ModelBridge(model, args, kwargs, {}, Tweedie(), (), none)
     trace = _first_trace(probe)
-    sites = {n: _diffusion_site(n, site) for n, site in trace.items() if is_diffusion(site)}
+    sites = {
+        n: _diffusion_site(n, site, path_space) for n, site in trace.items() if is_diffusion(site)
+    }
     if sites:
         again = probe.trace(lambda site: stand_in(site, 1.0), jax.random.key(1))
         refuse_varying_energies(sites, again)
@@ -189,12 +209,15 @@ def from_model(
     parts = _ModelBridge(model, args, kwargs, sites, twist, others, none)
     check_compiles(parts)
     parts = parts.towards_the_data()
+    prior = "the reverse sampler's law" if path_space else "exp(-E(., t_min))"
     return Bridge.of(
         parts,
         diffusion_sites=tuple(sites),
         other_sites=others,
-        target="the posterior of the model under exp(-E(., t_min))" if sites else "the posterior",
+        target=f"the posterior of the model under {prior}" if sites else "the posterior",
         log_normalizer_error=normalizer_error(sites),
+        exact_prior=bool(sites) and all(site.exact for site in sites.values()),
+        path_space=path_space,
     )
 
 
@@ -219,11 +242,12 @@ def _first_trace(probe: _ModelBridge) -> dict[str, dict]:
         ) from error
 
 
-def _diffusion_site(name: str, site: dict) -> DiffusionSite:
+def _diffusion_site(name: str, site: dict, path_space: bool) -> DiffusionSite:
     energy, shape = unwrapped(site["fn"]).energy, site_shape(site)
-    if not isinstance(energy, AbstractEnergy):
+    if not (path_space or isinstance(energy, AbstractEnergy)):
         raise TypeError(
             f"site `{name}` has the score-only prior {type(energy).__name__}: particles cannot be "
-            "weighed without a density. Train or distil an energy."
+            "weighed without a density. Train or distil an energy, or use the scheme `Twisted`, whose "
+            "prior is the law of the reverse sampler."
         )
-    return DiffusionSite(energy, tuple(shape[: len(shape) - len(energy.shape)]))
+    return DiffusionSite(energy, tuple(shape[: len(shape) - len(energy.shape)]), path_space)

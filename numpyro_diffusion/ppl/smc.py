@@ -22,7 +22,7 @@ import numpy as np
 from .. import diagnostics
 from .._typing import Array, PRNGKey
 from ..bridge import Bridge
-from ..schemes import Annealed
+from ..schemes import AbstractScheme, Annealed
 from ..smc import SMCResult, log_mean_exp, run_smc
 from ..twists import AbstractTwist
 from .bridge import from_model
@@ -46,7 +46,7 @@ class SMC:
         num_particles: Particles a cloud.
         num_chains: Independent clouds, at least 1; two or more give R-hat and a standard error of
             the evidence across clouds.
-        twist: What the likelihood sees at noisy levels; the denoised mean by default.
+        twist: What the likelihood sees at noisy levels; what the scheme prefers by default.
         batch_size: Particles that step at once, to bound memory.
         progress_bar: Show progress of pilot and run.
 
@@ -62,7 +62,7 @@ class SMC:
     def __init__(
         self,
         model: Callable,
-        scheme: Annealed | None = None,
+        scheme: AbstractScheme | None = None,
         *,
         num_particles: int = 512,
         num_chains: int = 4,
@@ -111,7 +111,13 @@ class SMC:
         self._keys = dict(zip(names, jax.random.split(key, len(names)), strict=True))
         self._arguments = args, kwargs
         self._result = self._feynman_kac = None
-        self._bridge = from_model(self.model, *args, twist=self.twist, **kwargs)
+        self._bridge = from_model(
+            self.model,
+            *args,
+            twist=self.scheme.twist if self.twist is None else self.twist,
+            path_space=self.scheme.path_space,
+            **kwargs,
+        )
         self._feynman_kac = self.scheme(
             self._bridge, self._keys["pilot"], progress_bar=self.progress_bar
         )
@@ -174,10 +180,11 @@ class SMC:
 
     @property
     def log_evidence(self) -> float:
-        r"""$\log p(y)$ in nats: log of the mean of the clouds' unbiased estimates.
+        r"""$\log p(y)$ in nats: log of the mean of the clouds' estimates.
 
-        Normalised if the prior's normaliser is known (see `evidence_is_normalized`), otherwise up to
-        a constant that is the same for all models with the same diffusion sites.
+        Of which law, `result.evidence` says. Normalised if the scheme needs no normaliser or the prior's
+        is known (see `evidence_is_normalized`), otherwise up to a constant that is the same for all
+        models with the same diffusion sites.
         """
         return float(log_mean_exp(self._finished.log_evidence))
 
@@ -186,15 +193,17 @@ class SMC:
         """Standard error of `log_evidence`, in nats.
 
         The larger of the error across clouds and the clouds' own (genealogical) errors, combined
-        with the error of the prior's normaliser.
+        with the error of the prior's normaliser if that enters.
         """
         error = diagnostics.log_evidence_error(self._finished)
+        if self.result.normalized:
+            return error
         return math.hypot(error, self.bridge.log_normalizer_error or 0.0)
 
     @property
     def evidence_is_normalized(self) -> bool:
-        """Whether the normaliser of every diffusion prior is known."""
-        return self.bridge.log_normalizer_error is not None
+        """Whether the scheme needs no normaliser, or that of every diffusion prior is known."""
+        return self.result.normalized or self.bridge.log_normalizer_error is not None
 
     def get_weighted_samples(self) -> tuple[dict[str, Array], Array]:
         """All particles and their weights: values and weights lead with `(num_chains, num_particles)`.
@@ -240,6 +249,7 @@ class SMC:
         kind = "" if self.evidence_is_normalized else " (up to the prior's normaliser)"
         print(
             f"\nlog evidence {self.log_evidence:.3f} +- {self.log_evidence_error:.3f} nats{kind}\n"
+            f"evidence: {self.result.evidence}\n"
             f"target: {self.result.target}; "
             f"{'exact as the number of particles grows' if self.result.exact else 'heuristic'}\n"
             f"{self.num_chains} clouds of {self.num_particles} particles, "

@@ -9,24 +9,25 @@ The weighted particles follow the user's posterior as their number grows, for an
 any error of the energy at the levels in between; these change the variance only.
 """
 
-import equinox as eqx
-import jax
+from typing import ClassVar
 
-from .._typing import Position, PRNGKey
+import equinox as eqx
+
+from .._typing import PRNGKey
 from ..bridge import Bridge
 from ..feynman_kac import FeynmanKac
 from ..moves import Move, hmc, mala
-from .kernels import Kernels, Level, Particle, check_fit, check_levels
-from .pilot import tune
+from ..twists import AbstractTwist, Tweedie
+from .build import EVIDENCE, AbstractScheme, build, check_choices, frozen
+from .kernels import Kernels
+from .levels import Level
+from .pilot import likelihood_first
+from .transport import Carry
 
 __all__ = ["Annealed"]
 
 
-def _position(particle: Particle) -> Position:
-    return particle.position
-
-
-class Annealed(eqx.Module):
+class Annealed(AbstractScheme):
     r"""Annealed sampler over the noise levels of an energy, with HMC or MALA moves.
 
     A pilot cloud chooses the levels (so that each costs the same share of effective sample size), the
@@ -64,26 +65,24 @@ class Annealed(eqx.Module):
                 "`Annealed` expects at least one move a level; got "
                 f"num_moves={self.num_moves}, num_other_moves={self.num_other_moves}."
             )
-        if not 0 < self.conditional_ess < 1:
-            raise ValueError(
-                "`conditional_ess` is the share that a level keeps, in (0, 1); got "
-                f"{self.conditional_ess}. Try 0.9."
-            )
-        if self.num_pilot < 2:
-            raise ValueError(f"`num_pilot` must be at least 2; got {self.num_pilot}. Try 256.")
-        if isinstance(self.levels, Level):
-            check_levels(self.levels)
-        elif not (self.levels is None or isinstance(self.levels, int)):
-            raise TypeError(
-                f"`levels` is a number, frozen levels or `None`; got {type(self.levels).__name__}. The "
-                "levels of an earlier run are in its `result.levels`."
-            )
-        elif self.levels is not None and self.levels < 1:
-            raise ValueError(f"`levels` must be at least 1; got {self.levels}.")
+        check_choices(
+            "Annealed",
+            levels=self.levels,
+            conditional_ess=self.conditional_ess,
+            num_pilot=self.num_pilot,
+        )
+
+    path_space: ClassVar[bool] = False
+
+    @property
+    def twist(self) -> AbstractTwist:
+        """What the likelihood sees at noisy levels, unless the user says otherwise."""
+        return Tweedie()
 
     def kernels(self, bridge: Bridge) -> Kernels:
         """Moves and weights over a bridge."""
-        return Kernels(bridge, self.move, self.other_move, self.num_moves, self.num_other_moves)
+        counts = self.num_moves, self.num_other_moves
+        return Kernels(bridge, self.move, self.other_move, Carry(), *counts)
 
     def __call__(
         self, bridge: Bridge, key: PRNGKey | None = None, *, progress_bar: bool = False
@@ -96,25 +95,14 @@ class Annealed(eqx.Module):
             progress_bar: Show the pilot's progress.
         """
         kernels = self.kernels(bridge)
-        if isinstance(self.levels, Level):
-            levels = self.levels
-            check_fit(levels, bridge)
-        else:
-            key = jax.random.key(0) if key is None else key
-            levels = tune(
-                key,
-                kernels,
-                num_particles=self.num_pilot,
-                conditional_ess=self.conditional_ess,
-                max_levels=self.max_levels,
-                num_levels=self.levels,
-                progress_bar=progress_bar,
-            )
-        return FeynmanKac(kernels.init, kernels.step, levels, _position, bridge.target, True)
-
-    def evaluations_per_level(self, bridge: Bridge) -> int:
-        """Network evaluations a particle and level: one for the weight and one a move."""
-        refresh = 1 if self.kernels(bridge).in_blocks else 0
-        if not bridge.diffusion_sites:
-            return 0
-        return 1 + refresh + self.num_moves * self.move.evaluations
+        levels = frozen(
+            key,
+            kernels,
+            self.levels,
+            likelihood_first,
+            num_particles=self.num_pilot,
+            conditional_ess=self.conditional_ess,
+            max_levels=self.max_levels,
+            progress_bar=progress_bar,
+        )
+        return build(kernels, levels, target=bridge.target, evidence=EVIDENCE)

@@ -2,10 +2,11 @@ r"""The pilot: a small cloud that chooses levels, step sizes and scales, before 
 
 It walks the same path as the sampler. At each level it measures the spread of every coordinate, adapts
 the step sizes to the kernels' target acceptance while it moves, and then takes the largest step along
-the path that keeps the wanted share of effective sample size. The path has two parts: the likelihood
-fades in at the noisy end, then the noise falls. A model without diffusion sites has the first alone.
+the path that keeps the wanted share of effective sample size. A path has two parts: on one the likelihood
+fades in, on the other the noise falls. A model without diffusion sites has the first alone.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -15,12 +16,15 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from .._typing import Array, Position, PRNGKey, Scalar
-from ..bridge import log_density
+from ..bridge import Bridge, combine, log_density
 from ..smc import conditional_ess as share_left
 from ..smc import resample_equal
-from .kernels import Kernels, Level, Particle
+from .kernels import Kernels, Particle
+from .levels import Level
 
-__all__ = ["PilotError", "tune"]
+__all__ = ["Path", "PilotError", "likelihood_first", "prior_first", "tune"]
+
+Path = Callable[[Bridge, Scalar, Scalar, Scalar], tuple[Scalar, Scalar]]
 
 
 class PilotError(RuntimeError):
@@ -44,6 +48,7 @@ def tune(
     conditional_ess: float = 0.97,
     max_levels: int = 400,
     num_levels: int | None = None,
+    path: Path,
     progress_bar: bool = False,
 ) -> Level:
     """Choose levels, step sizes and scales for some kernels, with a pilot cloud.
@@ -55,6 +60,7 @@ def tune(
         conditional_ess: Share of the effective sample size that each level keeps.
         max_levels: Give up beyond this.
         num_levels: Equal steps in log-SNR instead of the pilot's own choice.
+        path: `likelihood_first` or `prior_first`.
         progress_bar: Show how far along the path the pilot is.
 
     Returns:
@@ -74,7 +80,7 @@ def tune(
             next_clock = np.nan if fixed is None else fixed[min(len(rows) + 1, len(fixed) - 1)]
             rounds = 16 if not rows else 0
             pilot, row, alive = _advance(
-                kernels, pilot, conditional_ess, np.asarray(next_clock), np.asarray(rounds)
+                kernels, pilot, conditional_ess, np.asarray(next_clock), np.asarray(rounds), path
             )
             rows.append(jax.tree.map(np.asarray, row))
             if not bool(alive):
@@ -116,9 +122,10 @@ def _start_pilot(kernels: Kernels, key: PRNGKey, num_particles: int) -> _Pilot:
     index = resample_equal(key_resample, log_weights, num_particles)
     particles = jax.tree.map(lambda leaf: leaf[index], particles)
     one = jnp.ones(())
+    clock = 0 * one if kernels.from_prior else one
     dimension = sum(leaf[0].size for leaf in jax.tree.leaves(particles.position))
     start = jnp.log(0.5 * dimension ** (-1 / 3) * one)
-    return _Pilot(key, particles, one, 0 * one, start, start)
+    return _Pilot(key, particles, clock, 0 * one, start, start)
 
 
 def _scales(position: Position) -> Position:
@@ -133,25 +140,35 @@ def _scales(position: Position) -> Position:
 
 
 @eqx.filter_jit
-def _advance(kernels: Kernels, pilot: _Pilot, target, next_clock, extra_rounds):
-    """Move the pilot cloud at its level, choose the next level, carry, weigh and resample."""
+def _advance(kernels: Kernels, pilot: _Pilot, target, next_clock, extra_rounds, path: Path):
+    """Move the pilot cloud at its level, choose the next level, transport, weigh and resample."""
     bridge = kernels.bridge
     scale = _scales(pilot.particles.position)
     pilot = _adapt(kernels, pilot, scale, extra_rounds)
-
-    def increments(clock, power):
-        def one(particle):
-            z, log_det = bridge.carry(particle.position, pilot.clock, clock)
-            return log_density(bridge, z, clock, power)[0] - particle.log_density + log_det
-
-        return jax.vmap(one)(pilot.particles)
-
     count = pilot.particles.log_density.shape[0]
+    key, key_resample, key_transport, key_probe = jax.random.split(pilot.key, 4)
+    curvature = _curvature(kernels, pilot, key_probe)
+    steps = jnp.exp(pilot.log_step), jnp.exp(pilot.other_log_step)
+    keys = jax.random.split(key_transport, count)  # the same noise for every stride that is tried
+
+    def transported(clock, power):
+        row = Level(pilot.clock, pilot.power, clock, power, *steps, scale, curvature)
+
+        def one(key, particle):
+            return kernels.transport(
+                key, bridge, particle.position, particle.gradient, particle.seen.x_hat, row
+            )
+
+        return row, jax.vmap(one)(keys, pilot.particles)
+
     zeros = jnp.zeros(count)
     goal = -jnp.log(target)
 
     def loss(stride):
-        share = share_left(zeros, increments(*_along(bridge, pilot, stride)))
+        clock, power = path(bridge, pilot.clock, pilot.power, stride)
+        _, (z, log_ratio) = transported(clock, power)
+        values = jax.vmap(lambda z: log_density(bridge, z, clock, power)[0])(z)
+        share = share_left(zeros, values - pilot.particles.log_density + log_ratio)
         return -jnp.log(jnp.maximum(share, 1e-6))
 
     def bisect(_, bounds):
@@ -168,45 +185,72 @@ def _advance(kernels: Kernels, pilot: _Pilot, target, next_clock, extra_rounds):
 
     fixed = jnp.isfinite(next_clock)
     stride = jax.lax.cond(fixed, lambda _: jnp.ones(()), search, None)
-    clock, power = _along(bridge, pilot, stride)
+    clock, power = path(bridge, pilot.clock, pilot.power, stride)
     if bridge.diffusion_sites:  # on a grid the likelihood is there from the first level on
         clock, power = jnp.where(fixed, next_clock, clock), jnp.where(fixed, 1.0, power)
     else:
         clock, power = 0 * clock, jnp.where(fixed, 1 - next_clock, power)
 
-    row = Level(
-        pilot.clock,
-        pilot.power,
-        clock,
-        power,
-        jnp.exp(pilot.log_step),
-        jnp.exp(pilot.other_log_step),
-        scale,
-    )
-
-    def carry(particle):
-        z, log_det = bridge.carry(particle.position, pilot.clock, clock)
-        new = kernels.evaluate(z, clock, power)
-        return new, new.log_density - particle.log_density + log_det
-
-    particles, log_weights = jax.vmap(carry)(pilot.particles)
+    row, (z, log_ratio) = transported(clock, power)
+    particles = jax.vmap(lambda z: kernels.evaluate(z, clock, power))(z)
+    log_weights = particles.log_density - pilot.particles.log_density + log_ratio
     log_weights = jnp.where(jnp.isfinite(log_weights), log_weights, -jnp.inf)
-    key, key_resample = jax.random.split(pilot.key)
     index = resample_equal(key_resample, log_weights, count)
     particles = jax.tree.map(lambda leaf: leaf[index], particles)
     new = pilot._replace(key=key, particles=particles, clock=clock, power=power)
     return new, row, jnp.any(jnp.isfinite(log_weights))
 
 
-def _along(bridge, pilot: _Pilot, stride: Scalar) -> tuple[Scalar, Scalar]:
-    """Clock and power after the share `stride` of what remains of the present part of the path."""
-    power = pilot.power + stride * (1 - pilot.power)
-    power = jnp.where(power > 1 - 1e-4, 1.0, power)
+def _curvature(kernels: Kernels, pilot: _Pilot, key: PRNGKey) -> Position | None:
+    """Mean diagonal second derivative of the log density, by differences of gradients."""
+    if not kernels.transport.needs_gradient:
+        return None
+    bridge, count = kernels.bridge, pilot.particles.log_density.shape[0]
+    noise = bridge.noise(pilot.clock)
+
+    def one(key, particle):
+        z = particle.position
+        keys = dict(zip(noise, jax.random.split(key, max(len(noise), 1)), strict=False))
+        signs = {n: jax.random.rademacher(keys[n], z[n].shape, z[n].dtype) for n in noise}
+        gradient = jax.grad(lambda z: log_density(bridge, z, pilot.clock, pilot.power)[0])
+
+        def at(sign):  # a quarter of the noise away: a secant at the scale of the next draw
+            return gradient({**z, **{n: z[n] + sign * 0.25 * noise[n] * signs[n] for n in noise}})
+
+        above, below = at(1.0), at(-1.0)
+        return {n: signs[n] * (above[n] - below[n]) / (0.5 * noise[n]) for n in noise}
+
+    each = jax.vmap(one)(jax.random.split(key, count), pilot.particles)
+    return jax.tree.map(lambda leaf: jnp.mean(jnp.nan_to_num(leaf, posinf=0, neginf=0), 0), each)
+
+
+def likelihood_first(bridge: Bridge, clock: Scalar, power: Scalar, stride: Scalar):
+    """Clock and power after the share `stride` of what remains of the present part of the path.
+
+    The likelihood fades in at the noisy end; then the noise falls.
+    """
+    more = _one(power + stride * (1 - power))
     if not bridge.diffusion_sites:
-        return 0 * pilot.clock, power
-    fading = pilot.power < 1
-    clock = jnp.where(fading, pilot.clock, pilot.clock * (1 - stride))
-    return jnp.where(clock < 1e-4, 0.0, clock), jnp.where(fading, power, 1.0)
+        return 0 * clock, more
+    fading = power < 1
+    less = jnp.where(fading, clock, clock * (1 - stride))
+    return _zero(less), jnp.where(fading, more, 1.0)
+
+
+def prior_first(bridge: Bridge, clock: Scalar, power: Scalar, stride: Scalar):
+    """The same along the other path: the noise falls under the prior; then the likelihood fades in."""
+    del bridge
+    falling = clock > 0
+    more = _one(power + stride * (1 - power))
+    return _zero(clock * (1 - stride)), jnp.where(falling, power, more)
+
+
+def _one(power: Scalar) -> Scalar:
+    return jnp.where(power > 1 - 1e-4, 1.0, power)
+
+
+def _zero(clock: Scalar) -> Scalar:
+    return jnp.where(clock < 1e-4, 0.0, clock)
 
 
 def _adapt(kernels: Kernels, pilot: _Pilot, scale: Position, extra_rounds) -> _Pilot:
@@ -215,7 +259,7 @@ def _adapt(kernels: Kernels, pilot: _Pilot, scale: Position, extra_rounds) -> _P
     clock, power = pilot.clock, pilot.power
     key, key_other, key_joint = jax.random.split(pilot.key, 3)
     particles, z, other_log_step = pilot.particles, pilot.particles.position, pilot.other_log_step
-    rounds = kernels.num_moves + extra_rounds
+    rounds = max(kernels.num_moves, kernels.num_other_moves) + extra_rounds
 
     def gain(i):
         # Robbins-Monro with a gain that settles: large corrections first.
@@ -226,7 +270,7 @@ def _adapt(kernels: Kernels, pilot: _Pilot, scale: Position, extra_rounds) -> _P
         def other_round(i, carry):
             z, log_step = carry
             keys = jax.random.split(jax.random.fold_in(key_other, i), count)
-            z, acceptance = jax.vmap(
+            z, _, acceptance = jax.vmap(
                 lambda key, particle, z: kernels.move_others(
                     key, particle._replace(position=z), clock, power, jnp.exp(log_step), scale
                 )
@@ -236,6 +280,18 @@ def _adapt(kernels: Kernels, pilot: _Pilot, scale: Position, extra_rounds) -> _P
 
         z, other_log_step = jax.lax.fori_loop(0, rounds, other_round, (z, other_log_step))
 
+    pilot = pilot._replace(key=key, other_log_step=other_log_step)
+    if not kernels.num_moves:
+        value = lambda particle, z: combine(
+            kernels.bridge,
+            z,
+            clock,
+            power,
+            particle.seen,
+            kernels.bridge.rest(z, particle.seen.x_hat),
+        )
+        values = jax.vmap(value)(particles, z) if kernels.in_blocks else particles.log_density
+        return pilot._replace(particles=particles._replace(position=z, log_density=values))
     logdensity_fn = kernels.logdensity(clock, power)
     start = lambda particle, z: kernels.start_move(particle, z, logdensity_fn, scale)
 
@@ -255,6 +311,7 @@ def _adapt(kernels: Kernels, pilot: _Pilot, scale: Position, extra_rounds) -> _P
     )
     z = jax.vmap(lambda state: kernels.move.position(state, scale))(states)
     particles = particles._replace(position=z, log_density=states.logdensity)
-    return pilot._replace(
-        key=key, particles=particles, log_step=log_step, other_log_step=other_log_step
-    )
+    if kernels.transport.needs_gradient:
+        gradient = jax.vmap(lambda state: kernels.move.gradient(state, scale))(states)
+        particles = particles._replace(gradient=gradient)
+    return pilot._replace(particles=particles, log_step=log_step)

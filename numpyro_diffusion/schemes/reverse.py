@@ -1,0 +1,124 @@
+r"""Reverse-diffusion proposals, weighed with the energy: exact at any number of levels.
+
+Each level draws $u_s$ from a Gaussian reverse step that is guided by the likelihood, and weighs it by
+
+$$w = \frac{\gamma_s(u_s)\, q(u_t \mid u_s)}{\gamma_t(u_t)\, M(u_s \mid u_t)},$$
+
+with the noising $q$ as backward kernel (see `Reverse`). One network evaluation a level serves weight and
+next proposal.
+"""
+
+from typing import ClassVar
+
+import equinox as eqx
+
+from .._typing import PRNGKey
+from ..bridge import Bridge
+from ..feynman_kac import FeynmanKac
+from ..moves import Move, hmc, mala
+from ..twists import AbstractTwist, Tweedie
+from .build import EVIDENCE, AbstractScheme, build, check_choices, frozen
+from .kernels import Kernels
+from .levels import Level
+from .pilot import likelihood_first
+from .transport import Reverse
+
+__all__ = ["ReverseDiffusion"]
+
+
+class ReverseDiffusion(AbstractScheme):
+    r"""Guided reverse-diffusion proposals with exact weights, and moves of the other sites.
+
+    The weighted particles follow the posterior under $e^{-E(\cdot, t_{\min})}$ at any number of levels,
+    whatever the error of the energy at the levels in between. The weights of one level vary with the
+    dimension, so this is for tens of dimensions rather than thousands. Moves that leave each level's law
+    invariant keep it going where the Gaussian step is a poor guide; with `num_moves=0` a level costs one
+    network evaluation.
+
+    Attributes:
+        levels: `None` for the pilot's choice, a number for equal steps in log-SNR, or frozen levels.
+        inflation: Factor on the variance of a proposal. Above 1 it guards against rare huge weights when
+            levels are few; it costs the same share of the particles at every level, however close.
+        move: Joint move of all sites.
+        num_moves: Joint moves a level; may be 0.
+        other_move: Move of the non-diffusion sites; costs no network evaluation.
+        num_other_moves: Such moves a level.
+        conditional_ess: Share of the effective sample size that each level may keep, in (0, 1).
+        num_pilot: Particles of the pilot cloud.
+        max_levels: Give up, and say why, when the pilot needs more levels than this.
+
+    References:
+        Del Moral, Doucet & Jasra (2006), Sequential Monte Carlo samplers, JRSS B. Thornton et al. (2025),
+        arXiv 2502.12786.
+    """
+
+    levels: int | Level | None = None
+    inflation: float = 1.0
+    move: Move = eqx.field(default_factory=hmc)
+    num_moves: int = eqx.field(static=True, default=1)
+    other_move: Move = eqx.field(default_factory=mala)
+    num_other_moves: int = eqx.field(static=True, default=2)
+    conditional_ess: float = eqx.field(static=True, default=0.97)
+    num_pilot: int = eqx.field(static=True, default=256)
+    max_levels: int = eqx.field(static=True, default=400)
+
+    def __check_init__(self):
+        if self.num_moves < 0 or self.num_other_moves < 1:
+            raise ValueError(
+                "`ReverseDiffusion` expects num_moves >= 0 and num_other_moves >= 1; got "
+                f"num_moves={self.num_moves}, num_other_moves={self.num_other_moves}."
+            )
+        if isinstance(self.inflation, float | int) and self.inflation < 1:
+            raise ValueError(
+                f"`inflation` widens the proposals, so it is at least 1; got {self.inflation}. Narrow "
+                "proposals give rare huge weights."
+            )
+        check_choices(
+            "ReverseDiffusion",
+            levels=self.levels,
+            conditional_ess=self.conditional_ess,
+            num_pilot=self.num_pilot,
+        )
+
+    path_space: ClassVar[bool] = False
+
+    @property
+    def twist(self) -> AbstractTwist:
+        """What the likelihood sees at noisy levels, unless the user says otherwise."""
+        return Tweedie()
+
+    def kernels(self, bridge: Bridge) -> Kernels:
+        """Moves and weights over a bridge."""
+        counts = self.num_moves, self.num_other_moves
+        return Kernels(bridge, self.move, self.other_move, Reverse(self.inflation), *counts)
+
+    def __call__(
+        self, bridge: Bridge, key: PRNGKey | None = None, *, progress_bar: bool = False
+    ) -> FeynmanKac:
+        """Tune with a pilot cloud unless the levels are frozen, and return the Feynman-Kac model.
+
+        Args:
+            bridge: The densities.
+            key: PRNG key of the pilot; a fixed one if left out.
+            progress_bar: Show the pilot's progress.
+
+        Raises:
+            ValueError: If the model has no diffusion site.
+        """
+        if not bridge.diffusion_sites:
+            raise ValueError(
+                "`ReverseDiffusion` needs a diffusion site, and the model has none. Use `Annealed`, which "
+                "is then likelihood tempering."
+            )
+        kernels = self.kernels(bridge)
+        levels = frozen(
+            key,
+            kernels,
+            self.levels,
+            likelihood_first,
+            num_particles=self.num_pilot,
+            conditional_ess=self.conditional_ess,
+            max_levels=self.max_levels,
+            progress_bar=progress_bar,
+        )
+        return build(kernels, levels, target=bridge.target, evidence=EVIDENCE)

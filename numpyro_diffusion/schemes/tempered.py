@@ -1,0 +1,132 @@
+r"""Likelihood tempering at the clean end: a cloud of the prior first, then the data.
+
+Where the prior has exact draws the cloud starts from them; otherwise it is brought down from noise as in
+`Annealed`, without a likelihood. Then the likelihood fades in,
+$\gamma_\beta \propto e^{-E(x, t_{\min})}\, p(\theta)\, p(y \mid x, \theta)^\beta$ with $\beta$ from 0 to 1.
+"""
+
+from typing import ClassVar
+
+import equinox as eqx
+import jax.numpy as jnp
+
+from .._typing import PRNGKey
+from ..bridge import Bridge
+from ..feynman_kac import FeynmanKac
+from ..moves import Move, hmc, mala
+from ..twists import AbstractTwist, Identity
+from .build import AbstractScheme, build, check_choices, frozen
+from .kernels import Kernels
+from .levels import Level
+from .pilot import prior_first
+from .transport import Carry
+
+__all__ = ["LikelihoodTempered"]
+
+
+class LikelihoodTempered(AbstractScheme):
+    r"""A cloud of the prior, then likelihood tempering at `t_min`, with steps chosen by a pilot.
+
+    The evidence counts the weights of the second part only, so the prior's normaliser cancels: the
+    energy need not be normalised. Modes keep the prior's weights until the data speak. The weak point:
+    at `t_min` the moves meet the prior at its sharpest, and modes that few draws of the prior hit are
+    found by few particles; `Annealed` is better when data are far more precise than the prior.
+
+    Attributes:
+        move: Joint move of all sites.
+        num_moves: Joint moves a level.
+        other_move: Move of the non-diffusion sites; costs no network evaluation.
+        num_other_moves: Such moves a level.
+        levels: `None` for the pilot's choice, or the frozen levels of an earlier run.
+        conditional_ess: Share of the effective sample size that each level may keep, in (0, 1).
+        num_pilot: Particles of the pilot cloud.
+        max_levels: Give up, and say why, when the pilot needs more levels than this.
+        exact_draws: Start from exact draws of the prior where its energy has them.
+
+    References:
+        Jasra, Stephens, Doucet & Tsagaris (2011), Inference for Lévy-driven stochastic volatility models
+        via adaptive SMC, Scandinavian Journal of Statistics, for tempering with adaptive steps.
+    """
+
+    move: Move = eqx.field(default_factory=hmc)
+    num_moves: int = eqx.field(static=True, default=3)
+    other_move: Move = eqx.field(default_factory=mala)
+    num_other_moves: int = eqx.field(static=True, default=2)
+    levels: Level | None = None
+    conditional_ess: float = eqx.field(static=True, default=0.9)
+    num_pilot: int = eqx.field(static=True, default=256)
+    max_levels: int = eqx.field(static=True, default=400)
+    exact_draws: bool = eqx.field(static=True, default=True)
+
+    def __check_init__(self):
+        if self.num_moves < 1 or self.num_other_moves < 1:
+            raise ValueError(
+                "`LikelihoodTempered` expects at least one move a level; got "
+                f"num_moves={self.num_moves}, num_other_moves={self.num_other_moves}."
+            )
+        if isinstance(self.levels, int):
+            raise TypeError(
+                "`levels` of `LikelihoodTempered` is `None` or frozen levels, since an even grid of noise "
+                f"levels says nothing of the likelihood; got {self.levels}."
+            )
+        start = 1.0 if self.levels is None else float(jnp.asarray(self.levels.clock)[0])
+        check_choices(
+            "LikelihoodTempered",
+            levels=self.levels,
+            conditional_ess=self.conditional_ess,
+            num_pilot=self.num_pilot,
+            start=0.0 if start == 0 else 1.0,
+        )
+
+    path_space: ClassVar[bool] = False
+
+    @property
+    def twist(self) -> AbstractTwist:
+        """None: the likelihood is silent at noisy levels."""
+        return Identity()
+
+    def kernels(self, bridge: Bridge) -> Kernels:
+        """Moves and weights over a bridge."""
+        counts = self.num_moves, self.num_other_moves
+        exact = self.exact_draws and bridge.exact_prior
+        return Kernels(bridge, self.move, self.other_move, Carry(), *counts, from_prior=exact)
+
+    def __call__(
+        self, bridge: Bridge, key: PRNGKey | None = None, *, progress_bar: bool = False
+    ) -> FeynmanKac:
+        """Tune with a pilot cloud unless the levels are frozen, and return the Feynman-Kac model.
+
+        Args:
+            bridge: The densities.
+            key: PRNG key of the pilot; a fixed one if left out.
+            progress_bar: Show the pilot's progress.
+
+        Raises:
+            ValueError: If frozen levels start elsewhere than the particles do.
+        """
+        kernels = self.kernels(bridge)
+        levels = frozen(
+            key,
+            kernels,
+            self.levels,
+            prior_first,
+            num_particles=self.num_pilot,
+            conditional_ess=self.conditional_ess,
+            max_levels=self.max_levels,
+            progress_bar=progress_bar,
+        )
+        clock = jnp.asarray(levels.clock)
+        if bridge.diffusion_sites and (float(clock[0]) == 0) != kernels.from_prior:
+            raise ValueError(
+                f"the frozen levels begin at clock {float(clock[0]):g}, but the particles start from "
+                f"{'exact draws of the prior' if kernels.from_prior else 'noise'}. Set `exact_draws` "
+                "as in the run that made them."
+            )
+        return build(
+            kernels,
+            levels,
+            target=bridge.target,
+            evidence="log p(y) under the prior as normalised by its own cloud",
+            evidence_from=int(jnp.argmax(clock == 0)),
+            normalized=True,
+        )

@@ -1,0 +1,151 @@
+r"""The twisted diffusion sampler: weights in path space, where a denoiser is enough.
+
+The prior is the law of a reverse sampler, $\prod_k p(u_{k-1} \mid u_k)$. Its steps are steered by a twist
+$\psi_k(u_k, \theta)$ of the likelihood and weighed by
+
+$$w = \frac{\psi_{k-1}(u_{k-1}, \theta)}{\psi_k(u_k, \theta)}
+\frac{p(u_{k-1} \mid u_k)}{M(u_{k-1} \mid u_k, \theta)}$$
+
+(see `Guided`). No density is used, so a score network without energy will do, and no normaliser either.
+"""
+
+from typing import ClassVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from .._typing import Array, PRNGKey
+from ..bridge import Bridge
+from ..feynman_kac import FeynmanKac
+from ..moves import Move, hmc, mala
+from ..twists import AbstractTwist, Tweedie
+from .build import AbstractScheme, build, check_choices, frozen
+from .kernels import Kernels
+from .levels import Level
+from .pilot import likelihood_first
+from .transport import Guided, spread
+
+__all__ = ["Twisted"]
+
+
+class Twisted(AbstractScheme):
+    r"""Twisted diffusion sampler over diffusion sites and other sites together.
+
+    The weighted particles follow the posterior under *the law of the reverse sampler with these levels*,
+    which differs from that of $e^{-E(\cdot, t_{\min})}$ by an error of order one over their number. The
+    evidence is that of this law, normalised by construction.
+
+    Attributes:
+        levels: Number of steps of the sampler, equal in log-SNR; or the frozen levels of an earlier
+            run with the same number.
+        inflation: Factor on the variance of a proposal.
+        other_move: Move of the non-diffusion sites; costs no network evaluation.
+        num_other_moves: Such moves a level.
+        num_pilot: Particles of the pilot cloud.
+
+    References:
+        Wu, Trippe, Naesseth, Blei & Cunningham (2023), Practical and Asymptotically Exact Conditional
+        Sampling in Diffusion Models, NeurIPS.
+    """
+
+    levels: int | Level = 100
+    inflation: float = 1.0
+    other_move: Move = eqx.field(default_factory=mala)
+    num_other_moves: int = eqx.field(static=True, default=2)
+    num_pilot: int = eqx.field(static=True, default=256)
+
+    def __check_init__(self):
+        if self.num_other_moves < 1:
+            raise ValueError(f"`num_other_moves` must be at least 1; got {self.num_other_moves}.")
+        check_choices("Twisted", levels=self.levels, conditional_ess=0.5, num_pilot=self.num_pilot)
+
+    path_space: ClassVar[bool] = True
+
+    @property
+    def twist(self) -> AbstractTwist:
+        """The denoised mean; the sampler's own steps need it anyhow."""
+        return Tweedie()
+
+    @property
+    def num_levels(self) -> int:
+        if isinstance(self.levels, Level):
+            return jnp.shape(self.levels.clock)[0] - 1  # the last one only moves
+        return self.levels
+
+    def kernels(self, bridge: Bridge) -> Kernels:
+        """Moves and weights over a bridge."""
+        clocks = jnp.linspace(1.0, 0.0, self.num_levels + 1)
+        curvature = _sampler_curvature(bridge, clocks, self.num_pilot)
+        transport = Guided(clocks[:-1], curvature, self.inflation)
+        return Kernels(bridge, hmc(), self.other_move, transport, 0, self.num_other_moves)
+
+    def __call__(
+        self, bridge: Bridge, key: PRNGKey | None = None, *, progress_bar: bool = False
+    ) -> FeynmanKac:
+        """Tune with a pilot cloud unless the levels are frozen, and return the Feynman-Kac model.
+
+        Args:
+            bridge: The densities, in path space: `from_model(..., path_space=True)`.
+            key: PRNG key of the pilot; a fixed one if left out.
+            progress_bar: Show the pilot's progress.
+
+        Raises:
+            ValueError: If the bridge is not in path space, or has no diffusion site.
+        """
+        if not (bridge.path_space and bridge.diffusion_sites):
+            raise ValueError(
+                "`Twisted` needs a bridge in path space with a diffusion site: make it with "
+                "`from_model(..., path_space=True)` or `from_energy(..., path_space=True)`."
+            )
+        kernels = self.kernels(bridge)
+        levels = frozen(
+            key,
+            kernels,
+            self.levels,
+            likelihood_first,
+            num_particles=self.num_pilot,
+            progress_bar=progress_bar,
+        )
+        return build(
+            kernels,
+            levels,
+            target=f"{bridge.target}, with {self.num_levels} steps",
+            evidence="log p(y) under the reverse sampler's own law",
+            normalized=True,
+        )
+
+
+@eqx.filter_jit
+def _sampler_curvature(bridge: Bridge, clocks: Array, count: int) -> dict[str, Array]:
+    r"""$h$ of each step, $\overline{\nabla^2 \log p}$ on the diagonal, from a run without data.
+
+    By differences of the denoised mean along random signs: $\nabla^2 \log p = (\partial \hat x - I) / a$
+    with $a = s_t^2 - s_{t_{\min}}^2$. The key is fixed, since this is part of the prior's definition.
+    """
+    key_base, key_steps = jax.random.split(jax.random.key(0))
+    names = bridge.diffusion_sites
+    cloud = jax.vmap(bridge.sample_base)(jax.random.split(key_base, count))
+    cloud = {name: cloud[name] for name in names}
+    end = bridge.noise(jnp.zeros(()))
+
+    def step(cloud, level):
+        clock, following, key = level
+        noisy, clean = bridge.noise(clock), bridge.noise(following)
+        keys = dict(zip(names, jax.random.split(key, len(names)), strict=True))
+        signs = {n: jax.random.rademacher(keys[n], u.shape, u.dtype) for n, u in cloud.items()}
+        see = jax.vmap(lambda z: bridge.see(z, clock).x_hat)
+        at = lambda sign: see({n: u + sign * 0.25 * noisy[n] * signs[n] for n, u in cloud.items()})
+        above, below, x_hat = at(1.0), at(-1.0), see(cloud)
+        new, curvature = {}, {}
+        for n, u in cloud.items():
+            slope = jnp.mean(signs[n] * (above[n] - below[n]), 0) / (0.5 * noisy[n])
+            a = noisy[n] ** 2 - end[n] ** 2
+            curvature[n] = (slope - 1) / a
+            v, _, variance = spread(noisy[n], clean[n], curvature[n])
+            noise = jax.random.normal(jax.random.fold_in(keys[n], 1), u.shape, u.dtype)
+            new[n] = u + v * (x_hat[n] - u) / a + jnp.sqrt(variance) * noise
+        return new, curvature
+
+    keys = jax.random.split(key_steps, clocks.shape[0] - 1)
+    return jax.lax.scan(step, cloud, (clocks[:-1], clocks[1:], keys))[1]
