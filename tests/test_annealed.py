@@ -7,6 +7,7 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
+from assertions import Shifted, assert_near, assert_posterior, assert_unbiased, by_cloud, modes
 from closed_form import Problem, ambiguous, eight_dimensional, two_dimensional
 
 import numpyro_diffusion as nd
@@ -26,45 +27,6 @@ def run(problem: Problem, seed: int, num_particles: int = 1000, num_chains: int 
         problem.model, num_particles=num_particles, num_chains=num_chains, progress_bar=False
     )
     return smc.run(jax.random.key(seed), problem.operator, y=problem.data)
-
-
-def by_cloud(smc: nd.SMC, function) -> np.ndarray:
-    """Weighted mean of a function of the samples in each cloud, shape `(num_chains, ...)`."""
-    samples, weights = smc.get_weighted_samples()
-    weights = np.asarray(weights / weights.sum(1, keepdims=True))
-    values = np.asarray(function({n: np.asarray(v) for n, v in samples.items()}))
-    return np.einsum("cn,cn...->c...", weights, values)
-
-
-def assert_near(clouds: np.ndarray, truth, floor) -> None:
-    """The mean over clouds agrees with the truth within its own spread, or a share of the scale."""
-    error = np.abs(clouds.mean(0) - truth)
-    allowed = 4 * clouds.std(0, ddof=1) / len(clouds) ** 0.5 + floor
-    assert (error < allowed).all(), f"errors {error} beyond {allowed}"
-
-
-def modes(problem: Problem, x: np.ndarray) -> np.ndarray:
-    """Probability of each component given a point; its posterior mean is that of the mode."""
-    prior, t = problem.prior, jnp.asarray(problem.prior.t_min)
-    alpha_t, _ = prior.schedule(t)
-    log_p = jax.vmap(lambda u: prior.component_log_densities(alpha_t * u, t))(
-        x.reshape(-1, x.shape[-1])
-    )
-    return np.asarray(jax.nn.softmax(log_p, -1)).reshape(*x.shape[:-1], -1)
-
-
-def assert_posterior(smc: nd.SMC, problem: Problem, floor: float) -> None:
-    """Means, variances and mode weights of all sites; `floor` in posterior standard deviations."""
-    exact, sd = problem.exact(), np.sqrt(problem.exact().variance)
-    assert_near(by_cloud(smc, lambda s: s["x"]), exact.mean, floor * sd)
-    second = by_cloud(smc, lambda s: (s["x"] - exact.mean) ** 2)
-    assert_near(second, exact.variance, 2 * floor * exact.variance)
-    assert_near(by_cloud(smc, lambda s: modes(problem, s["x"])), exact.modes, 0.5 * floor)
-    if problem.sigma is None:
-        assert_near(by_cloud(smc, lambda s: s["sigma"]), exact.sigma_mean, floor * exact.sigma_sd)
-    if problem.offset_scale:
-        offsets = by_cloud(smc, lambda s: s["offset"])
-        assert_near(offsets, exact.offset_mean, floor * exact.offset_sd)
 
 
 @pytest.mark.slow
@@ -98,13 +60,6 @@ def run_small(data, seed: int) -> nd.SMC:
 @pytest.fixture(scope="module")
 def small():
     return run_small(SMALL.data, 1)
-
-
-def assert_unbiased(log_evidence, log_truth: float) -> None:
-    ratio = np.exp(np.asarray(log_evidence) - log_truth)
-    error = ratio.std(ddof=1) / len(ratio) ** 0.5
-    assert error < 0.03
-    assert abs(ratio.mean() - 1) < 2.5 * error
 
 
 def test_evidence_of_small_clouds_is_unbiased_and_its_error_honest(small):
@@ -169,29 +124,6 @@ def test_any_levels_are_unbiased(small, choice):
         )
         assert model.levels.clock.shape == (41,) and np.all(model.levels.power[1:] == 1)
     assert_unbiased(result.log_evidence, SMALL.exact().log_evidence)
-
-
-class Shifted(nd.AbstractEnergy):
-    """An energy plus an arbitrary function of time: the same law at every level."""
-
-    inner: nd.AbstractEnergy
-    size: jax.Array
-
-    schedule = property(lambda self: self.inner.schedule)
-    shape = property(lambda self: self.inner.shape)
-    t_min = property(lambda self: self.inner.t_min)
-    t_max = property(lambda self: self.inner.t_max)
-    log_normalizer = None
-    log_normalizer_error = 0.0
-
-    def constant(self, t):
-        return self.size * (3 * jnp.sin(4 * t) + 2 * t - 1)
-
-    def energy(self, x, t):
-        return self.inner.energy(x, t) + self.constant(t)
-
-    def moments(self, t):
-        return self.inner.moments(t)
 
 
 def test_product_at_low_temperature_and_an_arbitrary_constant():

@@ -7,7 +7,6 @@ import importlib
 import inspect
 import pkgutil
 
-import equinox as eqx
 import pytest
 
 import numpyro_diffusion as nd
@@ -44,24 +43,12 @@ def final_classes(base, package):
     return found
 
 
-def public_schemes():
-    """Modules in `schemes` that are called with a bridge."""
-    return {
-        name: cls
-        for name, cls in vars(schemes).items()
-        if inspect.isclass(cls)
-        and issubclass(cls, eqx.Module)
-        and not inspect.isabstract(cls)
-        and "bridge" in inspect.signature(cls.__call__).parameters
-    }
-
-
 DISCOVERED = {
     "energy": final_classes(energies.AbstractEnergy, energies),
     "denoiser": final_classes(energies.AbstractDenoiser, energies),
     "schedule": final_classes(schedules.AbstractSchedule, schedules),
     "twist": final_classes(twists.AbstractTwist, twists),
-    "scheme": public_schemes(),
+    "scheme": final_classes(schemes.AbstractScheme, schemes),
 }
 
 

@@ -21,7 +21,13 @@ def test_defaults_find_the_evidence_of_one_gaussian_datum(scheme, key):
     y, sigma = 1.5, 0.4
     log_normal = jax.scipy.stats.norm.logpdf
     expected = float(log_normal(y, 0.5, (1.0 + noise + sigma**2) ** 0.5))
-    bridge = nd.from_energy(energy, lambda x: log_normal(y, x[0], sigma))
+    bridge = nd.from_energy(
+        energy,
+        lambda x: log_normal(y, x[0], sigma),
+        twist=scheme.twist,
+        path_space=scheme.path_space,
+    )
     result = nd.run_smc(key, scheme(bridge), num_particles=1000)
     assert bool(result.completed)
     assert abs(float(result.log_evidence) - expected) < 0.15
+    assert result.exact and result.target and result.evidence

@@ -1,0 +1,184 @@
+"""Tempered, reverse and twisted samplers hit closed-form evidences and posteriors."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from assertions import Shifted, assert_near, assert_posterior, assert_unbiased, by_cloud, modes
+from closed_form import ambiguous, eight_dimensional, two_dimensional
+
+import numpyro_diffusion as nd
+
+SMALL = two_dimensional()
+SCHEMES = {
+    "tempered": nd.LikelihoodTempered(),
+    "tempered from noise": nd.LikelihoodTempered(exact_draws=False),
+    "reverse": nd.ReverseDiffusion(),
+    "reverse without moves": nd.ReverseDiffusion(num_moves=0),
+    "reverse, wide, on a grid": nd.ReverseDiffusion(levels=40, inflation=1.2),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SCHEMES)
+def test_evidence_of_small_clouds_is_unbiased_and_its_error_honest(name):
+    smc = nd.SMC(SMALL.model, SCHEMES[name], num_particles=64, num_chains=200, progress_bar=False)
+    smc.run(jax.random.key(1), SMALL.operator, y=SMALL.data)
+    log_evidence, truth = np.asarray(smc.result.log_evidence), SMALL.exact().log_evidence
+    assert_unbiased(log_evidence, truth)
+    own = np.sqrt(np.mean(np.asarray(smc.result.log_evidence_error) ** 2))
+    assert 0.6 < own / log_evidence.std(ddof=1) < 1.6
+    assert_near(by_cloud(smc, lambda s: modes(SMALL, s["x"])), SMALL.exact().modes, 0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["tempered", "reverse"])
+@pytest.mark.parametrize("problem", [eight_dimensional(), ambiguous()], ids=["8-D", "ambiguous"])
+def test_posterior_by_default(name, problem):
+    smc = nd.SMC(problem.model, SCHEMES[name], num_particles=1000, progress_bar=False)
+    smc.run(jax.random.key(0), problem.operator, y=problem.data)
+    error = abs(smc.log_evidence - problem.exact().log_evidence)
+    assert error < 3 * smc.log_evidence_error and error < 0.15
+    assert_posterior(smc, problem, 0.08)
+
+
+MEAN, COVARIANCE = np.array([0.5, -1.0]), np.array([[1.0, 0.6], [0.6, 0.8]])
+OPERATOR, DATUM, SIGMA = np.array([1.0, 0.4]), 1.5, 0.4
+
+
+def gaussian_bridge(prior, path_space: bool, twist=None):
+    row = jnp.asarray(OPERATOR)
+    log_likelihood = lambda x: jax.scipy.stats.norm.logpdf(DATUM, row @ x, SIGMA)
+    return nd.from_energy(prior, log_likelihood, twist=twist, path_space=path_space)
+
+
+def log_evidence_under(mean, covariance) -> float:
+    variance = OPERATOR @ covariance @ OPERATOR + SIGMA**2
+    return float(jax.scipy.stats.norm.logpdf(DATUM, OPERATOR @ mean, variance**0.5))
+
+
+def sampler_law(bridge, kernels):
+    """Mean and covariance of the reverse sampler of a Gaussian prior: its steps are linear."""
+    prior, transport = nd.Gaussian(MEAN, COVARIANCE), kernels.transport
+    alpha, _ = prior.schedule(jnp.asarray(prior.t_max))
+    mean, variance = prior.moments(jnp.asarray(prior.t_max))
+    mean, covariance = np.asarray(mean / alpha), np.diag(np.asarray(variance / alpha**2))
+    clocks = [*np.asarray(transport.clocks), 0.0]
+    for here, there in zip(clocks[:-1], clocks[1:], strict=True):
+        noisy, clean = (float(bridge.noise(jnp.asarray(c))["x"]) ** 2 for c in (here, there))
+        step = noisy - clean
+        gain = np.eye(2) - step * np.linalg.inv(COVARIANCE + noisy * np.eye(2))
+        h = np.asarray(transport.at(jnp.asarray(here), "x"))
+        spread = step * np.clip(1 + step * h, clean / noisy, 4.0)
+        mean = gain @ mean + (np.eye(2) - gain) @ MEAN
+        covariance = gain @ covariance @ gain.T + np.diag(spread)
+    return mean, covariance
+
+
+@pytest.mark.parametrize("inflation", [1.0, 1.3])
+def test_twisted_has_the_evidence_of_its_own_sampler(inflation):
+    """Six coarse steps, whose law is far from the prior: the evidence is that of the steps."""
+    scheme = nd.Twisted(levels=6, inflation=inflation)
+    bridge = gaussian_bridge(nd.Gaussian(MEAN, COVARIANCE), True)
+    model = scheme(bridge, jax.random.key(0))
+    truth = log_evidence_under(*sampler_law(bridge, scheme.kernels(bridge)))
+    assert abs(truth - log_evidence_under(MEAN, COVARIANCE)) > 0.02
+    result = nd.run_smc(jax.random.key(1), model, 200, num_clouds=100)
+    assert_unbiased(result.log_evidence, truth)
+    assert "reverse sampler" in result.target and "6 steps" in result.target
+
+
+def test_twisted_needs_a_score_alone():
+    """A score without energy gives the very numbers that its energy gives."""
+    problem = two_dimensional()
+
+    def run(prior):
+        def model(y=None):
+            x = numpyro.sample("x", nd.DiffusionPrior(prior))
+            sigma = numpyro.sample("sigma", dist.HalfNormal(0.5))
+            numpyro.sample("y", dist.Normal(jnp.asarray(problem.operator) @ x, sigma), obs=y)
+
+        scheme = nd.Twisted(levels=12, num_pilot=32)
+        smc = nd.SMC(model, scheme, num_particles=50, num_chains=2, progress_bar=False)
+        return smc.run(jax.random.key(0), y=problem.data)
+
+    mixture = problem.prior
+    mean, variance = mixture.moments(jnp.asarray(0.0))
+    score = nd.ScoreFunction(
+        lambda mixture, x, t: mixture.score(x, t),
+        mixture.shape,
+        params=mixture,
+        schedule=mixture.schedule,
+        t_min=mixture.t_min,
+        t_max=mixture.t_max,
+        mean=mean,
+        variance=variance,
+    )
+    first, second = run(mixture), run(score)
+    assert second.evidence_is_normalized
+    np.testing.assert_allclose(first.log_evidence, second.log_evidence, rtol=1e-2)
+
+
+def test_tempered_evidence_needs_no_normalizer():
+    """An arbitrary constant in the energy changes nothing, and the result says so."""
+    evidences = []
+    for constant in (0.0, 3.0):
+        prior = Shifted(nd.Gaussian(MEAN, COVARIANCE), jnp.asarray(constant))
+        scheme = nd.LikelihoodTempered(num_pilot=64)
+        bridge = gaussian_bridge(prior, False, scheme.twist)
+        model = scheme(bridge, jax.random.key(0))
+        assert bridge.log_normalizer_error is None and model.evidence_from > 0
+        result = nd.run_smc(jax.random.key(1), model, 200, num_clouds=20)
+        assert result.normalized
+        evidences.append(np.asarray(result.log_evidence))
+    np.testing.assert_allclose(*evidences, atol=1e-6)
+    noise = nd.Gaussian().schedule.noise_level(jnp.asarray(nd.Gaussian().t_min))
+    truth = log_evidence_under(MEAN, COVARIANCE + float(noise) ** 2 * np.eye(2))
+    assert abs(np.log(np.mean(np.exp(evidences[0]))) - truth) < 0.05
+
+
+def test_an_interrupted_tempered_run_goes_on_to_the_same_numbers(monkeypatch):
+    scheme = nd.LikelihoodTempered(num_pilot=64, exact_draws=False)
+    bridge = gaussian_bridge(nd.Gaussian(MEAN, COVARIANCE), False, scheme.twist)
+    model = scheme(bridge, jax.random.key(0))
+    whole = nd.run_smc(jax.random.key(1), model, 100, levels_per_chunk=2)
+    real, calls = nd.smc._run_chunk, []
+
+    def interrupted(*args):
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    monkeypatch.setattr(nd.smc, "_run_chunk", interrupted)
+    half = nd.run_smc(jax.random.key(1), model, 100, levels_per_chunk=2)
+    assert not half.completed and half.num_levels_run >= model.evidence_from
+    rest = nd.run_smc(jax.random.key(1), model, 100, levels_per_chunk=2, state=half)
+    np.testing.assert_array_equal(rest.log_evidence, whole.log_evidence)
+    np.testing.assert_array_equal(rest.log_evidence_error, whole.log_evidence_error)
+
+
+def test_what_schemes_refuse():
+    prior = nd.Gaussian(MEAN, COVARIANCE)
+    bridge = gaussian_bridge(prior, False)
+    with pytest.raises(ValueError, match="path_space=True"):
+        nd.Twisted()(bridge)
+    with pytest.raises(ValueError, match="at least 1.*rare huge weights"):
+        nd.ReverseDiffusion(inflation=0.5)
+    with pytest.raises(TypeError, match="keeps no gradient; use `mala"):
+        nd.ReverseDiffusion(move=nd.moves.random_walk(), num_pilot=8)(bridge)
+    with pytest.raises(TypeError, match="even grid"):
+        nd.LikelihoodTempered(levels=10)
+    levels = nd.LikelihoodTempered(num_pilot=32)(bridge, jax.random.key(0)).levels
+    with pytest.raises(ValueError, match="Set `exact_draws`"):
+        nd.LikelihoodTempered(levels=levels, exact_draws=False)(bridge)
+    with pytest.raises(ValueError, match="must begin at clock 1"):
+        nd.Annealed(levels=levels)
+
+    def no_diffusion():
+        numpyro.sample("a", dist.Normal(0.0, 1.0))
+
+    with pytest.raises(ValueError, match="needs a diffusion site"):
+        nd.ReverseDiffusion()(nd.from_model(no_diffusion))
