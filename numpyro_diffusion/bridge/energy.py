@@ -1,6 +1,7 @@
 """The bridge of one energy and one likelihood, without a NumPyro model."""
 
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -65,6 +66,7 @@ def from_energy(
     *,
     twist: AbstractTwist | None = None,
     path_space: bool = False,
+    initial: Any = None,
 ) -> Bridge:
     r"""Bridge to $e^{-E(x, t_{\min})}\, p(y \mid x)$, without a NumPyro model.
 
@@ -73,8 +75,11 @@ def from_energy(
         log_likelihood: `x -> ()` in nats for ONE example in data units; `None` for the prior alone.
         twist: What the likelihood sees at noisy levels; the denoised mean by default.
         path_space: For `Twisted`: the prior is the law of the reverse sampler, and a denoiser is enough.
+        initial: Law of $x_t / \alpha_t$ at `t_max` from which particles start, with `sample(key)` and
+            `log_prob(u)`; the Gaussian of `energy.moments(t_max)` by default. Weights correct for it.
 
     Raises:
+        ValueError: If `initial` draws another shape.
         TypeError: If `energy` is not an energy, unless in path space.
     """
     if not (path_space or isinstance(energy, AbstractEnergy)):
@@ -82,7 +87,7 @@ def from_energy(
             f"`from_energy` expects an AbstractEnergy; got {type(energy).__name__}. A score alone "
             "has no density to weigh particles with: train or distil an energy."
         )
-    site = DiffusionSite(energy, (), path_space)
+    site = DiffusionSite(energy, (), path_space, initial)
     twist = Tweedie() if twist is None else twist
     parts = _EnergyBridge(site, twist, log_likelihood)
     if log_likelihood is not None:

@@ -1,5 +1,7 @@
 """Diffusion variables on their way from noise to data."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -18,11 +20,25 @@ class DiffusionSite(eqx.Module):
         energy: The prior's energy, or denoiser, for one example.
         batch_shape: Shape of the plates around it.
         path_space: Whether its law is that of a reverse sampler, known by its steps alone: no density.
+        initial: Law of $u$ at the noisy end from which particles start, an object with `sample(key)` and
+            `log_prob(u)` for one example, such as a NumPyro distribution; `None` for the Gaussian of
+            the energy's own `moments(t_max)`.
     """
 
     energy: AbstractDenoiser
     batch_shape: tuple[int, ...] = eqx.field(static=True, default=())
     path_space: bool = eqx.field(static=True, default=False)
+    initial: Any = None
+
+    def __check_init__(self):
+        if self.initial is None:
+            return
+        draw = jax.eval_shape(self.initial.sample, jax.random.key(0))
+        if draw.shape != self.energy.shape:
+            raise ValueError(
+                f"the initial law draws shape {draw.shape}, but one example has shape {self.energy.shape}. "
+                "For a NumPyro distribution, `to_event` makes batch dimensions part of the event."
+            )
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -72,12 +88,18 @@ class DiffusionSite(eqx.Module):
         return draws.reshape(self.shape) / alpha_t
 
     def sample_base(self, key: PRNGKey) -> Array:
+        if self.initial is not None:
+            keys = jax.random.split(key, self.size)
+            return jax.vmap(self.initial.sample)(keys).reshape(self.shape)
         mean, variance = self.moments(jnp.asarray(1.0))
         return mean + jnp.sqrt(variance) * jax.random.normal(key, self.shape, variance.dtype)
 
     def log_base(self, u: Array) -> Scalar:
         if self.path_space:  # the base is where the sampler starts
             return jnp.zeros(())
+        if self.initial is not None:
+            flat = u.reshape(-1, *self.energy.shape)
+            return jnp.sum(jax.vmap(self.initial.log_prob)(flat))
         mean, variance = self.moments(jnp.asarray(1.0))
         terms = (u - mean) ** 2 / variance + jnp.log(2 * jnp.pi * variance)
         return -0.5 * jnp.sum(terms)

@@ -167,6 +167,7 @@ def from_model(
     *args: Any,
     twist: AbstractTwist | None = None,
     path_space: bool = False,
+    initial: dict[str, Any] | None = None,
     **kwargs: Any,
 ) -> Bridge:
     r"""The bridge from noise to the posterior of a NumPyro model.
@@ -182,6 +183,8 @@ def from_model(
         *args: Its arguments, data included. Arrays may change later without recompilation.
         twist: What the likelihood sees at noisy levels; the denoised mean by default.
         path_space: For `Twisted`: priors are the laws of reverse samplers, and denoisers are enough.
+        initial: By diffusion site, the law of $x_t / \alpha_t$ at `t_max` from which particles start: a
+            NumPyro distribution over one example. The Gaussian of the energy's moments by default.
         **kwargs: Its keyword arguments.
 
     Raises:
@@ -195,8 +198,15 @@ def from_model(
     probe = _ModelBridge(model, args, kwargs, {}, Tweedie(), (), none)
     trace = _first_trace(probe)
     sites = {
-        n: _diffusion_site(n, site, path_space) for n, site in trace.items() if is_diffusion(site)
+        n: _diffusion_site(n, site, path_space, (initial or {}).get(n))
+        for n, site in trace.items()
+        if is_diffusion(site)
     }
+    unknown = sorted(set(initial or {}) - set(sites))
+    if unknown:
+        raise ValueError(
+            f"`initial` names {unknown}, but the diffusion sites of the model are {sorted(sites)}."
+        )
     if sites:
         again = probe.trace(lambda site: stand_in(site, 1.0), jax.random.key(1))
         refuse_varying_energies(sites, again)
@@ -242,7 +252,7 @@ def _first_trace(probe: _ModelBridge) -> dict[str, dict]:
         ) from error
 
 
-def _diffusion_site(name: str, site: dict, path_space: bool) -> DiffusionSite:
+def _diffusion_site(name: str, site: dict, path_space: bool, initial: Any) -> DiffusionSite:
     energy, shape = unwrapped(site["fn"]).energy, site_shape(site)
     if not (path_space or isinstance(energy, AbstractEnergy)):
         raise TypeError(
@@ -250,4 +260,5 @@ def _diffusion_site(name: str, site: dict, path_space: bool) -> DiffusionSite:
             "weighed without a density. Train or distil an energy, or use the scheme `Twisted`, whose "
             "prior is the law of the reverse sampler."
         )
-    return DiffusionSite(energy, tuple(shape[: len(shape) - len(energy.shape)]), path_space)
+    batch_shape = tuple(shape[: len(shape) - len(energy.shape)])
+    return DiffusionSite(energy, batch_shape, path_space, initial)

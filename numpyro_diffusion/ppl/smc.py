@@ -47,6 +47,8 @@ class SMC:
         num_chains: Independent clouds, at least 1; two or more give R-hat and a standard error of
             the evidence across clouds.
         twist: What the likelihood sees at noisy levels; what the scheme prefers by default.
+        initial: By diffusion site, the law from which its particles start at the noisy end, in units of
+            the data; the Gaussian of the energy's moments by default. Weights correct for it.
         batch_size: Particles that step at once, to bound memory.
         progress_bar: Show progress of pilot and run.
 
@@ -67,6 +69,7 @@ class SMC:
         num_particles: int = 512,
         num_chains: int = 4,
         twist: AbstractTwist | None = None,
+        initial: dict[str, Any] | None = None,
         batch_size: int | None = None,
         progress_bar: bool = True,
     ):
@@ -77,7 +80,8 @@ class SMC:
         self.model = model
         self.scheme = Annealed() if scheme is None else scheme
         self.num_particles, self.num_chains = num_particles, num_chains
-        self.twist, self.batch_size, self.progress_bar = twist, batch_size, progress_bar
+        self.twist, self.initial = twist, initial
+        self.batch_size, self.progress_bar = batch_size, progress_bar
         self._bridge: Bridge | None = None
         self._feynman_kac = None
         self._result: SMCResult | None = None
@@ -116,6 +120,7 @@ class SMC:
             *args,
             twist=self.scheme.twist if self.twist is None else self.twist,
             path_space=self.scheme.path_space,
+            initial=self.initial,
             **kwargs,
         )
         self._feynman_kac = self.scheme(

@@ -1,5 +1,8 @@
 """The denoised mean as twist: the default."""
 
+import equinox as eqx
+import jax.numpy as jnp
+
 from .._typing import Array, Scalar
 from ..energies.base import AbstractEnergy
 from .base import AbstractTwist, added_variance
@@ -16,11 +19,46 @@ class Tweedie(AbstractTwist):
     Proof: $u_t = u_{t_{\min}} + \mathcal{N}(0, (s_t^2 - s_{t_{\min}}^2) I)$ with independent noise,
     so this is Tweedie's formula with that variance; at `t_min` it is 0 and $\hat x = u$.
 
+    The gradient of a likelihood of $\hat x$ needs $\partial \hat x / \partial u$, a second derivative of
+    the network. With `reuse_score` that factor is replaced by its value for a Gaussian of the prior's
+    variance, so that a gradient costs no more than the score, which is at hand. Densities, and with them
+    weights and accept steps, stay exact; only the drift of a move (MALA, HMC) or the centre of a proposal is
+    approximate, and both are corrected. Not for optimisation or variational inference.
+
+    Attributes:
+        reuse_score: Whether drifts leave the second derivative out.
+
     References:
         Efron (2011), Tweedie's Formula and Selection Bias, JASA.
         Chung et al. (2023), Diffusion Posterior Sampling for General Noisy Inverse Problems, ICLR.
     """
 
+    reuse_score: bool = eqx.field(static=True, default=False)
+
     def __call__(self, energy: AbstractEnergy, u: Array, t: Scalar) -> tuple[Scalar, Array]:
-        log_density, score = energy.log_density_and_score(u, t)
+        both = _first_order if self.reuse_score else _exact
+        log_density, score = both(energy, u, t)
         return log_density, u + added_variance(energy, t) * score
+
+
+def _exact(energy: AbstractEnergy, u: Array, t: Scalar) -> tuple[Scalar, Array]:
+    return energy.log_density_and_score(u, t)
+
+
+@eqx.filter_custom_jvp
+def _first_order(energy: AbstractEnergy, u: Array, t: Scalar) -> tuple[Scalar, Array]:
+    return energy.log_density_and_score(u, t)
+
+
+@_first_order.def_jvp
+def _first_order_jvp(primals, tangents):
+    energy, u, t = primals
+    log_density, score = energy.log_density_and_score(u, t)
+    along = tangents[1]
+    if along is None:
+        return (log_density, score), (None, None)
+    alpha_t, _ = energy.schedule(t)
+    _, variance = energy.moments(t)
+    # Of a Gaussian with the prior's variance at this level.
+    curvature = -(alpha_t**2) / variance
+    return (log_density, score), (jnp.sum(score * along), curvature * along)
