@@ -32,7 +32,9 @@ def main() -> None:
         axis.set_xscale("log")
         axis.set_ylim(bottom=0)
         dimension, data = cell.strip("()").split(",")
-        axis.set_title(f"{dimension} dimensions, {data} data", fontsize=9)
+        axis.set_title(
+            f"{dimension} dimensions, {data} {'datum' if data == '1' else 'data'}", fontsize=9
+        )
     for axis in axes[-1]:
         axis.set_xlabel("gradient evaluations a draw")
     for axis in axes[:, 0]:
