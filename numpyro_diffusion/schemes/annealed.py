@@ -21,7 +21,7 @@ from ..twists import AbstractTwist, Tweedie
 from .build import EVIDENCE, AbstractScheme, build, check_choices, frozen
 from .kernels import Kernels
 from .levels import Level
-from .pilot import likelihood_first
+from .path import likelihood_first
 from .transport import Carry
 
 __all__ = ["Annealed"]

@@ -11,7 +11,8 @@ from ..feynman_kac import FeynmanKac
 from ..twists import AbstractTwist
 from .kernels import Kernels, Particle
 from .levels import Level, check_fit, check_levels
-from .pilot import Path, tune
+from .path import Path
+from .pilot import tune
 
 __all__ = ["EVIDENCE", "AbstractScheme", "build", "check_choices", "frozen"]
 

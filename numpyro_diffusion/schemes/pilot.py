@@ -6,8 +6,7 @@ the path that keeps the wanted share of effective sample size. A path has two pa
 fades in, on the other the noise falls. A model without diffusion sites has the first alone.
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -15,29 +14,20 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm.auto import tqdm
 
-from .._typing import Array, Position, PRNGKey, Scalar
-from ..bridge import Bridge, combine, log_density
+from .._typing import PRNGKey
+from ..bridge import log_density
 from ..smc import conditional_ess as share_left
 from ..smc import resample_equal
+from .adapt import Pilot, adapt, mean_curvature, scales
 from .kernels import Kernels, Particle
 from .levels import Level
+from .path import Path
 
-__all__ = ["Path", "PilotError", "likelihood_first", "prior_first", "tune"]
-
-Path = Callable[[Bridge, Scalar, Scalar, Scalar], tuple[Scalar, Scalar]]
+__all__ = ["PilotError", "tune"]
 
 
 class PilotError(RuntimeError):
     """The pilot cannot reach the posterior within the allowed number of levels."""
-
-
-class _Pilot(NamedTuple):
-    key: PRNGKey
-    particles: Particle
-    clock: Scalar
-    power: Scalar
-    log_step: Scalar
-    other_log_step: Scalar
 
 
 def tune(
@@ -115,7 +105,7 @@ def _never_finite(particles: Particle) -> str:
 
 
 @eqx.filter_jit
-def _start_pilot(kernels: Kernels, key: PRNGKey, num_particles: int) -> _Pilot:
+def _start_pilot(kernels: Kernels, key: PRNGKey, num_particles: int) -> Pilot:
     key, key_init, key_resample = jax.random.split(key, 3)
     particles, log_weights, _ = jax.vmap(kernels.init)(jax.random.split(key_init, num_particles))
     log_weights = jnp.where(jnp.isfinite(log_weights), log_weights, -jnp.inf)
@@ -125,29 +115,18 @@ def _start_pilot(kernels: Kernels, key: PRNGKey, num_particles: int) -> _Pilot:
     clock = 0 * one if kernels.from_prior else one
     dimension = sum(leaf[0].size for leaf in jax.tree.leaves(particles.position))
     start = jnp.log(0.5 * dimension ** (-1 / 3) * one)
-    return _Pilot(key, particles, clock, 0 * one, start, start)
-
-
-def _scales(position: Position) -> Position:
-    """Standard deviation of each coordinate over the cloud, floored against duplicates."""
-
-    def one(leaf: Array) -> Array:
-        variance = jnp.var(leaf, 0)
-        typical = jnp.mean(variance)
-        return jnp.sqrt(variance + 1e-3 * typical + 1e-12)
-
-    return jax.tree.map(one, position)
+    return Pilot(key, particles, clock, 0 * one, start, start)
 
 
 @eqx.filter_jit
-def _advance(kernels: Kernels, pilot: _Pilot, target, next_clock, extra_rounds, path: Path):
+def _advance(kernels: Kernels, pilot: Pilot, target, next_clock, extra_rounds, path: Path):
     """Move the pilot cloud at its level, choose the next level, transport, weigh and resample."""
     bridge = kernels.bridge
-    scale = _scales(pilot.particles.position)
-    pilot = _adapt(kernels, pilot, scale, extra_rounds)
+    scale = scales(pilot.particles.position)
+    pilot = adapt(kernels, pilot, scale, extra_rounds)
     count = pilot.particles.log_density.shape[0]
     key, key_resample, key_transport, key_probe = jax.random.split(pilot.key, 4)
-    curvature = _curvature(kernels, pilot, key_probe)
+    curvature = mean_curvature(kernels, pilot, key_probe)
     steps = jnp.exp(pilot.log_step), jnp.exp(pilot.other_log_step)
     keys = jax.random.split(key_transport, count)  # the same noise for every stride that is tried
 
@@ -199,119 +178,3 @@ def _advance(kernels: Kernels, pilot: _Pilot, target, next_clock, extra_rounds, 
     particles = jax.tree.map(lambda leaf: leaf[index], particles)
     new = pilot._replace(key=key, particles=particles, clock=clock, power=power)
     return new, row, jnp.any(jnp.isfinite(log_weights))
-
-
-def _curvature(kernels: Kernels, pilot: _Pilot, key: PRNGKey) -> Position | None:
-    """Mean diagonal second derivative of the log density, by differences of gradients."""
-    if not kernels.transport.needs_gradient:
-        return None
-    bridge, count = kernels.bridge, pilot.particles.log_density.shape[0]
-    noise = bridge.noise(pilot.clock)
-
-    def one(key, particle):
-        z = particle.position
-        keys = dict(zip(noise, jax.random.split(key, max(len(noise), 1)), strict=False))
-        signs = {n: jax.random.rademacher(keys[n], z[n].shape, z[n].dtype) for n in noise}
-        gradient = jax.grad(lambda z: log_density(bridge, z, pilot.clock, pilot.power)[0])
-
-        def at(sign):  # a quarter of the noise away: a secant at the scale of the next draw
-            return gradient({**z, **{n: z[n] + sign * 0.25 * noise[n] * signs[n] for n in noise}})
-
-        above, below = at(1.0), at(-1.0)
-        return {n: signs[n] * (above[n] - below[n]) / (0.5 * noise[n]) for n in noise}
-
-    each = jax.vmap(one)(jax.random.split(key, count), pilot.particles)
-    return jax.tree.map(lambda leaf: jnp.mean(jnp.nan_to_num(leaf, posinf=0, neginf=0), 0), each)
-
-
-def likelihood_first(bridge: Bridge, clock: Scalar, power: Scalar, stride: Scalar):
-    """Clock and power after the share `stride` of what remains of the present part of the path.
-
-    The likelihood fades in at the noisy end; then the noise falls.
-    """
-    more = _one(power + stride * (1 - power))
-    if not bridge.diffusion_sites:
-        return 0 * clock, more
-    fading = power < 1
-    less = jnp.where(fading, clock, clock * (1 - stride))
-    return _zero(less), jnp.where(fading, more, 1.0)
-
-
-def prior_first(bridge: Bridge, clock: Scalar, power: Scalar, stride: Scalar):
-    """The same along the other path: the noise falls under the prior; then the likelihood fades in."""
-    del bridge
-    falling = clock > 0
-    more = _one(power + stride * (1 - power))
-    return _zero(clock * (1 - stride)), jnp.where(falling, power, more)
-
-
-def _one(power: Scalar) -> Scalar:
-    return jnp.where(power > 1 - 1e-4, 1.0, power)
-
-
-def _zero(clock: Scalar) -> Scalar:
-    return jnp.where(clock < 1e-4, 0.0, clock)
-
-
-def _adapt(kernels: Kernels, pilot: _Pilot, scale: Position, extra_rounds) -> _Pilot:
-    """Moves at the pilot's level that steer both step sizes to their target acceptance."""
-    count = pilot.particles.log_density.shape[0]
-    clock, power = pilot.clock, pilot.power
-    key, key_other, key_joint = jax.random.split(pilot.key, 3)
-    particles, z, other_log_step = pilot.particles, pilot.particles.position, pilot.other_log_step
-    rounds = max(kernels.num_moves, kernels.num_other_moves) + extra_rounds
-
-    def gain(i):
-        # Robbins-Monro with a gain that settles: large corrections first.
-        return 2.0 / (1.0 + 0.5 * i) ** 0.6
-
-    if kernels.in_blocks:
-
-        def other_round(i, carry):
-            z, log_step = carry
-            keys = jax.random.split(jax.random.fold_in(key_other, i), count)
-            z, _, acceptance = jax.vmap(
-                lambda key, particle, z: kernels.move_others(
-                    key, particle._replace(position=z), clock, power, jnp.exp(log_step), scale
-                )
-            )(keys, particles, z)
-            error = jnp.mean(acceptance) - kernels.other_move.target_acceptance
-            return z, log_step + gain(i) * error
-
-        z, other_log_step = jax.lax.fori_loop(0, rounds, other_round, (z, other_log_step))
-
-    pilot = pilot._replace(key=key, other_log_step=other_log_step)
-    if not kernels.num_moves:
-        value = lambda particle, z: combine(
-            kernels.bridge,
-            z,
-            clock,
-            power,
-            particle.seen,
-            kernels.bridge.rest(z, particle.seen.x_hat),
-        )
-        values = jax.vmap(value)(particles, z) if kernels.in_blocks else particles.log_density
-        return pilot._replace(particles=particles._replace(position=z, log_density=values))
-    logdensity_fn = kernels.logdensity(clock, power)
-    start = lambda particle, z: kernels.start_move(particle, z, logdensity_fn, scale)
-
-    def joint_round(i, carry):
-        states, log_step = carry
-        keys = jax.random.split(jax.random.fold_in(key_joint, i), count)
-        states, acceptance = jax.vmap(
-            lambda key, state: kernels.move.step(
-                key, state, logdensity_fn, jnp.exp(log_step), scale
-            )
-        )(keys, states)
-        error = jnp.mean(acceptance) - kernels.move.target_acceptance
-        return states, log_step + gain(i) * error
-
-    states, log_step = jax.lax.fori_loop(
-        0, rounds, joint_round, (jax.vmap(start)(particles, z), pilot.log_step)
-    )
-    z = jax.vmap(lambda state: kernels.move.position(state, scale))(states)
-    particles = particles._replace(position=z, log_density=states.logdensity)
-    if kernels.transport.needs_gradient:
-        gradient = jax.vmap(lambda state: kernels.move.gradient(state, scale))(states)
-        particles = particles._replace(gradient=gradient)
-    return pilot._replace(particles=particles, log_step=log_step)

@@ -18,7 +18,7 @@ from ..twists import AbstractTwist, Identity
 from .build import AbstractScheme, build, check_choices, frozen
 from .kernels import Kernels
 from .levels import Level
-from .pilot import prior_first
+from .path import prior_first
 from .transport import Carry
 
 __all__ = ["LikelihoodTempered"]

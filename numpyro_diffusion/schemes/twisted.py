@@ -23,7 +23,7 @@ from ..twists import AbstractTwist, Tweedie
 from .build import AbstractScheme, build, check_choices, frozen
 from .kernels import Kernels
 from .levels import Level
-from .pilot import likelihood_first
+from .path import likelihood_first
 from .transport import Guided, spread
 
 __all__ = ["Twisted"]

@@ -1,0 +1,41 @@
+"""Paths from noise to the posterior: in which order the likelihood fades in and the noise falls."""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+
+from .._typing import Scalar
+from ..bridge import Bridge
+
+__all__ = ["Path", "likelihood_first", "prior_first"]
+
+Path = Callable[[Bridge, Scalar, Scalar, Scalar], tuple[Scalar, Scalar]]
+
+
+def likelihood_first(bridge: Bridge, clock: Scalar, power: Scalar, stride: Scalar):
+    """Clock and power after the share `stride` of what remains of the present part of the path.
+
+    The likelihood fades in at the noisy end; then the noise falls.
+    """
+    more = _one(power + stride * (1 - power))
+    if not bridge.diffusion_sites:
+        return 0 * clock, more
+    fading = power < 1
+    less = jnp.where(fading, clock, clock * (1 - stride))
+    return _zero(less), jnp.where(fading, more, 1.0)
+
+
+def prior_first(bridge: Bridge, clock: Scalar, power: Scalar, stride: Scalar):
+    """The same along the other path: the noise falls under the prior; then the likelihood fades in."""
+    del bridge
+    falling = clock > 0
+    more = _one(power + stride * (1 - power))
+    return _zero(clock * (1 - stride)), jnp.where(falling, power, more)
+
+
+def _one(power: Scalar) -> Scalar:
+    return jnp.where(power > 1 - 1e-4, 1.0, power)
+
+
+def _zero(clock: Scalar) -> Scalar:
+    return jnp.where(clock < 1e-4, 0.0, clock)
