@@ -150,6 +150,15 @@ def test_summary_table_of_one_cloud(rng):
         diagnostics.summary_table({}, prob=90)
 
 
+@pytest.mark.parametrize("shape", [0.2, 0.5, 1.1])
+def test_pareto_shape_of_weights_with_a_known_tail(shape):
+    """Weights exp(k e) with exponential e have the tail index k."""
+    draws = np.random.default_rng(0).exponential(size=(8, 20_000))
+    found = diagnostics.pareto_k(made_up()._replace(log_weights=shape * draws))
+    assert found.shape == (8,) and abs(found.mean() - shape) < 0.1
+    assert np.isnan(diagnostics.pareto_k(made_up())).all()  # equal weights have no tail
+
+
 # ---- the verdict
 
 
@@ -176,6 +185,10 @@ FINDINGS = {
     "final weights": (
         {"ess": changed(SHARES, np.s_[3, -1], 0.03)},
         ["final effective sample size is 3.0% of a cloud"],
+    ),
+    "heavy tail": (
+        {"log_weights": 1.2 * np.random.default_rng(0).exponential(size=(4, 2000))},
+        ["heavy tail (Pareto shape 1.", "conditional_ess"],
     ),
     "clouds apart": (
         {"log_evidence": np.array([0.0, 0.1, -3.0, 0.0])},

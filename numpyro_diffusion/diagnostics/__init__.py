@@ -9,5 +9,6 @@ from .export import to_arviz as to_arviz
 from .table import log_evidence_error as log_evidence_error
 from .table import r_hat as r_hat
 from .table import summary_table as summary_table
+from .tails import pareto_k as pareto_k
 from .words import non_finite as non_finite
 from .words import verdict as verdict

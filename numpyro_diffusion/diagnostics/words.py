@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from ..smc import SMCResult
+from .tails import pareto_k
 
 __all__ = ["non_finite", "verdict"]
 
@@ -68,6 +69,7 @@ def verdict(result: SMCResult) -> str:
         _collapse(trace.unique_ancestors, num_particles),
         _steep_level(trace.conditional_ess),
         _uneven_weights(trace.ess),
+        _heavy_tail(result),
         _disagreement(log_evidence),
         _acceptance("moves", getattr(trace.info, "acceptance", None), "num_moves"),
         _acceptance(
@@ -145,6 +147,17 @@ def _uneven_weights(ess: np.ndarray) -> str:
     return (
         f"The final effective sample size is {share:.1%} of a cloud: few particles carry the answer. "
         "Try more levels (a higher `conditional_ess`) or more moves."
+    )
+
+
+def _heavy_tail(result: SMCResult) -> str:
+    shapes = pareto_k(result)
+    if np.isnan(shapes).all() or np.nanmax(shapes) <= 0.7:
+        return ""
+    return (
+        f"The final weights have a heavy tail (Pareto shape {np.nanmax(shapes):.1f}, above 0.7, in cloud "
+        f"{int(np.nanargmax(shapes))}): particles not seen would matter. Try more levels (a higher "
+        "`conditional_ess`) or more particles."
     )
 
 

@@ -1,0 +1,35 @@
+"""How heavy the tail of the weights is."""
+
+import numpy as np
+
+from ..smc import SMCResult
+
+__all__ = ["pareto_k"]
+
+
+def pareto_k(result: SMCResult) -> np.ndarray:
+    r"""Shape of a generalised Pareto law fitted to the largest final weights, one a cloud.
+
+    Below 0.5 the weights have a variance and the usual error bars hold; above 0.7 a few unseen particles
+    would change the answer. `nan` where the weights are equal, as after a resampling.
+
+    Args:
+        result: A result of `run_smc`.
+
+    References:
+        Vehtari, Simpson, Gelman, Yao & Gabry (2024), Pareto Smoothed Importance Sampling, JMLR.
+    """
+    log_weights = np.atleast_2d(np.asarray(result.log_weights, float))
+    return np.array([_fit(cloud[np.isfinite(cloud)]) for cloud in log_weights])
+
+
+def _fit(log_weights: np.ndarray) -> float:
+    if len(log_weights) < 20 or np.ptp(log_weights) < 1e-6:
+        return float("nan")
+    try:  # ArviZ 1.x, whose argument is minus the log weights
+        from arviz_stats.base import array_stats  # type: ignore[import-not-found]
+    except ImportError:
+        import arviz
+
+        return float(arviz.psislw(log_weights)[1])
+    return float(array_stats.psislw(-log_weights)[1])
