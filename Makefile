@@ -2,14 +2,15 @@
 # make test   lint, types, import layers, all tests, documentation
 #
 # Both need only python3 (3.11 or newer) and make. PYTHON=... picks another interpreter,
-# VENV=... another place, PYTEST_ARGS=... adds options, such as '-m "not slow"'.
+# VENV=... another place, PYTEST_ARGS=... adds options, such as '-x'.
 
 PYTHON ?= python3
 VENV ?= .venv
 PYTEST_ARGS ?=
 BIN := $(VENV)/bin
 
-# Two workers share the machine: one compute thread each, or they fight over the cores.
+# Quick and slow tests have processes of their own: thousands of compiled programs in one process have
+# crashed the compiler. Two workers share the machine: one compute thread each, or they fight over the cores.
 TEST_ENV := XLA_FLAGS="--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1" \
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 JAX_PLATFORMS=cpu MPLBACKEND=agg
 
@@ -20,7 +21,8 @@ demo: $(VENV)/.stamp-demo
 	$(BIN)/python examples/restore_digit.py
 
 test: lint $(VENV)/.stamp-test
-	$(TEST_ENV) $(BIN)/python -m pytest -n 2 --dist worksteal $(PYTEST_ARGS)
+	$(TEST_ENV) $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" $(PYTEST_ARGS)
+	$(TEST_ENV) $(BIN)/python -m pytest -n 2 --dist worksteal -m slow $(PYTEST_ARGS)
 	$(BIN)/python -m mkdocs build --strict --quiet
 
 lint: $(VENV)/.stamp-test

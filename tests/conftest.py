@@ -19,6 +19,13 @@ with warnings.catch_warnings():
 jax.config.update("jax_enable_x64", True)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def drop_compiled_programs():
+    """Drop a module's programs after it, so that thousands do not pile up in one process."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def key():
     """A fixed PRNG key; split it where more than one is needed."""
