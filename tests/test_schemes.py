@@ -16,7 +16,8 @@ SCHEMES = {
     "tempered": nd.LikelihoodTempered(),
     "tempered from noise": nd.LikelihoodTempered(exact_draws=False),
     "reverse": nd.ReverseDiffusion(),
-    "reverse without moves, score reused": nd.ReverseDiffusion(num_moves=0),
+    "reverse without moves": nd.ReverseDiffusion(num_moves=0),
+    "reverse, score reused": nd.ReverseDiffusion(),
 }
 
 
