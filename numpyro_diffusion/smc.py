@@ -10,7 +10,6 @@ progress bar can move, and an interrupt keeps what is done.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import blackjax.smc.resampling as resampling
 import equinox as eqx
@@ -19,7 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm.auto import tqdm
 
-from ._typing import Array, PRNGKey, PyTree
+from ._typing import Array, PRNGKey
+from .batch import by_cloud, flat, mean_info, over_particles, split_keys
 from .cloud import SMCState as SMCState
 from .cloud import conditional_ess as conditional_ess
 from .cloud import effective_sample_size as effective_sample_size
@@ -48,45 +48,18 @@ def resample_equal(key: PRNGKey, log_weights: Array, num_samples: int) -> Array:
     return resampling.systematic(key, jax.nn.softmax(log_weights), num_samples)
 
 
-def _over_particles(function: Callable, batch_size: int | None, *args: PyTree):
-    """`vmap`, or a scan over batches of particles when memory is to be bounded."""
-    size = jax.tree.leaves(args[0])[0].shape[0]
-    if batch_size is None or batch_size >= size:
-        return jax.vmap(function)(*args)
-    return jax.lax.map(lambda one: function(*one), args, batch_size=batch_size)
-
-
-def _mean_info(info: Any) -> Any:
-    """Means over the particles of each cloud."""
-    return jax.tree.map(lambda leaf: jnp.mean(leaf.astype(jnp.result_type(float)), 1), info)
-
-
 def _clean(log_weights: Array) -> Array:
     # NaN counts as weight 0 here, and +inf too: the schemes' infos count both and the callers speak up.
     return jnp.where(jnp.isfinite(log_weights), log_weights, -jnp.inf)
 
 
-def _split(keys: PRNGKey, num: int) -> PRNGKey:
-    """Split the key of every cloud; the new axis comes second."""
-    return jax.vmap(lambda key: jax.random.split(key, num))(keys)
-
-
-def _flat(tree: PyTree) -> PyTree:
-    """One axis for the particles of all clouds: one `vmap`, and one matrix product a layer."""
-    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), tree)
-
-
-def _by_cloud(tree: PyTree, num_clouds: int) -> PyTree:
-    return jax.tree.map(lambda leaf: leaf.reshape(num_clouds, -1, *leaf.shape[1:]), tree)
-
-
 @eqx.filter_jit
 def _start_clouds(keys, init, num_particles, batch_size):
-    keys, keys_init = _split(keys, 2).swapaxes(0, 1)
+    keys, keys_init = split_keys(keys, 2).swapaxes(0, 1)
     num_clouds = keys.shape[0]
-    flat_keys = _flat(_split(keys_init, num_particles))
-    started = _over_particles(init, batch_size, flat_keys)
-    particles, log_weights, info = _by_cloud(started, num_clouds)
+    flat_keys = flat(split_keys(keys_init, num_particles))
+    started = over_particles(init, batch_size, flat_keys)
+    particles, log_weights, info = by_cloud(started, num_clouds)
     ancestors = jnp.broadcast_to(jnp.arange(num_particles), log_weights.shape)
     zeros = jnp.zeros(num_clouds, log_weights.dtype)
     state = SMCState(
@@ -99,7 +72,7 @@ def _start_clouds(keys, init, num_particles, batch_size):
         zeros,
         jnp.full_like(log_weights, 1 / num_particles),
     )
-    return state, _mean_info(info)
+    return state, mean_info(info)
 
 
 def _choose(resample, threshold, key, log_weights):
@@ -112,7 +85,7 @@ def _choose(resample, threshold, key, log_weights):
 
 def _level(step, resample, threshold, batch_size, state: SMCState, level):
     num_clouds, num_particles = state.log_weights.shape
-    keys, keys_resample, keys_step = _split(state.key, 3).swapaxes(0, 1)
+    keys, keys_resample, keys_step = split_keys(state.key, 3).swapaxes(0, 1)
 
     choose = lambda key, w: _choose(resample, threshold, key, w)
     index, below = jax.vmap(choose)(keys_resample, state.log_weights)
@@ -121,13 +94,13 @@ def _level(step, resample, threshold, batch_size, state: SMCState, level):
     log_evidence = state.log_evidence + jnp.where(below, log_mean_exp(state.log_weights), 0.0)
     log_weights = jnp.where(below[:, None], 0.0, state.log_weights)
 
-    stepped = _over_particles(
+    stepped = over_particles(
         lambda k, p: step(k, p, level),
         batch_size,
-        _flat(_split(keys_step, num_particles)),
-        _flat(particles),
+        flat(split_keys(keys_step, num_particles)),
+        flat(particles),
     )
-    particles, increments, info = _by_cloud(stepped, num_clouds)
+    particles, increments, info = by_cloud(stepped, num_clouds)
     new_log_weights = _clean(log_weights + increments)
     ancestors = take(state.ancestors, index)
     new = state._replace(
@@ -145,7 +118,7 @@ def _level(step, resample, threshold, batch_size, state: SMCState, level):
         log_mean_exp(new_log_weights) - log_mean_exp(log_weights),
         below,
         jnp.sum(alive, -1),
-        _mean_info(info),
+        mean_info(info),
     )
     return new, trace
 

@@ -202,7 +202,7 @@ def test_numbers_out_of_range():
         nd.SMC(diffusion, num_particles=1)
     with pytest.raises(ValueError, match=r"in \(0, 1\); got 1.5"):
         nd.Annealed(conditional_ess=1.5)
-    with pytest.raises(ValueError, match="at least one move"):
+    with pytest.raises(ValueError, match="num_moves >= 1"):
         nd.Annealed(num_moves=0)
     with pytest.raises(ValueError, match="`levels` must be at least 1"):
         nd.Annealed(levels=0)

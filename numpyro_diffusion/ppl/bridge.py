@@ -17,19 +17,16 @@ from numpyro.distributions import biject_to
 
 from .._typing import Array
 from ..bridge import Bridge, DiffusionSite, Rest, Seen, Tempering, normalizer_error
-from ..energies import AbstractEnergy
 from ..twists import AbstractTwist, Tweedie
-from .checks import check_compiles, check_site, refuse_varying_energies
+from .checks import check_compiles, check_site, diffusion_site, refuse_varying_energies
 from .sites import (
     is_diffusion,
     is_other,
     log_density,
     log_peak_and_number,
-    site_shape,
     stand_in,
     taken_apart,
     unmasked,
-    unwrapped,
 )
 
 __all__ = ["from_model", "taken_apart"]
@@ -198,7 +195,7 @@ def from_model(
     probe = _ModelBridge(model, args, kwargs, {}, Tweedie(), (), none)
     trace = _first_trace(probe)
     sites = {
-        n: _diffusion_site(n, site, path_space, (initial or {}).get(n))
+        n: diffusion_site(n, site, path_space, (initial or {}).get(n))
         for n, site in trace.items()
         if is_diffusion(site)
     }
@@ -250,15 +247,3 @@ def _first_trace(probe: _ModelBridge) -> dict[str, dict]:
             f"latent site `{met[-1]}` has no sampler, for instance an improper prior. Particles start "
             "from the prior: give the site a proper one."
         ) from error
-
-
-def _diffusion_site(name: str, site: dict, path_space: bool, initial: Any) -> DiffusionSite:
-    energy, shape = unwrapped(site["fn"]).energy, site_shape(site)
-    if not (path_space or isinstance(energy, AbstractEnergy)):
-        raise TypeError(
-            f"site `{name}` has the score-only prior {type(energy).__name__}: particles cannot be "
-            "weighed without a density. Train or distil an energy, or use the scheme `Twisted`, whose "
-            "prior is the law of the reverse sampler."
-        )
-    batch_shape = tuple(shape[: len(shape) - len(energy.shape)])
-    return DiffusionSite(energy, batch_shape, path_space, initial)

@@ -10,10 +10,17 @@ import numpy as np
 
 from .. import diagnostics
 from ..bridge import DiffusionSite
+from ..energies import AbstractEnergy
 from ..smc import SMCResult
 from .sites import counts, site_shape, unwrapped
 
-__all__ = ["check_compiles", "check_site", "refuse_varying_energies", "report_non_finite"]
+__all__ = [
+    "check_compiles",
+    "check_site",
+    "diffusion_site",
+    "refuse_varying_energies",
+    "report_non_finite",
+]
 
 
 def check_site(name: str, site: dict, trace: dict[str, dict]) -> None:
@@ -139,3 +146,16 @@ def report_non_finite(result: SMCResult, error: FloatingPointError | None) -> No
             "if the density is 0 there.",
             stacklevel=4,  # the caller of `SMC.run`
         )
+
+
+def diffusion_site(name: str, site: dict, path_space: bool, initial: Any) -> DiffusionSite:
+    """The diffusion variable at a site; refuses a score where a density is needed."""
+    energy, shape = unwrapped(site["fn"]).energy, site_shape(site)
+    if not (path_space or isinstance(energy, AbstractEnergy)):
+        raise TypeError(
+            f"site `{name}` has the score-only prior {type(energy).__name__}: particles cannot be "
+            "weighed without a density. Train or distil an energy, or use the scheme `Twisted`, whose "
+            "prior is the law of the reverse sampler."
+        )
+    batch_shape = tuple(shape[: len(shape) - len(energy.shape)])
+    return DiffusionSite(energy, batch_shape, path_space, initial)

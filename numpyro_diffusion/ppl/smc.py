@@ -283,6 +283,7 @@ class SMC:
             "log_evidence": self.log_evidence,
             "log_evidence_error": self.log_evidence_error,
             "evidence_is_normalized": self.evidence_is_normalized,
+            "evidence": self.result.evidence,
             "target": self.result.target,
             "exact": self.result.exact,
             "scheme": repr(self.scheme),

@@ -1,7 +1,7 @@
 """Samplers: each turns a bridge into a Feynman-Kac model."""
 
 from .annealed import Annealed as Annealed
-from .build import AbstractScheme as AbstractScheme
+from .base import AbstractScheme as AbstractScheme
 from .reverse import ReverseDiffusion as ReverseDiffusion
 from .tempered import LikelihoodTempered as LikelihoodTempered
 from .twisted import Twisted as Twisted

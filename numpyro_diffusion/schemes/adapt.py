@@ -100,7 +100,7 @@ def adapt(kernels: Kernels, pilot: Pilot, scale: Position, extra_rounds) -> Pilo
 
 def mean_curvature(kernels: Kernels, pilot: Pilot, key: PRNGKey) -> Position | None:
     """Mean diagonal second derivative of the log density, by differences of gradients."""
-    if not kernels.transport.needs_gradient:
+    if not kernels.transport.needs_curvature:
         return None
     bridge, count = kernels.bridge, pilot.particles.log_density.shape[0]
     noise = bridge.noise(pilot.clock)

@@ -13,15 +13,12 @@ from typing import ClassVar
 
 import equinox as eqx
 
-from .._typing import PRNGKey
 from ..bridge import Bridge
-from ..feynman_kac import FeynmanKac
 from ..moves import Move, hmc, mala
 from ..twists import AbstractTwist, Tweedie
-from .build import EVIDENCE, AbstractScheme, build, check_choices, frozen
+from .base import AbstractScheme, Claims, check_choices
 from .kernels import Kernels
 from .levels import Level
-from .path import likelihood_first
 from .transport import Carry
 
 __all__ = ["Annealed"]
@@ -60,17 +57,7 @@ class Annealed(AbstractScheme):
     max_levels: int = eqx.field(static=True, default=400)
 
     def __check_init__(self):
-        if self.num_moves < 1 or self.num_other_moves < 1:
-            raise ValueError(
-                "`Annealed` expects at least one move a level; got "
-                f"num_moves={self.num_moves}, num_other_moves={self.num_other_moves}."
-            )
-        check_choices(
-            "Annealed",
-            levels=self.levels,
-            conditional_ess=self.conditional_ess,
-            num_pilot=self.num_pilot,
-        )
+        check_choices(self, 1)
 
     path_space: ClassVar[bool] = False
 
@@ -84,25 +71,6 @@ class Annealed(AbstractScheme):
         counts = self.num_moves, self.num_other_moves
         return Kernels(bridge, self.move, self.other_move, Carry(), *counts)
 
-    def __call__(
-        self, bridge: Bridge, key: PRNGKey | None = None, *, progress_bar: bool = False
-    ) -> FeynmanKac:
-        """Tune with a pilot cloud unless the levels are frozen, and return the Feynman-Kac model.
-
-        Args:
-            bridge: The densities.
-            key: PRNG key of the pilot; a fixed one if left out.
-            progress_bar: Show the pilot's progress.
-        """
-        kernels = self.kernels(bridge)
-        levels = frozen(
-            key,
-            kernels,
-            self.levels,
-            likelihood_first,
-            num_particles=self.num_pilot,
-            conditional_ess=self.conditional_ess,
-            max_levels=self.max_levels,
-            progress_bar=progress_bar,
-        )
-        return build(kernels, levels, target=bridge.target, evidence=EVIDENCE)
+    def claims(self, bridge: Bridge) -> Claims:
+        """The model's own posterior; an evidence that holds the normaliser unless it is known."""
+        return Claims(bridge.target)

@@ -12,15 +12,12 @@ from typing import ClassVar
 
 import equinox as eqx
 
-from .._typing import PRNGKey
 from ..bridge import Bridge
-from ..feynman_kac import FeynmanKac
 from ..moves import Move, hmc, mala
 from ..twists import AbstractTwist, Tweedie
-from .build import EVIDENCE, AbstractScheme, build, check_choices, frozen
+from .base import AbstractScheme, Claims, check_choices, check_has_diffusion
 from .kernels import Kernels
 from .levels import Level
-from .path import likelihood_first
 from .transport import Reverse
 
 __all__ = ["ReverseDiffusion"]
@@ -63,22 +60,7 @@ class ReverseDiffusion(AbstractScheme):
     max_levels: int = eqx.field(static=True, default=400)
 
     def __check_init__(self):
-        if self.num_moves < 0 or self.num_other_moves < 1:
-            raise ValueError(
-                "`ReverseDiffusion` expects num_moves >= 0 and num_other_moves >= 1; got "
-                f"num_moves={self.num_moves}, num_other_moves={self.num_other_moves}."
-            )
-        if isinstance(self.inflation, float | int) and self.inflation < 1:
-            raise ValueError(
-                f"`inflation` widens the proposals, so it is at least 1; got {self.inflation}. Narrow "
-                "proposals give rare huge weights."
-            )
-        check_choices(
-            "ReverseDiffusion",
-            levels=self.levels,
-            conditional_ess=self.conditional_ess,
-            num_pilot=self.num_pilot,
-        )
+        check_choices(self, 0)
 
     path_space: ClassVar[bool] = False
 
@@ -88,37 +70,11 @@ class ReverseDiffusion(AbstractScheme):
         return Tweedie()
 
     def kernels(self, bridge: Bridge) -> Kernels:
-        """Moves and weights over a bridge."""
+        """Proposals and weights over a bridge, which must have a diffusion site."""
+        check_has_diffusion(self, bridge)
         counts = self.num_moves, self.num_other_moves
         return Kernels(bridge, self.move, self.other_move, Reverse(self.inflation), *counts)
 
-    def __call__(
-        self, bridge: Bridge, key: PRNGKey | None = None, *, progress_bar: bool = False
-    ) -> FeynmanKac:
-        """Tune with a pilot cloud unless the levels are frozen, and return the Feynman-Kac model.
-
-        Args:
-            bridge: The densities.
-            key: PRNG key of the pilot; a fixed one if left out.
-            progress_bar: Show the pilot's progress.
-
-        Raises:
-            ValueError: If the model has no diffusion site.
-        """
-        if not bridge.diffusion_sites:
-            raise ValueError(
-                "`ReverseDiffusion` needs a diffusion site, and the model has none. Use `Annealed`, which "
-                "is then likelihood tempering."
-            )
-        kernels = self.kernels(bridge)
-        levels = frozen(
-            key,
-            kernels,
-            self.levels,
-            likelihood_first,
-            num_particles=self.num_pilot,
-            conditional_ess=self.conditional_ess,
-            max_levels=self.max_levels,
-            progress_bar=progress_bar,
-        )
-        return build(kernels, levels, target=bridge.target, evidence=EVIDENCE)
+    def claims(self, bridge: Bridge) -> Claims:
+        """The model's own posterior; an evidence that holds the normaliser unless it is known."""
+        return Claims(bridge.target)

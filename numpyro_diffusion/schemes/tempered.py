@@ -8,14 +8,11 @@ $\gamma_\beta \propto e^{-E(x, t_{\min})}\, p(\theta)\, p(y \mid x, \theta)^\bet
 from typing import ClassVar
 
 import equinox as eqx
-import jax.numpy as jnp
 
-from .._typing import PRNGKey
 from ..bridge import Bridge
-from ..feynman_kac import FeynmanKac
 from ..moves import Move, hmc, mala
 from ..twists import AbstractTwist, Identity
-from .build import AbstractScheme, build, check_choices, frozen
+from .base import AbstractScheme, Claims, check_choices
 from .kernels import Kernels
 from .levels import Level
 from .path import prior_first
@@ -59,24 +56,13 @@ class LikelihoodTempered(AbstractScheme):
     exact_draws: bool = eqx.field(static=True, default=True)
 
     def __check_init__(self):
-        if self.num_moves < 1 or self.num_other_moves < 1:
-            raise ValueError(
-                "`LikelihoodTempered` expects at least one move a level; got "
-                f"num_moves={self.num_moves}, num_other_moves={self.num_other_moves}."
-            )
         if isinstance(self.levels, int):
             raise TypeError(
                 "`levels` of `LikelihoodTempered` is `None` or frozen levels, since an even grid of noise "
                 f"levels says nothing of the likelihood; got {self.levels}."
             )
-        start = 1.0 if self.levels is None else float(jnp.asarray(self.levels.clock)[0])
-        check_choices(
-            "LikelihoodTempered",
-            levels=self.levels,
-            conditional_ess=self.conditional_ess,
-            num_pilot=self.num_pilot,
-            start=0.0 if start == 0 else 1.0,
-        )
+        at_the_prior = isinstance(self.levels, Level) and float(self.levels.clock[0]) == 0
+        check_choices(self, 1, start=0.0 if at_the_prior else 1.0)
 
     path_space: ClassVar[bool] = False
 
@@ -91,42 +77,7 @@ class LikelihoodTempered(AbstractScheme):
         exact = self.exact_draws and bridge.exact_prior
         return Kernels(bridge, self.move, self.other_move, Carry(), *counts, from_prior=exact)
 
-    def __call__(
-        self, bridge: Bridge, key: PRNGKey | None = None, *, progress_bar: bool = False
-    ) -> FeynmanKac:
-        """Tune with a pilot cloud unless the levels are frozen, and return the Feynman-Kac model.
-
-        Args:
-            bridge: The densities.
-            key: PRNG key of the pilot; a fixed one if left out.
-            progress_bar: Show the pilot's progress.
-
-        Raises:
-            ValueError: If frozen levels start elsewhere than the particles do.
-        """
-        kernels = self.kernels(bridge)
-        levels = frozen(
-            key,
-            kernels,
-            self.levels,
-            prior_first,
-            num_particles=self.num_pilot,
-            conditional_ess=self.conditional_ess,
-            max_levels=self.max_levels,
-            progress_bar=progress_bar,
-        )
-        clock = jnp.asarray(levels.clock)
-        if bridge.diffusion_sites and (float(clock[0]) == 0) != kernels.from_prior:
-            raise ValueError(
-                f"the frozen levels begin at clock {float(clock[0]):g}, but the particles start from "
-                f"{'exact draws of the prior' if kernels.from_prior else 'noise'}. Set `exact_draws` "
-                "as in the run that made them."
-            )
-        return build(
-            kernels,
-            levels,
-            target=bridge.target,
-            evidence="log p(y) under the prior as normalised by its own cloud",
-            evidence_from=int(jnp.argmax(clock == 0)),
-            normalized=True,
-        )
+    def claims(self, bridge: Bridge) -> Claims:
+        """The model's own posterior; an evidence from which the prior's normaliser has dropped out."""
+        evidence = "p(y) under the prior as normalised by its own cloud"
+        return Claims(bridge.target, evidence, normalized=True, path=prior_first)

@@ -25,9 +25,11 @@ class AbstractTransport(eqx.Module):
 
     Attributes:
         needs_gradient: Whether it asks for the gradient of the log density at the particle.
+        needs_curvature: Whether it asks for the curvature that a pilot measured.
     """
 
     needs_gradient: eqx.AbstractClassVar[bool]
+    needs_curvature: eqx.AbstractClassVar[bool]
 
     @abc.abstractmethod
     def __call__(
@@ -46,6 +48,7 @@ class Carry(AbstractTransport):
     r"""The linear map between the Gaussian approximations of the two laws; $\log R$ its log-determinant."""
 
     needs_gradient: ClassVar[bool] = False
+    needs_curvature: ClassVar[bool] = False
 
     def __call__(self, key, bridge, position, gradient, x_hat, level):
         del key, gradient, x_hat
@@ -76,6 +79,7 @@ class Reverse(AbstractTransport):
 
     inflation: float = 1.0
     needs_gradient: ClassVar[bool] = True
+    needs_curvature: ClassVar[bool] = True
 
     def __call__(self, key, bridge, position, gradient, x_hat, level):
         del x_hat
@@ -87,14 +91,18 @@ class Reverse(AbstractTransport):
             v, moves, variance = spread(noisy[name], clean[name], level.curvature[name])
             variance = self.inflation * variance
             noise = jax.random.normal(k, position[name].shape, position[name].dtype)
-            drift = v * gradient[name] + jnp.sqrt(variance) * noise
-            back = drift**2 / v + jnp.log(
-                v
-            )  # -2 log q(u_t | u_s) and, below, -2 log M, less log 2 pi
+            drift = v * _usable(gradient[name]) + jnp.sqrt(variance) * noise
+            # -2 log q(u_t | u_s) and -2 log M(u_s | u_t), both less log 2 pi
+            back = drift**2 / v + jnp.log(v)
             forth = noise**2 + jnp.log(variance)
             new[name] = position[name] + jnp.where(moves, drift, 0.0)
             log_ratio = log_ratio + jnp.where(moves, 0.5 * jnp.sum(forth - back), 0.0)
         return new, log_ratio
+
+
+def _usable(gradient: Array) -> Array:
+    # Any drift is lawful; one that is not a number would lose a particle whose density is in order.
+    return jnp.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def spread(noisy: Scalar, clean: Scalar, curvature: Array) -> tuple[Scalar, Array, Array]:
@@ -134,6 +142,7 @@ class Guided(AbstractTransport):
     curvature: dict[str, Array]
     inflation: float = 1.0
     needs_gradient: ClassVar[bool] = True
+    needs_curvature: ClassVar[bool] = False
 
     def __call__(self, key, bridge, position, gradient, x_hat, level):
         assert gradient is not None
@@ -147,7 +156,7 @@ class Guided(AbstractTransport):
             open_variance = jnp.where(moves, noisy[name] ** 2 - end[name] ** 2, 1.0)
             drift = v * (x_hat[name] - u) / open_variance
             noise = jax.random.normal(k, u.shape, u.dtype)
-            pull = variance * gradient[name] + jnp.sqrt(self.inflation * variance) * noise
+            pull = variance * _usable(gradient[name]) + jnp.sqrt(self.inflation * variance) * noise
             new[name] = u + jnp.where(moves, drift + pull, 0.0)
             terms = noise**2 + jnp.log(self.inflation) - pull**2 / variance
             log_ratio = log_ratio + jnp.where(moves, 0.5 * jnp.sum(terms), 0.0)

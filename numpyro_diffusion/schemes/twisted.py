@@ -15,15 +15,13 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._typing import Array, PRNGKey
+from .._typing import Array
 from ..bridge import Bridge
-from ..feynman_kac import FeynmanKac
 from ..moves import Move, hmc, mala
 from ..twists import AbstractTwist, Tweedie
-from .build import AbstractScheme, build, check_choices, frozen
+from .base import AbstractScheme, Claims, check_choices, check_has_diffusion
 from .kernels import Kernels
 from .levels import Level
-from .path import likelihood_first
 from .transport import Guided, spread
 
 __all__ = ["Twisted"]
@@ -44,6 +42,8 @@ class Twisted(AbstractScheme):
         num_other_moves: Such moves a level.
         num_pilot: Particles of the pilot cloud.
 
+    The likelihood sees the denoised mean; another `twist` has no effect here.
+
     References:
         Wu, Trippe, Naesseth, Blei & Cunningham (2023), Practical and Asymptotically Exact Conditional
         Sampling in Diffusion Models, NeurIPS.
@@ -54,11 +54,11 @@ class Twisted(AbstractScheme):
     other_move: Move = eqx.field(default_factory=mala)
     num_other_moves: int = eqx.field(static=True, default=2)
     num_pilot: int = eqx.field(static=True, default=256)
+    conditional_ess: ClassVar[float] = 0.97  # of no use on a grid
+    max_levels: ClassVar[int] = 400
 
     def __check_init__(self):
-        if self.num_other_moves < 1:
-            raise ValueError(f"`num_other_moves` must be at least 1; got {self.num_other_moves}.")
-        check_choices("Twisted", levels=self.levels, conditional_ess=0.5, num_pilot=self.num_pilot)
+        check_choices(self, 0)
 
     path_space: ClassVar[bool] = True
 
@@ -74,46 +74,17 @@ class Twisted(AbstractScheme):
         return self.levels
 
     def kernels(self, bridge: Bridge) -> Kernels:
-        """Moves and weights over a bridge."""
+        """Proposals and weights over a bridge, which must have a diffusion site."""
+        check_has_diffusion(self, bridge)
         clocks = jnp.linspace(1.0, 0.0, self.num_levels + 1)
         curvature = _sampler_curvature(bridge, clocks, self.num_pilot)
         transport = Guided(clocks[:-1], curvature, self.inflation)
         return Kernels(bridge, hmc(), self.other_move, transport, 0, self.num_other_moves)
 
-    def __call__(
-        self, bridge: Bridge, key: PRNGKey | None = None, *, progress_bar: bool = False
-    ) -> FeynmanKac:
-        """Tune with a pilot cloud unless the levels are frozen, and return the Feynman-Kac model.
-
-        Args:
-            bridge: The densities, in path space: `from_model(..., path_space=True)`.
-            key: PRNG key of the pilot; a fixed one if left out.
-            progress_bar: Show the pilot's progress.
-
-        Raises:
-            ValueError: If the bridge is not in path space, or has no diffusion site.
-        """
-        if not (bridge.path_space and bridge.diffusion_sites):
-            raise ValueError(
-                "`Twisted` needs a bridge in path space with a diffusion site: make it with "
-                "`from_model(..., path_space=True)` or `from_energy(..., path_space=True)`."
-            )
-        kernels = self.kernels(bridge)
-        levels = frozen(
-            key,
-            kernels,
-            self.levels,
-            likelihood_first,
-            num_particles=self.num_pilot,
-            progress_bar=progress_bar,
-        )
-        return build(
-            kernels,
-            levels,
-            target=f"{bridge.target}, with {self.num_levels} steps",
-            evidence="log p(y) under the reverse sampler's own law",
-            normalized=True,
-        )
+    def claims(self, bridge: Bridge) -> Claims:
+        """The posterior under the sampler's law, and the evidence of that law."""
+        target = f"{bridge.target}, with {self.num_levels} steps"
+        return Claims(target, "p(y) under the reverse sampler's own law", normalized=True)
 
 
 @eqx.filter_jit

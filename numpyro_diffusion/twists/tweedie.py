@@ -1,6 +1,7 @@
 """The denoised mean as twist: the default."""
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 
 from .._typing import Array, Scalar
@@ -53,12 +54,17 @@ def _first_order(energy: AbstractEnergy, u: Array, t: Scalar) -> tuple[Scalar, A
 @_first_order.def_jvp
 def _first_order_jvp(primals, tangents):
     energy, u, t = primals
-    log_density, score = energy.log_density_and_score(u, t)
-    along = tangents[1]
-    if along is None:
-        return (log_density, score), (None, None)
-    alpha_t, _ = energy.schedule(t)
-    _, variance = energy.moments(t)
-    # Of a Gaussian with the prior's variance at this level.
-    curvature = -(alpha_t**2) / variance
-    return (log_density, score), (jnp.sum(score * along), curvature * along)
+    along_energy, along_u, along_t = tangents
+    rest = lambda energy, t: energy.log_density_and_score(u, t)
+    if any(leaf is not None for leaf in jax.tree.leaves((along_energy, along_t))):
+        both, (value, slope) = eqx.filter_jvp(rest, (energy, t), (along_energy, along_t))
+    else:
+        both = rest(energy, t)
+        value, slope = jnp.zeros_like(both[0]), jnp.zeros_like(both[1])
+    if along_u is not None:
+        alpha_t, _ = energy.schedule(t)
+        _, variance = energy.moments(t)
+        # The second derivative of a Gaussian with the prior's variance at this level.
+        value = value + jnp.sum(both[1] * along_u)
+        slope = slope - alpha_t**2 / variance * along_u
+    return both, (value, slope)
