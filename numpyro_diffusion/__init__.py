@@ -5,13 +5,20 @@
 from numpyro import __version__ as _numpyro_version  # noqa: F401
 
 from . import bridge as bridge
+from . import density as density
 from . import diagnostics as diagnostics
+from . import initial as initial
 from . import moves as moves
 from . import nets as nets
 from . import plots as plots
 from . import schedules as schedules
 from .bridge import Bridge as Bridge
 from .bridge import from_energy as from_energy
+from .density import HorizonReport as HorizonReport
+from .density import Normalizer as Normalizer
+from .density import adjacent_normalizer as adjacent_normalizer
+from .density import elbo_vs_horizon as elbo_vs_horizon
+from .density import thermodynamic_normalizer as thermodynamic_normalizer
 from .energies import AbstractDenoiser as AbstractDenoiser
 from .energies import AbstractEnergy as AbstractEnergy
 from .energies import EnergyFunction as EnergyFunction
@@ -23,6 +30,9 @@ from .energies import ScoreFunction as ScoreFunction
 from .energies import check_energy as check_energy
 from .feynman_kac import FeynmanKac as FeynmanKac
 from .feynman_kac import from_kernels as from_kernels
+from .initial import StandardNormal as StandardNormal
+from .initial import fit_gaussian as fit_gaussian
+from .initial import fit_mixture as fit_mixture
 from .io import load as load
 from .io import save as save
 from .ppl import DiffusionPrior as DiffusionPrior
@@ -36,6 +46,7 @@ from .schemes import Annealed as Annealed
 from .schemes import LikelihoodTempered as LikelihoodTempered
 from .schemes import ReverseDiffusion as ReverseDiffusion
 from .schemes import Twisted as Twisted
+from .schemes import prior_normalizer as prior_normalizer
 from .smc import SMCResult as SMCResult
 from .smc import effective_sample_size as effective_sample_size
 from .smc import run_smc as run_smc

@@ -5,6 +5,8 @@ higher noise it is *not* the noised product (noising and multiplying do not comm
 a path. Samplers that weigh their particles make its end exact.
 """
 
+from typing import Self
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -78,6 +80,15 @@ class Composed(AbstractEnergy):
     @property
     def t_max(self) -> float:
         return min(e.t_max for e in self.energies)
+
+    def with_horizon(self, *, t_min: float | None = None, t_max: float | None = None) -> Self:
+        """The same composition of parts that all have these times."""
+        low, high = self.t_min if t_min is None else t_min, self.t_max if t_max is None else t_max
+        parts = tuple(e.with_horizon(t_min=low, t_max=high) for e in self.energies)
+        known = (
+            (self.log_normalizer, self.log_normalizer_error) if low == self.t_min else (None, 0.0)
+        )
+        return type(self)(parts, self.powers, *known)  # pyright: ignore[reportCallIssue]
 
     def energy(self, x: Array, t: Scalar) -> Scalar:
         return sum(

@@ -9,6 +9,9 @@ All methods take ONE example of shape `shape`; `vmap` lives in the callers.
 """
 
 import abc
+import copy
+import math
+from typing import Any, Self
 
 import equinox as eqx
 import jax
@@ -48,6 +51,40 @@ class AbstractDenoiser(eqx.Module):
         are corrected by weights, so roughly is enough.
         """
 
+    def with_horizon(self, *, t_min: float | None = None, t_max: float | None = None) -> Self:
+        r"""The same model between other times: the prior is read at `t_min`, particles start at `t_max`.
+
+        Another `t_min` is another law, so a stored `log_normalizer` is then forgotten, unless the energy
+        is normalised at every level. Another `t_max` moves no law; a learned offset $b(t)$ is stretched
+        over the new horizon. A model that was trained knows nothing outside the times it was trained on.
+
+        Args:
+            t_min: Time at which the prior is read; as it is by default.
+            t_max: Time at which sampling starts; as it is by default.
+
+        Raises:
+            ValueError: If not $0 \le t_{min} < t_{max} \le 1$, or the log-SNR is infinite at an end.
+            TypeError: If the class keeps its times elsewhere than in fields.
+        """
+        low = self.t_min if t_min is None else float(t_min)
+        high = self.t_max if t_max is None else float(t_max)
+        if not 0 <= low < high <= 1:
+            raise ValueError(
+                f"`with_horizon` expects 0 <= t_min < t_max <= 1; got t_min={low}, t_max={high}. Time 0 "
+                "is data and time 1 is noise; `schedule.time(log_snr)` gives the time of a noise level."
+            )
+        with jax.ensure_compile_time_eval():
+            ends = [float(self.schedule.log_snr(jnp.asarray(t))) for t in (low, high)]
+        if not all(map(math.isfinite, ends)):
+            raise ValueError(
+                f"log-SNR must be finite at both ends; got {ends} at t = {low}, {high}. Move the ends "
+                "inside (0, 1)."
+            )
+        changes: dict[str, Any] = {"t_min": low, "t_max": high}
+        if isinstance(self, AbstractEnergy) and low != self.t_min and not self.normalized:
+            changes |= {"log_normalizer": None, "log_normalizer_error": 0.0}
+        return _replaced(self, "with_horizon", changes)
+
 
 class AbstractEnergy(AbstractDenoiser):
     r"""A time-dependent energy $E(x_t, t) = -\log p_t(x_t) - L(t)$ in nats.
@@ -60,10 +97,12 @@ class AbstractEnergy(AbstractDenoiser):
         log_normalizer: $L(t_{\min}) = \log \int e^{-E(x, t_{\min})} dx$ in nats, or `None` where it
             is not known. It shifts the evidence and nothing else.
         log_normalizer_error: Standard error of `log_normalizer`, in nats.
+        normalized: Whether $L(t) = 0$ at every level, by construction.
     """
 
     log_normalizer: AbstractVar[float | None]
     log_normalizer_error: AbstractVar[float]
+    normalized = False
 
     @abc.abstractmethod
     def energy(self, x: Array, t: Scalar) -> Scalar:
@@ -103,6 +142,28 @@ class AbstractEnergy(AbstractDenoiser):
         del key, t
         return None
 
+    def with_log_normalizer(self, value: float | None, error: float = 0.0) -> Self:
+        r"""The same energy with a known $L(t_{\min})$, which `save` stores with it.
+
+        It comes from `prior_normalizer`, `adjacent_normalizer` or `thermodynamic_normalizer`.
+
+        Args:
+            value: $L(t_{\min})$ in nats, or `None` to forget it.
+            error: Its standard error.
+
+        Raises:
+            ValueError: If a number is not finite, or the error is negative.
+            TypeError: If the class has no field for it.
+        """
+        value, error = None if value is None else float(value), float(error)
+        if not (math.isfinite(value or 0.0) and math.isfinite(error) and error >= 0):
+            raise ValueError(
+                "`with_log_normalizer` expects a finite value and an error of at least 0, in nats; got "
+                f"{value} and {error}."
+            )
+        changes = {"log_normalizer": value, "log_normalizer_error": error}
+        return _replaced(self, "with_log_normalizer", changes)
+
     def potential_fn(self, t: Scalar | float):
         """The energy at one time as a function of `x`, in the form that NumPyro calls `potential_fn`."""
         return lambda x: self.energy(x, jnp.asarray(t, jnp.result_type(float)))
@@ -124,6 +185,20 @@ class AbstractEnergy(AbstractDenoiser):
 
     def __neg__(self) -> "AbstractEnergy":
         return _combine((self,), (-1.0,))
+
+
+def _replaced(module, method: str, changes: dict[str, Any]):
+    """A copy of a module with other values in static fields, which `eqx.tree_at` does not reach."""
+    missing = sorted(set(changes) - set(module.__dataclass_fields__))
+    if missing:
+        raise TypeError(
+            f"`{type(module).__name__}` has no fields {missing}, so `{method}` cannot set them. Change the "
+            "parts it is made of, or make them fields."
+        )
+    other = copy.copy(module)
+    for name, value in changes.items():
+        object.__setattr__(other, name, value)
+    return other
 
 
 def _combine(energies, powers) -> AbstractEnergy:

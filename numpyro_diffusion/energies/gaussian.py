@@ -74,6 +74,7 @@ class GaussianMixture(AbstractEnergy):
     t_max: float = eqx.field(static=True)
     log_normalizer: float | None = eqx.field(static=True, default=0.0)
     log_normalizer_error: float = eqx.field(static=True, default=0.0)
+    normalized = True
 
     def __init__(
         self,
@@ -160,6 +161,7 @@ class Gaussian(AbstractEnergy):
     t_max: float = eqx.field(static=True)
     log_normalizer: float | None = eqx.field(static=True, default=0.0)
     log_normalizer_error: float = eqx.field(static=True, default=0.0)
+    normalized = True
 
     def __init__(
         self,

@@ -11,7 +11,6 @@ $e^{-E}$ is to be sampled.
 """
 
 import abc
-import copy
 from collections.abc import Callable
 from typing import Self
 
@@ -149,18 +148,6 @@ class AbstractNetworkEnergy(AbstractEnergy):
         schedule = VariancePreserving() if schedule is None else schedule
         times = [float(schedule.time(jnp.asarray(-2 * np.log(s)))) for s in (noise_min, noise_max)]
         return cls(net, data.mean(0), covariance, schedule, *times)
-
-    def with_log_normalizer(self, value: float | None, error: float = 0.0) -> Self:
-        r"""The same energy with a known $L(t_{\min})$, from a run of a sampler on the prior alone.
-
-        Args:
-            value: $L(t_{\min})$ in nats, or `None` to forget it.
-            error: Its standard error.
-        """
-        energy = copy.copy(self)
-        object.__setattr__(energy, "log_normalizer", value)
-        object.__setattr__(energy, "log_normalizer_error", error)
-        return energy
 
     @property
     def shape(self) -> tuple[int, ...]:

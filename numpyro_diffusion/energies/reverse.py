@@ -1,5 +1,7 @@
 r"""Draws from a learned diffusion: the reverse process, step by step from noise to data."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -12,16 +14,21 @@ __all__ = ["draw_prior", "reverse_process"]
 
 
 @eqx.filter_jit
-def reverse_process(energy: AbstractDenoiser, key: PRNGKey, num_steps: int) -> Array:
+def reverse_process(
+    energy: AbstractDenoiser, key: PRNGKey, num_steps: int, initial: Any = None
+) -> Array:
     r"""One draw of $x_{t_{\min}}$ by ancestral steps $x_s \sim q(x_s \mid x_t, \hat x_0(x_t))$.
 
-    Steps are equal in log-SNR and start from the Gaussian of `energy.moments(t_max)`.
+    Steps are equal in log-SNR. Nothing is weighed: a start from a law other than that of $x_{t_{\max}}$
+    is felt at the end.
 
     Args:
         energy: An energy or a denoiser.
         key: PRNG key.
         num_steps: Number of steps, each one evaluation of the denoiser. The law of the draw differs
             from the law of the energy by an error of order one over this number.
+        initial: Law of $x_t / \alpha_t$ at `t_max`, with `sample(key)`; the Gaussian of
+            `energy.moments(t_max)` by default.
 
     References:
         Ho, Jain & Abbeel (2020), Denoising Diffusion Probabilistic Models, NeurIPS.
@@ -40,8 +47,11 @@ def reverse_process(energy: AbstractDenoiser, key: PRNGKey, num_steps: int) -> A
         x_s = q.noised * x + q.data * energy.denoise(x, t) + jnp.sqrt(q.variance) * noise
         return x_s.astype(dtype), None
 
-    mean, variance = energy.moments(t_max)
-    x = mean + jnp.sqrt(variance) * jax.random.normal(key_base, energy.shape, dtype)
+    if initial is None:
+        mean, variance = energy.moments(t_max)
+        x = mean + jnp.sqrt(variance) * jax.random.normal(key_base, energy.shape, dtype)
+    else:
+        x = energy.schedule(t_max)[0] * initial.sample(key_base)
     levels = times[:-1], times[1:], jax.random.split(key_steps, num_steps)
     return jax.lax.scan(step, x.astype(dtype), levels)[0]
 

@@ -1,0 +1,135 @@
+r"""Paths of noised data, and integrals over the noise level along them.
+
+One example $x_0$ with one noise $\epsilon$ makes a path $u_s = x_0 + s \epsilon$ over noise levels $s$. For
+the densities $p_s$ of a law noised exactly, given $x_0$ and for ANY $x_0$,
+
+$$\frac{d}{d \log s}\, \mathbb{E}_\epsilon[\log p_s(u_s)]
+  = \mathbb{E}_\epsilon\big[|s \nabla \log p_s + \epsilon|^2 - |\epsilon|^2\big] ,$$
+
+by the heat equation $\partial_{s^2} \log p = \tfrac12 (\Delta \log p + |\nabla \log p|^2)$ and Stein's
+identity. It is the score-based density formula of Li & Yan with its noise term matched, and the integrals
+of this package rest on it. Whatever holds for every exact law holds for a Gaussian with the moments of the
+data: its own residual of the identity, on the same path, has mean zero and is subtracted to lower the
+variance. The mirrored path $-\epsilon$ is averaged in, which removes all that is odd in the noise.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._typing import Array, PRNGKey, Scalar
+from ..energies import AbstractDenoiser
+
+__all__ = [
+    "Reference",
+    "check_data",
+    "data_score",
+    "gauss_legendre",
+    "log_noise",
+    "over_examples",
+    "times_at",
+]
+
+FULL_COVARIANCE = (
+    1024  # up to so many dimensions; an eigendecomposition is then a matter of a second
+)
+
+
+class Reference(NamedTuple):
+    r"""The Gaussian of the data, in the coordinates in which its covariance is diagonal.
+
+    Attributes:
+        mean: Shape `shape`.
+        variances: Shape `(d,)`.
+        basis: Eigenvectors, shape `(d, d)`, or `None` where the coordinates are left as they are.
+    """
+
+    mean: Array
+    variances: Array
+    basis: Array | None
+
+    @classmethod
+    def of(cls, data: Array) -> "Reference":
+        """Moments of data of shape `(num, *shape)`."""
+        host = np.asarray(data, np.float64)
+        flat = host.reshape(len(host), -1)
+        variances, basis = flat.var(0), None
+        if flat.shape[1] <= FULL_COVARIANCE:
+            covariance = np.cov(flat.T, bias=True).reshape(2 * flat.shape[1:])
+            variances, vectors = np.linalg.eigh(covariance)
+            variances, basis = np.maximum(variances, 0), jnp.asarray(vectors, data.dtype)
+        to_array = lambda a: jnp.asarray(a, data.dtype)
+        return cls(to_array(host.mean(0)), to_array(variances), basis)
+
+    def turn(self, u: Array) -> Array:
+        """A vector of example space in the eigenbasis, shape `(d,)`."""
+        return u.ravel() if self.basis is None else self.basis.T @ u.ravel()
+
+    def log_density_and_score(self, u: Array, s: Scalar) -> tuple[Scalar, Array]:
+        r"""$\log \mathcal{N}(u; m, S + s^2 I)$ and its gradient, of the shape of `u`."""
+        v, total = self.turn(u - self.mean), self.variances + s**2
+        score = -v / total
+        log_density = 0.5 * jnp.sum(v * score - jnp.log(2 * jnp.pi * total))
+        score = score if self.basis is None else self.basis @ score
+        return log_density, score.reshape(u.shape)
+
+
+def data_score(energy: AbstractDenoiser, u: Array, t: Scalar) -> Array:
+    r"""$\nabla_u \log p_t(u)$ of $u = x_t / \alpha_t$, from the denoiser."""
+    alpha_t, sigma_t = energy.schedule(t)
+    return (energy.denoise(alpha_t * u, t) - u) * (alpha_t / sigma_t) ** 2
+
+
+def log_noise(energy: AbstractDenoiser, times) -> np.ndarray:
+    r"""$\log s_t$ at some times, on the host."""
+    times = jnp.asarray(times, jnp.result_type(float))
+    return np.log(np.asarray(jax.vmap(energy.schedule.noise_level)(times), float))
+
+
+def times_at(energy: AbstractDenoiser, log_s: np.ndarray) -> Array:
+    r"""The times at which the log noise level has these values."""
+    return jax.vmap(energy.schedule.time)(jnp.asarray(-2 * log_s, jnp.result_type(float)))
+
+
+def gauss_legendre(ends: np.ndarray, num_nodes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Nodes over consecutive intervals, and weights that integrate from the first end to each other.
+
+    Args:
+        ends: Rising, shape `(m + 1,)`.
+        num_nodes: About how many in all, shared by length; at least 2 an interval.
+
+    Returns:
+        Nodes `(k,)` and weights `(m, k)`: row `j` integrates from `ends[0]` to `ends[j + 1]`.
+    """
+    widths = np.diff(ends)
+    counts = np.maximum(np.ceil(num_nodes * widths / widths.sum()).astype(int), 2)
+    nodes, weights = [], np.zeros((len(widths), counts.sum()))
+    for j, (start, width, count) in enumerate(zip(ends[:-1], widths, counts, strict=True)):
+        places, shares = np.polynomial.legendre.leggauss(count)
+        weights[j:, counts[:j].sum() : counts[: j + 1].sum()] = 0.5 * width * shares
+        nodes.append(start + 0.5 * width * (places + 1))
+    return np.concatenate(nodes), weights
+
+
+def over_examples(function: Callable, batch_size: int | None, data: Array, keys: PRNGKey):
+    """`function(x0, key)` over examples: one `vmap`, or a scan over batches of them."""
+    if batch_size is None or batch_size >= len(data):
+        return jax.vmap(function)(data, keys)
+    return jax.lax.map(lambda one: function(*one), (data, keys), batch_size=batch_size)
+
+
+def check_data(energy: AbstractDenoiser, data, **counts: int | None) -> Array:
+    """Data as an array, and counts at least 1; refused where they cannot be used."""
+    data = jnp.asarray(data, jnp.result_type(float))
+    if data.shape[1:] != energy.shape or len(data) < 2 or not bool(jnp.all(jnp.isfinite(data))):
+        raise ValueError(
+            f"`data` must hold at least 2 finite examples of shape {energy.shape}, stacked along the first "
+            f"axis; got shape {data.shape}. They are clean data, in the units of the prior."
+        )
+    for name, count in counts.items():
+        if count is not None and count < 1:
+            raise ValueError(f"`{name}` must be at least 1; got {count}.")
+    return data

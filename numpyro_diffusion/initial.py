@@ -1,0 +1,220 @@
+r"""Laws to start from at the noisy end.
+
+Particles start at `t_max` from a law $\nu$ of $u = x_t / \alpha_t$ and carry the weight $p_t(u) / \nu(u)$,
+so any law with wide enough tails is right; one close to $p_t$ wastes nothing. With the standard normal
+the horizon must be long, until noise drowns the data. A mixture fitted to the data and noised exactly is
+close to $p_t$ much earlier, and a short horizon needs fewer levels.
+
+Every law here has `sample(key)` and `log_prob(u)` for ONE example, and `at(t)`, the same law at another
+time. `DiffusionSite`, `from_energy(..., initial=law)` and `SMC(..., initial={"x": law})` take them.
+"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ._typing import Array, PRNGKey, Scalar
+from .energies import AbstractDenoiser, AbstractEnergy, Gaussian, GaussianMixture
+from .schedules import AbstractSchedule, VariancePreserving
+
+__all__ = ["NoisedLaw", "StandardNormal", "fit_gaussian", "fit_mixture"]
+
+
+class StandardNormal(eqx.Module):
+    r"""$x_t \sim \mathcal{N}(0, I)$, that is $u \sim \mathcal{N}(0, \alpha_t^{-2} I)$.
+
+    What diffusion samplers start from by custom. It is the law of $x_t$ where a variance-preserving
+    schedule has come to its end; before that, only the weight makes it right.
+
+    Attributes:
+        shape: Shape of one example.
+        schedule: Noise schedule.
+        t: Time, shape `()`.
+    """
+
+    shape: tuple[int, ...] = eqx.field(static=True, default=(2,))
+    schedule: AbstractSchedule = eqx.field(default_factory=VariancePreserving)
+    t: Scalar = eqx.field(default=1.0, converter=jnp.asarray)
+
+    @classmethod
+    def of(cls, energy: AbstractDenoiser) -> "StandardNormal":
+        """The standard normal at an energy's `t_max`."""
+        return cls(energy.shape, energy.schedule, energy.t_max)  # pyright: ignore[reportArgumentType]
+
+    def at(self, t: Scalar | float) -> "StandardNormal":
+        """The standard normal of $x_t$ at another time."""
+        return StandardNormal(self.shape, self.schedule, t)  # pyright: ignore[reportArgumentType]
+
+    def sample(self, key: PRNGKey) -> Array:
+        """One draw of $u$."""
+        alpha_t, _ = self.schedule(self.t)
+        return jax.random.normal(key, self.shape, alpha_t.dtype) / alpha_t
+
+    def log_prob(self, u: Array) -> Scalar:
+        """Log density of $u$, in nats."""
+        alpha_t, _ = self.schedule(self.t)
+        constant = jnp.log(alpha_t) - 0.5 * jnp.log(2 * jnp.pi)
+        return u.size * constant - 0.5 * jnp.sum((alpha_t * u) ** 2)
+
+
+class NoisedLaw(eqx.Module):
+    r"""A closed-form law of clean data, noised exactly to a time.
+
+    $\sum_k w_k \mathcal{N}(u; m_k, S_k + s_t^2 I)$ with $s_t = \sigma_t / \alpha_t$, from `fit_gaussian` or
+    `fit_mixture`.
+
+    Attributes:
+        energy: `Gaussian` or `GaussianMixture` over flattened examples.
+        shape: Shape of one example.
+        t: Time, shape `()`.
+    """
+
+    energy: AbstractEnergy = eqx.field(default_factory=GaussianMixture)
+    shape: tuple[int, ...] = eqx.field(static=True, default=(2,))
+    t: Scalar = eqx.field(default=1.0, converter=jnp.asarray)
+
+    def __check_init__(self):
+        if not self.energy.normalized:
+            raise TypeError(
+                "`NoisedLaw` expects an energy with a closed form at every level, `Gaussian` or "
+                f"`GaussianMixture`; got {type(self.energy).__name__}."
+            )
+
+    def at(self, t: Scalar | float) -> "NoisedLaw":
+        """The same law of the data, noised to another time."""
+        return NoisedLaw(self.energy, self.shape, t)  # pyright: ignore[reportArgumentType]
+
+    def sample(self, key: PRNGKey) -> Array:
+        """One exact draw of $u$."""
+        draw = self.energy.draw(key, self.t)
+        assert draw is not None
+        return (draw / self.energy.schedule(self.t)[0]).reshape(self.shape)
+
+    def log_prob(self, u: Array) -> Scalar:
+        """Log density of $u$, in nats."""
+        return self.energy.log_density(u.ravel(), self.t)
+
+
+def fit_gaussian(energy: AbstractDenoiser, data) -> NoisedLaw:
+    r"""The Gaussian with the mean and covariance of data, noised exactly to the energy's `t_max`.
+
+    Args:
+        energy: The prior, for its shape, schedule and `t_max`.
+        data: Clean examples of shape `(num, *shape)`.
+
+    Raises:
+        ValueError: If the data do not fit the energy.
+    """
+    flat = _flat(energy, data)
+    covariance = np.cov(flat.T, bias=True).reshape(2 * flat.shape[1:])
+    covariance = covariance + _floor(energy) * np.eye(flat.shape[1])
+    return NoisedLaw(
+        Gaussian(flat.mean(0), covariance, energy.schedule), energy.shape, energy.t_max
+    )  # pyright: ignore[reportArgumentType]
+
+
+def fit_mixture(
+    energy: AbstractDenoiser,
+    data,
+    num_components: int,
+    key: PRNGKey,
+    *,
+    diagonal: bool = False,
+    num_steps: int = 100,
+) -> NoisedLaw:
+    r"""A mixture of Gaussians fitted to data by EM, each component noised exactly to `t_max`.
+
+    A poor fit costs variance of the initial weight and nothing else.
+
+    Args:
+        energy: The prior, for its shape, schedule and `t_max`.
+        data: Clean examples of shape `(num, *shape)`.
+        num_components: Number of Gaussians, at most the number of examples.
+        key: Chooses the first centres, far apart (as k-means++ does).
+        diagonal: Keep variances alone instead of full covariances, for data of many dimensions.
+        num_steps: Steps of expectation and maximisation.
+
+    Raises:
+        ValueError: If the data do not fit the energy, or a number is out of range.
+
+    References:
+        Dempster, Laird & Rubin (1977), Maximum likelihood from incomplete data via the EM algorithm,
+        JRSS B. Arthur & Vassilvitskii (2007), k-means++, SODA.
+    """
+    flat = _flat(energy, data)
+    if not 1 <= num_components <= len(flat) or num_steps < 1:
+        raise ValueError(
+            f"`fit_mixture` expects 1 <= num_components <= {len(flat)}, the number of examples, and "
+            f"num_steps >= 1; got num_components={num_components}, num_steps={num_steps}."
+        )
+    points = jnp.asarray(flat)
+    means = _spread_centres(key, points, num_components)
+    floor = jnp.asarray(_floor(energy), points.dtype)
+    weights, means, covariances = _fit(points, means, floor, num_steps, diagonal)
+    # Symmetric to the last digit, also in float32.
+    covariances = np.asarray(covariances, np.float64)
+    covariances = 0.5 * (covariances + np.swapaxes(covariances, -1, -2))
+    mixture = GaussianMixture(weights, means, covariances, energy.schedule)
+    return NoisedLaw(mixture, energy.shape, energy.t_max)  # pyright: ignore[reportArgumentType]
+
+
+def _spread_centres(key: PRNGKey, points: Array, num: int) -> Array:
+    """Points far from each other: each next one with probability as its squared distance."""
+    first, *rest = jax.random.split(key, num)
+    centres = [points[jax.random.randint(first, (), 0, len(points))]]
+    squares = jnp.full(len(points), jnp.inf)
+    for key_next in rest:
+        squares = jnp.minimum(squares, jnp.sum((points - centres[-1]) ** 2, -1))
+        # A tiny constant, so that data with few distinct points still give enough centres.
+        log_chances = jnp.log(squares + jnp.finfo(points.dtype).tiny)
+        centres.append(points[jax.random.categorical(key_next, log_chances)])
+    return jnp.stack(centres)
+
+
+@eqx.filter_jit
+def _fit(points: Array, means: Array, floor: Scalar, num_steps: int, diagonal: bool):
+    """Expectation and maximisation from some centres: weights, means, full covariances."""
+    num, dimension = points.shape
+    eye, k = jnp.eye(dimension, dtype=points.dtype), len(means)
+    whole = jnp.mean(jnp.var(points, 0)) + floor
+    start = jnp.full(k, 1 / k, points.dtype), means, jnp.broadcast_to(whole * eye, (k, *eye.shape))
+
+    def log_normal(mean, covariance):
+        chol = jnp.linalg.cholesky(covariance)
+        white = jax.scipy.linalg.solve_triangular(chol, (points - mean).T, lower=True)
+        log_volume = jnp.sum(jnp.log(jnp.diag(chol))) + 0.5 * dimension * jnp.log(2 * jnp.pi)
+        return -0.5 * jnp.sum(white**2, 0) - log_volume
+
+    def moments(share):
+        total = jnp.sum(share) + jnp.finfo(points.dtype).tiny
+        mean = share @ points / total
+        centred = points - mean
+        covariance = (share[:, None] * centred).T @ centred / total
+        if diagonal:
+            covariance = covariance * eye
+        return total / num, mean, covariance + floor * eye
+
+    def step(state, _):
+        weights, means, covariances = state
+        log_joint = jnp.log(weights)[:, None] + jax.vmap(log_normal)(means, covariances)
+        shares = jax.nn.softmax(log_joint, 0)
+        return jax.vmap(moments)(shares), None
+
+    return jax.lax.scan(step, start, None, num_steps)[0]
+
+
+def _floor(energy: AbstractDenoiser) -> float:
+    """Least variance of a component: the resolution at which the prior is read."""
+    return float(energy.schedule.noise_level(jnp.asarray(energy.t_min))) ** 2
+
+
+def _flat(energy: AbstractDenoiser, data) -> np.ndarray:
+    """Data as float64 vectors, checked."""
+    data = np.asarray(data, np.float64)
+    if data.shape[1:] != energy.shape or len(data) < 2 or not np.isfinite(data).all():
+        raise ValueError(
+            f"`data` must hold at least 2 finite examples of shape {energy.shape}, stacked along the first "
+            f"axis; got shape {data.shape}. They are clean data, in the units of the prior."
+        )
+    return data.reshape(len(data), -1)

@@ -1,0 +1,72 @@
+r"""The prior's normaliser from a run of a sampler on the prior alone."""
+
+import math
+
+import jax
+import numpy as np
+
+from .._typing import PRNGKey
+from ..bridge import from_energy
+from ..density import Normalizer
+from ..energies import AbstractEnergy
+from ..smc import log_mean_exp, run_smc
+from .annealed import Annealed
+from .base import AbstractScheme
+
+__all__ = ["prior_normalizer"]
+
+
+def prior_normalizer(
+    energy: AbstractEnergy,
+    key: PRNGKey,
+    *,
+    scheme: AbstractScheme | None = None,
+    num_particles: int = 1000,
+    num_clouds: int = 4,
+    batch_size: int | None = None,
+) -> Normalizer:
+    r"""$L(t_{\min}) = \log \int e^{-E(x, t_{\min})} dx$ by a run of the sampler without data.
+
+    It needs no data, and no model error enters: $\hat Z$ is an unbiased estimate of the integral of the
+    energy as it is, at any number of levels. `energy.with_log_normalizer(value, standard_error)` takes
+    the result, and `save` stores it.
+
+    Args:
+        energy: The prior. A stored `log_normalizer` is not looked at.
+        key: PRNG key.
+        scheme: The sampler; `Annealed()` by default.
+        num_particles: Particles a cloud.
+        num_clouds: Independent clouds, at least 2: their spread is the error. It is the larger of that
+            and of the clouds' own, from their genealogies.
+        batch_size: Particles that step at once, to bound memory.
+
+    Raises:
+        TypeError: If `energy` is a denoiser alone.
+        ValueError: If the scheme knows no density of the prior, or a number is out of range.
+        PilotError: If the prior is too hard for the allowed number of levels.
+    """
+    scheme = Annealed() if scheme is None else scheme
+    if num_clouds < 2:
+        raise ValueError(f"`num_clouds` must be at least 2, for an error; got {num_clouds}.")
+    key_pilot, key_run = jax.random.split(key)
+    bridge = from_energy(energy, twist=scheme.twist)
+    model = scheme(bridge, key_pilot)
+    if model.normalized:
+        raise ValueError(
+            f"the evidence of `{type(scheme).__name__}` is free of the prior's normaliser, so it cannot "
+            "tell what that is. Use `Annealed()` or `ReverseDiffusion()`."
+        )
+    result = run_smc(key_run, model, num_particles, num_clouds=num_clouds, batch_size=batch_size)
+    log_z = np.asarray(result.log_evidence, float)
+    ratio = np.exp(log_z - log_z.max())
+    across = ratio.std(ddof=1) / ratio.mean()
+    own = np.sqrt(np.mean(np.asarray(result.log_evidence_error, float) ** 2))
+    stored = energy.log_normalizer or 0.0  # was taken off on the way
+    levels = result.num_levels_run
+    per_particle = 1 + scheme.evaluations_per_level(bridge) * levels
+    return Normalizer(
+        float(log_mean_exp(result.log_evidence)) + stored,
+        float(max(across, own)) / math.sqrt(num_clouds),
+        f"{type(scheme).__name__}, {num_clouds} clouds of {num_particles} particles, {levels} levels",
+        round(per_particle * num_particles * num_clouds),
+    )
