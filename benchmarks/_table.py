@@ -21,13 +21,16 @@ def parser(doc: str) -> argparse.ArgumentParser:
     return options
 
 
-def emit(name: str, doc: str, columns: list[str], rows: list[list], save: bool) -> None:
-    """Print the table; with `save`, write it with the command and the versions that made it."""
+def emit(
+    name: str, doc: str, columns: list[str], rows: list[list], save: bool, notes: tuple = ()
+) -> None:
+    """Print the table and notes; with `save`, write it with the command and versions that made it."""
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     lines += ["| " + " | ".join(str(cell) for cell in row) + " |" for row in rows]
+    lines += [line for note in notes for line in ("", note)]
     print("\n".join(lines))
     if save:
-        command = f"python benchmarks/{name}.py " + " ".join(sys.argv[1:])
+        command = f"python benchmarks/{Path(sys.argv[0]).name} " + " ".join(sys.argv[1:])
         versions = (
             f"Python {platform.python_version()}, JAX {jax.__version__}, "
             f"NumPyro {numpyro.__version__}, {jax.devices()[0].platform}"

@@ -152,7 +152,7 @@ def by_scheme(scheme):
 
 
 @filter_jit
-def _tempering_step(key, state, likelihood, energy):
+def _tempering_step(key, state, likelihood, energy, step_size):
     logprior = lambda u: energy.log_density(u, jnp.asarray(energy.t_min))
     algorithm = blackjax.adaptive_tempered_smc(
         logprior,
@@ -160,7 +160,7 @@ def _tempering_step(key, state, likelihood, energy):
         blackjax.hmc.build_kernel(),
         blackjax.hmc.init,
         {
-            "step_size": jnp.array([0.1]),
+            "step_size": step_size[None],
             "inverse_mass_matrix": jnp.ones((1, energy.shape[0])),
             "num_integration_steps": jnp.array([5]),
         },
@@ -171,7 +171,7 @@ def _tempering_step(key, state, likelihood, energy):
     return algorithm.step(key, state)
 
 
-def by_blackjax(problem: Problem, seed: int, size: int):
+def by_blackjax(problem: Problem, seed: int, size: int, step_size: float = 0.1):
     energy = problem.energy
     key, key_draw = jax.random.split(jax.random.key(seed))
     t_min = jnp.asarray(energy.t_min)
@@ -180,7 +180,9 @@ def by_blackjax(problem: Problem, seed: int, size: int):
     log_evidence, stages = 0.0, 0
     while float(state.tempering_param) < 1:
         key, key_step = jax.random.split(key)
-        state, info = _tempering_step(key_step, state, problem.log_likelihood, energy)
+        state, info = _tempering_step(
+            key_step, state, problem.log_likelihood, energy, jnp.asarray(step_size)
+        )
         log_evidence += float(info.log_likelihood_increment)
         stages += 1
     return np.asarray(state.particles), log_evidence, 25 * stages
