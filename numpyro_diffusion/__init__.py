@@ -54,4 +54,6 @@ from .train import FitResult as FitResult
 from .train import fit as fit
 from .twists import AbstractTwist as AbstractTwist
 from .twists import Identity as Identity
+from .twists import Moments as Moments
 from .twists import Tweedie as Tweedie
+from .twists import Widened as Widened

@@ -9,12 +9,17 @@ from ._typing import Array, PRNGKey, PyTree, Scalar
 
 __all__ = [
     "SMCState",
+    "add",
+    "clean",
     "conditional_ess",
     "effective_sample_size",
     "family_weights",
     "genealogy_error",
     "log_mean_exp",
 ]
+
+
+_BLOCK = 1024  # 32-bit sums of so many terms keep all digits that matter
 
 
 class SMCState(NamedTuple):
@@ -28,6 +33,13 @@ class SMCState(NamedTuple):
     num_resampled: Scalar
     prior_log_evidence: Scalar  # that of the levels which made the prior's cloud
     prior_family: Array  # share of each starting particle's descendants when those levels were done
+    chain_variance: Scalar  # of the log evidence, where particles are the states of chains
+    lost: Scalar  # what rounding has taken from `log_evidence`
+
+
+def clean(log_weights: Array) -> Array:
+    """Log weights in which NaN and +inf count as weight 0; schemes report both, and callers speak up."""
+    return jnp.where(jnp.isfinite(log_weights), log_weights, -jnp.inf)
 
 
 def effective_sample_size(log_weights: Array) -> Scalar:
@@ -56,9 +68,27 @@ def conditional_ess(log_weights: Array, log_increments: Array) -> Scalar:
     )
 
 
-def log_mean_exp(values: Array, axis: int = -1) -> Array:
-    """Log of the mean of exponentials."""
-    return jax.nn.logsumexp(values, axis) - jnp.log(values.shape[axis])
+def log_mean_exp(values: Array) -> Array:
+    """Log of the mean of exponentials over the last axis; summed in blocks, so that millions add up."""
+    size = values.shape[-1]
+    if size <= _BLOCK:
+        return jax.nn.logsumexp(values, -1) - jnp.log(size)
+    missing = -size % _BLOCK
+    none = jnp.full((*values.shape[:-1], missing), -jnp.inf, values.dtype)
+    blocks = jnp.concatenate([values, none], -1).reshape(*values.shape[:-1], -1, _BLOCK)
+    return jax.nn.logsumexp(jax.nn.logsumexp(blocks, -1), -1) - jnp.log(size)
+
+
+def add(total: Array, lost: Array, term: Array) -> tuple[Array, Array]:
+    """A sum of many terms, and what rounding has taken from it so far.
+
+    References:
+        Neumaier (1974), Rundungsfehleranalyse einiger Verfahren zur Summation endlicher Summen, ZAMM.
+    """
+    new = total + term
+    larger = jnp.abs(total) >= jnp.abs(term)
+    slip = jnp.where(larger, (total - new) + term, (term - new) + total)
+    return new, lost + jnp.where(jnp.isfinite(slip), slip, 0.0)
 
 
 def genealogy_error(log_weights: Array, ancestors: Array, prior_family: Array | float) -> Scalar:

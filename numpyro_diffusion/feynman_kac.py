@@ -32,6 +32,9 @@ class FeynmanKac(NamedTuple):
             prior's cloud, whose normaliser thereby drops out.
         normalized: Whether the evidence is free of the prior's normaliser; if not, it holds that
             constant unless the energy's `log_normalizer` is known.
+        rejuvenate: `(key, particle, level) -> (particle, info)`: the moves of a level alone, which leave
+            its law as it is; `None` where there are none. Waste-free clouds are made of them.
+        advance: `(key, particle, level, info) -> (particle, log_weight, info)`: the rest of `step`.
     """
 
     init: Callable[[PRNGKey], tuple[PyTree, Scalar, Any]]
@@ -43,6 +46,8 @@ class FeynmanKac(NamedTuple):
     evidence: str = "the integral of the target as the kernels define it"
     evidence_from: int = 0
     normalized: bool = False
+    rejuvenate: Callable[[PRNGKey, PyTree, PyTree], tuple[PyTree, Any]] | None = None
+    advance: Callable[[PRNGKey, PyTree, PyTree, Any], tuple[PyTree, Scalar, Any]] | None = None
 
 
 class _Kernels(eqx.Module):

@@ -1,8 +1,8 @@
 r"""Markov moves: the only place where BlackJAX's MCMC kernels are met.
 
 A move leaves a density invariant. Here it is a pair of functions of ONE particle, like a BlackJAX
-algorithm, in coordinates divided by a `scale` per coordinate (a diagonal preconditioner):
-`init` builds a state from a position and an evaluation at hand, `step` goes on from it.
+algorithm, in the round coordinates of a `Preconditioner`: `init` builds a state from a position,
+`init_known` from an evaluation at hand, `step` goes on from it.
 """
 
 from collections.abc import Callable
@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from ._typing import Array, Position, PRNGKey, Scalar
+from .preconditioner import Preconditioner
 
 __all__ = ["Move", "from_blackjax", "hmc", "mala", "random_walk"]
 
@@ -35,17 +36,22 @@ class Move(eqx.Module):
     target_acceptance: float = eqx.field(static=True)
     name: str = eqx.field(static=True)
 
-    def init(self, position: Position, logdensity_fn: Callable, scale: Position) -> Any:
+    def init(
+        self, position: Position, logdensity_fn: Callable, preconditioner: Preconditioner
+    ) -> Any:
         """State at a position; evaluates the density (and its gradient if the kernel wants it)."""
-        return self.algorithm.init(_divide(position, scale), _scaled(logdensity_fn, scale))
+        at = preconditioner.to_round(position)
+        return self.algorithm.init(at, _in_round(logdensity_fn, preconditioner))
 
-    def init_known(self, position: Position, value: Scalar, gradient: Position, scale: Position):
+    def init_known(
+        self, position: Position, value: Scalar, gradient: Position, preconditioner: Preconditioner
+    ) -> Any:
         """State from an evaluation at hand: no new one.
 
         The kernel's own `init` is given a linear function with the right value and gradient.
         """
-        at = _divide(position, scale)
-        slope = jax.tree.map(jnp.multiply, gradient, scale)
+        at = preconditioner.to_round(position)
+        slope = preconditioner.gradient_to_round(gradient)
 
         def linear(y):
             gaps = jax.tree.map(lambda g, a, b: jnp.sum(g * (a - b)), slope, y, at)
@@ -54,19 +60,20 @@ class Move(eqx.Module):
         return self.algorithm.init(at, linear)
 
     def step(
-        self, key: PRNGKey, state: Any, logdensity_fn: Callable, step_size: Scalar, scale: Position
+        self,
+        key: PRNGKey,
+        state: Any,
+        logdensity_fn: Callable,
+        step_size: Scalar,
+        preconditioner: Preconditioner,
     ) -> tuple[Any, Scalar]:
         """One move; returns the new state and its acceptance probability."""
         kernel = self.algorithm.build_kernel()
         parameters = self.parameters(step_size, state.position)
-        state, info = kernel(key, state, _scaled(logdensity_fn, scale), **parameters)
+        state, info = kernel(key, state, _in_round(logdensity_fn, preconditioner), **parameters)
         return state, jnp.nan_to_num(info.acceptance_rate)
 
-    def position(self, state: Any, scale: Position) -> Position:
-        """Position of a state in the coordinates of the model."""
-        return jax.tree.map(jnp.multiply, state.position, scale)
-
-    def gradient(self, state: Any, scale: Position) -> Position:
+    def gradient(self, state: Any, preconditioner: Preconditioner) -> Position:
         """Gradient of the log density at a state, in the coordinates of the model.
 
         Raises:
@@ -74,15 +81,11 @@ class Move(eqx.Module):
         """
         if not hasattr(state, "logdensity_grad"):
             raise TypeError(f"move `{self.name}` keeps no gradient; use `mala()` or `hmc(n)`.")
-        return jax.tree.map(jnp.divide, state.logdensity_grad, scale)
+        return preconditioner.gradient_to_model(state.logdensity_grad)
 
 
-def _divide(position: Position, scale: Position) -> Position:
-    return jax.tree.map(jnp.divide, position, scale)
-
-
-def _scaled(logdensity_fn: Callable, scale: Position) -> Callable:
-    return lambda y: logdensity_fn(jax.tree.map(jnp.multiply, y, scale))
+def _in_round(logdensity_fn: Callable, preconditioner: Preconditioner) -> Callable:
+    return lambda y: logdensity_fn(preconditioner.to_model(y))
 
 
 def from_blackjax(

@@ -11,7 +11,7 @@ import numpy as np
 
 from .smc import SMCResult
 
-__all__ = ["plot_density", "plot_images", "plot_levels", "plot_restoration"]
+__all__ = ["plot_density", "plot_genealogy", "plot_images", "plot_levels", "plot_restoration"]
 
 _RATES = {
     "other_acceptance": "acceptance of the moves of the other sites",
@@ -65,6 +65,51 @@ def plot_levels(result: SMCResult) -> Any:
         if limits is not None:
             ax.set_ylim(*limits)
     axes[-1].set_xlabel("level (noise to data)")
+    return figure
+
+
+def plot_genealogy(result: SMCResult, *, cloud: int = 0, num_particles: int = 60) -> Any:
+    """Who descends from whom: lines from parents to children, those that lead to the end in ink.
+
+    Where few lines in ink are left, all particles at the end share a few ancestors, and what was decided
+    before cannot be told from chance.
+
+    Args:
+        result: Result of a run with `keep_genealogy=True`.
+        cloud: Which cloud, where there are several.
+        num_particles: Particles drawn, evenly spread over those of the cloud at the end.
+
+    Returns:
+        A Matplotlib figure.
+
+    Raises:
+        ValueError: If the run did not keep its genealogy.
+    """
+    trace = result.trace
+    if trace is None or trace.parents is None:
+        raise ValueError(
+            "the run kept no genealogy. Run again with `keep_genealogy=True` in `SMC` or `run_smc`."
+        )
+    plt = _pyplot()
+    parents = np.asarray(trace.parents)
+    parents = parents if parents.ndim == 2 else parents[cloud]
+    levels, size = parents.shape
+    kept = np.linspace(0, size - 1, min(num_particles, size)).round().astype(int)
+    lines = np.empty((levels + 1, len(kept)), int)
+    lines[-1] = kept
+    for level in range(levels, 0, -1):
+        lines[level - 1] = parents[level - 1, lines[level]]
+    figure, ax = plt.subplots(figsize=(6.4, 3.4), layout="constrained")
+    shown = np.arange(0, size, max(1, size // 150))
+    steps = np.stack([np.arange(levels), np.arange(1, levels + 1)])
+    for level in range(levels):
+        ax.plot(steps[:, level], [parents[level, shown], shown], color=_FAINT, lw=0.3)
+    ax.plot(np.arange(levels + 1), lines, color=_INK, lw=0.8, alpha=0.8)
+    ax.set(xlabel="level (noise to data)", ylabel="particle", xlim=(0, levels), ylim=(-1, size))
+    left = len(np.unique(lines[0]))
+    title = f"{len(kept)} particles at the end, {left} ancestors at the start"
+    ax.set_title(title, fontsize=9, loc="left")
+    ax.spines[["top", "right"]].set_visible(False)
     return figure
 
 

@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ._typing import Array, PyTree
@@ -22,6 +23,8 @@ class Trace(NamedTuple):
         resampled: Whether the cloud was resampled before the level.
         unique_ancestors: Number of distinct starting particles that still have offspring.
         info: Means over the particles of what the scheme's `step` reports.
+        parents: Index of each particle's parent before the level, with a last axis of particles; only
+            with `keep_genealogy`.
     """
 
     ess: Array
@@ -30,6 +33,7 @@ class Trace(NamedTuple):
     resampled: Array
     unique_ancestors: Array
     info: Any
+    parents: Array | None = None
 
 
 class SMCResult(NamedTuple):
@@ -40,7 +44,8 @@ class SMCResult(NamedTuple):
         log_weights: Unnormalised log weights of the particles.
         log_evidence: $\log \hat Z$ of each cloud, in nats; $\hat Z$ is unbiased (a ratio of two such
             estimates where the first levels made a cloud of the prior).
-        log_evidence_error: Standard error of $\log \hat Z$ of each cloud, from its own genealogy.
+        log_evidence_error: Standard error of $\log \hat Z$ of each cloud, from its own genealogy, or from
+            its chains in a waste-free cloud.
         initial_info: What `init` reports, averaged over the particles.
         trace: History over the levels.
         levels: The frozen levels that were run.
@@ -74,10 +79,18 @@ class SMCResult(NamedTuple):
 
 
 def make_result(
-    model: FeynmanKac, cloud: SMCState, initial_info, traces, done, num_levels, num_clouds
+    model: FeynmanKac,
+    cloud: SMCState,
+    initial_info,
+    traces,
+    done,
+    num_levels,
+    num_clouds,
+    errors: Array | None = None,
 ) -> SMCResult:
     """The result of a run after `done` levels, without the axis of clouds if `num_clouds` is `None`."""
-    errors = jax.vmap(genealogy_error)(cloud.log_weights, cloud.ancestors, cloud.prior_family)
+    if errors is None:
+        errors = jax.vmap(genealogy_error)(cloud.log_weights, cloud.ancestors, cloud.prior_family)
     trace = None
     if traces:
         trace = jax.tree.map(lambda *parts: jax.device_put(np.concatenate(parts, 1)), *traces)
@@ -105,14 +118,18 @@ def make_result(
 
 
 def _total(cloud: SMCState) -> Array:
-    return cloud.log_evidence + log_mean_exp(cloud.log_weights)
+    return cloud.log_evidence + (cloud.lost + log_mean_exp(cloud.log_weights))
 
 
 @jax.jit
 def begin_evidence(cloud: SMCState) -> SMCState:
     """The same cloud, its weights so far left out of the evidence: it is a cloud of the prior."""
     family = jax.vmap(family_weights)(cloud.log_weights, cloud.ancestors)
-    return cloud._replace(prior_log_evidence=_total(cloud), prior_family=family)
+    return cloud._replace(
+        prior_log_evidence=_total(cloud),
+        prior_family=family,
+        chain_variance=jnp.zeros_like(cloud.chain_variance),
+    )
 
 
 def go_on(state: SMCResult, num_particles: int, num_clouds: int | None):

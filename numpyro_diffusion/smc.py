@@ -9,8 +9,6 @@ The levels are scanned in a few jitted chunks of one length, so that nothing is 
 progress bar can move, and an interrupt keeps what is done.
 """
 
-from collections.abc import Callable
-
 import blackjax.smc.resampling as resampling
 import equinox as eqx
 import jax
@@ -21,11 +19,13 @@ from tqdm.auto import tqdm
 from ._typing import Array, PRNGKey
 from .batch import by_cloud, flat, mean_info, over_particles, split_keys
 from .cloud import SMCState as SMCState
+from .cloud import clean
 from .cloud import conditional_ess as conditional_ess
 from .cloud import effective_sample_size as effective_sample_size
 from .cloud import genealogy_error as genealogy_error
 from .cloud import log_mean_exp as log_mean_exp
 from .feynman_kac import FeynmanKac
+from .level import EachParticle, Resampler, WasteFree, relative_variance
 from .result import SMCResult as SMCResult
 from .result import Trace as Trace
 from .result import begin_evidence, dead_cloud, go_on, make_result
@@ -40,17 +40,10 @@ __all__ = [
     "run_smc",
 ]
 
-Resampler = Callable[[PRNGKey, Array, int], Array]  # (key, weights, num_samples) -> indices
-
 
 def resample_equal(key: PRNGKey, log_weights: Array, num_samples: int) -> Array:
     """Indices of an equally weighted cloud, by systematic resampling. For display and plots."""
     return resampling.systematic(key, jax.nn.softmax(log_weights), num_samples)
-
-
-def _clean(log_weights: Array) -> Array:
-    # NaN counts as weight 0 here, and +inf too: the schemes' infos count both and the callers speak up.
-    return jnp.where(jnp.isfinite(log_weights), log_weights, -jnp.inf)
 
 
 @eqx.filter_jit
@@ -65,71 +58,25 @@ def _start_clouds(keys, init, num_particles, batch_size):
     state = SMCState(
         keys,
         particles,
-        _clean(log_weights),
+        clean(log_weights),
         zeros,
         ancestors,
         zeros.astype(int),
         zeros,
         jnp.full_like(log_weights, 1 / num_particles),
+        jax.vmap(relative_variance)(clean(log_weights)[..., None]),
+        zeros,
     )
     return state, mean_info(info)
 
 
-def _choose(resample, threshold, key, log_weights):
-    """Indices of one cloud's offspring, and whether it is resampled at all."""
-    num_particles = log_weights.shape[0]
-    below = effective_sample_size(log_weights) < threshold * num_particles
-    chosen = resample(key, jax.nn.softmax(log_weights), num_particles)
-    return jnp.where(below, chosen, jnp.arange(num_particles)), below
-
-
-def _level(step, resample, threshold, batch_size, state: SMCState, level):
-    num_clouds, num_particles = state.log_weights.shape
-    keys, keys_resample, keys_step = split_keys(state.key, 3).swapaxes(0, 1)
-
-    choose = lambda key, w: _choose(resample, threshold, key, w)
-    index, below = jax.vmap(choose)(keys_resample, state.log_weights)
-    take = jax.vmap(lambda leaf, i: leaf[i])
-    particles = jax.tree.map(lambda leaf: take(leaf, index), state.particles)
-    log_evidence = state.log_evidence + jnp.where(below, log_mean_exp(state.log_weights), 0.0)
-    log_weights = jnp.where(below[:, None], 0.0, state.log_weights)
-
-    stepped = over_particles(
-        lambda k, p: step(k, p, level),
-        batch_size,
-        flat(split_keys(keys_step, num_particles)),
-        flat(particles),
-    )
-    particles, increments, info = by_cloud(stepped, num_clouds)
-    new_log_weights = _clean(log_weights + increments)
-    ancestors = take(state.ancestors, index)
-    new = state._replace(
-        key=keys,
-        particles=particles,
-        log_weights=new_log_weights,
-        log_evidence=log_evidence,
-        ancestors=ancestors,
-        num_resampled=state.num_resampled + below,
-    )
-    alive = jax.vmap(lambda a: jnp.zeros(num_particles, int).at[a].set(1))(ancestors)
-    trace = Trace(
-        effective_sample_size(new_log_weights) / num_particles,
-        jax.vmap(conditional_ess)(log_weights, increments),
-        log_mean_exp(new_log_weights) - log_mean_exp(log_weights),
-        below,
-        jnp.sum(alive, -1),
-        mean_info(info),
-    )
-    return new, trace
-
-
 @eqx.filter_jit
-def _run_chunk(step, resample, threshold, batch_size, state, levels, active):
+def _run_chunk(one_level, state, levels, active):
     def body(state, level_and_active):
         level, is_active = level_and_active
 
         def run(state):
-            return _level(step, resample, threshold, batch_size, state, level)
+            return one_level(state, level)
 
         # Padding levels at the end of the last chunk leave the cloud alone and cost nothing.
         blank = jax.eval_shape(lambda s: run(s)[1], state)
@@ -148,6 +95,8 @@ def run_smc(
     num_clouds: int | None = None,
     resample: Resampler = resampling.systematic,
     threshold: float = 0.5,
+    chain_length: int | None = None,
+    keep_genealogy: bool = False,
     batch_size: int | None = None,
     progress_bar: bool = False,
     levels_per_chunk: int = 8,
@@ -163,6 +112,10 @@ def run_smc(
             runs one cloud without that axis.
         resample: BlackJAX resampler `(key, weights, num_samples) -> indices`.
         threshold: Resample when the effective sample size falls below this share of the particles.
+        chain_length: For waste-free clouds: at every level `num_particles / chain_length` particles are
+            chosen, and all states of chains of this length from them are kept. `threshold` then means
+            nothing. Levels may be longer and moves fewer than with `None`, the usual cloud.
+        keep_genealogy: Keep every particle's parent at every level, for `plots.plot_genealogy`.
         batch_size: Particles that step at once, to bound memory; all of them if `None`.
         progress_bar: Show a progress bar over the levels.
         levels_per_chunk: Levels that are run at once: the grain of progress bar and interrupt. A
@@ -186,7 +139,9 @@ def run_smc(
         raise ValueError(f"`batch_size` must be at least 1; got {batch_size}. `None` takes all.")
     if not 0 <= threshold <= 1:
         raise ValueError(f"`threshold` is a share of the particles in [0, 1]; got {threshold}.")
-    share = np.asarray(threshold)  # an array, so that another threshold compiles nothing
+    one_level = _one_level(
+        model, num_particles, resample, threshold, chain_length, batch_size, keep_genealogy
+    )
     all_levels = jax.tree.map(np.asarray, model.levels)  # sliced on the host for the same reason
     num_levels = jax.tree.leaves(all_levels)[0].shape[0]
     chunk = max(1, levels_per_chunk)
@@ -197,11 +152,15 @@ def run_smc(
     else:
         cloud, initial_info, done, traces = go_on(state, num_particles, num_clouds)
 
+    def result_of(cloud, traces, done) -> SMCResult:
+        own = None if chain_length is None else jnp.sqrt(cloud.chain_variance)
+        return make_result(model, cloud, initial_info, traces, done, num_levels, num_clouds, own)
+
     def refuse_dead(new: SMCState, traces: list[Trace]) -> None:
         # A cloud that dies within a chunk is resampled from nothing: its evidence tells, not its weights.
         dead = ~np.isfinite(np.asarray(new.log_evidence) + np.asarray(new.log_weights).max(-1))
         if dead.any():
-            before = make_result(model, cloud, initial_info, traces, done, num_levels, num_clouds)
+            before = result_of(cloud, traces, done)
             raise dead_cloud(int(np.argmax(dead)), before)
 
     refuse_dead(cloud, traces)
@@ -211,9 +170,7 @@ def run_smc(
             # A chunk ends where the cloud of the prior is made, so that its evidence can be set apart.
             until = model.evidence_from if done < model.evidence_from else num_levels
             levels, active = _slice_levels(all_levels, done, chunk, until)
-            new, trace = jax.block_until_ready(
-                _run_chunk(model.step, resample, share, batch_size, cloud, levels, active)
-            )
+            new, trace = jax.block_until_ready(_run_chunk(one_level, cloud, levels, active))
             used = min(chunk, until - done)
             # On the host: another number of levels compiles nothing.
             trace = jax.tree.map(lambda leaf, used=used: np.asarray(leaf)[:, :used], trace)
@@ -229,7 +186,26 @@ def run_smc(
         pass
     finally:
         bar.close()
-    return make_result(model, cloud, initial_info, traces, done, num_levels, num_clouds)
+    return result_of(cloud, traces, done)
+
+
+def _one_level(model, num_particles, resample, threshold, chain_length, batch_size, keep):
+    """What happens at a level, as a function of cloud and level."""
+    if chain_length is None:
+        share = np.asarray(threshold)  # an array, so that another threshold compiles nothing
+        return EachParticle(model.step, resample, share, batch_size, keep)
+    if model.rejuvenate is None or model.advance is None:
+        raise ValueError(
+            "`chain_length` asks for waste-free clouds, but this model has no moves that leave its levels "
+            "as they are: it was made by `from_kernels`, or its scheme has `num_moves=0`. Use "
+            "`chain_length=None`, or a scheme with moves."
+        )
+    if chain_length < 2 or num_particles % chain_length or num_particles // chain_length < 2:
+        raise ValueError(
+            "`chain_length` must be at least 2 and divide `num_particles` into at least 2 chains; got "
+            f"chain_length={chain_length}, num_particles={num_particles}."
+        )
+    return WasteFree(model.rejuvenate, model.advance, resample, batch_size, chain_length, keep)
 
 
 def _slice_levels(levels, start, chunk, until):

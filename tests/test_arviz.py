@@ -54,11 +54,10 @@ def frozen_levels(count=16):
     power = jnp.minimum(jnp.arange(count + 2), 1.0)
     site = DiffusionSite(ENERGY)
     scale = jax.vmap(lambda c: jnp.sqrt(site.moments(c)[1]))(clock[:-1])
-    ones = jnp.ones(count + 1)
-    return Level(
-        clock[:-1], power[:-1], clock[1:], power[1:], 0.4 * ones, 0.4 * ones,
-        {"x": scale, "sigma": 0.7 * ones},
-    )  # fmt: skip
+    scales = {"x": scale, "sigma": 0.7 * jnp.ones(count + 1)}
+    return Level.by_hand(
+        clock, power, scales, step_size=0.4, other_step_size=0.4, other_sites=("sigma",)
+    )
 
 
 @pytest.fixture(scope="module")

@@ -16,9 +16,9 @@ FAST = nd.Annealed(levels=4, num_pilot=32, num_moves=1, num_other_moves=1)
 
 def levels(count=4, sites=None):
     """A grid of levels, as a pilot would freeze it."""
-    ends, ones = jnp.linspace(1, 0, count + 1), jnp.ones(count)
+    ends, power = jnp.linspace(1, 0, count + 1), jnp.ones(count + 1).at[0].set(0)
     scale = {n: jnp.ones((count, *shape)) for n, shape in (sites or {"x": (2,)}).items()}
-    return Level(ends[:-1], ones.at[0].set(0), ends[1:], ones, 0.1 * ones, 0.1 * ones, scale)
+    return Level.by_hand(ends, power, scale, step_size=0.1)
 
 
 def observed(x, y, mask=True):

@@ -41,7 +41,7 @@ def made_up(log_evidence=(0.1, 0.0, -0.1, 0.05), num_particles=512, num_levels=3
         target="the posterior",
         exact=True,
         completed=True,
-        state=SMCState(None, {}, weights, *[np.zeros(clouds)] * 5),
+        state=SMCState(None, {}, weights, *[np.zeros(clouds)] * 7),
         num_levels_run=num_levels,
     )
     for name, value in changes.items():
@@ -266,8 +266,7 @@ def frozen_levels(count=10):
     power = jnp.minimum(jnp.arange(count + 2), 1.0)
     site = DiffusionSite(ENERGY)
     scale = jax.vmap(lambda c: jnp.sqrt(site.moments(c)[1]))(clock[:-1])
-    step = 0.4 * jnp.ones(count + 1)
-    return Level(clock[:-1], power[:-1], clock[1:], power[1:], step, step, {"x": scale})
+    return Level.by_hand(clock, power, {"x": scale}, step_size=0.4)
 
 
 def model(bad, y=None):

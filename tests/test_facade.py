@@ -240,9 +240,9 @@ def run_odd(seed, bad, edge, smc=None):
 def odd_smc():
     """Frozen levels made by hand: no pilot."""
     clock = jnp.concatenate([jnp.linspace(1, 0, 24), jnp.zeros(1)])
-    ones = jnp.ones(24)
+    power = jnp.ones(25).at[0].set(0)
     scale = {"x": jnp.sqrt(1.2 + jnp.exp(2 * jnp.linspace(4.6, -5.5, 24)))[:, None] * jnp.ones(2)}
-    levels = Level(clock[:-1], ones.at[0].set(0), clock[1:], ones, 0.3 * ones, ones, scale)
+    levels = Level.by_hand(clock, power, scale, step_size=0.3, num_moves=4)
     scheme = nd.Annealed(levels=levels, num_moves=4)
     return nd.SMC(odd, scheme, num_particles=400, num_chains=8, progress_bar=False)
 
@@ -323,11 +323,9 @@ def test_a_model_without_diffusion_site_is_tempered():
 
     y, count = np.array([2.9, 3.4, 2.2]), 12
     power = jnp.linspace(0, 1, count) ** 3
-    zeros, ones = jnp.zeros(count), jnp.ones(count)
+    clock = jnp.zeros(count + 1).at[0].set(1)
     scale = {"mean": 1 / jnp.sqrt(0.25 + 12 * power)}
-    levels = Level(
-        zeros.at[0].set(1), power, zeros, jnp.append(power[1:], 1.0), 0.8 * ones, ones, scale
-    )
+    levels = Level.by_hand(clock, jnp.append(power, 1.0), scale, step_size=0.8)
     smc = nd.SMC(conjugate, nd.Annealed(levels=levels), num_chains=8, progress_bar=False)
     smc.run(jax.random.key(0), y)
     total = 0.25 * np.eye(3) + 4.0

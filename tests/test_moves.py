@@ -10,6 +10,7 @@ from scipy.stats import norm
 import numpyro_diffusion as nd
 from numpyro_diffusion import moves
 from numpyro_diffusion.bridge import DiffusionSite
+from numpyro_diffusion.preconditioner import Preconditioner
 from numpyro_diffusion.schemes.kernels import Level
 
 # Unequal, correlated, anisotropic: near enough for particles to change modes.
@@ -19,7 +20,7 @@ TARGET = nd.GaussianMixture(
     [[[0.6, 0.5], [0.5, 1.5]], [[0.3, -0.4], [-0.4, 4.0]]],
 )
 T = jnp.asarray(TARGET.t_min)
-SCALE = {"a": jnp.array(0.9), "b": jnp.array([2.0])}
+SCALE = Preconditioner({"a": jnp.array(0.9), "b": jnp.array([2.0])})
 
 
 def barker() -> moves.Move:
@@ -59,7 +60,7 @@ def test_a_move_leaves_its_target_as_it_is(move, step_size):
         state = move.init(z, log_density, SCALE)
         one = lambda state, key: move.step(key, state, log_density, step_size, SCALE)
         state, acceptance = jax.lax.scan(one, state, jax.random.split(key, rounds))
-        return move.position(state, SCALE), jnp.mean(acceptance)
+        return SCALE.to_model(state.position), jnp.mean(acceptance)
 
     end, acceptance = jax.jit(jax.vmap(run))(jax.random.split(jax.random.key(2), count), start)
     assert 0.2 < float(jnp.mean(acceptance)) < 0.9
@@ -107,7 +108,9 @@ def test_an_evaluation_at_hand_starts_a_move(move, step_size):
     known = move.init_known(z, value, gradient, SCALE)
     for a, b in zip(jax.tree.leaves(fresh), jax.tree.leaves(known), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-12)
-    for a, b in zip(jax.tree.leaves(z), jax.tree.leaves(move.position(fresh, SCALE)), strict=True):
+    for a, b in zip(
+        jax.tree.leaves(z), jax.tree.leaves(SCALE.to_model(fresh.position)), strict=True
+    ):
         np.testing.assert_allclose(a, b, rtol=1e-12)
 
 
@@ -119,9 +122,10 @@ def test_a_move_works_in_units_of_the_scale():
 
     def moved(log_density, scale):
         scale = {"x": jnp.full(2, scale)}
-        state = move.init({"x": scale["x"] * jnp.array([0.3, -0.5])}, log_density, scale)
-        state, acceptance = move.step(key, state, log_density, 0.7, scale)
-        return move.position(state, scale)["x"] / scale["x"], acceptance
+        round_ = Preconditioner(scale)
+        state = move.init({"x": scale["x"] * jnp.array([0.3, -0.5])}, log_density, round_)
+        state, acceptance = move.step(key, state, log_density, 0.7, round_)
+        return round_.to_model(state.position)["x"] / scale["x"], acceptance
 
     for a, b in zip(moved(wide, 1.0), moved(narrow, 1e-3), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-9)
@@ -129,7 +133,7 @@ def test_a_move_works_in_units_of_the_scale():
 
 def test_a_step_into_the_void_is_refused():
     """Beyond an edge the density is -inf, or NaN with a NaN gradient: the particle stays."""
-    move, scale = moves.mala(), {"x": jnp.array(1.0)}
+    move, scale = moves.mala(), Preconditioner({"x": jnp.array(1.0)})
     for edge in (lambda z: jnp.where(z["x"] > 0, -jnp.inf, 0.0), lambda z: 0.1 * jnp.log(-z["x"])):
         state = move.init({"x": jnp.array(-0.5)}, edge, scale)
         keys = jax.random.split(jax.random.key(0), 200)
@@ -148,8 +152,8 @@ def test_any_blackjax_kernel_moves_the_annealed_sampler(move):
     bridge = nd.from_energy(energy, lambda x: jax.scipy.stats.norm.logpdf(y, x[0], sigma))
     clock = jnp.concatenate([jnp.linspace(1, 0, 30), jnp.zeros(1)])
     scale = jax.vmap(lambda c: jnp.sqrt(DiffusionSite(energy).moments(c)[1]))(clock[:-1])
-    ones = jnp.ones(30)
-    levels = Level(clock[:-1], ones.at[0].set(0.0), clock[1:], ones, 0.4 * ones, ones, {"x": scale})
+    power = jnp.ones(31).at[0].set(0.0)
+    levels = Level.by_hand(clock, power, {"x": scale}, step_size=0.4, num_moves=3)
     scheme = nd.Annealed(move=move, num_moves=3, levels=levels)
     assert scheme.evaluations_per_level(bridge) == 1 + 3 * move.evaluations
     result = nd.run_smc(jax.random.key(0), scheme(bridge), 250, num_clouds=32)

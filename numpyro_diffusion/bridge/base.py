@@ -6,16 +6,33 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from .._typing import Array, Position, PRNGKey, Scalar
+from .widening import widened
 
 __all__ = ["Bridge", "Rest", "Seen", "combine", "log_density"]
 
 
 class Seen(NamedTuple):
-    """What one network evaluation says of the diffusion sites of a particle."""
+    """What one network evaluation says of the diffusion sites of a particle.
+
+    Attributes:
+        log_density: Of all diffusion sites.
+        x_hat: What the rest of the model sees, by site.
+        sites: Log density of each site.
+        roots: Roots of the covariances around `x_hat`; empty where the twist has none.
+    """
 
     log_density: Scalar
     x_hat: dict[str, Array]
     sites: dict[str, Scalar]
+    roots: dict[str, Array]
+
+    @classmethod
+    def of(cls, parts: dict[str, tuple[Scalar, Array, Array | None]]) -> "Seen":
+        """From log density, twisted value and covariance root of each site."""
+        values = {name: value for name, (value, _, _) in parts.items()}
+        x_hat = {name: x for name, (_, x, _) in parts.items()}
+        roots = {name: root for name, (_, _, root) in parts.items() if root is not None}
+        return cls(sum(values.values(), jnp.zeros(())), x_hat, values, roots)
 
 
 class Rest(NamedTuple):
@@ -104,5 +121,8 @@ def combine(
     """`log_density` from parts that are at hand. A power of 0 silences an infinite likelihood."""
     g = bridge.exponent(z, clock)
     norm = (1 - g) * rest.log_peak + 0.5 * rest.num_data * jnp.log(g)
-    tempered = power * (g * rest.log_likelihood + norm)
-    return seen.log_density + rest.log_prior + jnp.where(power > 0, tempered, 0.0)
+    softened = g * rest.log_likelihood + norm
+    if seen.roots:
+        log_likelihood = lambda x: bridge.rest(z, x).log_likelihood
+        softened = widened(log_likelihood, seen.x_hat, seen.roots, softened)
+    return seen.log_density + rest.log_prior + jnp.where(power > 0, power * softened, 0.0)

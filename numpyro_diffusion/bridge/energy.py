@@ -32,8 +32,7 @@ class _EnergyBridge(eqx.Module):
         return self.site.log_base(z["x"])
 
     def see(self, z, clock):
-        value, x_hat = self.site.see(self.twist, z["x"], clock)
-        return Seen(value, {"x": x_hat}, {"x": value})
+        return Seen.of({"x": self.site.see(self.twist, z["x"], clock)})
 
     def rest(self, z, x_hat):
         del z

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from .._typing import Array, PRNGKey, Scalar
 from ..energies import AbstractDenoiser, AbstractEnergy
-from ..twists import AbstractTwist, added_variance
+from ..twists import AbstractTwist, denoised_mean
 
 __all__ = ["DiffusionSite", "normalizer_error"]
 
@@ -104,21 +104,26 @@ class DiffusionSite(eqx.Module):
         terms = (u - mean) ** 2 / variance + jnp.log(2 * jnp.pi * variance)
         return -0.5 * jnp.sum(terms)
 
-    def see(self, twist: AbstractTwist, u: Array, clock: Scalar) -> tuple[Scalar, Array]:
-        """Log density of the whole batch and what the rest of the model sees of it."""
+    def see(
+        self, twist: AbstractTwist, u: Array, clock: Scalar
+    ) -> tuple[Scalar, Array, Array | None]:
+        """Log density of the whole batch, what the rest of the model sees of it, and how roughly."""
         t = self.time(clock)
-        one = self._denoised if self.path_space else lambda u, t: twist(self.energy, u, t)  # type: ignore
-        if not self.batch_shape:
-            return one(u, t)
-        flat = u.reshape(-1, *self.energy.shape)
-        log_densities, x_hat = jax.vmap(lambda u: one(u, t))(flat)
-        return jnp.sum(log_densities), x_hat.reshape(u.shape)
 
-    def _denoised(self, u: Array, t: Scalar) -> tuple[Scalar, Array]:
-        """Mean of the variable at `t_min` given $u_t$, from the denoiser alone."""
-        alpha_t, sigma_t = self.energy.schedule(t)
-        share = added_variance(self.energy, t) * alpha_t**2 / sigma_t**2
-        return jnp.zeros(()), u + share * (self.energy.denoise(alpha_t * u, t) - u)
+        def one(u):
+            if self.path_space:
+                both = jnp.zeros(()), denoised_mean(self.energy, u, t)
+            else:
+                both = twist(self.energy, u, t)  # type: ignore[arg-type]
+            return *both, twist.covariance_root(self.energy, u, t)
+
+        if not self.batch_shape:
+            return one(u)
+        flat = u.reshape(-1, *self.energy.shape)
+        log_densities, x_hat, root = jax.vmap(one)(flat)
+        if root is not None and root.shape == flat.shape:
+            root = root.reshape(u.shape)
+        return jnp.sum(log_densities), x_hat.reshape(u.shape), root
 
     def carry(self, u: Array, clock: Scalar, next_clock: Scalar) -> tuple[Array, Scalar]:
         mean, variance = self.moments(clock)

@@ -84,10 +84,7 @@ class _ModelBridge(eqx.Module):
         return sum((s.log_base(z[n]) for n, s in self.sites.items()), jnp.zeros(()))
 
     def see(self, z, clock):
-        parts = {n: s.see(self.twist, z[n], clock) for n, s in self.sites.items()}
-        log_densities = {n: value for n, (value, _) in parts.items()}
-        x_hat = {n: x for n, (_, x) in parts.items()}
-        return Seen(sum(log_densities.values(), jnp.zeros(())), x_hat, log_densities)
+        return Seen.of({n: s.see(self.twist, z[n], clock) for n, s in self.sites.items()})
 
     def values(self, z, x_hat) -> Callable:
         """What `substitute` puts at each latent site; supports may depend on other sites."""

@@ -49,6 +49,9 @@ class SMC:
         twist: What the likelihood sees at noisy levels; what the scheme prefers by default.
         initial: By diffusion site, the law from which its particles start at the noisy end, in units of
             the data; the Gaussian of the energy's moments by default. Weights correct for it.
+        chain_length: For waste-free clouds, whose particles are all states of chains of this length; `None`
+            for the usual cloud. See `run_smc`.
+        keep_genealogy: Keep every particle's parent at every level, for `plots.plot_genealogy`.
         batch_size: Particles that step at once, to bound memory.
         progress_bar: Show progress of pilot and run.
 
@@ -70,6 +73,8 @@ class SMC:
         num_chains: int = 4,
         twist: AbstractTwist | None = None,
         initial: dict[str, Any] | None = None,
+        chain_length: int | None = None,
+        keep_genealogy: bool = False,
         batch_size: int | None = None,
         progress_bar: bool = True,
     ):
@@ -81,7 +86,9 @@ class SMC:
         self.scheme = Annealed() if scheme is None else scheme
         self.num_particles, self.num_chains = num_particles, num_chains
         self.twist, self.initial = twist, initial
-        self.batch_size, self.progress_bar = batch_size, progress_bar
+        self.chain_length, self.keep_genealogy = chain_length, keep_genealogy
+        self.batch_size = batch_size
+        self.progress_bar = progress_bar
         self._bridge: Bridge | None = None
         self._feynman_kac = None
         self._result: SMCResult | None = None
@@ -142,6 +149,8 @@ class SMC:
                 self._feynman_kac,
                 self.num_particles,
                 num_clouds=self.num_chains,
+                chain_length=self.chain_length,
+                keep_genealogy=self.keep_genealogy,
                 batch_size=self.batch_size,
                 progress_bar=self.progress_bar,
                 state=state,
@@ -236,11 +245,11 @@ class SMC:
     @property
     def network_evaluations(self) -> int:
         """Network evaluations of the run, pilot apart: over particles, levels and clouds."""
-        per_level = self.scheme.evaluations_per_level(self.bridge)
-        per_particle = 1 + per_level * self.result.num_levels_run
         if not self.bridge.diffusion_sites:
             return 0
-        return per_particle * self.num_particles * self.num_chains
+        per_level = self.scheme.evaluations_per_level(self.bridge, self.result.levels)
+        per_particle = 1 + per_level * self.result.num_levels_run
+        return round(per_particle * self.num_particles * self.num_chains)
 
     def print_summary(self, prob: float = 0.9, max_rows: int = 24) -> None:
         """Print a table of the posterior, the evidence, and a verdict on the run in plain words.

@@ -2,7 +2,13 @@
 
 from .annealed import Annealed as Annealed
 from .base import AbstractScheme as AbstractScheme
+from .covariance import Diagonal as Diagonal
+from .covariance import Full as Full
+from .covariance import Isotropic as Isotropic
+from .covariance import Local as Local
+from .flow import ProbabilityFlow as ProbabilityFlow
 from .normalizer import prior_normalizer as prior_normalizer
 from .reverse import ReverseDiffusion as ReverseDiffusion
 from .tempered import LikelihoodTempered as LikelihoodTempered
+from .transport import Carry as Carry
 from .twisted import Twisted as Twisted

@@ -1,4 +1,4 @@
-"""What a pilot cloud measures at a level: scales, step sizes, curvature."""
+"""What a pilot cloud measures at a level: round coordinates, step sizes, moves, curvature."""
 
 from typing import NamedTuple
 
@@ -6,10 +6,15 @@ import jax
 import jax.numpy as jnp
 
 from .._typing import Array, Position, PRNGKey, Scalar
-from ..bridge import combine, log_density
+from ..bridge import combine
+from ..preconditioner import Preconditioner, principal_directions, standard_deviations
 from .kernels import Kernels, Particle
+from .levels import Level
 
-__all__ = ["Pilot", "adapt", "mean_curvature", "scales"]
+__all__ = ["Pilot", "adapt", "enough_moves"]
+
+_FORGET = 0.3  # minus the log autocorrelation that the moves of one level are to leave
+_MAX_MOVES = 20
 
 
 class Pilot(NamedTuple):
@@ -23,99 +28,114 @@ class Pilot(NamedTuple):
     other_log_step: Scalar
 
 
-def scales(position: Position) -> Position:
-    """Standard deviation of each coordinate over the cloud, floored against duplicates."""
-
-    def one(leaf: Array) -> Array:
-        variance = jnp.var(leaf, 0)
-        typical = jnp.mean(variance)
-        return jnp.sqrt(variance + 1e-3 * typical + 1e-12)
-
-    return jax.tree.map(one, position)
+def rounds_of(kernels: Kernels) -> int:
+    """Rounds of moves with which a pilot adapts at each level."""
+    return max(2 if kernels.num_moves is None else kernels.num_moves, kernels.num_other_moves)
 
 
-def adapt(kernels: Kernels, pilot: Pilot, scale: Position, extra_rounds) -> Pilot:
-    """Moves at the pilot's level that steer both step sizes to their target acceptance."""
-    count = pilot.particles.log_density.shape[0]
-    clock, power = pilot.clock, pilot.power
+def _gain(i):
+    # Robbins-Monro with a gain that settles: large corrections first.
+    return 2.0 / (1.0 + 0.5 * i) ** 0.6
+
+
+def adapt(kernels: Kernels, pilot: Pilot, extra_rounds) -> tuple[Pilot, Level]:
+    """Moves at the pilot's level that steer both step sizes to their target acceptance.
+
+    Returns:
+        The pilot cloud after the moves, and the level with all that was measured, but not yet where it
+        leads to.
+    """
+    clock, power, rank = pilot.clock, pilot.power, kernels.rank
     key, key_other, key_joint = jax.random.split(pilot.key, 3)
-    particles, z, other_log_step = pilot.particles, pilot.particles.position, pilot.other_log_step
-    rounds = max(kernels.num_moves, kernels.num_other_moves) + extra_rounds
-
-    def gain(i):
-        # Robbins-Monro with a gain that settles: large corrections first.
-        return 2.0 / (1.0 + 0.5 * i) ** 0.6
-
+    cloud = pilot.particles.position
+    scale = standard_deviations(cloud)
+    joint = principal_directions(cloud, scale, rank) if rank else Preconditioner(scale)
+    names = kernels.bridge.other_sites if kernels.in_blocks else ()
+    block = {name: cloud[name] for name in names}
+    block_scale = {name: scale[name] for name in names}
+    other = Preconditioner(block_scale)
+    if rank and block:
+        other = principal_directions(block, block_scale, rank)
+    pilot = pilot._replace(key=key)
     if kernels.in_blocks:
+        pilot = _adapt_others(kernels, pilot, key_other, other, extra_rounds)
+    num_moves = jnp.asarray(kernels.num_moves or 0)
+    if kernels.has_joint_moves:
+        pilot, num_moves = _adapt_joint(kernels, pilot, key_joint, joint, extra_rounds)
+    steps = jnp.exp(pilot.log_step), jnp.exp(pilot.other_log_step)
+    level = Level(clock, power, clock, power, *steps, num_moves, joint, other)
+    return pilot, level
 
-        def other_round(i, carry):
-            z, log_step = carry
-            keys = jax.random.split(jax.random.fold_in(key_other, i), count)
-            z, _, acceptance = jax.vmap(
-                lambda key, particle, z: kernels.move_others(
-                    key, particle._replace(position=z), clock, power, jnp.exp(log_step), scale
-                )
-            )(keys, particles, z)
-            error = jnp.mean(acceptance) - kernels.other_move.target_acceptance
-            return z, log_step + gain(i) * error
 
-        z, other_log_step = jax.lax.fori_loop(0, rounds, other_round, (z, other_log_step))
+def _adapt_others(kernels: Kernels, pilot: Pilot, key, preconditioner, extra_rounds) -> Pilot:
+    count, bridge = pilot.particles.log_density.shape[0], kernels.bridge
+    clock, power = pilot.clock, pilot.power
 
-    pilot = pilot._replace(key=key, other_log_step=other_log_step)
-    if not kernels.num_moves:
-        value = lambda particle, z: combine(
-            kernels.bridge,
-            z,
-            clock,
-            power,
-            particle.seen,
-            kernels.bridge.rest(z, particle.seen.x_hat),
+    def one_round(i, carry):
+        z, log_step = carry
+        keys = jax.random.split(jax.random.fold_in(key, i), count)
+        move = lambda key, particle, z: kernels.move_others(
+            key, particle._replace(position=z), clock, power, jnp.exp(log_step), preconditioner
         )
-        values = jax.vmap(value)(particles, z) if kernels.in_blocks else particles.log_density
-        return pilot._replace(particles=particles._replace(position=z, log_density=values))
-    logdensity_fn = kernels.logdensity(clock, power)
-    start = lambda particle, z: kernels.start_move(particle, z, logdensity_fn, scale)
+        z, _, acceptance = jax.vmap(move)(keys, pilot.particles, z)
+        error = jnp.mean(acceptance) - kernels.other_move.target_acceptance
+        return z, log_step + _gain(i) * error
 
-    def joint_round(i, carry):
-        states, log_step = carry
-        keys = jax.random.split(jax.random.fold_in(key_joint, i), count)
-        states, acceptance = jax.vmap(
-            lambda key, state: kernels.move.step(
-                key, state, logdensity_fn, jnp.exp(log_step), scale
-            )
-        )(keys, states)
-        error = jnp.mean(acceptance) - kernels.move.target_acceptance
-        return states, log_step + gain(i) * error
+    start = pilot.particles.position, pilot.other_log_step
+    z, log_step = jax.lax.fori_loop(0, rounds_of(kernels) + extra_rounds, one_round, start)
 
-    states, log_step = jax.lax.fori_loop(
-        0, rounds, joint_round, (jax.vmap(start)(particles, z), pilot.log_step)
+    def value(particle, z):
+        rest = bridge.rest(z, particle.seen.x_hat)
+        return combine(bridge, z, clock, power, particle.seen, rest)
+
+    values = jax.vmap(value)(pilot.particles, z)
+    particles = pilot.particles._replace(position=z, log_density=values)
+    return pilot._replace(particles=particles, other_log_step=log_step)
+
+
+def _adapt_joint(kernels: Kernels, pilot: Pilot, key, preconditioner, extra_rounds):
+    count = pilot.particles.log_density.shape[0]
+    logdensity_fn = kernels.logdensity(pilot.clock, pilot.power)
+    start = lambda particle: kernels.start_move(
+        particle, particle.position, logdensity_fn, preconditioner
     )
-    z = jax.vmap(lambda state: kernels.move.position(state, scale))(states)
-    particles = particles._replace(position=z, log_density=states.logdensity)
-    if kernels.transport.needs_gradient:
-        gradient = jax.vmap(lambda state: kernels.move.gradient(state, scale))(states)
-        particles = particles._replace(gradient=gradient)
-    return pilot._replace(particles=particles, log_step=log_step)
+
+    def one_round(i, carry):
+        states, log_step = carry
+        keys = jax.random.split(jax.random.fold_in(key, i), count)
+        move = lambda key, state: kernels.move.step(
+            key, state, logdensity_fn, jnp.exp(log_step), preconditioner
+        )
+        states, acceptance = jax.vmap(move)(keys, states)
+        error = jnp.mean(acceptance) - kernels.move.target_acceptance
+        return states, log_step + _gain(i) * error
+
+    rounds = rounds_of(kernels) + extra_rounds
+    before = jax.vmap(start)(pilot.particles)
+    after, log_step = jax.lax.fori_loop(0, rounds, one_round, (before, pilot.log_step))
+    end = lambda particle, state: kernels.end_move(particle, state, preconditioner)
+    particles = jax.vmap(end)(pilot.particles, after)
+    num_moves = jnp.asarray(kernels.num_moves or 1)
+    if kernels.num_moves is None:
+        num_moves = enough_moves(before.position, after.position, rounds)
+    return pilot._replace(particles=particles, log_step=log_step), num_moves
 
 
-def mean_curvature(kernels: Kernels, pilot: Pilot, key: PRNGKey) -> Position | None:
-    """Mean diagonal second derivative of the log density, by differences of gradients."""
-    if not kernels.transport.needs_curvature:
-        return None
-    bridge, count = kernels.bridge, pilot.particles.log_density.shape[0]
-    noise = bridge.noise(pilot.clock)
+def enough_moves(before: Position, after: Position, rounds) -> Array:
+    r"""Moves after which the autocorrelation of a coordinate, averaged over all, is below a bound.
 
-    def one(key, particle):
-        z = particle.position
-        keys = dict(zip(noise, jax.random.split(key, max(len(noise), 1)), strict=False))
-        signs = {n: jax.random.rademacher(keys[n], z[n].shape, z[n].dtype) for n in noise}
-        gradient = jax.grad(lambda z: log_density(bridge, z, pilot.clock, pilot.power)[0])
+    Of `rounds` moves the mean correlation of before and after is $
+    ho$; $m$ moves leave about
+    $
+    ho^{m/	ext{rounds}}$. One level need not forget where the particles were: between two resamplings
+    there are many.
+    """
 
-        def at(sign):  # a quarter of the noise away: a secant at the scale of the next draw
-            return gradient({**z, **{n: z[n] + sign * 0.25 * noise[n] * signs[n] for n in noise}})
+    def correlation(a, b):
+        a, b = a - jnp.mean(a, 0), b - jnp.mean(b, 0)
+        return jnp.mean(a * b, 0) / jnp.sqrt(jnp.mean(a**2, 0) * jnp.mean(b**2, 0) + 1e-12)
 
-        above, below = at(1.0), at(-1.0)
-        return {n: signs[n] * (above[n] - below[n]) / (0.5 * noise[n]) for n in noise}
-
-    each = jax.vmap(one)(jax.random.split(key, count), pilot.particles)
-    return jax.tree.map(lambda leaf: jnp.mean(jnp.nan_to_num(leaf, posinf=0, neginf=0), 0), each)
+    each = jax.tree.leaves(jax.tree.map(correlation, before, after))
+    rho = jnp.mean(jnp.concatenate([leaf.ravel() for leaf in each]))
+    rate = -jnp.log(jnp.clip(rho, 1e-3, 1 - 1e-6)) / rounds
+    return jnp.clip(jnp.ceil(_FORGET / rate), 1, _MAX_MOVES).astype(int)

@@ -19,7 +19,7 @@ from ..twists import AbstractTwist, Tweedie
 from .base import AbstractScheme, Claims, check_choices
 from .kernels import Kernels
 from .levels import Level
-from .transport import Carry
+from .transport import AbstractTransport, Carry
 
 __all__ = ["Annealed"]
 
@@ -34,11 +34,16 @@ class Annealed(AbstractScheme):
     Attributes:
         move: Joint move of all sites; `hmc(n)` or `mala()`. Two short trajectories of two steps
             move a cloud as far as five MALA moves, for one evaluation less.
-        num_moves: Joint moves a level.
+        num_moves: Joint moves a level; `None` for the pilot's choice at each level, by their
+            autocorrelation.
         other_move: Move of the non-diffusion sites given what they see; costs no network evaluation.
         num_other_moves: Such moves a level.
+        transport: From level to level: the linear map `Carry()`, or `ProbabilityFlow()`, which costs an
+            evaluation a coordinate.
         levels: `None` for the pilot's choice, a number for equal steps in log-SNR, or frozen levels.
         conditional_ess: Share of the effective sample size that each level may keep, in (0, 1).
+        preconditioner_rank: Directions along which coordinates move together that moves know of, beside
+            the scale of every coordinate; the pilot measures them.
         num_pilot: Particles of the pilot cloud.
         max_levels: Give up, and say why, when the pilot needs more levels than this.
 
@@ -48,11 +53,13 @@ class Annealed(AbstractScheme):
     """
 
     move: Move = eqx.field(default_factory=hmc)
-    num_moves: int = eqx.field(static=True, default=2)
+    num_moves: int | None = eqx.field(static=True, default=2)
     other_move: Move = eqx.field(default_factory=mala)
     num_other_moves: int = eqx.field(static=True, default=2)
+    transport: AbstractTransport = eqx.field(default_factory=Carry)
     levels: int | Level | None = None
     conditional_ess: float = eqx.field(static=True, default=0.97)
+    preconditioner_rank: int = eqx.field(static=True, default=0)
     num_pilot: int = eqx.field(static=True, default=256)
     max_levels: int = eqx.field(static=True, default=400)
 
@@ -69,7 +76,14 @@ class Annealed(AbstractScheme):
     def kernels(self, bridge: Bridge) -> Kernels:
         """Moves and weights over a bridge."""
         counts = self.num_moves, self.num_other_moves
-        return Kernels(bridge, self.move, self.other_move, Carry(), *counts)
+        return Kernels(
+            bridge,
+            self.move,
+            self.other_move,
+            self.transport,
+            *counts,
+            rank=self.preconditioner_rank,
+        )
 
     def claims(self, bridge: Bridge) -> Claims:
         """The model's own posterior; an evidence that holds the normaliser unless it is known."""

@@ -108,6 +108,8 @@ class AbstractScheme(eqx.Module):
             evidence=claims.evidence,
             evidence_from=begins,
             normalized=claims.normalized,
+            rejuvenate=kernels.rejuvenate if kernels.has_joint_moves else None,
+            advance=kernels.advance,
         )
 
     def _check_bridge(self, bridge: Bridge) -> None:
@@ -124,16 +126,30 @@ class AbstractScheme(eqx.Module):
                 "`Twisted`."
             )
 
-    def evaluations_per_level(self, bridge: Bridge) -> int:
-        """Network evaluations a particle and level: one for the weight and one a move.
+    def evaluations_per_level(self, bridge: Bridge, levels: Level | None = None) -> float:
+        """Network evaluations a particle and level: one for the weight and those of its moves.
 
         One more where moves of other sites come in between.
+
+        Args:
+            bridge: The densities.
+            levels: Those that were run, for the mean over them where a pilot chose the number of moves.
+
+        Raises:
+            ValueError: If a pilot chooses the number of moves and its levels are not given.
         """
         if not bridge.diffusion_sites:
             return 0
         kernels = eqx.filter_eval_shape(self.kernels, bridge)  # nothing is run for a count
-        refresh = 1 if kernels.in_blocks and kernels.num_moves else 0
-        return 1 + refresh + kernels.num_moves * kernels.move.evaluations
+        weight = 1 + kernels.transport.evaluations(bridge)
+        if not kernels.has_joint_moves:
+            return weight
+        num_moves = kernels.num_moves
+        if levels is not None:
+            num_moves = float(jnp.mean(jnp.asarray(levels.num_moves)))
+        if num_moves is None:
+            raise ValueError("the pilot chose the number of moves; give `levels=result.levels`.")
+        return weight + kernels.in_blocks + num_moves * kernels.move.evaluations
 
 
 def _position(particle: Particle) -> Position:
@@ -160,10 +176,15 @@ def check_choices(scheme: AbstractScheme, least_moves: int, start: float = 1.0) 
     """Refuse what no scheme can use."""
     name, levels = type(scheme).__name__, scheme.levels
     moves, other_moves = (getattr(scheme, n, 1) for n in ("num_moves", "num_other_moves"))
-    if moves < least_moves or other_moves < 1:
+    if (moves is not None and moves < least_moves) or other_moves < 1:
         raise ValueError(
-            f"`{name}` expects num_moves >= {least_moves} and num_other_moves >= 1; got "
-            f"num_moves={moves}, num_other_moves={other_moves}."
+            f"`{name}` expects num_moves >= {least_moves}, or `None` for the pilot's choice, and "
+            f"num_other_moves >= 1; got num_moves={moves}, num_other_moves={other_moves}."
+        )
+    rank = getattr(scheme, "preconditioner_rank", 0)
+    if rank < 0:
+        raise ValueError(
+            f"`preconditioner_rank` is a number of directions, at least 0; got {rank}."
         )
     if not 0 < scheme.conditional_ess < 1:
         raise ValueError(

@@ -46,15 +46,27 @@ class Info(NamedTuple):
 
 
 class Kernels(eqx.Module):
-    """The functions of the Feynman-Kac model; a pytree, so that new data compile nothing."""
+    """The functions of the Feynman-Kac model; a pytree, so that new data compile nothing.
+
+    Attributes:
+        bridge: The densities.
+        move: Joint move of all sites.
+        other_move: Move of the non-diffusion sites given what they see.
+        transport: From level to level.
+        num_moves: Joint moves a level; `None` for the pilot's choice at each level.
+        num_other_moves: Moves of the other sites a level.
+        from_prior: Whether particles start from exact draws of the prior.
+        rank: Directions beside the diagonal in the preconditioners.
+    """
 
     bridge: Bridge
     move: Move
     other_move: Move
     transport: AbstractTransport
-    num_moves: int = eqx.field(static=True)
+    num_moves: int | None = eqx.field(static=True)
     num_other_moves: int = eqx.field(static=True)
     from_prior: bool = eqx.field(static=True, default=False)
+    rank: int = eqx.field(static=True, default=0)
 
     @property
     def in_blocks(self) -> bool:
@@ -62,16 +74,20 @@ class Kernels(eqx.Module):
         return bool(self.bridge.other_sites) and bool(self.bridge.diffusion_sites)
 
     @property
+    def has_joint_moves(self) -> bool:
+        return self.num_moves != 0
+
+    @property
     def keeps_gradient(self) -> bool:
         """Whether something can start from the gradient that an evaluation at the end of a level gives.
 
         Moves of other sites outdate it for the joint move that follows them, but not for a transport.
         """
-        return not self.in_blocks or (self.transport.needs_gradient and self.num_moves == 0)
+        return not self.in_blocks or (self.transport.needs_gradient and not self.has_joint_moves)
 
     @property
     def keeps_denoised(self) -> bool:
-        return self.in_blocks or self.num_moves == 0
+        return self.in_blocks or not self.has_joint_moves
 
     def evaluate(self, z: Position, clock: Scalar, power: Scalar) -> Particle:
         """One network evaluation; with its gradient where the next move can start from it."""
@@ -86,7 +102,7 @@ class Kernels(eqx.Module):
             value, (seen, rest) = density(z)
         if not self.keeps_denoised:
             # Only moves of other sites look at `x_hat` again; kept, it could cost a gradient of its own.
-            seen = seen._replace(x_hat={})
+            seen = seen._replace(x_hat={}, roots={})
         return Particle(z, value, gradient, seen, rest)
 
     def logdensity(self, clock: Scalar, power: Scalar):
@@ -96,11 +112,9 @@ class Kernels(eqx.Module):
 
         return logdensity_fn
 
-    def move_others(self, key, particle: Particle, clock, power, step_size, scale):
+    def move_others(self, key, particle: Particle, clock, power, step_size, preconditioner):
         """Moves of the non-diffusion sites given what was seen: no network evaluation."""
-        names = self.bridge.other_sites
-        block = {name: particle.position[name] for name in names}
-        block_scale = {name: scale[name] for name in names}
+        block = {name: particle.position[name] for name in self.bridge.other_sites}
 
         def logdensity_fn(block):
             z = {**particle.position, **block}
@@ -108,21 +122,30 @@ class Kernels(eqx.Module):
             value = combine(self.bridge, z, clock, power, particle.seen, rest)
             return jnp.where(jnp.isfinite(value), value, -jnp.inf)
 
-        state = self.other_move.init(block, logdensity_fn, block_scale)
+        state = self.other_move.init(block, logdensity_fn, preconditioner)
 
         def one(state, key):
-            return self.other_move.step(key, state, logdensity_fn, step_size, block_scale)
+            return self.other_move.step(key, state, logdensity_fn, step_size, preconditioner)
 
         keys = jax.random.split(key, self.num_other_moves)
         state, acceptance = jax.lax.scan(one, state, keys)
-        moved = self.other_move.position(state, block_scale)
+        moved = preconditioner.to_model(state.position)
         return {**particle.position, **moved}, state.logdensity, jnp.mean(acceptance)
 
-    def start_move(self, particle: Particle, z: Position, logdensity_fn, scale):
+    def start_move(self, particle: Particle, z: Position, logdensity_fn, preconditioner):
         if particle.gradient is None:
-            return self.move.init(z, logdensity_fn, scale)
+            return self.move.init(z, logdensity_fn, preconditioner)
         value = jnp.where(jnp.isfinite(particle.log_density), particle.log_density, -jnp.inf)
-        return self.move.init_known(z, value, particle.gradient, scale)
+        return self.move.init_known(z, value, particle.gradient, preconditioner)
+
+    def end_move(self, particle: Particle, state, preconditioner) -> Particle:
+        """The particle where a move has brought it; what was seen there is not known yet."""
+        gradient = particle.gradient
+        known = gradient is not None and hasattr(state, "logdensity_grad")
+        if known or self.transport.needs_gradient:
+            gradient = self.move.gradient(state, preconditioner)
+        position = preconditioner.to_model(state.position)
+        return particle._replace(position=position, log_density=state.logdensity, gradient=gradient)
 
     def init(self, key: PRNGKey) -> tuple[Particle, Scalar, Any]:
         one, zero = jnp.ones(()), jnp.zeros(())
@@ -145,28 +168,64 @@ class Kernels(eqx.Module):
             jax.tree.map(jnp.isposinf, sites),
         )
 
-    def step(self, key: PRNGKey, particle: Particle, level: Level) -> tuple[Particle, Scalar, Any]:
-        key_other, key_joint, key_transport = jax.random.split(key, 3)
-        z, value, gradient = particle.position, particle.log_density, particle.gradient
-        acceptance = other_acceptance = jnp.ones(())
+    def moved(self, key: PRNGKey, particle: Particle, level: Level):
+        """The particle after the moves of its level, and how many of them were accepted.
+
+        Position, density and gradient are those after the moves, `seen` and `rest` as old as they were.
+        """
+        key_other, key_joint = jax.random.split(key)
+        z, acceptance, other_acceptance = particle.position, jnp.ones(()), jnp.ones(())
         if self.in_blocks:
             z, value, other_acceptance = self.move_others(
-                key_other, particle, level.clock, level.power, level.other_step_size, level.scale
+                key_other,
+                particle,
+                level.clock,
+                level.power,
+                level.other_step_size,
+                level.other_preconditioner,
             )
-        if self.num_moves:
-            logdensity_fn = self.logdensity(level.clock, level.power)
-            state = self.start_move(particle, z, logdensity_fn, level.scale)
+            particle = particle._replace(position=z, log_density=value)
+        if not self.has_joint_moves:
+            return particle, (acceptance, other_acceptance)
+        logdensity_fn = self.logdensity(level.clock, level.power)
+        state = self.start_move(particle, z, logdensity_fn, level.preconditioner)
 
-            def one(state, key):
-                return self.move.step(key, state, logdensity_fn, level.step_size, level.scale)
+        def one(i, carry):
+            state, total = carry
+            state, accepted = self.move.step(
+                jax.random.fold_in(key_joint, i),
+                state,
+                logdensity_fn,
+                level.step_size,
+                level.preconditioner,
+            )
+            return state, total + accepted
 
-            keys = jax.random.split(key_joint, self.num_moves)
-            state, acceptance = jax.lax.scan(one, state, keys)
-            z, value = self.move.position(state, level.scale), state.logdensity
-            if self.transport.needs_gradient:
-                gradient = self.move.gradient(state, level.scale)
-        x_hat = particle.seen.x_hat
-        z, log_ratio = self.transport(key_transport, self.bridge, z, gradient, x_hat, level)
+        state, total = jax.lax.fori_loop(0, level.num_moves, one, (state, 0 * acceptance))
+        particle = self.end_move(particle, state, level.preconditioner)
+        return particle, (total / jnp.maximum(level.num_moves, 1), other_acceptance)
+
+    def rejuvenate(self, key: PRNGKey, particle: Particle, level: Level) -> tuple[Particle, Any]:
+        """The moves of a level alone, from which they can go on."""
+        particle, acceptances = self.moved(key, particle, level)
+        if self.in_blocks:  # the other sites look at what was seen
+            particle = self.evaluate(particle.position, level.clock, level.power)
+        return particle, acceptances
+
+    def advance(
+        self, key: PRNGKey, particle: Particle, level: Level, acceptances: Any = None
+    ) -> tuple[Particle, Scalar, Any]:
+        """To the next level, without moves at this one, and the weight there."""
+        z, log_ratio = self.transport(
+            key, self.bridge, particle.position, particle.gradient, particle.seen.x_hat, level
+        )
         new = self.evaluate(z, level.next_clock, level.next_power)
-        log_weight = new.log_density - value + log_ratio
-        return new, log_weight, self.info(new, jnp.mean(acceptance), other_acceptance)
+        log_weight = new.log_density - particle.log_density + log_ratio
+        info = self.info(new, *(acceptances or (jnp.ones(()), jnp.ones(()))))
+        info.nan["transport"] = jnp.isnan(log_ratio)
+        return new, log_weight, info
+
+    def step(self, key: PRNGKey, particle: Particle, level: Level) -> tuple[Particle, Scalar, Any]:
+        key_moves, key_transport = jax.random.split(key)
+        particle, acceptances = self.moved(key_moves, particle, level)
+        return self.advance(key_transport, particle, level, acceptances)

@@ -1,12 +1,13 @@
 """Frozen levels: what a pilot chooses and a run scans over."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from .._typing import Array, Position
 from ..bridge import Bridge
+from ..preconditioner import Preconditioner
 
 __all__ = ["Level", "check_fit", "check_levels"]
 
@@ -21,9 +22,10 @@ class Level(NamedTuple):
         next_power: Exponent of the likelihood there.
         step_size: Step of the joint move at `clock`.
         other_step_size: Step of the move on the non-diffusion sites.
-        scale: Standard deviation of each coordinate: the diagonal preconditioner of both moves.
-        curvature: Mean diagonal second derivative of the log density at `clock`, for transports that
-            ask for it.
+        num_moves: Number of joint moves at `clock`.
+        preconditioner: Round coordinates of the joint move.
+        other_preconditioner: Those of the move on the non-diffusion sites.
+        curvature: What the transport asked the pilot to measure at `clock`.
     """
 
     clock: Array
@@ -32,15 +34,55 @@ class Level(NamedTuple):
     next_power: Array
     step_size: Array
     other_step_size: Array
-    scale: Position
-    curvature: Position | None = None
+    num_moves: Array
+    preconditioner: Preconditioner
+    other_preconditioner: Preconditioner
+    curvature: Any = None
+
+    @classmethod
+    def by_hand(
+        cls,
+        clock: Array,
+        power: Array,
+        scale: Position,
+        *,
+        step_size: float | Array = 0.5,
+        other_sites: tuple[str, ...] = (),
+        other_step_size: float | Array = 0.5,
+        num_moves: int = 2,
+    ) -> "Level":
+        """Levels that no pilot chose.
+
+        Args:
+            clock: Falls from 1 to 0, one entry more than there are levels.
+            power: Exponent of the likelihood at these clocks, rising from 0 to 1.
+            scale: Standard deviations of all sites in unconstrained space, by site, with a leading axis
+                along the levels.
+            step_size: Step of the joint move, in these standard deviations.
+            other_sites: Names of the non-diffusion sites, where there are both kinds.
+            other_step_size: Step of the move on them.
+            num_moves: Joint moves a level.
+        """
+        clock, power = jnp.asarray(clock), jnp.asarray(power)
+        count = len(clock) - 1
+        return cls(
+            clock=clock[:-1],
+            power=power[:-1],
+            next_clock=clock[1:],
+            next_power=power[1:],
+            step_size=jnp.broadcast_to(jnp.asarray(step_size), (count,)),
+            other_step_size=jnp.broadcast_to(jnp.asarray(other_step_size), (count,)),
+            num_moves=jnp.full(count, num_moves),
+            preconditioner=Preconditioner(scale),
+            other_preconditioner=Preconditioner({name: scale[name] for name in other_sites}),
+        )
 
 
 def check_fit(levels: Level, bridge: Bridge) -> None:
     """Refuse levels that were tuned for a model with other sites."""
     shapes = jax.eval_shape(lambda key: bridge.sample_base(key), jax.random.key(0))
     expected = {name: leaf.shape for name, leaf in shapes.items()}
-    got = {name: jnp.shape(leaf)[1:] for name, leaf in levels.scale.items()}
+    got = {name: jnp.shape(leaf)[1:] for name, leaf in levels.preconditioner.scale.items()}
     if got != expected:
         raise ValueError(
             f"the frozen levels hold scales of shapes {got}, but the sites of this model are {expected}, "

@@ -1,5 +1,6 @@
 """Paths from noise to the posterior: in which order the likelihood fades in and the noise falls."""
 
+import math
 from collections.abc import Callable
 
 import jax.numpy as jnp
@@ -7,7 +8,9 @@ import jax.numpy as jnp
 from .._typing import Scalar
 from ..bridge import Bridge
 
-__all__ = ["Path", "likelihood_first", "prior_first"]
+__all__ = ["Path", "in_short_steps", "likelihood_first", "prior_first"]
+
+_LONGEST = math.log(1.5)
 
 Path = Callable[[Bridge, Scalar, Scalar, Scalar], tuple[Scalar, Scalar]]
 
@@ -23,6 +26,19 @@ def likelihood_first(bridge: Bridge, clock: Scalar, power: Scalar, stride: Scala
     fading = power < 1
     less = jnp.where(fading, clock, clock * (1 - stride))
     return _zero(less), jnp.where(fading, more, 1.0)
+
+
+def in_short_steps(bridge: Bridge, clock: Scalar, power: Scalar, stride: Scalar):
+    """`likelihood_first`, with noise levels at most a factor of 1.5 apart.
+
+    For draws whose spread fits the cloud on average: a part of the cloud for which it does not, such as
+    small noise levels of the data, is too small for a pilot to see, and is lost in a long step.
+    """
+    less, more = likelihood_first(bridge, clock, power, stride)
+    high, low = bridge.noise(jnp.ones(())), bridge.noise(jnp.zeros(()))
+    logs = [jnp.log(high[name] / low[name]) for name in bridge.diffusion_sites]
+    shortest = clock - _LONGEST / jnp.max(jnp.stack(logs))
+    return jnp.where(clock > less, jnp.maximum(less, shortest), less), more
 
 
 def prior_first(bridge: Bridge, clock: Scalar, power: Scalar, stride: Scalar):

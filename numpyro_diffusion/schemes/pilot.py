@@ -18,7 +18,7 @@ from .._typing import PRNGKey
 from ..bridge import log_density
 from ..smc import conditional_ess as share_left
 from ..smc import resample_equal
-from .adapt import Pilot, adapt, mean_curvature, scales
+from .adapt import Pilot, adapt
 from .kernels import Kernels, Particle
 from .levels import Level
 from .path import Path
@@ -122,16 +122,17 @@ def _start_pilot(kernels: Kernels, key: PRNGKey, num_particles: int) -> Pilot:
 def _advance(kernels: Kernels, pilot: Pilot, target, next_clock, extra_rounds, path: Path):
     """Move the pilot cloud at its level, choose the next level, transport, weigh and resample."""
     bridge = kernels.bridge
-    scale = scales(pilot.particles.position)
-    pilot = adapt(kernels, pilot, scale, extra_rounds)
+    pilot, here = adapt(kernels, pilot, extra_rounds)
     count = pilot.particles.log_density.shape[0]
     key, key_resample, key_transport, key_probe = jax.random.split(pilot.key, 4)
-    curvature = mean_curvature(kernels, pilot, key_probe)
-    steps = jnp.exp(pilot.log_step), jnp.exp(pilot.other_log_step)
+    if kernels.transport.needs_curvature:
+        cloud = pilot.particles.position
+        measured = kernels.transport.measure(key_probe, bridge, cloud, pilot.clock, pilot.power)
+        here = here._replace(curvature=measured)
     keys = jax.random.split(key_transport, count)  # the same noise for every stride that is tried
 
     def transported(clock, power):
-        row = Level(pilot.clock, pilot.power, clock, power, *steps, scale, curvature)
+        row = here._replace(next_clock=clock, next_power=power)
 
         def one(key, particle):
             return kernels.transport(

@@ -16,8 +16,10 @@ from ..bridge import Bridge
 from ..moves import Move, hmc, mala
 from ..twists import AbstractTwist, Tweedie
 from .base import AbstractScheme, Claims, check_choices, check_has_diffusion
+from .covariance import AbstractCovariance, Diagonal
 from .kernels import Kernels
 from .levels import Level
+from .path import in_short_steps
 from .transport import Reverse
 
 __all__ = ["ReverseDiffusion"]
@@ -34,13 +36,18 @@ class ReverseDiffusion(AbstractScheme):
 
     Attributes:
         levels: `None` for the pilot's choice, a number for equal steps in log-SNR, or frozen levels.
+        covariance: What a draw knows of the second derivative of the log density: `Isotropic()`,
+            `Diagonal()` or `Full()`, averaged over the pilot cloud, or that of every particle, `Local()`.
         inflation: Factor on the variance of a proposal. Above 1 it guards against rare huge weights when
             levels are few; it costs the same share of the particles at every level, however close.
         move: Joint move of all sites.
-        num_moves: Joint moves a level; may be 0.
+        num_moves: Joint moves a level, may be 0; `None` for the pilot's choice at each level, by their
+            autocorrelation.
         other_move: Move of the non-diffusion sites; costs no network evaluation.
         num_other_moves: Such moves a level.
         conditional_ess: Share of the effective sample size that each level may keep, in (0, 1).
+        preconditioner_rank: Directions along which coordinates move together that moves know of, beside
+            the scale of every coordinate; the pilot measures them.
         num_pilot: Particles of the pilot cloud.
         max_levels: Give up, and say why, when the pilot needs more levels than this.
 
@@ -50,12 +57,14 @@ class ReverseDiffusion(AbstractScheme):
     """
 
     levels: int | Level | None = None
+    covariance: AbstractCovariance = eqx.field(default_factory=Diagonal)
     inflation: float = 1.0
     move: Move = eqx.field(default_factory=hmc)
-    num_moves: int = eqx.field(static=True, default=1)
+    num_moves: int | None = eqx.field(static=True, default=1)
     other_move: Move = eqx.field(default_factory=mala)
     num_other_moves: int = eqx.field(static=True, default=2)
     conditional_ess: float = eqx.field(static=True, default=0.97)
+    preconditioner_rank: int = eqx.field(static=True, default=0)
     num_pilot: int = eqx.field(static=True, default=256)
     max_levels: int = eqx.field(static=True, default=400)
 
@@ -73,8 +82,9 @@ class ReverseDiffusion(AbstractScheme):
         """Proposals and weights over a bridge, which must have a diffusion site."""
         check_has_diffusion(self, bridge)
         counts = self.num_moves, self.num_other_moves
-        return Kernels(bridge, self.move, self.other_move, Reverse(self.inflation), *counts)
+        transport, rank = Reverse(self.covariance, self.inflation), self.preconditioner_rank
+        return Kernels(bridge, self.move, self.other_move, transport, *counts, rank=rank)
 
     def claims(self, bridge: Bridge) -> Claims:
         """The model's own posterior; an evidence that holds the normaliser unless it is known."""
-        return Claims(bridge.target)
+        return Claims(bridge.target, path=in_short_steps)

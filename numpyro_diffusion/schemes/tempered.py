@@ -31,11 +31,14 @@ class LikelihoodTempered(AbstractScheme):
 
     Attributes:
         move: Joint move of all sites.
-        num_moves: Joint moves a level.
+        num_moves: Joint moves a level; `None` for the pilot's choice at each level, by their
+            autocorrelation.
         other_move: Move of the non-diffusion sites; costs no network evaluation.
         num_other_moves: Such moves a level.
         levels: `None` for the pilot's choice, or the frozen levels of an earlier run.
         conditional_ess: Share of the effective sample size that each level may keep, in (0, 1).
+        preconditioner_rank: Directions along which coordinates move together that moves know of, beside
+            the scale of every coordinate; the pilot measures them.
         num_pilot: Particles of the pilot cloud.
         max_levels: Give up, and say why, when the pilot needs more levels than this.
         exact_draws: Start from exact draws of the prior where its energy has them.
@@ -46,11 +49,12 @@ class LikelihoodTempered(AbstractScheme):
     """
 
     move: Move = eqx.field(default_factory=hmc)
-    num_moves: int = eqx.field(static=True, default=3)
+    num_moves: int | None = eqx.field(static=True, default=3)
     other_move: Move = eqx.field(default_factory=mala)
     num_other_moves: int = eqx.field(static=True, default=2)
     levels: Level | None = None
     conditional_ess: float = eqx.field(static=True, default=0.9)
+    preconditioner_rank: int = eqx.field(static=True, default=0)
     num_pilot: int = eqx.field(static=True, default=256)
     max_levels: int = eqx.field(static=True, default=400)
     exact_draws: bool = eqx.field(static=True, default=True)
@@ -75,7 +79,10 @@ class LikelihoodTempered(AbstractScheme):
         """Moves and weights over a bridge."""
         counts = self.num_moves, self.num_other_moves
         exact = self.exact_draws and bridge.exact_prior
-        return Kernels(bridge, self.move, self.other_move, Carry(), *counts, from_prior=exact)
+        rank = self.preconditioner_rank
+        return Kernels(
+            bridge, self.move, self.other_move, Carry(), *counts, from_prior=exact, rank=rank
+        )
 
     def claims(self, bridge: Bridge) -> Claims:
         """The model's own posterior; an evidence from which the prior's normaliser has dropped out."""

@@ -7,7 +7,7 @@ $\gamma'$; a good one makes the weights even.
 """
 
 import abc
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from .._typing import Array, Position, PRNGKey, Scalar
 from ..bridge import Bridge
+from .covariance import AbstractCovariance, Diagonal, Local
 from .levels import Level
 
 __all__ = ["AbstractTransport", "Carry", "Guided", "Reverse", "spread"]
@@ -25,11 +26,25 @@ class AbstractTransport(eqx.Module):
 
     Attributes:
         needs_gradient: Whether it asks for the gradient of the log density at the particle.
-        needs_curvature: Whether it asks for the curvature that a pilot measured.
     """
 
     needs_gradient: eqx.AbstractClassVar[bool]
-    needs_curvature: eqx.AbstractClassVar[bool]
+
+    @property
+    @abc.abstractmethod
+    def needs_curvature(self) -> bool:
+        """Whether it asks for what a pilot measured."""
+
+    def measure(
+        self, key: PRNGKey, bridge: Bridge, cloud: Position, clock: Scalar, power: Scalar
+    ) -> Any:
+        """What it wants to know of a level, from a pilot cloud."""
+        del key, bridge, cloud, clock, power
+        return None
+
+    @abc.abstractmethod
+    def evaluations(self, bridge: Bridge) -> int:
+        """Network evaluations of one transport."""
 
     @abc.abstractmethod
     def __call__(
@@ -41,18 +56,25 @@ class AbstractTransport(eqx.Module):
         x_hat: dict[str, Array],
         level: Level,
     ) -> tuple[Position, Scalar]:
-        r"""New position and $\log R$, of shape `()`; no network evaluation."""
+        r"""New position and $\log R$, of shape `()`."""
 
 
 class Carry(AbstractTransport):
     r"""The linear map between the Gaussian approximations of the two laws; $\log R$ its log-determinant."""
 
     needs_gradient: ClassVar[bool] = False
-    needs_curvature: ClassVar[bool] = False
+
+    @property
+    def needs_curvature(self) -> bool:
+        return False
 
     def __call__(self, key, bridge, position, gradient, x_hat, level):
         del key, gradient, x_hat
         return bridge.carry(position, level.clock, level.next_clock)
+
+    def evaluations(self, bridge):
+        del bridge
+        return 0
 
 
 class Reverse(AbstractTransport):
@@ -61,43 +83,68 @@ class Reverse(AbstractTransport):
     With $v = s_t^2 - s_s^2$ the noise between two levels, in units of the data, and $\gamma_t$ close to
     $\gamma_s$ noised by $v$, the law of $u_s$ given $u_t$ has mean $u_t + v \nabla \log \gamma_t(u_t)$
     and covariance $v I + v^2 \nabla^2 \log \gamma_t(u_t)$ (Tweedie's formulas of first and second order).
-    The draw uses that mean and the diagonal of that covariance averaged over a pilot cloud,
+    The draw uses that mean and an approximation $h$ of the second derivative,
 
-    $$M(u_s \mid u_t) = \mathcal{N}(u_t + v \nabla \log \gamma_t(u_t),\ \eta\,(v + v^2 h)),$$
+    $$M(u_s \mid u_t) = \mathcal{N}(u_t + v \nabla \log \gamma_t(u_t),\ \eta\,(v I + v^2 h)),$$
 
-    and $\log R = \log q(u_t \mid u_s) - \log M(u_s \mid u_t)$ with the noising $q = \mathcal{N}(u_s, v)$
+    and $\log R = \log q(u_t \mid u_s) - \log M(u_s \mid u_t)$ with the noising $q = \mathcal{N}(u_s, v I)$
     as backward kernel. The gradient may be older than the latest move of the other sites: such a draw
     is as lawful, since the gradient is then part of what the particle remembers.
 
     Attributes:
+        covariance: What is known of $h$.
         inflation: $\eta \ge 1$; when steps are long, draws that are too narrow give rare huge weights.
 
     References:
         Del Moral, Doucet & Jasra (2006), Sequential Monte Carlo samplers, JRSS B, for backward kernels.
-        Bao et al. (2022), Analytic-DPM, ICLR, for the mean of the second-order covariance.
     """
 
+    covariance: AbstractCovariance = eqx.field(default_factory=Diagonal)
     inflation: float = 1.0
     needs_gradient: ClassVar[bool] = True
-    needs_curvature: ClassVar[bool] = True
+
+    @property
+    def needs_curvature(self) -> bool:
+        return not isinstance(self.covariance, Local)
 
     def __call__(self, key, bridge, position, gradient, x_hat, level):
         del x_hat
-        assert gradient is not None and level.curvature is not None
+        assert gradient is not None
         new, log_ratio = dict(position), jnp.zeros(())
         noisy, clean = bridge.noise(level.clock), bridge.noise(level.next_clock)
         keys = jax.random.split(key, len(bridge.diffusion_sites))
         for k, name in zip(keys, bridge.diffusion_sites, strict=True):
-            v, moves, variance = spread(noisy[name], clean[name], level.curvature[name])
-            variance = self.inflation * variance
-            noise = jax.random.normal(k, position[name].shape, position[name].dtype)
-            drift = v * _usable(gradient[name]) + jnp.sqrt(variance) * noise
+            h = self.covariance.second_derivative(
+                level.curvature, bridge, position, name, level.clock, level.power
+            )
+            u = position[name].ravel()
+            noise = jax.random.normal(k, u.shape, u.dtype)
+            v, moves, deviation, log_det = _draw(noisy[name], clean[name], h, noise, self.inflation)
+            drift = v * _usable(gradient[name]).ravel() + deviation
             # -2 log q(u_t | u_s) and -2 log M(u_s | u_t), both less log 2 pi
-            back = drift**2 / v + jnp.log(v)
-            forth = noise**2 + jnp.log(variance)
-            new[name] = position[name] + jnp.where(moves, drift, 0.0)
-            log_ratio = log_ratio + jnp.where(moves, 0.5 * jnp.sum(forth - back), 0.0)
+            back = jnp.sum(drift**2) / v + u.size * jnp.log(v)
+            forth = jnp.sum(noise**2) + log_det
+            new[name] = (u + jnp.where(moves, drift, 0.0)).reshape(position[name].shape)
+            log_ratio = log_ratio + jnp.where(moves, 0.5 * (forth - back), 0.0)
         return new, log_ratio
+
+    def measure(self, key, bridge, cloud, clock, power):
+        return self.covariance.measure(key, bridge, cloud, clock, power)
+
+    def evaluations(self, bridge):
+        return self.covariance.evaluations(bridge)
+
+
+def _draw(noisy, clean, h, noise: Array, inflation):
+    """$v$, whether it is positive, a deviation with the wanted covariance, and its log-determinant."""
+    if isinstance(h, tuple):
+        values, vectors = h
+        v, moves, variance = spread(noisy, clean, values)
+        variance = inflation * variance
+        return v, moves, vectors @ (jnp.sqrt(variance) * noise), jnp.sum(jnp.log(variance))
+    v, moves, variance = spread(noisy, clean, h.ravel())
+    variance = inflation * variance
+    return v, moves, jnp.sqrt(variance) * noise, jnp.sum(jnp.log(variance))
 
 
 def _usable(gradient: Array) -> Array:
@@ -111,7 +158,7 @@ def spread(noisy: Scalar, clean: Scalar, curvature: Array) -> tuple[Scalar, Arra
     Args:
         noisy: Noise level $s_t$ in units of the data.
         clean: Noise level $s_s$.
-        curvature: $h$, diagonal of the second derivative of the log density at $t$.
+        curvature: $h$, the diagonal or the eigenvalues of the second derivative of the log density.
     """
     v = noisy**2 - clean**2
     moves = v > 0
@@ -142,7 +189,14 @@ class Guided(AbstractTransport):
     curvature: dict[str, Array]
     inflation: float = 1.0
     needs_gradient: ClassVar[bool] = True
-    needs_curvature: ClassVar[bool] = False
+
+    @property
+    def needs_curvature(self) -> bool:
+        return False
+
+    def evaluations(self, bridge):
+        del bridge
+        return 0
 
     def __call__(self, key, bridge, position, gradient, x_hat, level):
         assert gradient is not None

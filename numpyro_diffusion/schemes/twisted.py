@@ -42,7 +42,8 @@ class Twisted(AbstractScheme):
         num_other_moves: Such moves a level.
         num_pilot: Particles of the pilot cloud.
 
-    The likelihood sees the denoised mean; another `twist` has no effect here.
+    The likelihood sees the denoised mean; with `twist=nd.Widened()` or `nd.Moments()` also how far that may
+    be off.
 
     References:
         Wu, Trippe, Naesseth, Blei & Cunningham (2023), Practical and Asymptotically Exact Conditional

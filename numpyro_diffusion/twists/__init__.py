@@ -2,5 +2,8 @@
 
 from .base import AbstractTwist as AbstractTwist
 from .base import added_variance as added_variance
+from .base import denoised_mean as denoised_mean
 from .identity import Identity as Identity
+from .moments import Moments as Moments
 from .tweedie import Tweedie as Tweedie
+from .widened import Widened as Widened

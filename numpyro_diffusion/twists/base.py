@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from .._typing import Array, Scalar
 from ..energies.base import AbstractDenoiser, AbstractEnergy
 
-__all__ = ["AbstractTwist", "added_variance"]
+__all__ = ["AbstractTwist", "added_variance", "denoised_mean"]
 
 
 class AbstractTwist(eqx.Module):
@@ -35,6 +35,25 @@ class AbstractTwist(eqx.Module):
         Returns:
             `energy.log_density(u, t)` of shape `()`, in nats, and `x_hat` of shape `energy.shape`.
         """
+
+    def covariance_root(self, energy: AbstractDenoiser, u: Array, t: Scalar) -> Array | None:
+        """Root of the covariance around the twisted value, over which the likelihood is averaged.
+
+        Standard deviations of shape `energy.shape`, or a symmetric matrix over its flattened coordinates.
+        Zero at `t_min`. `None` for none: the likelihood is then raised to a power instead.
+        """
+        del energy, u, t
+        return None
+
+
+def denoised_mean(energy: AbstractDenoiser, u: Array, t: Scalar) -> Array:
+    r"""Mean of the variable at `t_min` given $u_t$, in data units, from the denoiser alone.
+
+    $u_t + \frac{s_t^2 - s_{t_{\min}}^2}{s_t^2} (\hat x_0 - u_t)$.
+    """
+    alpha_t, sigma_t = energy.schedule(t)
+    share = added_variance(energy, t) * alpha_t**2 / sigma_t**2
+    return u + share * (energy.denoise(alpha_t * u, t) - u)
 
 
 def added_variance(energy: AbstractDenoiser, t: Scalar) -> Scalar:

@@ -49,6 +49,7 @@ DISCOVERED = {
     "schedule": final_classes(schedules.AbstractSchedule, schedules),
     "twist": final_classes(twists.AbstractTwist, twists),
     "scheme": final_classes(schemes.AbstractScheme, schemes),
+    "covariance": final_classes(schemes.covariance.AbstractCovariance, schemes),
 }
 
 
@@ -67,6 +68,6 @@ def _fixture(name):
     return build
 
 
-energy, denoiser, schedule, twist, scheme = map(
-    _fixture, ("energy", "denoiser", "schedule", "twist", "scheme")
+energy, denoiser, schedule, twist, scheme, covariance = map(
+    _fixture, ("energy", "denoiser", "schedule", "twist", "scheme", "covariance")
 )

@@ -26,6 +26,17 @@ def test_it_is_the_identity_at_t_min(twist):
     np.testing.assert_allclose(x_hat, U, rtol=1e-12)
 
 
+def test_its_covariance_is_a_root_and_nothing_at_t_min(twist):
+    root = twist.covariance_root(ENERGY, U, jnp.asarray(0.4))
+    if root is None:
+        return
+    assert root.shape in {U.shape, 2 * U.shape}
+    if root.ndim == 2:
+        np.testing.assert_allclose(root, root.T, atol=1e-12)
+        assert np.linalg.eigvalsh(root).min() >= 0
+    assert np.all(twist.covariance_root(ENERGY, U, jnp.asarray(ENERGY.t_min)) == 0)
+
+
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
 def test_dtype_is_kept(twist, dtype):
     energy = jax.tree.map(lambda a: a.astype(dtype) if eqx.is_inexact_array(a) else a, ENERGY)

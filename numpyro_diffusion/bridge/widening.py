@@ -1,0 +1,79 @@
+r"""Likelihoods widened by what a denoised mean leaves open.
+
+At noise level $t$ the clean variable is not $\hat x$ but something like $\mathcal{N}(\hat x, C)$. The
+likelihood averaged over it, $\log \int \mathcal{N}(x; \hat x, C)\, p(y \mid x)\, dx$, is to second order
+
+$$\log p(y \mid \hat x) + \tfrac12 g^\top (C^{-1} + F)^{-1} g - \tfrac12 \log \det (I + C F)$$
+
+with $g$ and $-F$ the first and second derivatives of $\log p(y \mid x)$ at $\hat x$. For linear Gaussian
+data this is $\mathcal{N}(y; H \hat x, H C H^\top + \Sigma)$, exactly.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+
+from .._typing import Array, Scalar
+
+__all__ = ["widened"]
+
+
+def widened(
+    log_likelihood: Callable[[dict[str, Array]], Scalar],
+    x_hat: dict[str, Array],
+    roots: dict[str, Array],
+    otherwise: Scalar,
+) -> Scalar:
+    r"""Log likelihood of a variable that is known up to a covariance.
+
+    Costs one second derivative of the likelihood in the diffusion sites, a matrix of all their coordinates,
+    and no network evaluation.
+
+    Args:
+        log_likelihood: Of the clean variables.
+        x_hat: Their means, by site.
+        roots: Square roots of their covariances: a number a coordinate, of the shape of the site, or
+            symmetric matrices with the shape of the batch in front.
+        otherwise: The value where $F$ is so far from positive that the average diverges, or not finite, or
+            where the two large terms would cancel beyond the precision of the numbers, as at noise levels
+            that are next to nothing.
+    """
+    flat, unravel = ravel_pytree(x_hat)
+    function = lambda v: log_likelihood(unravel(v))
+    value, slope = function(flat), jax.grad(function)
+    gradient, bend = slope(flat), -jax.jacfwd(slope)(flat)
+    root = _whole(x_hat, roots)
+    if root.ndim == 1:
+        inner = root[:, None] * bend * root
+        pulled = root * gradient
+    else:
+        inner, pulled = root @ bend @ root, root @ gradient
+    inner = 0.5 * (inner + inner.T)
+    finite = jnp.all(jnp.isfinite(inner)) & jnp.all(jnp.isfinite(pulled))
+    precise = jnp.abs(value) * jnp.finfo(flat.dtype).eps < 1e-3
+    inner = jnp.where(finite, inner, 0.0)
+    usable = finite & precise & (jnp.linalg.eigvalsh(jax.lax.stop_gradient(inner))[0] > -0.5)
+    total = jnp.eye(len(flat), dtype=flat.dtype) + jnp.where(usable, inner, 0.0)
+    pulled = jnp.where(usable, pulled, 0.0)
+    factor = jnp.linalg.cholesky(total)
+    half = jax.scipy.linalg.solve_triangular(factor, pulled, lower=True)
+    log_det = jnp.sum(jnp.log(jnp.diagonal(factor)))
+    return jnp.where(usable, value + 0.5 * jnp.sum(half**2) - log_det, otherwise)
+
+
+def _whole(x_hat: dict[str, Array], roots: dict[str, Array]) -> Array:
+    """One root over all flattened sites: a diagonal where all are."""
+    names = sorted(x_hat)  # the order in which a pytree of a dict is flattened
+    if all(roots[n].shape == x_hat[n].shape for n in names):
+        return jnp.concatenate([roots[n].ravel() for n in names])
+    blocks = []
+    for n in names:
+        size = x_hat[n].size
+        if roots[n].shape == x_hat[n].shape:
+            blocks.append(jnp.diag(roots[n].ravel()))
+            continue
+        matrices = roots[n].reshape(-1, *roots[n].shape[-2:])
+        blocks += list(matrices) if len(matrices) > 1 else [matrices[0].reshape(size, size)]
+    return jax.scipy.linalg.block_diag(*blocks)

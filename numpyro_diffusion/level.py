@@ -1,0 +1,174 @@
+r"""Levels of a cloud: the usual one, and one that wastes no move.
+
+In the usual level every particle makes some moves and is then weighed; the places that it passed on its way
+are forgotten. In a waste-free level only $M = N / P$ particles are chosen, each makes a chain of $P$ states
+by $P - 1$ moves that leave the level's law as it is, and all $N$ states are weighed and kept.
+"""
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ._typing import Array, PRNGKey
+from .batch import by_cloud, flat, mean_info, over_particles, split_keys
+from .cloud import SMCState, add, clean, conditional_ess, effective_sample_size, log_mean_exp
+from .result import Trace
+
+__all__ = ["EachParticle", "Resampler", "WasteFree"]
+
+Resampler = Callable[[PRNGKey, Array, int], Array]  # (key, weights, num_samples) -> indices
+
+
+def _pick(tree, index):
+    """Particles of each cloud by index."""
+    take = jax.vmap(lambda leaf, i: leaf[i])
+    return jax.tree.map(lambda leaf: take(leaf, index), tree)
+
+
+def _num_alive(ancestors: Array) -> Array:
+    size = ancestors.shape[-1]
+    return jnp.sum(jax.vmap(lambda a: jnp.zeros(size, int).at[a].set(1))(ancestors), -1)
+
+
+class EachParticle(eqx.Module):
+    """The usual level: resample where the weights ask for it, then one `step` of every particle."""
+
+    step: Callable
+    resample: Resampler
+    threshold: Array | np.ndarray
+    batch_size: int | None
+    keeps_parents: bool = False
+
+    def __call__(self, state: SMCState, level) -> tuple[SMCState, Trace]:
+        num_clouds, num_particles = state.log_weights.shape
+        keys, keys_resample, keys_step = split_keys(state.key, 3).swapaxes(0, 1)
+        index, below = jax.vmap(self.choose)(keys_resample, state.log_weights)
+        gain = jnp.where(below, log_mean_exp(state.log_weights), 0.0)
+        log_evidence, lost = add(state.log_evidence, state.lost, gain)
+        log_weights = jnp.where(below[:, None], 0.0, state.log_weights)
+        stepped = over_particles(
+            lambda k, p: self.step(k, p, level),
+            self.batch_size,
+            flat(split_keys(keys_step, num_particles)),
+            flat(_pick(state.particles, index)),
+        )
+        particles, increments, info = by_cloud(stepped, num_clouds)
+        new_log_weights = clean(log_weights + increments)
+        ancestors = _pick(state.ancestors, index)
+        new = state._replace(
+            key=keys,
+            particles=particles,
+            log_weights=new_log_weights,
+            log_evidence=log_evidence,
+            lost=lost,
+            ancestors=ancestors,
+            num_resampled=state.num_resampled + below,
+        )
+        trace = Trace(
+            effective_sample_size(new_log_weights) / num_particles,
+            jax.vmap(conditional_ess)(log_weights, increments),
+            log_mean_exp(new_log_weights) - log_mean_exp(log_weights),
+            below,
+            _num_alive(ancestors),
+            mean_info(info),
+            index if self.keeps_parents else None,
+        )
+        return new, trace
+
+    def choose(self, key: PRNGKey, log_weights: Array):
+        """Indices of one cloud's offspring, and whether it is resampled at all."""
+        num_particles = log_weights.shape[0]
+        below = effective_sample_size(log_weights) < self.threshold * num_particles
+        chosen = self.resample(key, jax.nn.softmax(log_weights), num_particles)
+        return jnp.where(below, chosen, jnp.arange(num_particles)), below
+
+
+class WasteFree(eqx.Module):
+    r"""A waste-free level: few particles are chosen, and all states of their chains are kept.
+
+    It is the usual algorithm for particles that are whole chains, so that $\hat Z$ is unbiased for any
+    number of chains. The error of $\log \hat Z$ is that of means over independent chains, summed over the
+    levels: what a level inherits from the one before is left out, so it is too small where chains hardly
+    move.
+
+    References:
+        Dau & Chopin (2022), Waste-free sequential Monte Carlo, JRSS B.
+    """
+
+    rejuvenate: Callable
+    advance: Callable
+    resample: Resampler
+    batch_size: int | None
+    chain_length: int
+    keeps_parents: bool = False
+
+    def __call__(self, state: SMCState, level) -> tuple[SMCState, Trace]:
+        num_clouds, num_particles = state.log_weights.shape
+        num_chains = num_particles // self.chain_length
+        keys, keys_resample, keys_chain = split_keys(state.key, 3).swapaxes(0, 1)
+        weights = jax.nn.softmax(state.log_weights)
+        choose = lambda key, w: self.resample(key, w, num_chains)
+        index = jax.vmap(choose)(keys_resample, weights)
+        batch = None if self.batch_size is None else max(1, self.batch_size // self.chain_length)
+        chains = over_particles(
+            lambda k, p: self.chain(k, p, level),
+            batch,
+            flat(split_keys(keys_chain, num_chains)),
+            flat(_pick(state.particles, index)),
+        )
+        # (clouds * chains, length, ...): chains of one cloud stay together.
+        particles, increments, info = by_cloud(flat(chains), num_clouds)
+        log_weights = clean(increments)
+        ancestors = jnp.repeat(_pick(state.ancestors, index), self.chain_length, -1)
+        gain = log_mean_exp(state.log_weights)
+        log_evidence, lost = add(state.log_evidence, state.lost, gain)
+        each_chain = log_weights.reshape(num_clouds, num_chains, -1)
+        new = state._replace(
+            key=keys,
+            particles=particles,
+            log_weights=log_weights,
+            log_evidence=log_evidence,
+            lost=lost,
+            ancestors=ancestors,
+            num_resampled=state.num_resampled + 1,
+            chain_variance=state.chain_variance + jax.vmap(relative_variance)(each_chain),
+        )
+        trace = Trace(
+            effective_sample_size(log_weights) / num_particles,
+            jax.vmap(conditional_ess)(jnp.zeros_like(log_weights), increments),
+            log_mean_exp(log_weights),
+            jnp.ones(num_clouds, bool),
+            _num_alive(ancestors),
+            mean_info(info),
+            jnp.repeat(index, self.chain_length, -1) if self.keeps_parents else None,
+        )
+        return new, trace
+
+    def chain(self, key: PRNGKey, particle, level):
+        """The states of one chain, each advanced to the next level and weighed."""
+        key_moves, key_advance = jax.random.split(key)
+
+        def link(particle, key):
+            new, info = self.rejuvenate(key, particle, level)
+            return new, (particle, info)
+
+        moves = jax.random.split(key_moves, self.chain_length - 1)
+        last, (before, infos) = jax.lax.scan(link, particle, moves)
+        append = lambda rows, end: jnp.concatenate([rows, end[None]])
+        states = jax.tree.map(append, before, last)
+        infos = jax.tree.map(
+            lambda rows: append(rows, rows[-1]), infos
+        )  # of the move from each state
+        keys = jax.random.split(key_advance, self.chain_length)
+        return jax.vmap(lambda k, p, i: self.advance(k, p, level, i))(keys, states, infos)
+
+
+def relative_variance(log_weights: Array) -> Array:
+    """Relative variance of the mean of weights whose rows are independent; rows are chains."""
+    num_chains = log_weights.shape[0]
+    rows = log_mean_exp(log_weights)
+    share = jnp.exp(rows - log_mean_exp(rows))
+    return jnp.var(share, ddof=1) / num_chains
