@@ -1,11 +1,10 @@
 """Time and memory against the number of particles.
 
-A 2-D mixture of 25 components and one datum; `Annealed` with levels from one pilot, one cloud, with and
-without `batch_size`. `ms a level` is the wall time of a level in a later run, the median of `--seeds` runs
-over 8 levels; `us a particle` is that time over the number of particles. Memory is given in units of the
-particles, the bytes of all arrays that travel with one: position, density and what was evaluated there.
+A 2-D mixture and one datum; `Annealed` with levels from one pilot, one cloud, with and without `batch_size`.
+`ms a level` is the wall time of a level, the median of `--seeds` runs over 8 levels; `us a particle` is that
+time over the number of particles. `bytes a particle` are those of everything that the engine carries between
+levels: position, density, gradient, weight and ancestor. Memory is in units of these:
 
-- `state`: everything that the engine carries between levels, with weights, ancestors and families.
 - `compiled`: the compiler's account of one chunk of levels: arguments, outputs and temporaries, less what
   is aliased.
 - `temporaries`: the part of it that is neither argument nor output.
@@ -52,32 +51,24 @@ def size_of(tree) -> int:
     return sum(words(leaf).nbytes for leaf in leaves)
 
 
-def cloud(model, size: int, batch_size: int | None):
-    """The engine's state before a chunk, and its arguments."""
-    keys = jax.random.key(1)[None]
-    state, _ = smc._start_clouds(keys, model.init, size, batch_size)
-    resample, share = smc.resampling.systematic, np.asarray(0.5)
-    levels = jax.tree.map(np.asarray, model.levels)
-    active = np.ones(CHUNK, bool)
-    return model.step, resample, share, batch_size, state, levels, active
-
-
 def measure(model, size: int, batch_size: int | None, repeats: int):
-    """Seconds a level; bytes of the particles, of the state, of one chunk, and of its temporaries."""
-    arguments = cloud(model, size, batch_size)
-    chunk = smc._run_chunk.lower(*arguments).compile()
-    run = lambda: jax.block_until_ready(chunk(*arguments))
-    run()  # pages are touched for the first time
+    """Seconds a level; bytes of the state, of one chunk, and of its temporaries."""
+    keys = jax.random.key(1)[None]
+    state, _ = smc._start_clouds(keys, model.init, size, batch_size, False)
+    one_level = smc._one_level(model, size, smc.resampling.systematic, 0.5, None, batch_size, False)
+    fixed = one_level, jax.tree.map(np.asarray, model.levels), np.asarray(CHUNK)
+    chunk = smc._run_chunk.lower(fixed, state).compile()
+    bytes_of_state = size_of(state)
+    state = jax.block_until_ready(chunk(fixed, state))[0]  # pages are touched for the first time
     seconds = []
     for _ in range(repeats):
         started = time.perf_counter()
-        run()
+        state = jax.block_until_ready(chunk(fixed, state))[0]
         seconds.append((time.perf_counter() - started) / CHUNK)
-    found, state = chunk.compiled.memory_analysis(), arguments[4]
+    found = chunk.compiled.memory_analysis()
     total = found.argument_size_in_bytes + found.output_size_in_bytes
     total += found.temp_size_in_bytes - found.alias_size_in_bytes
-    bytes_of = size_of(state.particles), size_of(state), total, found.temp_size_in_bytes
-    return float(np.median(seconds)), *bytes_of
+    return float(np.median(seconds)), bytes_of_state, total, found.temp_size_in_bytes
 
 
 def peak_memory(size: int, batch_size: int | None) -> int:
@@ -104,10 +95,10 @@ def main() -> None:
         base = peak_memory(2 * batch, batch_size)
         for size in sizes:
             found = measure(model, size, batch_size, repeats)
-            seconds, particles, state, total, temporaries = found
+            seconds, state, total, temporaries = found
             peak = ""  # only the largest cloud stands out from what a process holds anyway
             if size == sizes[-1] and size > 2 * batch:
-                more = particles * (1 - 2 * batch / size)
+                more = state * (1 - 2 * batch / size)
                 peak = f"{(peak_memory(size, batch_size) - base) / more:.1f}"
             rows.append(
                 [
@@ -115,8 +106,8 @@ def main() -> None:
                     "none" if batch_size is None else f"{batch_size:,}",
                     f"{1e3 * seconds:.2f}",
                     f"{1e6 * seconds / size:.2f}",
-                    particles // size,
-                    *(f"{value / particles:.1f}" for value in (state, total, temporaries)),
+                    state // size,
+                    *(f"{value / state:.2f}" for value in (total, temporaries)),
                     peak,
                 ]
             )
@@ -125,7 +116,7 @@ def main() -> None:
     _table.emit(
         "scaling",
         __doc__,
-        [*columns, "state", "compiled", "temporaries", "peak"],
+        [*columns, "compiled", "temporaries", "peak"],
         rows,
         options.save,
     )

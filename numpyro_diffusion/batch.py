@@ -6,17 +6,58 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ._typing import PRNGKey, PyTree
+from ._typing import Array, PRNGKey, PyTree
 
 __all__ = ["by_cloud", "flat", "mean_info", "over_particles", "split_keys"]
 
 
-def over_particles(function: Callable, batch_size: int | None, *args: PyTree):
-    """`vmap`, or a scan over batches of particles when memory is to be bounded."""
-    size = jax.tree.leaves(args[0])[0].shape[0]
-    if batch_size is None or batch_size >= size:
-        return jax.vmap(function)(*args)
-    return jax.lax.map(lambda one: function(*one), args, batch_size=batch_size)
+def over_particles(
+    function: Callable[[Array], tuple[PyTree, PyTree]],
+    num_clouds: int,
+    num_particles: int,
+    batch_size: int | None,
+) -> tuple[PyTree, PyTree]:
+    """`function` of every particle of every cloud, all at once or so many at a time.
+
+    Args:
+        function: From the index of a particle among those of all clouds to what to keep of it and an info.
+        num_clouds: Number of clouds.
+        num_particles: Particles a cloud.
+        batch_size: Bound on the memory: no more than these are worked on at once.
+
+    Returns:
+        What to keep, leading with `(num_clouds, num_particles)`, and the mean info of each cloud.
+    """
+    count = num_clouds * num_particles
+    if batch_size is None or batch_size >= count:
+        kept, info = jax.vmap(function)(jnp.arange(count))
+        return by_cloud(kept, num_clouds), mean_info(by_cloud(info, num_clouds))
+    shapes, info_shapes = jax.eval_shape(jax.vmap(function), jnp.arange(batch_size))
+    kept = jax.tree.map(lambda s: jnp.zeros((count, *s.shape[1:]), s.dtype), shapes)
+    totals = jax.tree.map(
+        lambda s: jnp.zeros((num_clouds, *s.shape[1:]), jnp.result_type(float)), info_shapes
+    )
+
+    def one_batch(k, carry):
+        kept, totals = carry
+        # The last batch overlaps the one before, so that no rest needs a program of its own.
+        start = jnp.minimum(k * batch_size, count - batch_size)
+        index = start + jnp.arange(batch_size)
+        new, info = jax.vmap(function)(index)
+        write = lambda whole, part: jax.lax.dynamic_update_slice_in_dim(whole, part, start, 0)
+        kept = jax.tree.map(write, kept, new)
+        fresh = index >= k * batch_size
+
+        def collect(total, leaf):
+            mask = fresh.reshape(-1, *(1,) * (leaf.ndim - 1))
+            values = jnp.where(mask, leaf.astype(total.dtype), 0.0)
+            return total.at[index // num_particles].add(values)
+
+        return kept, jax.tree.map(collect, totals, info)
+
+    batches = -(-count // batch_size)
+    kept, totals = jax.lax.fori_loop(0, batches, one_batch, (kept, totals))
+    return by_cloud(kept, num_clouds), jax.tree.map(lambda t: t / num_particles, totals)
 
 
 def mean_info(info: Any) -> Any:

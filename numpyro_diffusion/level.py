@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ._typing import Array, PRNGKey
-from .batch import by_cloud, flat, mean_info, over_particles, split_keys
+from .batch import flat, over_particles, split_keys
 from .cloud import SMCState, add, clean, conditional_ess, effective_sample_size, log_mean_exp
 from .result import Trace
 
@@ -49,13 +49,19 @@ class EachParticle(eqx.Module):
         gain = jnp.where(below, log_mean_exp(state.log_weights), 0.0)
         log_evidence, lost = add(state.log_evidence, state.lost, gain)
         log_weights = jnp.where(below[:, None], 0.0, state.log_weights)
-        stepped = over_particles(
-            lambda k, p: self.step(k, p, level),
-            self.batch_size,
-            flat(split_keys(keys_step, num_particles)),
-            flat(_pick(state.particles, index)),
+        source = flat(state.particles)
+
+        def one(i):  # gathered here, so that no second cloud is laid out
+            cloud, place = i // num_particles, i % num_particles
+            parent = cloud * num_particles + index[cloud, place]
+            particle = jax.tree.map(lambda leaf: leaf[parent], source)
+            key = jax.random.fold_in(keys_step[cloud], place)
+            new, increment, info = self.step(key, particle, level)
+            return (new, increment), info
+
+        (particles, increments), info = over_particles(
+            one, num_clouds, num_particles, self.batch_size
         )
-        particles, increments, info = by_cloud(stepped, num_clouds)
         new_log_weights = clean(log_weights + increments)
         ancestors = _pick(state.ancestors, index)
         new = state._replace(
@@ -73,7 +79,7 @@ class EachParticle(eqx.Module):
             log_mean_exp(new_log_weights) - log_mean_exp(log_weights),
             below,
             _num_alive(ancestors),
-            mean_info(info),
+            info,
             index if self.keeps_parents else None,
         )
         return new, trace
@@ -113,14 +119,22 @@ class WasteFree(eqx.Module):
         choose = lambda key, w: self.resample(key, w, num_chains)
         index = jax.vmap(choose)(keys_resample, weights)
         batch = None if self.batch_size is None else max(1, self.batch_size // self.chain_length)
-        chains = over_particles(
-            lambda k, p: self.chain(k, p, level),
-            batch,
-            flat(split_keys(keys_chain, num_chains)),
-            flat(_pick(state.particles, index)),
+        source = flat(state.particles)
+
+        def one(i):
+            cloud, place = i // num_chains, i % num_chains
+            parent = cloud * num_particles + index[cloud, place]
+            particle = jax.tree.map(lambda leaf: leaf[parent], source)
+            key = jax.random.fold_in(keys_chain[cloud], place)
+            states, increments, infos = self.chain(key, particle, level)
+            mean = lambda leaf: jnp.mean(leaf.astype(increments.dtype), 0)
+            return (states, increments), jax.tree.map(mean, infos)
+
+        chains, info = over_particles(one, num_clouds, num_chains, batch)
+        # (clouds, chains, length, ...): states of one chain stay together.
+        particles, increments = jax.tree.map(
+            lambda leaf: leaf.reshape(num_clouds, num_particles, *leaf.shape[3:]), chains
         )
-        # (clouds * chains, length, ...): chains of one cloud stay together.
-        particles, increments, info = by_cloud(flat(chains), num_clouds)
         log_weights = clean(increments)
         ancestors = jnp.repeat(_pick(state.ancestors, index), self.chain_length, -1)
         gain = log_mean_exp(state.log_weights)
@@ -142,7 +156,7 @@ class WasteFree(eqx.Module):
             log_mean_exp(log_weights),
             jnp.ones(num_clouds, bool),
             _num_alive(ancestors),
-            mean_info(info),
+            info,
             jnp.repeat(index, self.chain_length, -1) if self.keeps_parents else None,
         )
         return new, trace

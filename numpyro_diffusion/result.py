@@ -146,7 +146,7 @@ def go_on(state: SMCResult, num_particles: int, num_clouds: int | None):
         cloud, info, trace = jax.tree.map(lambda leaf: leaf[None], (cloud, info, trace))
     # After a death the trace is longer than what the particles went through.
     traces = [jax.tree.map(lambda leaf: np.asarray(leaf)[:, :done], trace)] if done else []
-    return cloud, info, done, traces
+    return jax.tree.map(jnp.copy, cloud), info, done, traces  # the engine uses its memory again
 
 
 def dead_cloud(cloud: int, result: SMCResult) -> FloatingPointError:

@@ -9,6 +9,10 @@ The levels are scanned in a few jitted chunks of one length, so that nothing is 
 progress bar can move, and an interrupt keeps what is done.
 """
 
+import signal
+import threading
+from functools import partial
+
 import blackjax.smc.resampling as resampling
 import equinox as eqx
 import jax
@@ -17,7 +21,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from ._typing import Array, PRNGKey
-from .batch import by_cloud, flat, mean_info, over_particles, split_keys
+from .batch import over_particles, split_keys
 from .cloud import SMCState as SMCState
 from .cloud import clean
 from .cloud import conditional_ess as conditional_ess
@@ -47,44 +51,82 @@ def resample_equal(key: PRNGKey, log_weights: Array, num_samples: int) -> Array:
 
 
 @eqx.filter_jit
-def _start_clouds(keys, init, num_particles, batch_size):
+def _start_clouds(keys, init, num_particles, batch_size, with_prior):
     keys, keys_init = split_keys(keys, 2).swapaxes(0, 1)
     num_clouds = keys.shape[0]
-    flat_keys = flat(split_keys(keys_init, num_particles))
-    started = over_particles(init, batch_size, flat_keys)
-    particles, log_weights, info = by_cloud(started, num_clouds)
+
+    def one(i):
+        key = jax.random.fold_in(keys_init[i // num_particles], i % num_particles)
+        particle, log_weight, info = init(key)
+        return (particle, log_weight), info
+
+    (particles, log_weights), info = over_particles(one, num_clouds, num_particles, batch_size)
+    log_weights = clean(log_weights)
     ancestors = jnp.broadcast_to(jnp.arange(num_particles), log_weights.shape)
     zeros = jnp.zeros(num_clouds, log_weights.dtype)
+    width = num_particles if with_prior else 1
     state = SMCState(
-        keys,
-        particles,
-        clean(log_weights),
-        zeros,
-        ancestors,
-        zeros.astype(int),
-        zeros,
-        jnp.full_like(log_weights, 1 / num_particles),
-        jax.vmap(relative_variance)(clean(log_weights)[..., None]),
-        zeros,
+        key=keys,
+        particles=particles,
+        log_weights=log_weights,
+        log_evidence=zeros,
+        ancestors=ancestors,
+        num_resampled=zeros.astype(int),
+        prior_log_evidence=zeros,
+        prior_family=jnp.full((num_clouds, width), 1 / num_particles, log_weights.dtype),
+        chain_variance=jax.vmap(relative_variance)(log_weights[..., None]),
+        lost=zeros,
     )
-    return state, mean_info(info)
+    return state, info
 
 
-@eqx.filter_jit
-def _run_chunk(one_level, state, levels, active):
-    def body(state, level_and_active):
-        level, is_active = level_and_active
+@partial(eqx.filter_jit, donate="all-except-first")
+def _run_chunk(fixed, state: SMCState):
+    """Some levels of all clouds; a cloud that dies ends it, with the particles before its death.
 
-        def run(state):
-            return one_level(state, level)
+    The memory of `state` is used again: it cannot be read afterwards.
+    """
+    one_level, levels, count = fixed
+    level_at = lambda k: jax.tree.map(lambda leaf: leaf[k], levels)
+    length = jax.tree.leaves(levels)[0].shape[0]
+    rows = jax.eval_shape(lambda s: one_level(s, level_at(0))[1], state)
+    rows = jax.tree.map(lambda row: jnp.zeros((length, *row.shape), row.dtype), rows)
 
-        # Padding levels at the end of the last chunk leave the cloud alone and cost nothing.
-        blank = jax.eval_shape(lambda s: run(s)[1], state)
-        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), blank)
-        return jax.lax.cond(is_active, run, lambda s: (s, zeros), state)
+    def goes_on(carry):
+        k, _, alive, _ = carry
+        return (k < count) & alive
 
-    state, trace = jax.lax.scan(body, state, (levels, active))
-    return state, jax.tree.map(lambda leaf: leaf.swapaxes(0, 1), trace)
+    def body(carry):
+        k, state, _, rows = carry
+        new, row = one_level(state, level_at(k))
+        alive = jnp.all(jnp.isfinite(new.log_evidence + jnp.max(new.log_weights, -1)))
+        state = jax.tree.map(lambda a, b: jnp.where(alive, a, b), new, state)
+        rows = jax.tree.map(lambda whole, one: whole.at[k].set(one), rows, row)
+        return k + 1, state, alive, rows
+
+    # A loop with an end of its own, not a scan: levels that pad a chunk cost neither time nor memory.
+    k, state, alive, rows = jax.lax.while_loop(goes_on, body, (0, state, jnp.asarray(True), rows))
+    return state, alive, k - ~alive, jax.tree.map(lambda leaf: leaf.swapaxes(0, 1), rows)
+
+
+class _Deferred:
+    """An interrupt waits until a chunk is done and its result is safe."""
+
+    def __init__(self):
+        self.pending, self.before = False, None
+
+    def __enter__(self):
+        if threading.current_thread() is threading.main_thread():
+            self.before = signal.signal(signal.SIGINT, self.note)
+        return self
+
+    def note(self, number, frame):
+        del number, frame
+        self.pending = True
+
+    def __exit__(self, kind, error, traceback):
+        if self.before is not None:
+            signal.signal(signal.SIGINT, self.before)
 
 
 def run_smc(
@@ -147,7 +189,9 @@ def run_smc(
     chunk = max(1, levels_per_chunk)
     if state is None:
         keys = key[None] if num_clouds is None else jax.random.split(key, num_clouds)
-        cloud, initial_info = _start_clouds(keys, model.init, num_particles, batch_size)
+        cloud, initial_info = _start_clouds(
+            keys, model.init, num_particles, batch_size, model.evidence_from > 0
+        )
         done, traces = 0, []
     else:
         cloud, initial_info, done, traces = go_on(state, num_particles, num_clouds)
@@ -156,32 +200,31 @@ def run_smc(
         own = None if chain_length is None else jnp.sqrt(cloud.chain_variance)
         return make_result(model, cloud, initial_info, traces, done, num_levels, num_clouds, own)
 
-    def refuse_dead(new: SMCState, traces: list[Trace]) -> None:
-        # A cloud that dies within a chunk is resampled from nothing: its evidence tells, not its weights.
-        dead = ~np.isfinite(np.asarray(new.log_evidence) + np.asarray(new.log_weights).max(-1))
-        if dead.any():
-            before = result_of(cloud, traces, done)
-            raise dead_cloud(int(np.argmax(dead)), before)
-
-    refuse_dead(cloud, traces)
+    dead = ~np.isfinite(np.asarray(cloud.log_weights).max(-1))
+    if dead.any():
+        raise dead_cloud(int(np.argmax(dead)), result_of(cloud, traces, done))
     bar = tqdm(total=num_levels, initial=done, disable=not progress_bar, desc="levels")
     try:
         while done < num_levels:
             # A chunk ends where the cloud of the prior is made, so that its evidence can be set apart.
             until = model.evidence_from if done < model.evidence_from else num_levels
-            levels, active = _slice_levels(all_levels, done, chunk, until)
-            new, trace = jax.block_until_ready(_run_chunk(one_level, cloud, levels, active))
-            used = min(chunk, until - done)
-            # On the host: another number of levels compiles nothing.
-            trace = jax.tree.map(lambda leaf, used=used: np.asarray(leaf)[:, :used], trace)
-            longer = [*traces, trace]
-            refuse_dead(new, longer)
-            if done + used == model.evidence_from:
-                new = begin_evidence(new)
-            # Assigned together: an interrupt leaves all of them old or all of them new.
-            cloud, traces, done = new, longer, done + used
+            levels, used = _slice_levels(all_levels, done, chunk, until)
+            with _Deferred() as interrupt:
+                cloud, alive, gone, trace = jax.block_until_ready(
+                    _run_chunk((one_level, levels, np.asarray(used)), cloud)
+                )
+                # On the host: another number of levels compiles nothing.
+                trace = jax.tree.map(lambda leaf, used=used: np.asarray(leaf)[:, :used], trace)
+                traces, done = [*traces, trace], done + int(gone)
+                if bool(alive) and done == model.evidence_from:
+                    cloud = begin_evidence(cloud)
+            if not bool(alive):
+                died = np.argmax((np.concatenate([t.ess for t in traces], 1) == 0).any(1))
+                raise dead_cloud(int(died), result_of(cloud, traces, done))
             bar.update(used)
             bar.set_postfix(ess=f"{trace.ess[:, -1].mean():.2f}", refresh=False)
+            if interrupt.pending:
+                raise KeyboardInterrupt
     except KeyboardInterrupt:
         pass
     finally:
@@ -209,6 +252,6 @@ def _one_level(model, num_particles, resample, threshold, chain_length, batch_si
 
 
 def _slice_levels(levels, start, chunk, until):
+    """As many levels as a chunk has, and how many of them are to be run."""
     index = np.minimum(np.arange(start, start + chunk), until - 1)
-    active = np.arange(start, start + chunk) < until
-    return jax.tree.map(lambda leaf: leaf[index], levels), active
+    return jax.tree.map(lambda leaf: leaf[index], levels), min(chunk, until - start)

@@ -228,7 +228,7 @@ def test_a_dead_cloud_is_named_and_what_was_computed_is_kept(key, weight):
     ) as e:
         run(MARCH._replace(levels=jnp.zeros(11).at[5].set(weight)))
     result = e.value.result
-    assert not result.completed and result.num_levels_run == 4
+    assert not result.completed and result.num_levels_run == 5
     assert result.trace.ess.shape == (2, 6)  # through the death
     assert np.isfinite(result.log_evidence).all() and np.isfinite(result.log_weights).all()
     np.testing.assert_allclose(result.trace.ess[:, :5], run(MARCH).trace.ess[:, :5], rtol=1e-12)

@@ -20,7 +20,10 @@ __all__ = ["Info", "Kernels", "Level", "Particle"]
 
 
 class Particle(NamedTuple):
-    """A position with what was evaluated there, so that nothing is evaluated twice."""
+    """A position with what was evaluated there, so that nothing is evaluated twice.
+
+    Between two levels it holds no more than the next one reads: `seen` and `rest` may then be `None`.
+    """
 
     position: Position
     log_density: Scalar
@@ -147,7 +150,19 @@ class Kernels(eqx.Module):
         position = preconditioner.to_model(state.position)
         return particle._replace(position=position, log_density=state.logdensity, gradient=gradient)
 
+    def remembered(self, particle: Particle) -> Particle:
+        """What the next level reads of a particle: the rest is memory."""
+        if not self.keeps_denoised or particle.seen is None:
+            return particle._replace(seen=None, rest=None)
+        return particle._replace(seen=particle.seen._replace(sites={}), rest=None)
+
     def init(self, key: PRNGKey) -> tuple[Particle, Scalar, Any]:
+        """A particle at the first level, its weight, and an info."""
+        particle, log_weight, info = self.start(key)
+        return self.remembered(particle), log_weight, info
+
+    def start(self, key: PRNGKey) -> tuple[Particle, Scalar, Any]:
+        """`init` with all that was evaluated, for a pilot."""
         one, zero = jnp.ones(()), jnp.zeros(())
         if self.from_prior:
             particle = self.evaluate(self.bridge.sample_prior(key), zero, zero)
@@ -210,20 +225,21 @@ class Kernels(eqx.Module):
         particle, acceptances = self.moved(key, particle, level)
         if self.in_blocks:  # the other sites look at what was seen
             particle = self.evaluate(particle.position, level.clock, level.power)
-        return particle, acceptances
+        return self.remembered(particle), acceptances
 
     def advance(
         self, key: PRNGKey, particle: Particle, level: Level, acceptances: Any = None
     ) -> tuple[Particle, Scalar, Any]:
         """To the next level, without moves at this one, and the weight there."""
+        x_hat = {} if particle.seen is None else particle.seen.x_hat
         z, log_ratio = self.transport(
-            key, self.bridge, particle.position, particle.gradient, particle.seen.x_hat, level
+            key, self.bridge, particle.position, particle.gradient, x_hat, level
         )
         new = self.evaluate(z, level.next_clock, level.next_power)
         log_weight = new.log_density - particle.log_density + log_ratio
         info = self.info(new, *(acceptances or (jnp.ones(()), jnp.ones(()))))
         info.nan["transport"] = jnp.isnan(log_ratio)
-        return new, log_weight, info
+        return self.remembered(new), log_weight, info
 
     def step(self, key: PRNGKey, particle: Particle, level: Level) -> tuple[Particle, Scalar, Any]:
         key_moves, key_transport = jax.random.split(key)

@@ -107,7 +107,7 @@ def _never_finite(particles: Particle) -> str:
 @eqx.filter_jit
 def _start_pilot(kernels: Kernels, key: PRNGKey, num_particles: int) -> Pilot:
     key, key_init, key_resample = jax.random.split(key, 3)
-    particles, log_weights, _ = jax.vmap(kernels.init)(jax.random.split(key_init, num_particles))
+    particles, log_weights, _ = jax.vmap(kernels.start)(jax.random.split(key_init, num_particles))
     log_weights = jnp.where(jnp.isfinite(log_weights), log_weights, -jnp.inf)
     index = resample_equal(key_resample, log_weights, num_particles)
     particles = jax.tree.map(lambda leaf: leaf[index], particles)
