@@ -30,7 +30,7 @@ class LikelihoodTempered(AbstractScheme):
     found by few particles; `Annealed` is better when data are far more precise than the prior.
 
     Attributes:
-        move: Joint move of all sites.
+        move: Joint move of all sites. Steps are long here, so moves are too.
         num_moves: Joint moves a level; `None` for the pilot's choice at each level, by their
             autocorrelation.
         other_move: Move of the non-diffusion sites; costs no network evaluation.
@@ -48,12 +48,12 @@ class LikelihoodTempered(AbstractScheme):
         via adaptive SMC, Scandinavian Journal of Statistics, for tempering with adaptive steps.
     """
 
-    move: Move = eqx.field(default_factory=hmc)
-    num_moves: int | None = eqx.field(static=True, default=3)
+    move: Move = eqx.field(default_factory=lambda: hmc(4))
+    num_moves: int | None = eqx.field(static=True, default=4)
     other_move: Move = eqx.field(default_factory=mala)
     num_other_moves: int = eqx.field(static=True, default=2)
     levels: Level | None = None
-    conditional_ess: float = eqx.field(static=True, default=0.9)
+    conditional_ess: float = eqx.field(static=True, default=0.7)
     preconditioner_rank: int = eqx.field(static=True, default=0)
     num_pilot: int = eqx.field(static=True, default=256)
     max_levels: int = eqx.field(static=True, default=400)
