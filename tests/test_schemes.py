@@ -31,6 +31,8 @@ SCHEMES = {
 @pytest.mark.parametrize("name", SCHEMES)
 def test_evidence_of_small_clouds_is_unbiased_and_its_error_honest(name):
     twist = nd.Tweedie(reuse_score=True) if "reused" in name else None
+    if name == "reverse without moves":
+        twist = nd.Widened()  # even weights: the mean of 600 clouds means something
     # Skewed weights: without moves it takes more clouds to know the mean.
     sizes = {"num_particles": 64, "num_chains": 600 if "without" in name else 200}
     smc = nd.SMC(SMALL.model, SCHEMES[name], twist=twist, progress_bar=False, **sizes)
@@ -46,7 +48,9 @@ def test_evidence_of_small_clouds_is_unbiased_and_its_error_honest(name):
 @pytest.mark.parametrize("name", ["tempered", "reverse"])
 def test_posterior_by_default(name):
     problem = {"tempered": eight_dimensional(), "reverse": ambiguous()}[name]
-    smc = nd.SMC(problem.model, SCHEMES[name], num_particles=1000, progress_bar=False)
+    # The four far modes have skewed weights: four clouds say too little of their own spread.
+    sizes = {"num_particles": 1000, "num_chains": 16 if name == "reverse" else 4}
+    smc = nd.SMC(problem.model, SCHEMES[name], progress_bar=False, **sizes)
     smc.run(jax.random.key(0), problem.operator, y=problem.data)
     error = abs(smc.log_evidence - problem.exact().log_evidence)
     assert error < 3 * smc.log_evidence_error and error < 0.15

@@ -42,7 +42,7 @@ def test_all_states_are_draws_of_the_posterior(smc):
     assert_near(by_cloud(smc, lambda s: modes(SMALL, s["x"])), exact.modes, 0.02)
     assert_near(by_cloud(smc, lambda s: s["sigma"]), exact.sigma_mean, 0.03 * exact.sigma_sd)
     distinct = [len(np.unique(np.asarray(x)[:, 0])) for x in smc.result.positions["x"]]
-    assert min(distinct) > 100  # chains move
+    assert min(distinct) > 3 * 16  # sixteen chains, and they move
 
 
 @pytest.mark.slow

@@ -54,8 +54,10 @@ def widened(
     finite = jnp.all(jnp.isfinite(inner)) & jnp.all(jnp.isfinite(pulled))
     precise = jnp.abs(value) * jnp.finfo(flat.dtype).eps < 1e-3
     inner = jnp.where(finite, inner, 0.0)
-    usable = finite & precise & (jnp.linalg.eigvalsh(jax.lax.stop_gradient(inner))[0] > -0.5)
-    total = jnp.eye(len(flat), dtype=flat.dtype) + jnp.where(usable, inner, 0.0)
+    one = jnp.eye(len(flat), dtype=flat.dtype)
+    above = jnp.linalg.cholesky(jax.lax.stop_gradient(inner) + 0.5 * one)  # NaN if not positive
+    usable = finite & precise & jnp.all(jnp.isfinite(jnp.diagonal(above)))
+    total = one + jnp.where(usable, inner, 0.0)
     pulled = jnp.where(usable, pulled, 0.0)
     factor = jnp.linalg.cholesky(total)
     half = jax.scipy.linalg.solve_triangular(factor, pulled, lower=True)
