@@ -9,7 +9,7 @@ levels: position, density, gradient, weight and ancestor. Memory is in units of 
   is aliased.
 - `temporaries`: the part of it that is neither argument nor output.
 - `peak`: by how much the resident memory of a process that does this run alone exceeds that of the same
-  process with two batches of particles. Allocators round up and keep what they had.
+  process with two batches of particles; 0 where it stays below what compilation took.
 
 The bar: time a particle constant once fixed costs are gone, memory at most twice the particles plus a batch.
 """
