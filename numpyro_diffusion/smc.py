@@ -5,7 +5,7 @@ size falls below a share of its number, then every particle takes one step and m
 The log of the mean weight, collected whenever weights are reset and once more at the end, is an
 estimate of the log evidence whose exponential is unbiased.
 
-The levels are scanned in a few jitted chunks of one length, so that nothing is compiled twice, a
+The levels are run in a few jitted chunks of one length, so that nothing is compiled twice, a
 progress bar can move, and an interrupt keeps what is done.
 """
 

@@ -82,6 +82,12 @@ def test_batches_change_nothing():
     np.testing.assert_allclose(run(None).log_weights, run(12).log_weights, atol=1e-9)
 
 
+def test_evaluations_are_counted_chain_by_chain():
+    """A weight for every state, one move of two evaluations for three of four."""
+    assert GRID.evaluations_per_level(BRIDGE) == 1 + 2
+    assert GRID.evaluations_per_level(BRIDGE, chain_length=4) == 1 + 2 * 0.75
+
+
 def test_what_is_refused():
     model = GRID(BRIDGE, jax.random.key(0))
     with pytest.raises(

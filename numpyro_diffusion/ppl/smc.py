@@ -247,7 +247,8 @@ class SMC:
         """Network evaluations of the run, pilot apart: over particles, levels and clouds."""
         if not self.bridge.diffusion_sites:
             return 0
-        per_level = self.scheme.evaluations_per_level(self.bridge, self.result.levels)
+        levels, chain = self.result.levels, self.chain_length
+        per_level = self.scheme.evaluations_per_level(self.bridge, levels, chain)
         per_particle = 1 + per_level * self.result.num_levels_run
         return round(per_particle * self.num_particles * self.num_chains)
 

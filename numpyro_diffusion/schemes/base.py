@@ -126,7 +126,9 @@ class AbstractScheme(eqx.Module):
                 "`Twisted`."
             )
 
-    def evaluations_per_level(self, bridge: Bridge, levels: Level | None = None) -> float:
+    def evaluations_per_level(
+        self, bridge: Bridge, levels: Level | None = None, chain_length: int | None = None
+    ) -> float:
         """Network evaluations a particle and level: one for the weight and those of its moves.
 
         One more where moves of other sites come in between.
@@ -134,6 +136,8 @@ class AbstractScheme(eqx.Module):
         Args:
             bridge: The densities.
             levels: Those that were run, for the mean over them where a pilot chose the number of moves.
+            chain_length: That of a waste-free run. One state of each chain is there without moves; where
+                moves of other sites come in between, each of the others is evaluated once more.
 
         Raises:
             ValueError: If a pilot chooses the number of moves and its levels are not given.
@@ -149,7 +153,10 @@ class AbstractScheme(eqx.Module):
             num_moves = float(jnp.mean(jnp.asarray(levels.num_moves)))
         if num_moves is None:
             raise ValueError("the pilot chose the number of moves; give `levels=result.levels`.")
-        return weight + kernels.in_blocks + num_moves * kernels.move.evaluations
+        moves = num_moves * kernels.move.evaluations
+        if chain_length is None:
+            return weight + kernels.in_blocks + moves
+        return weight + (2 * kernels.in_blocks + moves) * (1 - 1 / chain_length)
 
 
 def _position(particle: Particle) -> Position:

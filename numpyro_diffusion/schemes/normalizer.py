@@ -63,7 +63,7 @@ def prior_normalizer(
     own = np.sqrt(np.mean(np.asarray(result.log_evidence_error, float) ** 2))
     stored = energy.log_normalizer or 0.0  # was taken off on the way
     levels = result.num_levels_run
-    per_particle = 1 + scheme.evaluations_per_level(bridge) * levels
+    per_particle = 1 + scheme.evaluations_per_level(bridge, result.levels) * levels
     return Normalizer(
         float(log_mean_exp(result.log_evidence)) + stored,
         float(max(across, own)) / math.sqrt(num_clouds),
