@@ -19,21 +19,11 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 from assertions import Shifted
-from closed_form import Problem
+from closed_form import three_modes
 
 import numpyro_diffusion as nd
 
-PROBLEM = Problem(
-    weights=np.array([0.3, 0.5, 0.2]),
-    means=np.array([[-2.0, 0.5], [1.5, 1.0], [0.5, -2.0]]),
-    covariances=np.array(
-        [[[0.5, 0.2], [0.2, 0.3]], [[0.4, -0.2], [-0.2, 0.6]], [[0.3, 0.1], [0.1, 0.2]]]
-    ),
-    operator=np.array([[0.3, 0.5], [-0.2, 1.0]]),
-    data=np.array([0.2, 1.1]),
-    sigma=0.4,
-    offset_scale=1.0,
-)
+PROBLEM = three_modes()
 FIXED = {"num_moves": 1, "levels": 40}
 SCHEMES = {
     "ReverseDiffusion, 40 levels": (nd.ReverseDiffusion(**FIXED), nd.Tweedie()),

@@ -9,8 +9,6 @@ The levels are run in a few jitted chunks of one length, so that nothing is comp
 progress bar can move, and an interrupt keeps what is done.
 """
 
-import signal
-import threading
 from functools import partial
 
 import blackjax.smc.resampling as resampling
@@ -29,6 +27,7 @@ from .cloud import effective_sample_size as effective_sample_size
 from .cloud import genealogy_error as genealogy_error
 from .cloud import log_mean_exp as log_mean_exp
 from .feynman_kac import FeynmanKac
+from .interrupt import Deferred
 from .level import EachParticle, Resampler, WasteFree, relative_variance
 from .result import SMCResult as SMCResult
 from .result import Trace as Trace
@@ -107,26 +106,6 @@ def _run_chunk(fixed, state: SMCState):
     # A loop with an end of its own, not a scan: levels that pad a chunk cost neither time nor memory.
     k, state, alive, rows = jax.lax.while_loop(goes_on, body, (0, state, jnp.asarray(True), rows))
     return state, alive, k - ~alive, jax.tree.map(lambda leaf: leaf.swapaxes(0, 1), rows)
-
-
-class _Deferred:
-    """An interrupt waits until a chunk is done and its result is safe."""
-
-    def __init__(self):
-        self.pending, self.before = False, None
-
-    def __enter__(self):
-        if threading.current_thread() is threading.main_thread():
-            self.before = signal.signal(signal.SIGINT, self.note)
-        return self
-
-    def note(self, number, frame):
-        del number, frame
-        self.pending = True
-
-    def __exit__(self, kind, error, traceback):
-        if self.before is not None:
-            signal.signal(signal.SIGINT, self.before)
 
 
 def run_smc(
@@ -209,7 +188,7 @@ def run_smc(
             # A chunk ends where the cloud of the prior is made, so that its evidence can be set apart.
             until = model.evidence_from if done < model.evidence_from else num_levels
             levels, used = _slice_levels(all_levels, done, chunk, until)
-            with _Deferred() as interrupt:
+            with Deferred() as interrupt:
                 cloud, alive, gone, trace = jax.block_until_ready(
                     _run_chunk((one_level, levels, np.asarray(used)), cloud)
                 )

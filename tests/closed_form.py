@@ -152,3 +152,18 @@ def ambiguous() -> Problem:
     covariances += np.stack([np.diag(rng.uniform(0.1, 0.5, 8)) for _ in range(4)])
     operator = np.array([[0.10, 0.06, 0.3, -0.2, 0.1, 0.2, -0.3, 0.15]])
     return Problem(np.array([0.15, 0.3, 0.35, 0.2]), means, covariances, operator, np.array([0.35]))
+
+
+def three_modes() -> Problem:
+    """Three anisotropic components, two data and a common offset: a posterior with two modes."""
+    return Problem(
+        weights=np.array([0.3, 0.5, 0.2]),
+        means=np.array([[-2.0, 0.5], [1.5, 1.0], [0.5, -2.0]]),
+        covariances=np.array(
+            [[[0.5, 0.2], [0.2, 0.3]], [[0.4, -0.2], [-0.2, 0.6]], [[0.3, 0.1], [0.1, 0.2]]]
+        ),
+        operator=np.array([[0.3, 0.5], [-0.2, 1.0]]),
+        data=np.array([0.2, 1.1]),
+        sigma=0.4,
+        offset_scale=1.0,
+    )

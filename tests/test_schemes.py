@@ -8,11 +8,11 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 from assertions import Shifted, assert_near, assert_posterior, assert_unbiased, by_cloud, modes
-from closed_form import ambiguous, eight_dimensional, two_dimensional
+from closed_form import ambiguous, eight_dimensional, three_modes, two_dimensional
 
 import numpyro_diffusion as nd
 from numpyro_diffusion.schemes.levels import Level
-from numpyro_diffusion.schemes.transport import Reverse as ReverseProposal
+from numpyro_diffusion.schemes.proposals import Reverse as ReverseProposal
 
 SMALL = two_dimensional()
 SCHEMES = {
@@ -152,23 +152,88 @@ def test_tempered_evidence_needs_no_normalizer():
     assert abs(np.log(np.mean(np.exp(evidences[0]))) - truth) < 0.05
 
 
+def test_a_choice_among_draws_is_weighed_by_their_mean():
+    """Weighted moments of what is chosen are those of prior times likelihood, less noisy than of one."""
+    bridge = gaussian_bridge(nd.Gaussian(MEAN, COVARIANCE), False, nd.Identity())
+    power, errors = 0.6, {}
+    floor = nd.Gaussian().schedule.noise_level(jnp.asarray(nd.Gaussian().t_min))
+    covariance = COVARIANCE + float(floor) ** 2 * np.eye(2)
+    variance, total = SIGMA**2 / power, OPERATOR @ covariance @ OPERATOR + SIGMA**2 / power
+    # N(y; ., s^2)^p = N(y; ., s^2 / p) times the ratio of their norms
+    ratio = 0.5 * np.log(2 * np.pi * variance) - 0.5 * power * np.log(2 * np.pi * SIGMA**2)
+    truth = jax.scipy.stats.norm.logpdf(DATUM, OPERATOR @ MEAN, total**0.5) + ratio
+    mean = MEAN + covariance @ OPERATOR / total * (DATUM - OPERATOR @ MEAN)
+    for num_draws in (1, 16):
+        kernels = nd.LikelihoodTempered(num_draws=num_draws).kernels(bridge)
+        zeros = jnp.zeros(())
+        level = Level(
+            *(zeros,) * 3, zeros + power, *(zeros + 0.5,) * 2, zeros.astype(int), None, None
+        )
+
+        def one(key, kernels=kernels, level=level):
+            key_draw, key_step = jax.random.split(key)
+            particle, first, _ = kernels.init(key_draw)
+            new, log_weight, _ = kernels.advance(key_step, particle, level)
+            return new.position["x"], first + log_weight
+
+        x, log_weights = jax.vmap(one)(jax.random.split(jax.random.key(3), 40_000))
+        weights = np.exp(np.asarray(log_weights))
+        errors[num_draws] = weights.std() / weights.mean()
+        error = errors[num_draws] / len(weights) ** 0.5
+        assert abs(np.log(weights.mean()) - truth) < 3 * error
+        np.testing.assert_allclose(weights @ np.asarray(x) / weights.sum(), mean, atol=0.04)
+    assert errors[16] < 0.3 * errors[1]
+
+
+def test_draws_without_a_finite_likelihood_are_passed_over():
+    """NaN, both infinities, and a cloud in which nothing counts."""
+    prior = nd.Gaussian(MEAN, COVARIANCE)
+    bad = lambda x: jnp.where(x[0] > 1, jnp.nan, jnp.where(x[0] < -0.5, jnp.inf, -(x[1] ** 2)))
+    scheme = nd.LikelihoodTempered(num_pilot=64)
+    bridge = nd.from_energy(prior, bad, twist=scheme.twist)
+    result = nd.run_smc(jax.random.key(1), scheme(bridge, jax.random.key(0)), 500, num_clouds=8)
+    x = np.asarray(result.positions["x"])
+    assert np.all((x[..., 0] <= 1) & (x[..., 0] >= -0.5))
+    rng = np.random.default_rng(0)
+    draws = rng.multivariate_normal(MEAN, COVARIANCE, 1_000_000)
+    inside = (draws[:, 0] <= 1) & (draws[:, 0] >= -0.5)
+    truth = np.log(np.mean(inside * np.exp(-(draws[:, 1] ** 2))))
+    np.testing.assert_allclose(np.mean(result.log_evidence), truth, atol=0.03)
+    nothing = nd.from_energy(prior, lambda x: jnp.nan * x[0], twist=scheme.twist)
+    with pytest.raises(nd.schemes.pilot.PilotError, match="weight 0"):
+        scheme(nothing, jax.random.key(0))
+
+
+@pytest.mark.slow
+def test_reverse_draws_have_light_tails():
+    """Steep twisted likelihoods once threw rare particles into the bulk: sd .25, clouds at 5 times Z."""
+    problem = three_modes()
+    scheme = nd.ReverseDiffusion()
+    bridge = nd.from_model(problem.model, problem.operator, y=problem.data, twist=scheme.twist)
+    model = scheme(bridge, jax.random.key(0))
+    result = nd.run_smc(jax.random.key(1), model, 250, num_clouds=600)
+    ratio = np.exp(np.asarray(result.log_evidence) - problem.exact().log_evidence)
+    assert abs(ratio.mean() - 1) < 2.5 * ratio.std() / len(ratio) ** 0.5
+    assert ratio.std() < 0.15
+
+
 def test_an_interrupted_tempered_run_goes_on_to_the_same_numbers(monkeypatch):
     scheme = nd.LikelihoodTempered(num_pilot=64, exact_draws=False)
     bridge = gaussian_bridge(nd.Gaussian(MEAN, COVARIANCE), False, scheme.twist)
     model = scheme(bridge, jax.random.key(0))
-    whole = nd.run_smc(jax.random.key(1), model, 100, levels_per_chunk=2)
+    whole = nd.run_smc(jax.random.key(1), model, 100, levels_per_chunk=1)
     real, calls = nd.smc._run_chunk, []
 
     def interrupted(*args):
         calls.append(1)
-        if len(calls) == 4:
+        if len(calls) == len(model.levels.clock):
             raise KeyboardInterrupt
         return real(*args)
 
     monkeypatch.setattr(nd.smc, "_run_chunk", interrupted)
-    half = nd.run_smc(jax.random.key(1), model, 100, levels_per_chunk=2)
+    half = nd.run_smc(jax.random.key(1), model, 100, levels_per_chunk=1)
     assert not half.completed and half.num_levels_run >= model.evidence_from
-    rest = nd.run_smc(jax.random.key(1), model, 100, levels_per_chunk=2, state=half)
+    rest = nd.run_smc(jax.random.key(1), model, 100, levels_per_chunk=1, state=half)
     np.testing.assert_array_equal(rest.log_evidence, whole.log_evidence)
     np.testing.assert_array_equal(rest.log_evidence_error, whole.log_evidence_error)
 

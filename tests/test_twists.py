@@ -68,6 +68,38 @@ def test_widened_likelihood_of_linear_data(scale):
     np.testing.assert_allclose(softened(bridge, {"x": jnp.asarray(U)}, clock), expected, rtol=1e-8)
 
 
+@pytest.mark.parametrize("clock", [0.3, 0.6, 0.9])
+def test_sharp_data_that_do_not_fit_lose_no_digits(float32, clock):
+    """A thousandfold of 32-bit rounding once: two terms of a million, whose difference is the value."""
+    sigma, far = 1e-3, DATA + np.array([30.0, -20.0])
+    operator = jnp.asarray(OPERATOR, jnp.float32)
+    log_likelihood = lambda x: jnp.sum(
+        jax.scipy.stats.norm.logpdf(jnp.asarray(far, jnp.float32), operator @ x, sigma)
+    )
+    prior = nd.Gaussian(MEAN.astype(np.float32), COVARIANCE.astype(np.float32))
+    bridge = nd.from_energy(prior, log_likelihood, twist=nd.Widened())
+    z = {"x": jnp.asarray(U, jnp.float32)}
+    seen = bridge.see(z, jnp.asarray(clock))
+    x_hat, root = (np.asarray(part["x"], float) for part in (seen.x_hat, seen.roots))
+    total = (OPERATOR * root**2) @ OPERATOR.T + sigma**2 * np.eye(2)
+    expected = multivariate_normal.logpdf(far, OPERATOR @ x_hat, total)
+    np.testing.assert_allclose(softened(bridge, z, clock), expected, rtol=2e-3)
+
+
+def test_a_step_that_overshoots_is_not_taken():
+    """Counts with a log link: from far below, Newton's method jumps to a rate beyond all bounds."""
+    log_likelihood = lambda x: jnp.sum(8.0 * x - jnp.exp(x))
+    bridge = nd.from_energy(PRIOR, log_likelihood, twist=nd.Widened())
+    z, clock = {"x": jnp.asarray([-9.0, -9.0, -9.0])}, jnp.asarray(0.5)
+    seen = bridge.see(z, clock)
+    x_hat, root = seen.x_hat["x"], seen.roots["x"]
+    value = softened(bridge, z, clock)
+    assert log_likelihood(x_hat) - 0.5 * jnp.sum(jnp.log1p(root**2 * jnp.exp(x_hat))) <= value
+    assert value < 3 * (8 * np.log(8) - 8)  # an average is no larger than the largest
+    gradient = jax.grad(lambda z: nd.bridge.log_density(bridge, z, clock, 1.0)[0])(z)
+    assert np.all(np.isfinite(gradient["x"]))
+
+
 @pytest.mark.parametrize("twist", [nd.Widened(), nd.Moments()], ids=["widened", "moments"])
 def test_several_sites_and_a_plate(twist):
     """Blocks of the covariance meet the right coordinates: the joint is a Gaussian in closed form."""

@@ -1,5 +1,6 @@
 """The bridge of one energy and one likelihood, without a NumPyro model."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -87,7 +88,7 @@ def from_energy(
             "has no density to weigh particles with: train or distil an energy."
         )
     site = DiffusionSite(energy, (), path_space, initial)
-    twist = Tweedie() if twist is None else twist
+    twist = (Tweedie() if twist is None else twist).of_size(math.prod(site.shape))
     parts = _EnergyBridge(site, twist, log_likelihood)
     if log_likelihood is not None:
         tempering = Tempering.towards_the_data(parts.rest, {"x": site}, {})

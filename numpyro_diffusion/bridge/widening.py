@@ -1,12 +1,16 @@
 r"""Likelihoods widened by what a denoised mean leaves open.
 
 At noise level $t$ the clean variable is not $\hat x$ but something like $\mathcal{N}(\hat x, C)$. The
-likelihood averaged over it, $\log \int \mathcal{N}(x; \hat x, C)\, p(y \mid x)\, dx$, is to second order
+likelihood averaged over it, $\log \int \mathcal{N}(x; \hat x, C)\, p(y \mid x)\, dx$, is by Laplace's
+method about
 
-$$\log p(y \mid \hat x) + \tfrac12 g^\top (C^{-1} + F)^{-1} g - \tfrac12 \log \det (I + C F)$$
+$$\log p(y \mid x^*) - \tfrac12 w^\top w - \tfrac12 \log \det (I + C F), \qquad
+x^* = \hat x + C^{1/2} w, \quad w = (I + C^{1/2} F C^{1/2})^{-1} C^{1/2} g$$
 
-with $g$ and $-F$ the first and second derivatives of $\log p(y \mid x)$ at $\hat x$. For linear Gaussian
-data this is $\mathcal{N}(y; H \hat x, H C H^\top + \Sigma)$, exactly.
+with $g$ and $-F$ the first and second derivatives of $\log p(y \mid x)$ at $\hat x$, so that $x^*$ is one
+step of Newton's method towards the largest integrand. For linear Gaussian data this is
+$\mathcal{N}(y; H \hat x, H C H^\top + \Sigma)$, exactly, and its rounding errors are those of a datum that
+fits, since $w$ is where the sum is stationary.
 """
 
 from collections.abc import Callable
@@ -36,9 +40,7 @@ def widened(
         x_hat: Their means, by site.
         roots: Square roots of their covariances: a number a coordinate, of the shape of the site, or
             symmetric matrices with the shape of the batch in front.
-        otherwise: The value where $F$ is so far from positive that the average diverges, or not finite, or
-            where the two large terms would cancel beyond the precision of the numbers, as at noise levels
-            that are next to nothing.
+        otherwise: The value where $F$ is so far from positive that the average diverges, or not finite.
     """
     flat, unravel = ravel_pytree(x_hat)
     function = lambda v: log_likelihood(unravel(v))
@@ -52,17 +54,18 @@ def widened(
         inner, pulled = root @ bend @ root, root @ gradient
     inner = 0.5 * (inner + inner.T)
     finite = jnp.all(jnp.isfinite(inner)) & jnp.all(jnp.isfinite(pulled))
-    precise = jnp.abs(value) * jnp.finfo(flat.dtype).eps < 1e-3
     inner = jnp.where(finite, inner, 0.0)
     one = jnp.eye(len(flat), dtype=flat.dtype)
     above = jnp.linalg.cholesky(jax.lax.stop_gradient(inner) + 0.5 * one)  # NaN if not positive
-    usable = finite & precise & jnp.all(jnp.isfinite(jnp.diagonal(above)))
+    usable = finite & jnp.all(jnp.isfinite(jnp.diagonal(above)))
     total = one + jnp.where(usable, inner, 0.0)
-    pulled = jnp.where(usable, pulled, 0.0)
     factor = jnp.linalg.cholesky(total)
-    half = jax.scipy.linalg.solve_triangular(factor, pulled, lower=True)
-    log_det = jnp.sum(jnp.log(jnp.diagonal(factor)))
-    return jnp.where(usable, value + 0.5 * jnp.sum(half**2) - log_det, otherwise)
+    w = jax.scipy.linalg.cho_solve((factor, True), jnp.where(usable, pulled, 0.0))
+    step = root * w if root.ndim == 1 else root @ w
+    best = function(flat + step) - 0.5 * jnp.sum(w**2)
+    # A step of Newton's method may overshoot where the likelihood is far from Gaussian.
+    best = jnp.where(best > value, best, value)
+    return jnp.where(usable, best - jnp.sum(jnp.log(jnp.diagonal(factor))), otherwise)
 
 
 def _whole(x_hat: dict[str, Array], roots: dict[str, Array]) -> Array:

@@ -5,6 +5,7 @@ levels, all other latent sites live in unconstrained space, observed sites and f
 likelihood. The model is otherwise run as it is: only through handlers, and only through public API.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -209,7 +210,8 @@ def from_model(
         raise ValueError("the model has no latent site, so there is nothing to infer.")
     for name, site in trace.items():
         check_site(name, site, trace)
-    twist = Tweedie() if twist is None else twist
+    size = sum(math.prod(site.shape) for site in sites.values())
+    twist = (Tweedie() if twist is None else twist).of_size(size)
     parts = _ModelBridge(model, args, kwargs, sites, twist, others, none)
     check_compiles(parts)
     parts = parts.towards_the_data()

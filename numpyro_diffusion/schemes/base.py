@@ -155,6 +155,8 @@ class AbstractScheme(eqx.Module):
             raise ValueError("the pilot chose the number of moves; give `levels=result.levels`.")
         moves = num_moves * kernels.move.evaluations
         if chain_length is None:
+            if kernels.from_prior and levels is not None:  # exact draws make no moves
+                moves *= 1 - 1 / len(jnp.asarray(levels.clock))
             return weight + kernels.in_blocks + moves
         return weight + (2 * kernels.in_blocks + moves) * (1 - 1 / chain_length)
 

@@ -8,7 +8,7 @@ weights even.
 """
 
 import abc
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -40,42 +40,34 @@ class AbstractCovariance(eqx.Module):
         """Network evaluations a draw."""
 
 
-class Diagonal(AbstractCovariance):
-    r"""The diagonal of $\nabla^2 \log \gamma_t$, averaged over a pilot cloud: the default.
-
-    By differences of gradients along random signs, a quarter of the noise level to both sides: a secant at
-    the scale of the next draw.
-    """
-
-    def measure(self, key, bridge, cloud, clock, power):
-        noise = bridge.noise(clock)
-        count = jax.tree.leaves(cloud)[0].shape[0]
-
-        def one(key, z):
-            keys = dict(zip(noise, jax.random.split(key, max(len(noise), 1)), strict=False))
-            signs = {n: jax.random.rademacher(keys[n], z[n].shape, z[n].dtype) for n in noise}
-            gradient = jax.grad(lambda z: log_density(bridge, z, clock, power)[0])
-
-            def at(sign):
-                moved = {n: z[n] + sign * 0.25 * noise[n] * signs[n] for n in noise}
-                return gradient({**z, **moved})
-
-            above, below = at(1.0), at(-1.0)
-            return {n: signs[n] * (above[n] - below[n]) / (0.5 * noise[n]) for n in noise}
-
-        each = jax.vmap(one)(jax.random.split(key, count), cloud)
-        return jax.tree.map(lambda leaf: jnp.mean(_finite(leaf), 0), each)
+class _Measured(AbstractCovariance):
+    """One that a pilot measures and a draw looks up."""
 
     def second_derivative(self, measured, bridge, z, name, clock, power):
-        del bridge, z, clock, power
-        return measured[name]
+        del power
+        return _at(measured[name], bridge, z, clock)
 
     def evaluations(self, bridge):
         del bridge
         return 0
 
 
-class Isotropic(AbstractCovariance):
+class Diagonal(_Measured):
+    r"""The diagonal of $\nabla^2 \log \gamma_t$, averaged over a pilot cloud: the default.
+
+    By differences of gradients along random signs, a quarter of the noise level to both sides: a secant at
+    the scale of the next draw. Where other sites say how precise data are, as an unknown noise level does,
+    the average is over particles of like precision: a line $a + b\,(1 - g(\theta))$ is fitted, with $g$ the
+    power to which the bridge raises the likelihood, which for Gaussian data is what its second derivative
+    follows.
+    """
+
+    def measure(self, key, bridge, cloud, clock, power):
+        each = _secants(key, bridge, cloud, clock, power)
+        return jax.tree.map(lambda leaf: _line(bridge, cloud, clock, leaf), each)
+
+
+class Isotropic(_Measured):
     r"""One number for all coordinates: the trace of $\nabla^2 \log \gamma_t$ over the dimension.
 
     References:
@@ -83,19 +75,16 @@ class Isotropic(AbstractCovariance):
     """
 
     def measure(self, key, bridge, cloud, clock, power):
-        diagonal = Diagonal().measure(key, bridge, cloud, clock, power)
-        return jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.mean(leaf)), diagonal)
+        each = _secants(key, bridge, cloud, clock, power)
 
-    def second_derivative(self, measured, bridge, z, name, clock, power):
-        del bridge, z, clock, power
-        return measured[name]
+        def flat(leaf):
+            mean = jnp.mean(leaf, tuple(range(1, leaf.ndim)), keepdims=True)
+            return _line(bridge, cloud, clock, jnp.broadcast_to(mean, leaf.shape))
 
-    def evaluations(self, bridge):
-        del bridge
-        return 0
+        return jax.tree.map(flat, each)
 
 
-class Full(AbstractCovariance):
+class Full(_Measured):
     r"""The matrix $\nabla^2 \log \gamma_t$ of a site, averaged over a pilot cloud.
 
     The pilot pays one evaluation a coordinate for `num_probes` of its particles, a draw nothing. Worth it
@@ -121,10 +110,6 @@ class Full(AbstractCovariance):
         del bridge, z, clock, power
         return measured[name]
 
-    def evaluations(self, bridge):
-        del bridge
-        return 0
-
 
 class Local(AbstractCovariance):
     r"""The matrix $\nabla^2 \log \gamma_t(u_t)$ of every particle: Tweedie's formula of second order itself.
@@ -143,6 +128,52 @@ class Local(AbstractCovariance):
     def evaluations(self, bridge):
         shapes = jax.eval_shape(bridge.sample_base, jax.random.key(0))
         return sum(shapes[name].size for name in bridge.diffusion_sites)
+
+
+class Line(NamedTuple):
+    """Second derivatives by what other sites say of the precision of the data: a mean and a slope."""
+
+    mean: Array
+    slope: Array
+    centre: Scalar
+
+
+def _softness(bridge: Bridge, z: Position, clock: Scalar) -> Scalar:
+    return 1 - bridge.exponent(z, clock)
+
+
+def _line(bridge: Bridge, cloud: Position, clock: Scalar, values: Array) -> Line:
+    """Least squares over a cloud; no slope where nothing varies."""
+    r = jax.vmap(lambda z: _softness(bridge, z, clock))(cloud)
+    values, centre = _finite(values), jnp.mean(r)
+    r = r - centre
+    slope = jnp.tensordot(r, values, 1) / jnp.maximum(jnp.sum(r**2), jnp.finfo(r.dtype).tiny)
+    varies = jnp.max(jnp.abs(r)) > 100 * jnp.finfo(r.dtype).eps
+    return Line(jnp.mean(values, 0), jnp.where(varies, slope, 0.0), centre)
+
+
+def _at(line: Line, bridge: Bridge, z: Position, clock: Scalar) -> Array:
+    return line.mean + line.slope * (_softness(bridge, z, clock) - line.centre)
+
+
+def _secants(key: PRNGKey, bridge: Bridge, cloud: Position, clock: Scalar, power: Scalar):
+    """Diagonals of the second derivative, by site and particle, from two gradients of each."""
+    noise = bridge.noise(clock)
+    count = jax.tree.leaves(cloud)[0].shape[0]
+    gradient = jax.grad(lambda z: log_density(bridge, z, clock, power)[0])
+
+    def one(key, z):
+        keys = dict(zip(noise, jax.random.split(key, max(len(noise), 1)), strict=False))
+        signs = {n: jax.random.rademacher(keys[n], z[n].shape, z[n].dtype) for n in noise}
+
+        def at(sign):
+            moved = {n: z[n] + sign * 0.25 * noise[n] * signs[n] for n in noise}
+            return gradient({**z, **moved})
+
+        above, below = at(1.0), at(-1.0)
+        return {n: signs[n] * (above[n] - below[n]) / (0.5 * noise[n]) for n in noise}
+
+    return jax.vmap(one)(jax.random.split(key, count), cloud)
 
 
 def _finite(leaf: Array) -> Array:

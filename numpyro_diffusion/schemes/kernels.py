@@ -218,7 +218,8 @@ class Kernels(eqx.Module):
 
         state, total = jax.lax.fori_loop(0, level.num_moves, one, (state, 0 * acceptance))
         particle = self.end_move(particle, state, level.preconditioner)
-        return particle, (total / jnp.maximum(level.num_moves, 1), other_acceptance)
+        acceptance = jnp.where(level.num_moves > 0, total / jnp.maximum(level.num_moves, 1), 1.0)
+        return particle, (acceptance, other_acceptance)
 
     def rejuvenate(self, key: PRNGKey, particle: Particle, level: Level) -> tuple[Particle, Any]:
         """The moves of a level alone, from which they can go on."""
@@ -243,5 +244,7 @@ class Kernels(eqx.Module):
 
     def step(self, key: PRNGKey, particle: Particle, level: Level) -> tuple[Particle, Scalar, Any]:
         key_moves, key_transport = jax.random.split(key)
+        if self.from_prior:  # exact draws need no moves
+            level = level._replace(num_moves=jnp.where(level.power > 0, level.num_moves, 0))
         particle, acceptances = self.moved(key_moves, particle, level)
         return self.advance(key_transport, particle, level, acceptances)

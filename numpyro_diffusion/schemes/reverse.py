@@ -14,13 +14,13 @@ import equinox as eqx
 
 from ..bridge import Bridge
 from ..moves import Move, hmc, mala
-from ..twists import AbstractTwist, Tweedie
+from ..twists import AbstractTwist, ByDimension
 from .base import AbstractScheme, Claims, check_choices, check_has_diffusion
 from .covariance import AbstractCovariance, Diagonal
 from .kernels import Kernels
 from .levels import Level
 from .path import in_short_steps
-from .transport import Reverse
+from .proposals import Reverse
 
 __all__ = ["ReverseDiffusion"]
 
@@ -76,7 +76,7 @@ class ReverseDiffusion(AbstractScheme):
     @property
     def twist(self) -> AbstractTwist:
         """What the likelihood sees at noisy levels, unless the user says otherwise."""
-        return Tweedie()
+        return ByDimension()
 
     def kernels(self, bridge: Bridge) -> Kernels:
         """Proposals and weights over a bridge, which must have a diffusion site."""

@@ -16,7 +16,7 @@ from .base import AbstractScheme, Claims, check_choices
 from .kernels import Kernels
 from .levels import Level
 from .path import prior_first
-from .transport import Carry
+from .transport import Carry, Draws
 
 __all__ = ["LikelihoodTempered"]
 
@@ -42,6 +42,8 @@ class LikelihoodTempered(AbstractScheme):
         num_pilot: Particles of the pilot cloud.
         max_levels: Give up, and say why, when the pilot needs more levels than this.
         exact_draws: Start from exact draws of the prior where its energy has them.
+        num_draws: As many of them a particle, of which the likelihood chooses one (see `Draws`). Draws
+            and likelihoods are cheap there, since no network is evaluated.
 
     References:
         Jasra, Stephens, Doucet & Tsagaris (2011), Inference for Lévy-driven stochastic volatility models
@@ -49,7 +51,7 @@ class LikelihoodTempered(AbstractScheme):
     """
 
     move: Move = eqx.field(default_factory=lambda: hmc(4))
-    num_moves: int | None = eqx.field(static=True, default=4)
+    num_moves: int | None = eqx.field(static=True, default=3)
     other_move: Move = eqx.field(default_factory=mala)
     num_other_moves: int = eqx.field(static=True, default=2)
     levels: Level | None = None
@@ -58,12 +60,17 @@ class LikelihoodTempered(AbstractScheme):
     num_pilot: int = eqx.field(static=True, default=256)
     max_levels: int = eqx.field(static=True, default=400)
     exact_draws: bool = eqx.field(static=True, default=True)
+    num_draws: int = eqx.field(static=True, default=16)
 
     def __check_init__(self):
         if isinstance(self.levels, int):
             raise TypeError(
                 "`levels` of `LikelihoodTempered` is `None` or frozen levels, since an even grid of noise "
                 f"levels says nothing of the likelihood; got {self.levels}."
+            )
+        if self.num_draws < 1:
+            raise ValueError(
+                f"`num_draws` of `LikelihoodTempered` must be at least 1; got {self.num_draws}. Try 16."
             )
         at_the_prior = isinstance(self.levels, Level) and float(self.levels.clock[0]) == 0
         check_choices(self, 1, start=0.0 if at_the_prior else 1.0)
@@ -80,9 +87,9 @@ class LikelihoodTempered(AbstractScheme):
         counts = self.num_moves, self.num_other_moves
         exact = self.exact_draws and bridge.exact_prior
         rank = self.preconditioner_rank
-        return Kernels(
-            bridge, self.move, self.other_move, Carry(), *counts, from_prior=exact, rank=rank
-        )
+        transport = Draws(self.num_draws) if exact else Carry()
+        moves = self.move, self.other_move
+        return Kernels(bridge, *moves, transport, *counts, from_prior=exact, rank=rank)
 
     def claims(self, bridge: Bridge) -> Claims:
         """The model's own posterior; an evidence from which the prior's normaliser has dropped out."""

@@ -14,11 +14,10 @@ import jax
 import jax.numpy as jnp
 
 from .._typing import Array, Position, PRNGKey, Scalar
-from ..bridge import Bridge
-from .covariance import AbstractCovariance, Diagonal, Local
+from ..bridge import Bridge, log_density
 from .levels import Level
 
-__all__ = ["AbstractTransport", "Carry", "Guided", "Reverse", "spread"]
+__all__ = ["AbstractTransport", "Carry", "Draws"]
 
 
 class AbstractTransport(eqx.Module):
@@ -77,145 +76,55 @@ class Carry(AbstractTransport):
         return 0
 
 
-class Reverse(AbstractTransport):
-    r"""A draw of the reverse diffusion, weighed against the noising that leads back.
+class Draws(Carry):
+    r"""The best of several draws of the prior, at the level where particles are draws of it.
 
-    With $v = s_t^2 - s_s^2$ the noise between two levels, in units of the data, and $\gamma_t$ close to
-    $\gamma_s$ noised by $v$, the law of $u_s$ given $u_t$ has mean $u_t + v \nabla \log \gamma_t(u_t)$
-    and covariance $v I + v^2 \nabla^2 \log \gamma_t(u_t)$ (Tweedie's formulas of first and second order).
-    The draw uses that mean and an approximation $h$ of the second derivative,
-
-    $$M(u_s \mid u_t) = \mathcal{N}(u_t + v \nabla \log \gamma_t(u_t),\ \eta\,(v I + v^2 h)),$$
-
-    and $\log R = \log q(u_t \mid u_s) - \log M(u_s \mid u_t)$ with the noising $q = \mathcal{N}(u_s, v I)$
-    as backward kernel. The gradient may be older than the latest move of the other sites: such a draw
-    is as lawful, since the gradient is then part of what the particle remembers.
+    There a particle $z_1$ follows the prior. It is put beside $K - 1$ new draws, one of the $K$ is chosen
+    with probability proportional to $w_k = p(y \mid z_k)^{\beta'}$, and its weight is their mean,
+    $\frac1K \sum_k w_k$, whatever is chosen. A draw costs one likelihood and no network evaluation, so
+    that the likelihood may begin much further up. From there on as `Carry`.
 
     Attributes:
-        covariance: What is known of $h$.
-        inflation: $\eta \ge 1$; when steps are long, draws that are too narrow give rare huge weights.
-
-    References:
-        Del Moral, Doucet & Jasra (2006), Sequential Monte Carlo samplers, JRSS B, for backward kernels.
+        num_draws: $K$.
     """
 
-    covariance: AbstractCovariance = eqx.field(default_factory=Diagonal)
-    inflation: float = 1.0
-    needs_gradient: ClassVar[bool] = True
-
-    @property
-    def needs_curvature(self) -> bool:
-        return not isinstance(self.covariance, Local)
+    num_draws: int = eqx.field(static=True, default=16)
 
     def __call__(self, key, bridge, position, gradient, x_hat, level):
-        del x_hat
-        assert gradient is not None
-        new, log_ratio = dict(position), jnp.zeros(())
-        noisy, clean = bridge.noise(level.clock), bridge.noise(level.next_clock)
-        keys = jax.random.split(key, len(bridge.diffusion_sites))
-        for k, name in zip(keys, bridge.diffusion_sites, strict=True):
-            h = self.covariance.second_derivative(
-                level.curvature, bridge, position, name, level.clock, level.power
-            )
-            u = position[name].ravel()
-            noise = jax.random.normal(k, u.shape, u.dtype)
-            v, moves, deviation, log_det = _draw(noisy[name], clean[name], h, noise, self.inflation)
-            drift = v * _usable(gradient[name]).ravel() + deviation
-            # -2 log q(u_t | u_s) and -2 log M(u_s | u_t), both less log 2 pi
-            back = jnp.sum(drift**2) / v + u.size * jnp.log(v)
-            forth = jnp.sum(noise**2) + log_det
-            new[name] = (u + jnp.where(moves, drift, 0.0)).reshape(position[name].shape)
-            log_ratio = log_ratio + jnp.where(moves, 0.5 * (forth - back), 0.0)
-        return new, log_ratio
+        del gradient, x_hat
 
-    def measure(self, key, bridge, cloud, clock, power):
-        return self.covariance.measure(key, bridge, cloud, clock, power)
+        def choose(_):
+            return self.choose(key, bridge, position, level.next_power)
 
-    def evaluations(self, bridge):
-        return self.covariance.evaluations(bridge)
+        def stay(_):
+            return position, jnp.zeros(())
 
+        return jax.lax.cond(level.power > 0, stay, choose, None)
 
-def _draw(noisy, clean, h, noise: Array, inflation):
-    """$v$, whether it is positive, a deviation with the wanted covariance, and its log-determinant."""
-    if isinstance(h, tuple):
-        values, vectors = h
-        v, moves, variance = spread(noisy, clean, values)
-        variance = inflation * variance
-        return v, moves, vectors @ (jnp.sqrt(variance) * noise), jnp.sum(jnp.log(variance))
-    v, moves, variance = spread(noisy, clean, h.ravel())
-    variance = inflation * variance
-    return v, moves, jnp.sqrt(variance) * noise, jnp.sum(jnp.log(variance))
+    def choose(self, key: PRNGKey, bridge: Bridge, first: Position, power: Scalar):
+        """One of several draws, and what makes its weight their mean."""
 
+        def weight(z):
+            value = bridge.rest(
+                z, {name: z[name] for name in bridge.diffusion_sites}
+            ).log_likelihood
+            return jnp.where(jnp.isfinite(value), power * value, -jnp.inf)
 
-def _usable(gradient: Array) -> Array:
-    # Any drift is lawful; one that is not a number would lose a particle whose density is in order.
-    return jnp.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)
+        def one(i, carry):
+            # One at a time: a new draw takes the place of the old one with the share of the weight it holds.
+            z, chosen, total = carry
+            key_draw, key_take = jax.random.split(jax.random.fold_in(key, i))
+            new = bridge.sample_prior(key_draw)
+            value = weight(new)
+            total = jnp.logaddexp(total, value)
+            take = jnp.log(jax.random.uniform(key_take)) < value - total
+            keep = lambda a, b: jnp.where(take, a, b)
+            return jax.tree.map(keep, new, z), keep(value, chosen), total
 
-
-def spread(noisy: Scalar, clean: Scalar, curvature: Array) -> tuple[Scalar, Array, Array]:
-    r"""$v$, whether it is positive, and $v + v^2 h$, no smaller than if the data were known.
-
-    Args:
-        noisy: Noise level $s_t$ in units of the data.
-        clean: Noise level $s_s$.
-        curvature: $h$, the diagonal or the eigenvalues of the second derivative of the log density.
-    """
-    v = noisy**2 - clean**2
-    moves = v > 0
-    v = jnp.where(moves, v, 1.0)
-    share = jnp.clip(1 + v * curvature, (clean / noisy) ** 2, 4.0)
-    return v, moves, jnp.where(moves, v * share, 1.0)
-
-
-class Guided(AbstractTransport):
-    r"""A draw of the reverse sampler steered by the likelihood, weighed against the sampler itself.
-
-    The sampler's own step is $p(u_s \mid u_t) = \mathcal{N}(u_t + v\,s(u_t),\ \Sigma)$ with the score $s$
-    from the denoised mean and $\Sigma = v + v^2 h$; $h$ is tabulated from the sampler alone, so that its
-    law does not depend on data. The draw is from
-    $M(u_s \mid u_t) = \mathcal{N}(u_t + v\,s + \Sigma \nabla \log \psi_t(u_t),\ \eta \Sigma)$, with
-    $\psi_t$ the twisted likelihood, and $\log R = \log p(u_s \mid u_t) - \log M(u_s \mid u_t)$.
-
-    Attributes:
-        clocks: Where `curvature` is tabulated, falling.
-        curvature: $h$ by site, with a leading axis along `clocks`.
-        inflation: $\eta \ge 1$.
-
-    References:
-        Wu et al. (2023), Practical and Asymptotically Exact Conditional Sampling in Diffusion Models.
-    """
-
-    clocks: Array
-    curvature: dict[str, Array]
-    inflation: float = 1.0
-    needs_gradient: ClassVar[bool] = True
-
-    @property
-    def needs_curvature(self) -> bool:
-        return False
-
-    def evaluations(self, bridge):
-        del bridge
-        return 0
-
-    def __call__(self, key, bridge, position, gradient, x_hat, level):
-        assert gradient is not None
-        new, log_ratio = dict(position), jnp.zeros(())
-        noisy, clean = bridge.noise(level.clock), bridge.noise(level.next_clock)
-        end = bridge.noise(jnp.zeros(()))
-        keys = jax.random.split(key, len(bridge.diffusion_sites))
-        for k, name in zip(keys, bridge.diffusion_sites, strict=True):
-            v, moves, variance = spread(noisy[name], clean[name], self.at(level.clock, name))
-            u = position[name]
-            open_variance = jnp.where(moves, noisy[name] ** 2 - end[name] ** 2, 1.0)
-            drift = v * (x_hat[name] - u) / open_variance
-            noise = jax.random.normal(k, u.shape, u.dtype)
-            pull = variance * _usable(gradient[name]) + jnp.sqrt(self.inflation * variance) * noise
-            new[name] = u + jnp.where(moves, drift + pull, 0.0)
-            terms = noise**2 + jnp.log(self.inflation) - pull**2 / variance
-            log_ratio = log_ratio + jnp.where(moves, 0.5 * jnp.sum(terms), 0.0)
-        return new, log_ratio
-
-    def at(self, clock: Scalar, name: str) -> Array:
-        """The tabulated curvature of the level that begins at `clock`."""
-        return self.curvature[name][jnp.argmin(jnp.abs(self.clocks - clock))]
+        value = weight(first)
+        z, chosen, total = jax.lax.fori_loop(1, self.num_draws, one, (first, value, value))
+        zero = jnp.zeros(())
+        before, after = (log_density(bridge, at, zero, zero)[0] for at in (first, z))
+        # No draw counts: no weight, rather than the difference of two infinities.
+        ratio = total - jnp.log(self.num_draws) - chosen + before - after
+        return z, jnp.where(jnp.isfinite(total), ratio, -jnp.inf)

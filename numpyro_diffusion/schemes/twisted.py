@@ -22,7 +22,7 @@ from ..twists import AbstractTwist, Tweedie
 from .base import AbstractScheme, Claims, check_choices, check_has_diffusion
 from .kernels import Kernels
 from .levels import Level
-from .transport import Guided, spread
+from .proposals import Guided, spread
 
 __all__ = ["Twisted"]
 

@@ -3,6 +3,7 @@
 from .base import AbstractTwist as AbstractTwist
 from .base import added_variance as added_variance
 from .base import denoised_mean as denoised_mean
+from .by_dimension import ByDimension as ByDimension
 from .identity import Identity as Identity
 from .moments import Moments as Moments
 from .tweedie import Tweedie as Tweedie

@@ -36,6 +36,11 @@ class AbstractTwist(eqx.Module):
             `energy.log_density(u, t)` of shape `()`, in nats, and `x_hat` of shape `energy.shape`.
         """
 
+    def of_size(self, num_coordinates: int) -> "AbstractTwist":
+        """The twist of a bridge whose diffusion sites have so many coordinates in all."""
+        del num_coordinates
+        return self
+
     def covariance_root(self, energy: AbstractDenoiser, u: Array, t: Scalar) -> Array | None:
         """Root of the covariance around the twisted value, over which the likelihood is averaged.
 

@@ -1,0 +1,177 @@
+"""Transports that are draws: steps of the reverse diffusion, and what their weights owe to that."""
+
+from typing import ClassVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from .._typing import Array, Scalar
+from .covariance import AbstractCovariance, Diagonal, Local
+from .transport import AbstractTransport
+
+__all__ = ["Guided", "Reverse", "spread"]
+
+_BEYOND = 2.0  # how far the noise in d coordinates may be longer than sqrt(d)
+
+
+class Reverse(AbstractTransport):
+    r"""A draw of the reverse diffusion, weighed against the noising that leads back.
+
+    With $v = s_t^2 - s_s^2$ the noise between two levels, in units of the data, and $\gamma_t$ close to
+    $\gamma_s$ noised by $v$, the law of $u_s$ given $u_t$ has mean $u_t + v \nabla \log \gamma_t(u_t)$
+    and covariance $v I + v^2 \nabla^2 \log \gamma_t(u_t)$ (Tweedie's formulas of first and second order).
+    The draw uses an approximation $h$ of the second derivative,
+
+    $$M(u_s \mid u_t) = \mathcal{N}(u_t + v f \nabla \log \gamma_t(u_t),\ \eta\,v (1 + v f h)), \qquad
+    f = \frac{s_t^2}{s_s^2 + v \max(1, -s_t^2 h)}.$$
+
+    $f$ is 1 for a noised law, which is no sharper than the noise, $-h \le s_t^{-2}$. A twisted law can be
+    sharper; $f$ is then what leads to the law a level further, if that is as sharp in units of the noise.
+    And $\log R = \log q(u_t \mid u_s) - \log M(u_s \mid u_t)$ with the noising $q = \mathcal{N}(u_s, v I)$
+    as backward kernel. The gradient may be older than the latest move of the other sites: such a draw
+    is as lawful, since the gradient is then part of what the particle remembers.
+
+    The gradient of a noised law is the mean of the noise in $u_t$ over $-s_t$, so that its length is about
+    $\sqrt d / s_t$ at most. A twisted likelihood knows no such bound, and where it is steep a draw would
+    overshoot and a rare particle take over the cloud: one longer than $(\sqrt d + 2) / s_t$ is shortened.
+
+    Attributes:
+        covariance: What is known of $h$.
+        inflation: $\eta \ge 1$; when steps are long, draws that are too narrow give rare huge weights.
+
+    References:
+        Del Moral, Doucet & Jasra (2006), Sequential Monte Carlo samplers, JRSS B, for backward kernels.
+    """
+
+    covariance: AbstractCovariance = eqx.field(default_factory=Diagonal)
+    inflation: float = 1.0
+    needs_gradient: ClassVar[bool] = True
+
+    @property
+    def needs_curvature(self) -> bool:
+        return not isinstance(self.covariance, Local)
+
+    def __call__(self, key, bridge, position, gradient, x_hat, level):
+        del x_hat
+        assert gradient is not None
+        new, log_ratio = dict(position), jnp.zeros(())
+        noisy, clean = bridge.noise(level.clock), bridge.noise(level.next_clock)
+        keys = jax.random.split(key, len(bridge.diffusion_sites))
+        for k, name in zip(keys, bridge.diffusion_sites, strict=True):
+            h = self.covariance.second_derivative(
+                level.curvature, bridge, position, name, level.clock, level.power
+            )
+            u = position[name].ravel()
+            noise = jax.random.normal(k, u.shape, u.dtype)
+            v, moves, deviation, log_det, damped = _draw(
+                noisy[name], clean[name], h, noise, self.inflation
+            )
+            slope = _shortened(_usable(gradient[name]).ravel(), noisy[name])
+            drift = v * damped(slope) + deviation
+            # -2 log q(u_t | u_s) and -2 log M(u_s | u_t), both less log 2 pi
+            back = jnp.sum(drift**2) / v + u.size * jnp.log(v)
+            forth = jnp.sum(noise**2) + log_det
+            new[name] = (u + jnp.where(moves, drift, 0.0)).reshape(position[name].shape)
+            log_ratio = log_ratio + jnp.where(moves, 0.5 * (forth - back), 0.0)
+        return new, log_ratio
+
+    def measure(self, key, bridge, cloud, clock, power):
+        return self.covariance.measure(key, bridge, cloud, clock, power)
+
+    def evaluations(self, bridge):
+        return self.covariance.evaluations(bridge)
+
+
+def _draw(noisy, clean, h, noise: Array, inflation):
+    """$v$, whether it is positive, a deviation of the wanted covariance, its log-determinant, and $f$."""
+    values, vectors = h if isinstance(h, tuple) else (h.ravel(), None)
+    v, moves, variance = spread(noisy, clean, values)
+    f = jnp.where(moves, noisy**2 / (clean**2 + v * jnp.maximum(1.0, -(noisy**2) * values)), 1.0)
+    root = jnp.sqrt(inflation * variance)
+    log_det = 2 * jnp.sum(jnp.log(root))
+    if vectors is None:
+        return v, moves, root * noise, log_det, lambda slope: f * slope
+    damped = lambda slope: vectors @ (f * (vectors.T @ slope))
+    return v, moves, vectors @ (root * noise), log_det, damped
+
+
+def _shortened(gradient: Array, noisy: Scalar) -> Array:
+    longest = (jnp.sqrt(gradient.size) + _BEYOND) / noisy
+    length = jnp.sqrt(jnp.sum(gradient**2))
+    return gradient * jnp.minimum(1.0, longest / jnp.maximum(length, longest))
+
+
+def _usable(gradient: Array) -> Array:
+    # Any drift is lawful; one that is not a number would lose a particle whose density is in order.
+    return jnp.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def spread(noisy: Scalar, clean: Scalar, curvature: Array) -> tuple[Scalar, Array, Array]:
+    r"""$v$, whether it is positive, and the variance $v (1 + v f h)$ of a draw, $4 v$ at most.
+
+    Args:
+        noisy: Noise level $s_t$ in units of the data.
+        clean: Noise level $s_s$.
+        curvature: $h$, the diagonal or the eigenvalues of the second derivative of the log density.
+    """
+    v = noisy**2 - clean**2
+    moves = v > 0
+    v = jnp.where(moves, v, 1.0)
+    sharp = jnp.maximum(-(noisy**2) * curvature, 1.0)
+    share = jnp.where(sharp > 1, clean**2 / (clean**2 + v * sharp), 1 + v * curvature)
+    return v, moves, jnp.where(moves, v * jnp.minimum(share, 4.0), 1.0)
+
+
+class Guided(AbstractTransport):
+    r"""A draw of the reverse sampler steered by the likelihood, weighed against the sampler itself.
+
+    The sampler's own step is $p(u_s \mid u_t) = \mathcal{N}(u_t + v\,s(u_t),\ \Sigma)$ with the score $s$
+    from the denoised mean and $\Sigma = v + v^2 h$; $h$ is tabulated from the sampler alone, so that its
+    law does not depend on data. The draw is from
+    $M(u_s \mid u_t) = \mathcal{N}(u_t + v\,s + \Sigma \nabla \log \psi_t(u_t),\ \eta \Sigma)$, with
+    $\psi_t$ the twisted likelihood, and $\log R = \log p(u_s \mid u_t) - \log M(u_s \mid u_t)$.
+
+    Attributes:
+        clocks: Where `curvature` is tabulated, falling.
+        curvature: $h$ by site, with a leading axis along `clocks`.
+        inflation: $\eta \ge 1$.
+
+    References:
+        Wu et al. (2023), Practical and Asymptotically Exact Conditional Sampling in Diffusion Models.
+    """
+
+    clocks: Array
+    curvature: dict[str, Array]
+    inflation: float = 1.0
+    needs_gradient: ClassVar[bool] = True
+
+    @property
+    def needs_curvature(self) -> bool:
+        return False
+
+    def evaluations(self, bridge):
+        del bridge
+        return 0
+
+    def __call__(self, key, bridge, position, gradient, x_hat, level):
+        assert gradient is not None
+        new, log_ratio = dict(position), jnp.zeros(())
+        noisy, clean = bridge.noise(level.clock), bridge.noise(level.next_clock)
+        end = bridge.noise(jnp.zeros(()))
+        keys = jax.random.split(key, len(bridge.diffusion_sites))
+        for k, name in zip(keys, bridge.diffusion_sites, strict=True):
+            v, moves, variance = spread(noisy[name], clean[name], self.at(level.clock, name))
+            u = position[name]
+            open_variance = jnp.where(moves, noisy[name] ** 2 - end[name] ** 2, 1.0)
+            drift = v * (x_hat[name] - u) / open_variance
+            noise = jax.random.normal(k, u.shape, u.dtype)
+            pull = variance * _usable(gradient[name]) + jnp.sqrt(self.inflation * variance) * noise
+            new[name] = u + jnp.where(moves, drift + pull, 0.0)
+            terms = noise**2 + jnp.log(self.inflation) - pull**2 / variance
+            log_ratio = log_ratio + jnp.where(moves, 0.5 * jnp.sum(terms), 0.0)
+        return new, log_ratio
+
+    def at(self, clock: Scalar, name: str) -> Array:
+        """The tabulated curvature of the level that begins at `clock`."""
+        return self.curvature[name][jnp.argmin(jnp.abs(self.clocks - clock))]

@@ -1,0 +1,33 @@
+"""One twist for few coordinates, another for many."""
+
+import equinox as eqx
+
+from .._typing import Array, Scalar
+from ..energies.base import AbstractEnergy
+from .base import AbstractTwist
+from .tweedie import Tweedie
+from .widened import Widened
+
+__all__ = ["ByDimension"]
+
+
+class ByDimension(AbstractTwist):
+    r"""`Widened` where its matrix costs little, `Tweedie` where it would cost more than the network.
+
+    A bridge counts the coordinates of all its diffusion sites and keeps one of the two.
+
+    Attributes:
+        few: Up to `most` coordinates.
+        many: Beyond.
+        most: 8 by default: at 16 a matrix costs three times the mixture of 25 Gaussians that it stands beside.
+    """
+
+    few: AbstractTwist = eqx.field(default_factory=Widened)
+    many: AbstractTwist = eqx.field(default_factory=Tweedie)
+    most: int = eqx.field(static=True, default=8)
+
+    def of_size(self, num_coordinates: int) -> AbstractTwist:
+        return self.few if num_coordinates <= self.most else self.many
+
+    def __call__(self, energy: AbstractEnergy, u: Array, t: Scalar) -> tuple[Scalar, Array]:
+        return self.of_size(u.size)(energy, u, t)
