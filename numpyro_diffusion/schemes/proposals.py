@@ -56,6 +56,7 @@ class Reverse(AbstractTransport):
         del x_hat
         assert gradient is not None
         new, log_ratio = dict(position), jnp.zeros(())
+        moves = level.next_clock < level.clock
         noisy, clean = bridge.noise(level.clock), bridge.noise(level.next_clock)
         keys = jax.random.split(key, len(bridge.diffusion_sites))
         for k, name in zip(keys, bridge.diffusion_sites, strict=True):
@@ -64,8 +65,8 @@ class Reverse(AbstractTransport):
             )
             u = position[name].ravel()
             noise = jax.random.normal(k, u.shape, u.dtype)
-            v, moves, deviation, log_det, damped = _draw(
-                noisy[name], clean[name], h, noise, self.inflation
+            v, deviation, log_det, damped = _draw(
+                noisy[name], clean[name], moves, h, noise, self.inflation
             )
             slope = _shortened(_usable(gradient[name]).ravel(), noisy[name])
             drift = v * damped(slope) + deviation
@@ -83,17 +84,17 @@ class Reverse(AbstractTransport):
         return self.covariance.evaluations(bridge)
 
 
-def _draw(noisy, clean, h, noise: Array, inflation):
-    """$v$, whether it is positive, a deviation of the wanted covariance, its log-determinant, and $f$."""
+def _draw(noisy, clean, moves, h, noise: Array, inflation):
+    """$v$, a deviation of the wanted covariance, its log-determinant, and $f$ as a function."""
     values, vectors = h if isinstance(h, tuple) else (h.ravel(), None)
-    v, moves, variance = spread(noisy, clean, values)
+    v, variance = spread(noisy, clean, moves, values)
     f = jnp.where(moves, noisy**2 / (clean**2 + v * jnp.maximum(1.0, -(noisy**2) * values)), 1.0)
     root = jnp.sqrt(inflation * variance)
     log_det = 2 * jnp.sum(jnp.log(root))
     if vectors is None:
-        return v, moves, root * noise, log_det, lambda slope: f * slope
+        return v, root * noise, log_det, lambda slope: f * slope
     damped = lambda slope: vectors @ (f * (vectors.T @ slope))
-    return v, moves, vectors @ (root * noise), log_det, damped
+    return v, vectors @ (root * noise), log_det, damped
 
 
 def _shortened(gradient: Array, noisy: Scalar) -> Array:
@@ -107,20 +108,20 @@ def _usable(gradient: Array) -> Array:
     return jnp.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)
 
 
-def spread(noisy: Scalar, clean: Scalar, curvature: Array) -> tuple[Scalar, Array, Array]:
-    r"""$v$, whether it is positive, and the variance $v (1 + v f h)$ of a draw, $4 v$ at most.
+def spread(noisy: Scalar, clean: Scalar, moves: Array, curvature: Array) -> tuple[Scalar, Array]:
+    r"""$v$ and the variance $v (1 + v f h)$ of a draw, $4 v$ at most; both 1 where nothing moves.
 
     Args:
         noisy: Noise level $s_t$ in units of the data.
         clean: Noise level $s_s$.
+        moves: Whether the two are different levels. Rounding may tell two equal ones apart, differently
+            wherever the compiler computes their difference.
         curvature: $h$, the diagonal or the eigenvalues of the second derivative of the log density.
     """
-    v = noisy**2 - clean**2
-    moves = v > 0
-    v = jnp.where(moves, v, 1.0)
+    v = jnp.where(moves, (noisy - clean) * (noisy + clean), 1.0)
     sharp = jnp.maximum(-(noisy**2) * curvature, 1.0)
     share = jnp.where(sharp > 1, clean**2 / (clean**2 + v * sharp), 1 + v * curvature)
-    return v, moves, jnp.where(moves, v * jnp.minimum(share, 4.0), 1.0)
+    return v, jnp.where(moves, v * jnp.minimum(share, 4.0), 1.0)
 
 
 class Guided(AbstractTransport):
@@ -157,11 +158,12 @@ class Guided(AbstractTransport):
     def __call__(self, key, bridge, position, gradient, x_hat, level):
         assert gradient is not None
         new, log_ratio = dict(position), jnp.zeros(())
+        moves = level.next_clock < level.clock
         noisy, clean = bridge.noise(level.clock), bridge.noise(level.next_clock)
         end = bridge.noise(jnp.zeros(()))
         keys = jax.random.split(key, len(bridge.diffusion_sites))
         for k, name in zip(keys, bridge.diffusion_sites, strict=True):
-            v, moves, variance = spread(noisy[name], clean[name], self.at(level.clock, name))
+            v, variance = spread(noisy[name], clean[name], moves, self.at(level.clock, name))
             u = position[name]
             open_variance = jnp.where(moves, noisy[name] ** 2 - end[name] ** 2, 1.0)
             drift = v * (x_hat[name] - u) / open_variance

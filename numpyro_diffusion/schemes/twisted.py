@@ -114,7 +114,7 @@ def _sampler_curvature(bridge: Bridge, clocks: Array, count: int) -> dict[str, A
             slope = jnp.mean(signs[n] * (above[n] - below[n]), 0) / (0.5 * noisy[n])
             a = noisy[n] ** 2 - end[n] ** 2
             curvature[n] = (slope - 1) / a
-            v, _, variance = spread(noisy[n], clean[n], curvature[n])
+            v, variance = spread(noisy[n], clean[n], following < clock, curvature[n])
             noise = jax.random.normal(jax.random.fold_in(keys[n], 1), u.shape, u.dtype)
             new[n] = u + v * (x_hat[n] - u) / a + jnp.sqrt(variance) * noise
         return new, curvature

@@ -19,7 +19,7 @@ class ByDimension(AbstractTwist):
     Attributes:
         few: Up to `most` coordinates.
         many: Beyond.
-        most: 8 by default: at 16 a matrix costs three times the mixture of 25 Gaussians that it stands beside.
+        most: At 16 a matrix costs three times as much as the energy of a mixture of 25 Gaussians.
     """
 
     few: AbstractTwist = eqx.field(default_factory=Widened)
