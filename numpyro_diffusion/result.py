@@ -56,6 +56,7 @@ class SMCResult(NamedTuple):
         num_levels_run: How many levels were run.
         evidence: What `log_evidence` is the logarithm of.
         normalized: Whether that is free of the prior's normaliser.
+        chain_length: That of a waste-free run; `None` for the usual cloud.
 
     References:
         Chan & Lai (2013); Lee & Whiteley (2018), Variance estimation in the particle filter,
@@ -76,6 +77,7 @@ class SMCResult(NamedTuple):
     num_levels_run: int
     evidence: str = "the integral of the target as the kernels define it"
     normalized: bool = False
+    chain_length: int | None = None
 
 
 def make_result(
@@ -86,10 +88,12 @@ def make_result(
     done,
     num_levels,
     num_clouds,
-    errors: Array | None = None,
+    chain_length: int | None = None,
 ) -> SMCResult:
     """The result of a run after `done` levels, without the axis of clouds if `num_clouds` is `None`."""
-    if errors is None:
+    if chain_length is not None:
+        errors = jnp.sqrt(cloud.chain_variance)
+    else:
         errors = jax.vmap(genealogy_error)(cloud.log_weights, cloud.ancestors, cloud.prior_family)
     trace = None
     if traces:
@@ -109,6 +113,7 @@ def make_result(
         num_levels_run=done,
         evidence=model.evidence,
         normalized=model.normalized,
+        chain_length=chain_length,
     )
     if num_clouds is not None:
         return result

@@ -176,8 +176,9 @@ def run_smc(
         cloud, initial_info, done, traces = go_on(state, num_particles, num_clouds)
 
     def result_of(cloud, traces, done) -> SMCResult:
-        own = None if chain_length is None else jnp.sqrt(cloud.chain_variance)
-        return make_result(model, cloud, initial_info, traces, done, num_levels, num_clouds, own)
+        return make_result(
+            model, cloud, initial_info, traces, done, num_levels, num_clouds, chain_length
+        )
 
     dead = ~np.isfinite(np.asarray(cloud.log_weights).max(-1))
     if dead.any():

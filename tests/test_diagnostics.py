@@ -223,6 +223,16 @@ def test_verdict_names_what_is_wrong_and_nothing_else(name):
     assert "Nothing to worry about" not in words
 
 
+def test_verdict_of_a_waste_free_run_counts_its_chains():
+    """Ten ancestors are few of 512 particles, but not of 64 chains."""
+    ancestors = {"unique_ancestors": changed(ANCESTORS, np.s_[2, 20:], 10)}
+    assert "10 of 512" in diagnostics.verdict(made_up(**ancestors))
+    words = diagnostics.verdict(made_up(**ancestors)._replace(chain_length=8))
+    assert "Nothing to worry about" in words and "10 of 64" in words
+    few = {"unique_ancestors": changed(ANCESTORS, np.s_[2, 20:], 2)}
+    assert "2 of 64" in diagnostics.verdict(made_up(**few)._replace(chain_length=8))
+
+
 def test_verdict_without_reports_from_the_scheme():
     """Kernels of the user's own report nothing, and one cloud may come without an axis."""
     result = made_up([0.0])

@@ -62,7 +62,8 @@ def verdict(result: SMCResult) -> str:
     if result.trace is None:
         return "Not finished: no level was run. `resume()` goes on."
     trace = jax.tree.map(lambda leaf: np.asarray(leaf).reshape(len(log_evidence), -1), result.trace)
-    num_particles = np.asarray(result.log_weights).shape[-1]
+    # In a waste-free cloud one state of a chain is there at the start of a level, and can have offspring.
+    num_particles = np.asarray(result.log_weights).shape[-1] // (result.chain_length or 1)
     findings = [
         _unfinished(result),
         _dead_values(result),
