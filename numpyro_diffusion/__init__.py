@@ -21,12 +21,15 @@ from .density import elbo_vs_horizon as elbo_vs_horizon
 from .density import thermodynamic_normalizer as thermodynamic_normalizer
 from .energies import AbstractDenoiser as AbstractDenoiser
 from .energies import AbstractEnergy as AbstractEnergy
+from .energies import AutoencoderEnergy as AutoencoderEnergy
 from .energies import EnergyFunction as EnergyFunction
 from .energies import Gaussian as Gaussian
 from .energies import GaussianMixture as GaussianMixture
 from .energies import InnerProductEnergy as InnerProductEnergy
 from .energies import ProperEnergy as ProperEnergy
+from .energies import ScalarEnergy as ScalarEnergy
 from .energies import ScoreFunction as ScoreFunction
+from .energies import SquaredEnergy as SquaredEnergy
 from .energies import check_energy as check_energy
 from .feynman_kac import FeynmanKac as FeynmanKac
 from .feynman_kac import from_kernels as from_kernels
@@ -51,8 +54,10 @@ from .smc import SMCResult as SMCResult
 from .smc import effective_sample_size as effective_sample_size
 from .smc import run_smc as run_smc
 from .train import FitResult as FitResult
+from .train import distill as distill
 from .train import fit as fit
 from .twists import AbstractTwist as AbstractTwist
+from .twists import ByDimension as ByDimension
 from .twists import Identity as Identity
 from .twists import Moments as Moments
 from .twists import Tweedie as Tweedie

@@ -6,6 +6,9 @@ from .base import AbstractEnergy as AbstractEnergy
 from .check import check_energy as check_energy
 from .foreign import EnergyFunction as EnergyFunction
 from .foreign import ScoreFunction as ScoreFunction
+from .forms import AutoencoderEnergy as AutoencoderEnergy
+from .forms import ScalarEnergy as ScalarEnergy
+from .forms import SquaredEnergy as SquaredEnergy
 from .gaussian import Gaussian as Gaussian
 from .gaussian import GaussianMixture as GaussianMixture
 from .network import AbstractNetworkEnergy as AbstractNetworkEnergy

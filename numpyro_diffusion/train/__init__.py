@@ -4,6 +4,8 @@ from .anchors import Anchors as Anchors
 from .anchors import anchor_loss as anchor_loss
 from .anchors import make_anchors as make_anchors
 from .anchors import score_log_density as score_log_density
+from .distill import distill as distill
+from .distill import distillation_loss as distillation_loss
 from .fit import FitResult as FitResult
 from .fit import TrainingDiverged as TrainingDiverged
 from .fit import fit as fit

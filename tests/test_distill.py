@@ -1,0 +1,98 @@
+"""Distillation: the gradient part of a score is kept, its rotation is dropped."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import numpyro_diffusion as nd
+from numpyro_diffusion.schedules import VarianceExploding
+from numpyro_diffusion.train import denoising_loss, distillation_loss
+
+MEANS = np.array([[-1.5, 0.5], [1.0, -0.5]])
+COVARIANCES = np.array([np.diag([0.2, 0.4]), [[0.3, 0.1], [0.1, 0.2]]])
+MIXTURE = nd.GaussianMixture([0.3, 0.7], MEANS, COVARIANCES)
+TURN = jnp.array([[0.0, -0.8], [0.8, 0.0]])
+
+
+def turned(scale=1.0) -> nd.ScoreFunction:
+    """The score and a field A grad log p: for antisymmetric A, p times it has no divergence.
+
+    At high noise it is a bounded error of the denoiser, as a network's is.
+    """
+
+    def score(mixture, x, t):
+        s = mixture.score(x, t)
+        return s + scale / (1 + mixture.schedule.noise_level(t) ** 2) * TURN @ s
+
+    return nd.ScoreFunction(score, (2,), MIXTURE.schedule, params=MIXTURE)
+
+
+def draws(num: int):
+    keys = jax.random.split(jax.random.key(0), num)
+    return jax.vmap(lambda key: MIXTURE.draw(key, jnp.asarray(0.0)))(keys)
+
+
+def test_loss_is_denoising_less_what_no_denoiser_knows():
+    """E |D - x0|^2 = E |D - D*|^2 + E |D* - x0|^2, where D* is the exact denoiser."""
+    student, data = nd.Gaussian(np.zeros(2), np.eye(2)), draws(200_000)
+    key = jax.random.key(1)
+    extra = distillation_loss(student, key, data, MIXTURE)
+    both = [float(denoising_loss(model, key, data)) for model in (student, MIXTURE)]
+    np.testing.assert_allclose(extra, both[0] - both[1], rtol=0.02)
+    assert float(distillation_loss(MIXTURE, key, data, MIXTURE)) < 1e-20
+
+
+def test_teacher_and_student_meet_at_one_noise_level():
+    """The same law under another schedule is the same denoiser."""
+    other = nd.GaussianMixture([0.3, 0.7], MEANS, COVARIANCES, VarianceExploding())
+    loss = distillation_loss(MIXTURE, jax.random.key(0), draws(500), other)
+    assert float(loss) < 1e-12
+
+
+def test_the_exact_score_is_the_best_energy_for_a_turned_teacher():
+    """The rotation is orthogonal to every gradient on noised data: the true energy is stationary."""
+    data, key = draws(100_000), jax.random.key(2)
+    other = nd.Gaussian([0.4, -0.2], [[0.8, 0.3], [0.3, 0.5]])
+    loss = lambda c: distillation_loss(MIXTURE + c * other, key, data, turned())
+    values = [float(loss(c)) for c in (0.0, 0.2, 0.4)]
+    bend, slope, least = np.polyfit((0.0, 0.2, 0.4), values, 2)
+    assert abs(-slope / (2 * bend)) < 0.01  # where the parabola has its lowest point
+    assert least > 0.01  # the rotation stays in the loss
+
+
+@pytest.mark.slow
+def test_a_distilled_energy_has_the_true_score():
+    data = draws(20_000)
+    student = nd.ProperEnergy.from_data(
+        nd.nets.ResidualMLP(jax.random.key(3), (2,), width=64), data, noise_min=0.1, noise_max=20.0
+    )
+    found = nd.distill(
+        jax.random.key(4), turned(), student, data, steps=3_000, patience=100, progress_bar=False
+    )
+    fresh = draws(4_000)
+
+    def error(energy, s):
+        """Relative error of the score of data noised to level s."""
+        u = fresh + s * jax.random.normal(jax.random.key(5), fresh.shape)
+
+        def score(model):
+            t = model.schedule.time(-2 * jnp.log(jnp.asarray(s)))
+            alpha, _ = model.schedule(t)
+            return jax.vmap(lambda u: alpha * model.score(alpha * u, t))(u)
+
+        exact = score(MIXTURE)
+        return jnp.sqrt(jnp.mean((score(energy) - exact) ** 2) / jnp.mean(exact**2))
+
+    errors = [float(error(found.energy, s)) for s in (0.3, 1.0, 3.0)]
+    assert max(errors) < 0.08 and np.mean(errors) < 0.05  # the teacher's is .8
+
+
+def test_what_distillation_refuses():
+    data = np.zeros((10, 2))
+    with pytest.raises(TypeError, match="energy as student"):
+        nd.distill(jax.random.key(0), MIXTURE, turned(), data)
+    with pytest.raises(ValueError, match=r"got \(2,\) and \(3,\)"):
+        nd.distill(jax.random.key(0), MIXTURE, nd.Gaussian(np.zeros(3), np.eye(3)), data)
+    with pytest.raises(TypeError, match="loss of its own"):
+        nd.distill(jax.random.key(0), MIXTURE, nd.ProperEnergy(), data, loss=print)
