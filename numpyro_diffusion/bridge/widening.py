@@ -61,10 +61,12 @@ def widened(
     total = one + jnp.where(usable, inner, 0.0)
     factor = jnp.linalg.cholesky(total)
     w = jax.scipy.linalg.cho_solve((factor, True), jnp.where(usable, pulled, 0.0))
-    step = root * w if root.ndim == 1 else root @ w
-    best = function(flat + step) - 0.5 * jnp.sum(w**2)
-    # A step of Newton's method may overshoot where the likelihood is far from Gaussian.
-    best = jnp.where(best > value, best, value)
+    step_of = lambda w: root * w if root.ndim == 1 else root @ w
+    summed = lambda w: function(flat + step_of(w)) - 0.5 * jnp.sum(w**2)
+    # A step of Newton's method may overshoot where the likelihood is far from Gaussian. It is tried first,
+    # without a gradient: one that is not a number would get through even where its value is not used.
+    better = jax.lax.stop_gradient(summed(jax.lax.stop_gradient(w))) > value
+    best = summed(jnp.where(better, w, 0.0))
     return jnp.where(usable, best - jnp.sum(jnp.log(jnp.diagonal(factor))), otherwise)
 
 

@@ -81,8 +81,8 @@ class Draws(Carry):
 
     There a particle $z_1$ follows the prior. It is put beside $K - 1$ new draws, one of the $K$ is chosen
     with probability proportional to $w_k = p(y \mid z_k)^{\beta'}$, and its weight is their mean,
-    $\frac1K \sum_k w_k$, whatever is chosen. A draw costs one likelihood and no network evaluation, so
-    that the likelihood may begin much further up. From there on as `Carry`.
+    $\frac1K \sum_k w_k$, whatever is chosen. A draw costs one likelihood and no evaluation of the prior (the
+    choice, two), so that the likelihood may begin much further up. From there on as `Carry`.
 
     Attributes:
         num_draws: $K$.
