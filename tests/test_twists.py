@@ -100,6 +100,22 @@ def test_a_step_that_overshoots_is_not_taken():
     assert np.all(np.isfinite(gradient["x"]))
 
 
+def test_a_step_out_of_the_support_leaves_a_gradient():
+    """A likelihood without a value where Newton's method leads: that of the start counts, with its slope."""
+    log_likelihood = lambda x: jnp.sum(jnp.log(1.0 - x) + 30.0 * x)
+    bridge = nd.from_energy(PRIOR, log_likelihood, twist=nd.Widened())
+    z, clock = {"x": jnp.asarray([-0.5, -2.0, -0.4])}, jnp.asarray(0.5)
+    seen = bridge.see(z, clock)
+    x_hat, root = seen.x_hat["x"], seen.roots["x"]
+    bend = root**2 / (1 - x_hat) ** 2
+    far = x_hat + root**2 * (30.0 - 1 / (1 - x_hat)) / (1 + bend)
+    assert np.any(far > 1) and np.isnan(log_likelihood(far))
+    expected = log_likelihood(x_hat) - 0.5 * jnp.sum(jnp.log1p(bend))
+    np.testing.assert_allclose(softened(bridge, z, clock), expected, rtol=1e-6)
+    gradient = jax.grad(lambda z: nd.bridge.log_density(bridge, z, clock, 1.0)[0])(z)
+    assert np.all(np.isfinite(gradient["x"]))
+
+
 @pytest.mark.parametrize("twist", [nd.Widened(), nd.Moments()], ids=["widened", "moments"])
 def test_several_sites_and_a_plate(twist):
     """Blocks of the covariance meet the right coordinates: the joint is a Gaussian in closed form."""
