@@ -12,6 +12,7 @@ from . import moves as moves
 from . import nets as nets
 from . import plots as plots
 from . import schedules as schedules
+from . import teachers as teachers
 from .bridge import Bridge as Bridge
 from .bridge import from_energy as from_energy
 from .density import HorizonReport as HorizonReport

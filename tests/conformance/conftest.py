@@ -12,6 +12,19 @@ import pytest
 import numpyro_diffusion as nd
 from numpyro_diffusion import energies, schedules, schemes, twists
 
+
+def _card():
+    return nd.teachers.PriorCard(
+        name="mixture",
+        shape=(2,),
+        units="dimensionless",
+        data_range=(-10.0, 10.0),
+        transform=nd.teachers.Identity(),
+        schedule=nd.GaussianMixture().schedule,
+        prediction=nd.teachers.Score(),
+    )
+
+
 FACTORIES = {
     "Composed": lambda: (nd.Gaussian() + 0.5 * nd.GaussianMixture()) / 0.8,
     "EnergyFunction": lambda: nd.EnergyFunction(
@@ -19,6 +32,9 @@ FACTORIES = {
     ),
     "ScoreFunction": lambda: nd.ScoreFunction(
         lambda mixture, x, t: mixture.score(x, t), (2,), params=nd.GaussianMixture()
+    ),
+    "Teacher": lambda: nd.teachers.Teacher(
+        lambda mixture, x, t: mixture.score(x, t), _card(), params=nd.GaussianMixture()
     ),
 }
 
