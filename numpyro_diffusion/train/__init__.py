@@ -9,8 +9,13 @@ from .distill import distillation_loss as distillation_loss
 from .fit import FitResult as FitResult
 from .fit import TrainingDiverged as TrainingDiverged
 from .fit import fit as fit
+from .fit_recovery import RecoveryResult as RecoveryResult
+from .fit_recovery import fit_recovery as fit_recovery
+from .initializer import Initializer as Initializer
 from .losses import denoising_loss as denoising_loss
 from .losses import energy_loss as energy_loss
 from .losses import level_loss as level_loss
 from .losses import log_normal as log_normal
 from .losses import uniform_log_snr as uniform_log_snr
+from .recovery import RecoveryReport as RecoveryReport
+from .recovery import recovery_loss as recovery_loss
