@@ -30,7 +30,7 @@ __all__ = ["load", "read_card", "save"]
 
 FORMAT = "numpyro-diffusion"
 VERSION = 1
-_SOURCES = ("energies", "nets", "schedules")
+_SOURCES = ("energies", "nets", "schedules", "tabulated")
 
 
 def save(path: str | os.PathLike, energy: AbstractDenoiser, card: dict[str, Any] | None = None):

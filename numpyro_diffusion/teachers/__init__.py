@@ -3,6 +3,7 @@
 from .arrays import read_equinox_leaves as read_equinox_leaves
 from .arrays import read_safetensors as read_safetensors
 from .card import PriorCard as PriorCard
+from .diffusers import diffusers_unet as diffusers_unet
 from .files import read_bytes as read_bytes
 from .galaxies import galaxygrad as galaxygrad
 from .predictions import AbstractPrediction as AbstractPrediction
@@ -11,6 +12,7 @@ from .predictions import FlowVelocity as FlowVelocity
 from .predictions import Noise as Noise
 from .predictions import Score as Score
 from .predictions import Velocity as Velocity
+from .scheduler import ddpm_schedule as ddpm_schedule
 from .teacher import Teacher as Teacher
 from .torch_archive import read_torch as read_torch
 from .transforms import AbstractTransform as AbstractTransform
