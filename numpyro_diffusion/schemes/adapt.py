@@ -124,10 +124,8 @@ def _adapt_joint(kernels: Kernels, pilot: Pilot, key, preconditioner, extra_roun
 def enough_moves(before: Position, after: Position, rounds) -> Array:
     r"""Moves after which the autocorrelation of a coordinate, averaged over all, is below a bound.
 
-    Of `rounds` moves the mean correlation of before and after is $
-    ho$; $m$ moves leave about
-    $
-    ho^{m/	ext{rounds}}$. One level need not forget where the particles were: between two resamplings
+    Of `rounds` moves the mean correlation of before and after is $\rho$; $m$ moves leave about
+    $\rho^{m/\text{rounds}}$. One level need not forget where the particles were: between two resamplings
     there are many.
     """
 

@@ -55,7 +55,7 @@ class LikelihoodTempered(AbstractScheme):
     other_move: Move = eqx.field(default_factory=mala)
     num_other_moves: int = eqx.field(static=True, default=2)
     levels: Level | None = None
-    conditional_ess: float = eqx.field(static=True, default=0.7)
+    conditional_ess: float = eqx.field(static=True, default=0.5)
     preconditioner_rank: int = eqx.field(static=True, default=0)
     num_pilot: int = eqx.field(static=True, default=256)
     max_levels: int = eqx.field(static=True, default=400)
