@@ -4,6 +4,7 @@
 # loaded, Python 3.13 would load `numpyro.distributions` twice and lose attributes on the way.
 from numpyro import __version__ as _numpyro_version  # noqa: F401
 
+from . import auditing as auditing
 from . import bridge as bridge
 from . import density as density
 from . import diagnostics as diagnostics
@@ -13,6 +14,8 @@ from . import nets as nets
 from . import plots as plots
 from . import schedules as schedules
 from . import teachers as teachers
+from .auditing import AuditReport as AuditReport
+from .auditing import audit as audit
 from .bridge import Bridge as Bridge
 from .bridge import from_energy as from_energy
 from .density import HorizonReport as HorizonReport

@@ -18,17 +18,17 @@ __all__ = ["check_energy"]
 
 
 # Two quadrature rules on [-1, 1]: their difference tells how well either integrates.
-_RULES = [np.polynomial.legendre.leggauss(order) for order in (12, 20)]
+RULES = [np.polynomial.legendre.leggauss(order) for order in (12, 20)]
 
 
 @eqx.filter_jit
-def _measure(energy: AbstractEnergy, x: Array, t: Scalar, direction: Array):
+def measure(energy: AbstractEnergy, x: Array, t: Scalar, direction: Array):
     """Energy, score, denoised value; energies at both ends and slopes at the nodes of a segment."""
     at = lambda r: energy.energy_and_score(x + jnp.asarray(r, x.dtype) * direction, t)
     ends, _ = jax.vmap(at)(jnp.array([-1, 1], x.dtype))
     slopes = [
         jax.vmap(lambda r: jnp.sum(at(r)[1] * direction))(jnp.asarray(nodes, x.dtype))
-        for nodes, _ in _RULES
+        for nodes, _ in RULES
     ]
     return *energy.energy_and_score(x, t), energy.denoise(x, t), ends, slopes
 
@@ -70,7 +70,7 @@ def check_energy(energy: AbstractEnergy, x: Array, t: Scalar, key: PRNGKey) -> f
         )
     alpha_t, sigma_t = energy.schedule(t)
     direction = 0.5 * sigma_t * jax.random.normal(key, x.shape, x.dtype)
-    value, score, x_hat, ends, slopes = _measure(energy, x, t, direction)
+    value, score, x_hat, ends, slopes = measure(energy, x, t, direction)
     for what, got in (("energy", value), ("score", score)):
         if not bool(jnp.all(jnp.isfinite(got))):
             raise ValueError(
@@ -79,13 +79,13 @@ def check_energy(energy: AbstractEnergy, x: Array, t: Scalar, key: PRNGKey) -> f
             )
 
     slopes = [np.asarray(each, float) for each in slopes]
-    coarse, fine = (float(w @ each) for (_, w), each in zip(_RULES, slopes, strict=True))
+    coarse, fine = (float(w @ each) for (_, w), each in zip(RULES, slopes, strict=True))
     rise = float(ends[1] - ends[0]) + 0.0  # no minus zero
     discrepancy = abs(rise + fine)
     precision = float(jnp.finfo(x.dtype).eps)
     # An energy is a sum over the example; its terms may be far larger than the sum itself, and a
     # rounded position moves each of them by its slope.
-    size = abs(float(value)) + float(_RULES[1][1] @ np.abs(slopes[1])) + x.size
+    size = abs(float(value)) + float(RULES[1][1] @ np.abs(slopes[1])) + x.size
     moved = float(jnp.sum(jnp.abs(score) * (jnp.abs(x) + jnp.abs(direction))))
     rounding = precision * (64 * size + 8 * moved)
     if not discrepancy <= rounding + 10 * abs(fine - coarse):
