@@ -6,6 +6,7 @@ from .card import PriorCard as PriorCard
 from .diffusers import diffusers_unet as diffusers_unet
 from .files import read_bytes as read_bytes
 from .galaxies import galaxygrad as galaxygrad
+from .host import HostTeacher as HostTeacher
 from .predictions import AbstractPrediction as AbstractPrediction
 from .predictions import Denoised as Denoised
 from .predictions import FlowVelocity as FlowVelocity

@@ -33,6 +33,7 @@ FACTORIES = {
     "ScoreFunction": lambda: nd.ScoreFunction(
         lambda mixture, x, t: mixture.score(x, t), (2,), params=nd.GaussianMixture()
     ),
+    "HostTeacher": lambda: nd.teachers.HostTeacher(lambda x, time: -x, _card()),
     "Teacher": lambda: nd.teachers.Teacher(
         lambda mixture, x, t: mixture.score(x, t), _card(), params=nd.GaussianMixture()
     ),
