@@ -1,13 +1,15 @@
 """The audit as a whole: silent at exact priors, and each fault found by its own measurement."""
 
+import arviz
 import jax
 import jax.numpy as jnp
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from assertions import Shifted
 
 import numpyro_diffusion as nd
-from numpyro_diffusion import auditing
+from numpyro_diffusion import auditing, diagnostics, plots
 from numpyro_diffusion.pretrained import load_digits
 
 MIXTURE = nd.GaussianMixture()
@@ -190,6 +192,61 @@ class Saturating(nd.schedules.AbstractSchedule):
 
     def time(self, log_snr):
         return -jnp.log1p(-jnp.exp(-0.5 * log_snr))
+
+
+# ---- ArviZ and the figure
+
+
+def test_a_report_goes_to_arviz_and_back_from_disk(report, tmp_path):
+    kept = diagnostics.audit_to_arviz(report)
+    kept.to_netcdf(tmp_path / "audit.nc")
+    newer = int(arviz.__version__.split(".")[0]) >= 1
+    reader = __import__("xarray").open_datatree if newer else arviz.from_netcdf
+    group = reader(tmp_path / "audit.nc")["audit"]
+    np.testing.assert_array_equal(group["t"], report.times)
+    np.testing.assert_array_equal(group["denoising_residual"], report.denoising.residual)
+    np.testing.assert_array_equal(group["offsets_spread"], report.offsets.spread)
+    assert group["curl_ratio"].dims == ("level",) and list(group["level"].values) == [1, 2, 3, 4]
+    auc = group["membership_auc"].sel(statistic="loss", level=2)
+    assert float(auc) == report.membership.auc[2, 1]
+    assert group["membership_member_scores"].shape == (3, 4, 600)
+    np.testing.assert_array_equal(group["draws_mean_z"], report.draws.mean_z)
+    assert group.attrs["num_held_out"] == 400
+    assert group.attrs["verdict"].startswith("Nothing to worry about")
+
+
+def without_energy(report):
+    skipped = ("no density", "no held-out examples")
+    return report._replace(gradient=None, offsets=None, membership=None, skipped=skipped)
+
+
+def test_arviz_holds_what_was_asked(report):
+    names = set(diagnostics.audit_to_arviz(without_energy(report))["audit"].data_vars)
+    assert {"curl_ratio", "spectrum_smallest", "draws_scale"} <= names
+    assert not any(name.startswith(("gradient", "offsets", "membership")) for name in names)
+
+
+def test_the_figure_shows_the_numbers(report):
+    figure = plots.plot_audit(report)
+    residual, curl, _, normaliser, draws, roc = figure.axes
+    share = report.denoising.residual / report.denoising.linear
+    assert any(np.array_equal(line.get_ydata(), share) for line in residual.lines)
+    assert any(np.array_equal(line.get_ydata(), report.curl.ratio) for line in curl.lines)
+    known = ~np.isnan(report.offsets.value)
+    values = [np.asarray(line.get_ydata()) for line in normaliser.lines]
+    assert any(np.array_equal(v, report.offsets.value[known]) for v in values)
+    assert [0.0] in [list(v) for v in values]  # the stored normaliser
+    bars = sum(p.get_height() for p in draws.patches if hasattr(p, "get_height"))
+    assert bars == report.draws.mean_z.size
+    labels = [text.get_text() for text in roc.get_legend().get_texts()]
+    assert labels[1] == (
+        f"SimA, AUC {report.membership.chosen_auc[0]:.2f} ± "
+        f"{report.membership.chosen_auc_error[0]:.2f}"
+    )
+    figure = plots.plot_audit(without_energy(report))
+    words = [text.get_text() for ax in figure.axes for text in ax.texts]
+    assert words == ["a denoiser alone\nhas no density", "no held-out examples"]
+    plt.close("all")
 
 
 def test_bad_input_is_refused_before_anything_is_computed(key):

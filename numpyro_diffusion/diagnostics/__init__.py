@@ -1,9 +1,11 @@
 r"""What a run says about itself: errors, warnings, tables, a verdict in words, and the ArviZ object.
 
 Independent clouds of particles take the place of chains. Everything here reads a finished
-`SMCResult` whose leaves lead with an axis of clouds, and nothing here changes a number.
+`SMCResult` whose leaves lead with an axis of clouds, or the audit of a prior, and nothing here changes a
+number.
 """
 
+from .audit import audit_to_arviz as audit_to_arviz
 from .export import array_arguments as array_arguments
 from .export import to_arviz as to_arviz
 from .table import log_evidence_error as log_evidence_error

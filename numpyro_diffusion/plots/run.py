@@ -1,15 +1,12 @@
-"""Figures of a run: what happened at each level, and posteriors of images.
-
-Needs Matplotlib: `pip install 'numpyro-diffusion[plots]'`. Every function returns a figure or draws on
-axes that it is given; nothing is shown or saved.
-"""
+"""Figures of a run: what happened at each level, and posteriors of images."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from .smc import SMCResult
+from ..smc import SMCResult
+from .style import FAINT, INK, TRUTH, pyplot
 
 __all__ = ["plot_density", "plot_genealogy", "plot_images", "plot_levels", "plot_restoration"]
 
@@ -17,22 +14,12 @@ _RATES = {
     "other_acceptance": "acceptance of the moves of the other sites",
     "acceptance": "acceptance of the moves",
 }
-_INK, _TRUTH, _FAINT = "#30506d", "#c8553d", "0.75"
-
-
-def _pyplot() -> Any:
-    try:
-        import matplotlib.pyplot as plt
-    except ImportError as error:
-        error.add_note("Plots need Matplotlib: pip install 'numpyro-diffusion[plots]'")
-        raise
-    return plt
 
 
 def _draw_trace(ax: Any, result: SMCResult, values: Any, title: str) -> None:
     by_cloud = np.asarray(values, float).reshape(np.size(result.log_evidence), -1)
     level = np.arange(1, by_cloud.shape[1] + 1)
-    ax.plot(level, by_cloud.T, color=_INK, lw=1, alpha=0.7)
+    ax.plot(level, by_cloud.T, color=INK, lw=1, alpha=0.7)
     ax.set_title(title, fontsize=9, loc="left")
     ax.margins(x=0.01)
     ax.spines[["top", "right"]].set_visible(False)
@@ -47,7 +34,7 @@ def plot_levels(result: SMCResult) -> Any:
     Returns:
         A Matplotlib figure.
     """
-    plt = _pyplot()
+    plt = pyplot()
     trace = result.trace
     panels = [
         ("effective sample size, as a share of the particles", trace.ess, (0, 1.05)),
@@ -90,7 +77,7 @@ def plot_genealogy(result: SMCResult, *, cloud: int = 0, num_particles: int = 60
         raise ValueError(
             "the run kept no genealogy. Run again with `keep_genealogy=True` in `SMC` or `run_smc`."
         )
-    plt = _pyplot()
+    plt = pyplot()
     parents = np.asarray(trace.parents)
     parents = parents if parents.ndim == 2 else parents[cloud]
     levels, size = parents.shape
@@ -103,8 +90,8 @@ def plot_genealogy(result: SMCResult, *, cloud: int = 0, num_particles: int = 60
     shown = np.arange(0, size, max(1, size // 150))
     steps = np.stack([np.arange(levels), np.arange(1, levels + 1)])
     for level in range(levels):
-        ax.plot(steps[:, level], [parents[level, shown], shown], color=_FAINT, lw=0.3)
-    ax.plot(np.arange(levels + 1), lines, color=_INK, lw=0.8, alpha=0.8)
+        ax.plot(steps[:, level], [parents[level, shown], shown], color=FAINT, lw=0.3)
+    ax.plot(np.arange(levels + 1), lines, color=INK, lw=0.8, alpha=0.8)
     ax.set(xlabel="level (noise to data)", ylabel="particle", xlim=(0, levels), ylim=(-1, size))
     left = len(np.unique(lines[0]))
     title = f"{len(kept)} particles at the end, {left} ancestors at the start"
@@ -131,7 +118,7 @@ def plot_images(
     Returns:
         A Matplotlib figure.
     """
-    plt = _pyplot()
+    plt = pyplot()
     images = [np.asarray(image, float) for image in images]
     titles = [""] * len(images) if titles is None else titles
     columns = len(images) if columns is None else columns
@@ -155,7 +142,7 @@ def _limits(images: Sequence[np.ndarray]) -> tuple[float, float]:
 
 def _draw_image(ax: Any, image: np.ndarray, title: str, limits: tuple, cmap: str = "gray") -> Any:
     ax.set_facecolor("0.93")
-    ax.patch.set(hatch="////", edgecolor=_FAINT)
+    ax.patch.set(hatch="////", edgecolor=FAINT)
     shown = ax.imshow(np.ma.masked_invalid(image), cmap=cmap, vmin=limits[0], vmax=limits[1])
     ax.set(xticks=[], yticks=[])
     ax.set_title(title, fontsize=9)
@@ -173,15 +160,15 @@ def plot_density(ax: Any, draws: Any, label: str, truth: float | None = None) ->
     """
     draws = np.atleast_2d(np.asarray(draws, float))
     low, high = np.quantile(draws, [0.002, 0.998])
-    ax.hist(draws.ravel(), 30, range=(low, high), density=True, color=_INK, alpha=0.25)
+    ax.hist(draws.ravel(), 30, range=(low, high), density=True, color=INK, alpha=0.25)
     grid = np.linspace(low, high, 200)
     for cloud in draws[draws.std(1) > 0]:
         width = 0.9 * cloud.std() * cloud.size**-0.2  # Silverman's rule
         bells = np.exp(-0.5 * ((grid[:, None] - cloud) / width) ** 2)
         density = bells.mean(1) / (width * np.sqrt(2 * np.pi))
-        ax.plot(grid, density, color=_INK, lw=1, alpha=0.7)
+        ax.plot(grid, density, color=INK, lw=1, alpha=0.7)
     if truth is not None:
-        ax.axvline(truth, color=_TRUTH, lw=2, label=f"truth {truth:.3g}")
+        ax.axvline(truth, color=TRUTH, lw=2, label=f"truth {truth:.3g}")
         ax.legend(frameon=False, fontsize=8)
     ax.set(yticks=[])
     ax.set_title(label, fontsize=9, loc="left")
@@ -214,7 +201,7 @@ def plot_restoration(
     Returns:
         A Matplotlib figure.
     """
-    plt = _pyplot()
+    plt = pyplot()
     truth, images = np.asarray(truth, float), np.asarray(images, float)
     flat = images.reshape(-1, *images.shape[2:])
     spread = flat.std(0)
