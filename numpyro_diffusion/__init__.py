@@ -60,6 +60,7 @@ from .smc import run_smc as run_smc
 from .train import FitResult as FitResult
 from .train import distill as distill
 from .train import fit as fit
+from .train import fit_recovery as fit_recovery
 from .twists import AbstractTwist as AbstractTwist
 from .twists import ByDimension as ByDimension
 from .twists import Identity as Identity

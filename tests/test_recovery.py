@@ -64,8 +64,8 @@ def test_a_quadratic_finds_the_precision_of_noised_data(alpha_bars, expected, ke
     found = nd.fit_recovery(
         key, energy, data, initializer=start, validation=data, num_levels=2,
         levels=lambda key, energy, num: jnp.full(num, t), trainable=lambda e: e.log_precision,
-        steps=1000, batch_size=256, learning_rate=0.03, weight_decay=0.0, validation_repeats=1,
-        check_every=250, progress_bar=False,
+        steps=1000, batch_size=256, learning_rate=0.03, weight_decay=0.0, validation_repeats=8,
+        check_every=1000, level_weight=0.0, progress_bar=False,
     )  # fmt: skip
     # The expected number is the coefficient in y = a x_t with a = alpha_{t+1} / alpha_t, as in the paper.
     coefficient = jnp.exp(found.energy.log_precision) / (alpha_bars[1] / alpha_bars[0])
@@ -141,7 +141,7 @@ def test_a_small_network_learns_the_density_of_a_mixture():
 
 SMALL = {
     "steps": 30, "check_every": 10, "batch_size": 16, "num_moves": 2, "validation_repeats": 1,
-    "trainable": lambda energy: energy.log_precision, "progress_bar": False,
+    "trainable": lambda energy: energy.log_precision, "level_weight": 0.0, "progress_bar": False,
 }  # fmt: skip
 
 

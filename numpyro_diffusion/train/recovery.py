@@ -12,7 +12,7 @@ $$-\nabla_\theta \log p_\theta(u \mid u')
 
 where the negatives $\tilde u$ come from an `Initializer` and a few Metropolis moves; the initialiser learns
 from where the moves end. No second derivative of the network is taken, unlike in denoising. At its optimum
-the energy is that of noised data at every level, up to a function of the level, which nothing here learns.
+the energy is that of noised data at every level, up to a function of the level, which `level_loss` learns.
 
 References:
     Gao et al. (2021), Learning Energy-Based Models by Diffusion Recovery Likelihood, ICLR. Zhu et al. (2024),
@@ -31,7 +31,7 @@ from ..preconditioner import Preconditioner
 from .initializer import Initializer
 from .losses import Levels, uniform_log_snr
 
-__all__ = ["RecoveryReport", "recovery_loss"]
+__all__ = ["RecoveryReport", "recovery_loss", "recovery_process"]
 
 
 class RecoveryReport(NamedTuple):
@@ -83,29 +83,99 @@ def recovery_loss(
     times = levels(key_level, energy, len(data)).astype(data.dtype)
     noise = jax.random.normal(key_noise, (2, *data.shape), data.dtype)
 
+    chain = _Chain(energy, initializer, move, size, num_moves)
+
     def one(x_0, t, epsilon, eta, key):
         alpha_t, _ = energy.schedule(t)
         s = energy.schedule.noise_level(t).astype(x_0.dtype)
         s_next = ratio * s
-        variance = (s_next - s) * (s_next + s)
         u = x_0 + s * epsilon
-        u_next = u + jnp.sqrt(variance) * eta
-
-        def log_conditional(position):
-            u = position["x"]
-            return -energy.energy(alpha_t * u, t) - 0.5 * jnp.sum((u - u_next) ** 2) / variance
-
-        units = Preconditioner({"x": s * jnp.sqrt(variance) / s_next})
-        key_start, key_moves = jax.random.split(key)
-        start = initializer.draw(key_start, u_next, s, s_next)
-        state = move.init({"x": start}, log_conditional, units)
-        step = lambda state, k: move.step(k, state, log_conditional, size, units)
-        state, acceptance = jax.lax.scan(step, state, jax.random.split(key_moves, num_moves))
-        end = jax.lax.stop_gradient(units.to_model(state.position)["x"])
+        u_next = u + jnp.sqrt((s_next - s) * (s_next + s)) * eta
+        end, acceptance = chain(key, u_next, t, s_next)
+        end = jax.lax.stop_gradient(end)
         gap = energy.energy(alpha_t * u, t) - energy.energy(alpha_t * end, t)
         lesson = initializer.error(end, u_next, s, s_next)
-        return gap / x_0.size + lesson, RecoveryReport(jnp.mean(acceptance), gap)
+        return gap / x_0.size + lesson, RecoveryReport(acceptance, gap)
 
     keys = jax.random.split(key_chain, len(data))
     values, reports = jax.vmap(one)(data, times, noise[0], noise[1], keys)
     return jnp.mean(values), jax.tree.map(jnp.mean, reports)
+
+
+def recovery_process(
+    energy: AbstractEnergy,
+    initializer: Initializer,
+    key: PRNGKey,
+    *,
+    num_levels: int = 6,
+    num_moves: int = 15,
+    move: Move | None = None,
+    step_size: Scalar | float = 0.8,
+) -> Array:
+    r"""One draw of $u$ at `t_min`, rung by rung from the Gaussian of the energy at `t_max`.
+
+    Each rung is a draw of the initialiser and moves that leave $p_\theta(u \mid u')$ as it is. Nothing is
+    weighed: the draw follows $e^{-E}$ as far as the energies of the levels agree and the chains are long.
+
+    Args:
+        energy: Energy trained by `fit_recovery`.
+        initializer: The initialiser trained with it.
+        key: PRNG key.
+        num_levels: Steps of one ratio of noise; those of training, or more.
+        num_moves: Moves a step.
+        move: Kind of move; `mala()` by default.
+        step_size: As in `recovery_loss`.
+
+    Returns:
+        A point of shape `shape`, in the units of the data.
+    """
+    dtype = jnp.result_type(float)
+    ends = jnp.asarray([energy.t_max, energy.t_min], dtype)
+    log_ends = jnp.log(jax.vmap(energy.schedule.noise_level)(ends))
+    log_s = jnp.linspace(log_ends[0], log_ends[1], num_levels + 1)
+    times = jax.vmap(energy.schedule.time)(-2 * log_s).at[-1].set(ends[1])
+    move, size = mala() if move is None else move, jnp.asarray(step_size, dtype)
+    chain = _Chain(energy, initializer, move, size, num_moves)
+    key_start, key_chain = jax.random.split(key)
+    alpha, _ = energy.schedule(ends[0])
+    mean, variance = energy.moments(ends[0])
+    start = mean + jnp.sqrt(variance) * jax.random.normal(key_start, energy.shape, dtype)
+
+    def step(u, rung):
+        t, s_next, key = rung
+        return chain(key, u, t, s_next)[0].astype(dtype), None
+
+    rungs = times[1:], jnp.exp(log_s[:-1]), jax.random.split(key_chain, num_levels)
+    return jax.lax.scan(step, (start / alpha).astype(dtype), rungs)[0]
+
+
+class _Chain(NamedTuple):
+    """A draw of the initialiser and moves from it, for one point."""
+
+    energy: AbstractEnergy
+    initializer: Initializer
+    move: Move
+    step_size: Scalar
+    num_moves: int
+
+    def __call__(self, key: PRNGKey, u_next: Array, t: Scalar, s_next: Scalar):
+        """Where the chain ends and its mean acceptance, from a point of the noisier level."""
+        alpha_t, _ = self.energy.schedule(t)
+        s = self.energy.schedule.noise_level(t).astype(u_next.dtype)
+        variance = (s_next - s) * (s_next + s)
+
+        def log_conditional(position):
+            u = position["x"]
+            return -self.energy.energy(alpha_t * u, t) - jnp.sum((u - u_next) ** 2) / (2 * variance)
+
+        units = Preconditioner({"x": s * jnp.sqrt(variance) / s_next})
+        key_start, key_moves = jax.random.split(key)
+        start = self.initializer.draw(key_start, u_next, s, s_next)
+        state = self.move.init({"x": start}, log_conditional, units)
+
+        def step(state, key):
+            return self.move.step(key, state, log_conditional, self.step_size, units)
+
+        keys = jax.random.split(key_moves, self.num_moves)
+        state, acceptance = jax.lax.scan(step, state, keys)
+        return units.to_model(state.position)["x"], jnp.mean(acceptance)
