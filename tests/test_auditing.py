@@ -52,13 +52,13 @@ def test_times_outside_are_refused(times, key):
 
 def test_residual_of_a_gaussian_is_its_posterior_variance(key):
     """For a Gaussian residual, linear floor and prediction are one number, known in closed form."""
-    data = exact_data(GAUSSIAN, 4000)
+    data = exact_data(GAUSSIAN, 2000)
     found = auditing.denoising_residual(GAUSSIAN, data, key)
     variances = np.linalg.eigvalsh(COVARIANCE)
     s2 = found.noise_levels[:, None] ** 2
     truth = (variances * s2 / (variances + s2)).mean(1)
     assert np.all(np.abs(found.residual - truth) < 4 * found.residual_error)
-    assert np.all(found.residual_error < 0.03 * truth)
+    assert np.all(found.residual_error < 0.04 * truth)
     # The linear floor is that of the sample's moments; its distance is paired, hence tiny.
     assert np.all(np.abs(found.linear - found.residual) < 1e-3 * truth + 4 * found.saving_error)
     assert np.all(found.saving_error < 0.2 * found.residual_error)
@@ -80,7 +80,7 @@ def test_residual_of_a_mixture_beats_the_line_and_is_what_it_expects(key):
 def test_residual_of_a_denoiser_that_is_too_sure(key):
     """Data twice as wide as the prior believes: it expects d^2 s^2 / (d^2 + s^2) and errs by more."""
     narrow = nd.Gaussian(np.zeros(2), np.eye(2))
-    data = 2 * jax.random.normal(jax.random.key(1), (4000, 2))
+    data = 2 * jax.random.normal(jax.random.key(1), (2000, 2))
     t = float(narrow.schedule.time(jnp.asarray(0.0)))  # noise of one unit
     found = auditing.denoising_residual(narrow, data, key, [t] * 8)
     assert np.all(np.abs(found.residual - (4 + 1) / 4) < 4 * found.residual_error)
@@ -89,7 +89,7 @@ def test_residual_of_a_denoiser_that_is_too_sure(key):
 
 
 def test_reference_moments_come_from_other_examples(key):
-    data = exact_data(GAUSSIAN, 4000)
+    data = exact_data(GAUSSIAN, 2000)
     found = auditing.denoising_residual(GAUSSIAN, data, key, reference=3 * data)
     middle = np.argmin(np.abs(np.log(found.noise_levels)))
     assert found.linear[middle] > 1.2 * found.residual[middle]
@@ -194,6 +194,7 @@ def test_lanczos_stops_where_there_is_nothing_left(key):
 # ---- density against score
 
 
+@pytest.mark.slow
 def test_density_and_score_of_an_exact_energy_agree(key):
     found = auditing.gradient_agreement(MIXTURE, exact_data(MIXTURE, 50), key)
     assert np.all(found.violations == 0) and np.all(found.discrepancy < 1e-6 * found.rise)
@@ -254,6 +255,7 @@ def scattered(size):
     return nd.EnergyFunction(energy, (2,), params=MIXTURE, variance=variance, log_normalizer=0.0)
 
 
+@pytest.mark.slow
 def test_spread_is_that_of_the_energy_beyond_monte_carlo(key):
     """At t_min the ripple is in the energy; the integral of scores from there on hardly holds it."""
     found = auditing.normalizer_spread(scattered(1.0), exact_data(MIXTURE, 150), key, num_draws=8)
@@ -261,6 +263,7 @@ def test_spread_is_that_of_the_energy_beyond_monte_carlo(key):
     assert found.spread_error[0] < 0.15
 
 
+@pytest.mark.slow
 def test_monte_carlo_variance_is_taken_off(key):
     """Two noises a node leave much chance in each value, and none in the spread."""
     data = exact_data(MIXTURE, 150)
