@@ -6,6 +6,7 @@ every module its class and its fields. Loading builds only classes of this packa
 file. Any framework can read the arrays.
 """
 
+import dataclasses
 import functools
 import importlib
 import inspect
@@ -30,7 +31,7 @@ __all__ = ["load", "read_card", "save"]
 
 FORMAT = "numpyro-diffusion"
 VERSION = 1
-_SOURCES = ("energies", "nets", "schedules", "tabulated")
+_SOURCES = ("energies", "nets", "schedules", "tabulated", "teachers")
 
 
 def save(path: str | os.PathLike, energy: AbstractDenoiser, card: dict[str, Any] | None = None):
@@ -229,6 +230,10 @@ def _build(label: str, values: dict[str, Any], allowed: dict[str, type[eqx.Modul
     if label not in allowed:
         raise ValueError(f"class {label!r} is not one of {sorted(allowed)}")
     cls = allowed[label]
+    # A file may be older than a field; what it knew nothing of has the default.
+    has_default = lambda field: field.default is not dataclasses.MISSING
+    defaults = {field.name: field.default for field in filter(has_default, dataclasses.fields(cls))}
+    values = defaults | values
     expected = set(cls.__dataclass_fields__)
     if set(values) != expected:
         raise ValueError(f"{label} has fields {sorted(expected)}; got {sorted(values)}")

@@ -83,7 +83,7 @@ class AbstractDenoiser(eqx.Module):
         changes: dict[str, Any] = {"t_min": low, "t_max": high}
         if isinstance(self, AbstractEnergy) and low != self.t_min and not self.normalized:
             changes |= {"log_normalizer": None, "log_normalizer_error": 0.0}
-        return _replaced(self, "with_horizon", changes)
+        return replaced(self, "with_horizon", changes)
 
 
 class AbstractEnergy(AbstractDenoiser):
@@ -162,7 +162,7 @@ class AbstractEnergy(AbstractDenoiser):
                 f"{value} and {error}."
             )
         changes = {"log_normalizer": value, "log_normalizer_error": error}
-        return _replaced(self, "with_log_normalizer", changes)
+        return replaced(self, "with_log_normalizer", changes)
 
     def potential_fn(self, t: Scalar | float):
         """The energy at one time as a function of `x`, in the form that NumPyro calls `potential_fn`."""
@@ -187,7 +187,7 @@ class AbstractEnergy(AbstractDenoiser):
         return _combine((self,), (-1.0,))
 
 
-def _replaced(module, method: str, changes: dict[str, Any]):
+def replaced(module, method: str, changes: dict[str, Any]):
     """A copy of a module with other values in static fields, which `eqx.tree_at` does not reach."""
     missing = sorted(set(changes) - set(module.__dataclass_fields__))
     if missing:

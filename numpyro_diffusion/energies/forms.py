@@ -7,7 +7,7 @@ comparison, and for backbones that come from elsewhere.
 
 import jax.numpy as jnp
 
-from .network import AbstractNetworkEnergy
+from .preconditioned import AbstractNetworkEnergy
 
 __all__ = ["AutoencoderEnergy", "ScalarEnergy", "SquaredEnergy"]
 

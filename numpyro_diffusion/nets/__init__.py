@@ -1,5 +1,13 @@
 """Small backbones: the learned part of a network energy."""
 
+from .condition import AbstractCondition as AbstractCondition
+from .condition import Labels as Labels
+from .condition import Vectors as Vectors
 from .mlp import Linear as Linear
+from .mlp import NoiseLevel as NoiseLevel
 from .mlp import ResidualBlock as ResidualBlock
 from .mlp import ResidualMLP as ResidualMLP
+from .mlp import Scaled as Scaled
+from .unet import Convolution as Convolution
+from .unet import ImageBlock as ImageBlock
+from .unet import UNet as UNet

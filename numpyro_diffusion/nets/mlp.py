@@ -7,14 +7,16 @@ shift of every hidden layer; under `vmap` with one shared time that conditioning
 """
 
 import math
+from collections.abc import Callable
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 
 from .._typing import Array, PRNGKey, Scalar
+from .condition import AbstractCondition, told_of
 
-__all__ = ["Linear", "ResidualBlock", "ResidualMLP"]
+__all__ = ["Linear", "NoiseLevel", "ResidualBlock", "ResidualMLP", "Scaled"]
 
 
 class Linear(eqx.Module):
@@ -62,12 +64,39 @@ class ResidualBlock(eqx.Module):
         return h + self.second(jax.nn.silu((1 + scale) * self.first(h) + shift))
 
 
+class NoiseLevel(eqx.Module):
+    r"""Embedding of $c_{noise}$, a quarter of the log noise level: sines, cosines and a linear layer.
+
+    Args:
+        key: PRNG key.
+        size: Length of the embedding.
+        num_frequencies: Sines, and as many cosines.
+    """
+
+    linear: Linear
+    num_frequencies: int = eqx.field(static=True)
+
+    def __init__(self, key: PRNGKey, size: int = 32, num_frequencies: int = 8):
+        self.linear = Linear(key, 2 * num_frequencies, size)
+        self.num_frequencies = num_frequencies
+
+    def __call__(self, c_noise: Scalar) -> Array:
+        return self.linear(frequencies(c_noise, self.num_frequencies))
+
+
+def frequencies(c_noise: Scalar, num: int) -> Array:
+    """Sines and cosines of a number of about [-1, 1]."""
+    # The longest period is 8, so that no two noise levels look alike.
+    angles = 0.25 * jnp.pi * jnp.arange(1, num + 1, dtype=c_noise.dtype) * c_noise
+    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)])
+
+
 class ResidualMLP(eqx.Module):
-    r"""Residual network $F(u, c_{noise})$ from an array of shape `shape` to one of the same shape.
+    r"""Residual network $F(u, c_{noise}, c)$ from an array of shape `shape` to one of the same shape.
 
     $c_{noise}$ (a quarter of the log noise level) is spread over sines and cosines and one hidden
-    layer. The last layer starts at zero, so that an untrained `InnerProductEnergy` is exactly the
-    Gaussian of the data.
+    layer; a condition $c$, where there is one, is added to it. The last layer starts at zero, so that an
+    untrained `InnerProductEnergy` is exactly the Gaussian of the data.
 
     Args:
         key: PRNG key.
@@ -75,6 +104,8 @@ class ResidualMLP(eqx.Module):
         width: Units of each hidden layer.
         depth: Number of residual blocks.
         num_frequencies: Sines (and as many cosines) of the noise level.
+        condition: What the network can be told, `Labels(key, num)` or `Vectors(key, length)` of size 32;
+            nothing by default.
 
     Raises:
         ValueError: If `width`, `depth` or `num_frequencies` is below 1.
@@ -85,6 +116,7 @@ class ResidualMLP(eqx.Module):
     blocks: tuple[ResidualBlock, ...]
     write: Linear
     num_frequencies: int = eqx.field(static=True)
+    condition: AbstractCondition | None = None
 
     def __init__(
         self,
@@ -94,6 +126,7 @@ class ResidualMLP(eqx.Module):
         width: int = 128,
         depth: int = 2,
         num_frequencies: int = 8,
+        condition: AbstractCondition | None = None,
     ):
         if min(width, depth, num_frequencies) < 1:
             raise ValueError(
@@ -107,13 +140,32 @@ class ResidualMLP(eqx.Module):
         self.blocks = tuple(ResidualBlock(k, width, 32) for k in keys[2:])
         self.write = Linear(keys[0], width, size, gain=0.0)
         self.num_frequencies = num_frequencies
+        self.condition = condition
 
-    def __call__(self, u: Array, c_noise: Scalar) -> Array:
-        # c_noise spans about [-1, 1]; the longest period is 8, so no two noise levels look alike.
-        angles = 0.25 * jnp.pi * jnp.arange(1, self.num_frequencies + 1, dtype=u.dtype) * c_noise
-        features = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)])
-        condition = jax.nn.silu(self.embed(features))
+    def __call__(self, u: Array, c_noise: Scalar, condition: Array | None = None) -> Array:
+        features = frequencies(jnp.asarray(c_noise, u.dtype), self.num_frequencies)
+        told = jax.nn.silu(self.embed(features) + told_of(self.condition, condition))
         h = self.read(u.ravel())
         for block in self.blocks:
-            h = block(h, condition)
+            h = block(h, told)
         return self.write(jax.nn.silu(h)).reshape(u.shape)
+
+
+class Scaled(eqx.Module):
+    """A backbone times a constant.
+
+    Attributes:
+        net: The backbone.
+        factor: The constant.
+    """
+
+    net: Callable[..., Array]
+    factor: float = eqx.field(static=True)
+
+    @property
+    def condition(self) -> AbstractCondition | None:
+        """What the backbone can be told."""
+        return getattr(self.net, "condition", None)
+
+    def __call__(self, u: Array, c_noise: Scalar, *condition: Array) -> Array:
+        return self.factor * self.net(u, c_noise, *condition)

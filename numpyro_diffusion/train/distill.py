@@ -17,16 +17,23 @@ References:
 
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from .._typing import Array, PRNGKey, Scalar
-from ..energies import AbstractDenoiser, AbstractEnergy
+from ..energies import (
+    AbstractDenoiser,
+    AbstractEnergy,
+    AbstractNetworkEnergy,
+    NetworkDenoiser,
+)
+from ..nets import Scaled
 from .fit import FitResult, fit
-from .losses import Levels, uniform_log_snr
+from .losses import Levels, given_each, level_loss, uniform_log_snr, weighted_error
 
-__all__ = ["distill", "distillation_loss"]
+__all__ = ["distill", "distillation_loss", "from_teacher"]
 
 
 def distillation_loss(
@@ -37,6 +44,7 @@ def distillation_loss(
     *,
     levels: Levels = uniform_log_snr,
     data_scale: Scalar | float = 1.0,
+    condition: Array | None = None,
 ) -> Scalar:
     r"""Mean over examples and dimensions of $\lambda(s)\,(\hat x_\theta - \hat x_{\text{teacher}})^2$.
 
@@ -50,40 +58,67 @@ def distillation_loss(
         teacher: Denoiser or energy; no gradient goes through it.
         levels: Draws the times, `levels(key, student, num)`.
         data_scale: $d$, the standard deviation of the data in $\lambda$.
+        condition: Of student and teacher, one an example, leading with `(num,)`; or `None`.
     """
-    key_level, key_noise = jax.random.split(key)
-    times = levels(key_level, student, len(data)).astype(data.dtype)
-    noise = jax.random.normal(key_noise, data.shape, data.dtype)
 
-    def one(x_0, t, epsilon):
-        s = student.schedule.noise_level(t)
-        u = x_0 + s * epsilon
-        alpha_t, _ = student.schedule(t)
+    def says(x_0, u, s, c):
+        del x_0
         there = teacher.schedule.time(-2 * jnp.log(s)).astype(u.dtype)
         alpha_there, _ = teacher.schedule(there)
-        target = jax.lax.stop_gradient(teacher.denoise(alpha_there * u, there))
-        error = student.denoise(alpha_t * u, t) - target
-        return (1 / s**2 + 1 / data_scale**2) * jnp.mean(error**2)
+        return jax.lax.stop_gradient(given_each(teacher, c).denoise(alpha_there * u, there))
 
-    return jnp.mean(jax.vmap(one)(data, times, noise))
+    options = {"levels": levels, "data_scale": data_scale, "condition": condition}
+    return weighted_error(student, key, data, says, **options)
+
+
+def from_teacher(
+    student: AbstractNetworkEnergy, teacher: NetworkDenoiser, factor: float = 0.5
+) -> AbstractNetworkEnergy:
+    r"""The student with the teacher's backbone, times a factor.
+
+    An inner-product energy should count the teacher's weights half: for a linear symmetric network $F = K w$
+    the gradient of $\tfrac12 \langle F, w \rangle$ is $K w$. For an `AutoencoderEnergy` the factor is 1.
+
+    Args:
+        student: Energy with the coordinates of the teacher.
+        teacher: Denoiser whose backbone is taken.
+        factor: What its output is multiplied by.
+
+    Raises:
+        ValueError: If the two have not the same coordinates, where the weights would mean something else.
+    """
+    parts = lambda energy: (energy.mean, energy.scales, energy.basis)
+    if not eqx.tree_equal(parts(student), parts(teacher.base)):
+        raise ValueError(
+            "student and teacher must share mean, scales and basis, or the teacher's weights mean "
+            "something else; make both with `from_data` of the same data."
+        )
+    return eqx.tree_at(lambda e: e.net, student, Scaled(teacher.net, factor))
 
 
 def distill(
-    key: PRNGKey, teacher: AbstractDenoiser, student: AbstractEnergy, data, **options: Any
+    key: PRNGKey,
+    teacher: AbstractDenoiser,
+    student: AbstractEnergy,
+    data,
+    *,
+    level_weight: float = 0.0,
+    **options: Any,
 ) -> FitResult:
     r"""Fit an energy to a teacher's denoiser: `fit` with `distillation_loss`.
 
-    A student of the teacher's architecture may start from its weights. An inner-product energy should then
-    count them half: for a linear symmetric network $F = K w$ its gradient is $2 K w$.
+    A student of the teacher's architecture may start from its weights, see `from_teacher`.
 
     Args:
         key: PRNG key.
         teacher: Denoiser, score or energy of the same data, in the same units; it stays as it is. See
             `ScoreFunction` for a network that comes as a function.
         student: Energy to start from, for example `ProperEnergy.from_data(...)`.
-        data: Examples of shape `(num, *shape)`: real ones, or the teacher's samples. They say only where the
-            two are compared.
-        **options: Those of `fit`, except `loss`.
+        data: Examples of shape `(num, *shape)`, or any other source that `fit` takes: a sampler
+            `fn(key) -> example`, say. They say only where the two are compared.
+        level_weight: Weight of `level_loss`, which ties levels to one another and far-off regions through
+            them. A projection of scores says nothing of that; 0.1 makes an energy that samples well.
+        **options: Those of `fit`, except `loss`. With `condition=`, teacher and student are both told.
 
     Raises:
         ValueError: If the shapes of teacher and student differ, or what `fit` raises.
@@ -101,8 +136,17 @@ def distill(
         )
     if "loss" in options:
         raise TypeError("`distill` has a loss of its own; use `fit` for another one.")
-    scale = float(np.sqrt(np.mean(np.var(np.asarray(data), 0)))) or 1.0
-    loss = lambda energy, key, batch: distillation_loss(
-        energy, key, batch, teacher, data_scale=scale
-    )
+    _, variance = teacher.moments(jnp.asarray(teacher.t_min))
+    alpha_t, _ = teacher.schedule(jnp.asarray(teacher.t_min))
+    scale = float(jnp.sqrt(jnp.mean(variance)) / alpha_t)
+    if not callable(data) and hasattr(data, "shape"):
+        scale = float(np.sqrt(np.mean(np.var(np.asarray(data), 0)))) or 1.0
+
+    def loss(energy, key, batch, **told):
+        key_level, key = jax.random.split(key) if level_weight else (key, key)
+        value = distillation_loss(energy, key, batch, teacher, data_scale=scale, **told)
+        if level_weight:
+            value += level_weight * level_loss(energy, key_level, batch, **told)
+        return value
+
     return fit(key, student, data, loss=loss, **options)

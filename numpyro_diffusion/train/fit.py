@@ -2,10 +2,12 @@
 
 Steps run in compiled chunks. After each chunk the averaged weights are judged on held-out examples
 with noise that never changes, so two readings differ by the weights alone; the best reading is what
-`fit` returns. Nothing else is kept between chunks, and an interrupt returns the best so far.
+`fit` returns. Nothing else is kept between chunks: an interrupt returns the best so far, and a checkpoint
+holds all that a run needs to go on as if it had never stopped.
 """
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -16,12 +18,15 @@ import optax
 from tqdm.auto import tqdm
 
 from .._typing import Array, PRNGKey, PyTree, Scalar
-from ..energies import AbstractDenoiser, AbstractEnergy
-from .losses import denoising_loss, energy_loss
+from ..energies import AbstractDenoiser
+from .checkpoint import Progress, read_progress, write_progress
+from .settings import check_options, default_loss, make_optimiser, null_of, split, spreader
+from .sources import as_source
 
 __all__ = ["FitResult", "TrainingDiverged", "fit"]
 
-Loss = Callable[[AbstractDenoiser, PRNGKey, Array], Scalar]
+Loss = Callable[..., Scalar]
+"""`loss(energy, key, examples)`; with `condition=` as a keyword where data have conditions."""
 
 
 class FitResult(NamedTuple):
@@ -33,7 +38,7 @@ class FitResult(NamedTuple):
             `validation_loss`.
         best_step: Step of the returned weights.
         best_loss: Their validation loss.
-        stopped: Why training ended: `"steps"`, `"patience"` or `"interrupted"`.
+        stopped: Why training ended: `"steps"`, `"patience"`, `"interrupted"` or `"exhausted"` (a stream).
     """
 
     energy: AbstractDenoiser
@@ -56,9 +61,12 @@ def fit(
     energy: AbstractDenoiser,
     data,
     *,
+    condition=None,
+    null_rate: float = 0.1,
     validation=None,
     steps: int = 10_000,
     batch_size: int = 128,
+    accumulate: int = 1,
     learning_rate: float | optax.Schedule = 2e-3,
     weight_decay: float = 1e-2,
     ema: float = 0.999,
@@ -68,6 +76,8 @@ def fit(
     loss: Loss | None = None,
     augment: Callable[[PRNGKey, Array], Array] | None = None,
     trainable: Callable[[Any], PyTree] = lambda energy: (energy.net, energy.offset),
+    devices: Sequence[jax.Device] | None = None,
+    checkpoint: str | os.PathLike | None = None,
     progress_bar: bool = True,
 ) -> FitResult:
     """Fit an energy to data by denoising, keeping the weights that do best on held-out examples.
@@ -75,70 +85,79 @@ def fit(
     Args:
         key: PRNG key.
         energy: Energy to start from, for example `InnerProductEnergy.from_data(...)`.
-        data: Floating, finite examples of shape `(num, *energy.shape)`.
-        validation: Held-out examples of the same form, or `None` to hold out a tenth of `data`.
+        data: Floating, finite examples of shape `(num, *energy.shape)`; or a function `fn(key) -> example`;
+            or an iterator over batches; or `Mixed` of these. See `numpyro_diffusion.train.sources`.
+        condition: With an array of data, one label or vector an example, for `energy.given`. Functions and
+            iterators return pairs `(example, condition)` instead.
+        null_rate: Share of conditions that training replaces by the null of the network's `condition`, so
+            that the law without condition is learned too.
+        validation: Held-out examples of shape `(num, *energy.shape)`, or a pair of them and their
+            conditions. `None` holds out a tenth of an array, or draws 1,000 from a function.
         steps: Largest number of updates.
-        batch_size: Examples an update, drawn with replacement.
+        batch_size: Examples a gradient, drawn with replacement.
+        accumulate: Gradients that are averaged for one update, for batches that memory does not hold.
         learning_rate: Peak of a warm-up and cosine decay over `steps`, or an optax schedule.
         weight_decay: Decoupled decay of matrices; vectors (biases) are left alone.
         ema: Decay of the average of the weights, 0 for none.
         patience: Validation checks without a new best before training stops.
         check_every: Updates between two checks.
         validation_repeats: Noise draws an example of the validation set.
-        loss: `loss(energy, key, batch)`; the default is `energy_loss` (`denoising_loss` for a denoiser
-            without energy) at the scale of `data`.
+        loss: `loss(energy, key, batch)`, called with `condition=` where data have conditions; the default is
+            `energy_loss` (`denoising_loss` for a denoiser without energy) at the scale of `data`.
         augment: `augment(key, example) -> example`, applied to every training example.
         trainable: Selects what is trained; the default fits the energies of this package.
+        devices: Devices over which every batch is spread, the weights being on each; one by default.
+        checkpoint: A file that is written at every check. Where it exists already, training goes on from it,
+            and ends with the same weights, bit for bit, as a run that was never interrupted.
         progress_bar: Show progress and losses.
 
     Raises:
         TypeError: If data are not floating.
-        ValueError: If shapes disagree, data are not finite, or an option is out of range.
+        ValueError: If shapes disagree, data are not finite, an option is out of range, or the checkpoint is
+            of another run.
         TrainingDiverged: If the loss becomes non-finite; it carries the last good weights.
     """
+    check_options(steps, batch_size, ema, patience, check_every, accumulate, null_rate)
     key_split, key_validation, key = jax.random.split(key, 3)
-    data = _checked(data, energy.shape, "data")
-    if validation is None:
-        order = jax.random.permutation(key_split, len(data))
-        held_out = max(1, len(data) // 10)
-        data, validation = data[order[held_out:]], data[order[:held_out]]
-    validation = _checked(validation, energy.shape, "validation")
-    _check_options(steps, batch_size, ema, patience, check_every, len(data))
-    if loss is None:
-        scale = float(np.sqrt(np.mean(np.var(data, 0))))
-        if scale == 0:
-            raise ValueError(
-                f"`data` must vary; all {len(data)} examples are equal. Pass more data, or a `loss`."
-            )
-        default: Callable = energy_loss if isinstance(energy, AbstractEnergy) else denoising_loss
-        loss = lambda e, k, batch: default(e, k, batch, data_scale=scale)
-
-    if not callable(learning_rate):
-        warmup = min(200, steps // 10)
-        learning_rate = optax.warmup_cosine_decay_schedule(
-            0.0, learning_rate, warmup, steps, 0.01 * learning_rate
-        )
-    optimiser = optax.chain(
-        optax.clip_by_global_norm(1.0),
-        optax.adamw(
-            learning_rate,
-            weight_decay=weight_decay,
-            mask=lambda tree: jax.tree.map(lambda leaf: leaf.ndim > 1, tree),
-        ),
+    source, held_out = split(
+        key_split, as_source(data, energy.shape, condition), energy.shape, validation
     )
+    null = null_of(energy, null_rate) if held_out.condition is not None else None
+    loss = default_loss(energy, held_out, source) if loss is None else loss
+    optimiser = make_optimiser(learning_rate, weight_decay, steps)
     weights, static = eqx.partition(trainable(energy), eqx.is_inexact_array)
+    spread = spreader(devices, batch_size)
 
     def rebuild(weights):
         return eqx.tree_at(trainable, energy, eqx.combine(weights, static))
 
+    def loss_of(weights, key, batch):
+        told = {} if batch.condition is None else {"condition": batch.condition}
+        return loss(rebuild(weights), key, batch.examples, **told)
+
+    def gradient(weights, key, fed):
+        key_batch, key_augment, key_loss = jax.random.split(key, 3)
+        batch = source.draw(key_batch, batch_size, fed)
+        if augment is not None:
+            keys = jax.random.split(key_augment, batch_size)
+            batch = batch._replace(examples=jax.vmap(augment)(keys, batch.examples))
+        if batch.condition is not None and null is not None:
+            drop = jax.random.bernoulli(jax.random.fold_in(key, 1), null_rate, (batch_size,))
+            drop = drop.reshape(-1, *(1,) * (batch.condition.ndim - 1))
+            batch = batch._replace(condition=jnp.where(drop, null, batch.condition))
+        return jax.value_and_grad(loss_of)(weights, key_loss, jax.tree.map(spread, batch))
+
     def update(carry, step):
         weights, average, state = carry
-        key_batch, key_augment, key_loss = jax.random.split(jax.random.fold_in(key, step), 3)
-        batch = data[jax.random.randint(key_batch, (batch_size,), 0, len(data))]
-        if augment is not None:
-            batch = jax.vmap(augment)(jax.random.split(key_augment, batch_size), batch)
-        value, gradient = jax.value_and_grad(lambda w: loss(rebuild(w), key_loss, batch))(weights)
-        change, state = optimiser.update(gradient, state, weights)
+        step, fed = step
+        key_step = jax.random.fold_in(key, step)
+        if accumulate == 1:
+            value, slope = gradient(weights, key_step, fed)
+        else:
+            keys = jax.random.split(key_step, accumulate)
+            parts = jax.lax.map(lambda arg: gradient(weights, *arg), (keys, fed))
+            value, slope = jax.tree.map(lambda leaf: leaf.mean(0), parts)
+        change, state = optimiser.update(slope, state, weights)
         weights = optax.apply_updates(weights, change)
         # The average forgets the start: its decay grows with the number of steps (as in TensorFlow).
         decay = jnp.minimum(ema, (1 + step) / (10 + step)).astype(value.dtype)
@@ -152,75 +171,74 @@ def fit(
     @jax.jit
     def judge(weights):
         keys = jax.random.split(key_validation, validation_repeats)
-        return jnp.mean(jax.lax.map(lambda k: loss(rebuild(weights), k, validation), keys))
+        return jnp.mean(jax.lax.map(lambda k: loss_of(weights, k, held_out), keys))
 
-    carry = (weights, weights, optimiser.init(weights))
-    best = (float(judge(weights)), 0, weights)
-    history: dict[str, list] = {"step": [0], "train_loss": [np.nan], "validation_loss": [best[0]]}
-    stopped, step, misses = "steps", 0, 0
-    with tqdm(total=steps, disable=not progress_bar, desc="fit") as bar:
+    def feed(num_steps):
+        rows = [source.feed(batch_size) for _ in range(num_steps * accumulate)]
+        stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
+        if accumulate == 1:
+            return stacked
+        return jax.tree.map(lambda leaf: leaf.reshape(-1, accumulate, *leaf.shape[1:]), stacked)
+
+    score = float(judge(weights))
+    history = {"step": [0], "train_loss": [np.nan], "validation_loss": [score]}
+    start = (weights, weights, optimiser.init(weights))
+    run = Progress(start, weights, score, 0, 0, 0, history)
+    settings = {
+        "key": np.asarray(jax.random.key_data(key)).tolist(), "data": source.fingerprint(),
+        "steps": steps, "batch_size": batch_size, "accumulate": accumulate, "ema": ema,
+        "weight_decay": weight_decay, "patience": patience, "check_every": check_every,
+        "null_rate": null_rate, "start": score,
+        "learning_rate": None if callable(learning_rate) else learning_rate,
+    }  # fmt: skip
+    if checkpoint is not None:
+        run = read_progress(checkpoint, run, settings)
+        feed(run.step) if run.step else None
+    stopped = "patience" if run.misses >= patience else "steps"
+    with tqdm(total=steps, initial=run.step, disable=not progress_bar, desc="fit") as bar:
         try:
-            while step < steps:
-                chunk = np.arange(step, min(step + check_every, steps))
-                next_carry, losses = run_chunk(carry, chunk)
-                losses = np.asarray(losses)
-                score = float(judge(next_carry[1]))
-                if not (np.isfinite(losses).all() and np.isfinite(score)):
-                    bad = step + int(np.argmin(np.isfinite(losses)))
-                    raise TrainingDiverged(
-                        f"the loss became non-finite at step {bad} of {steps}. Lower "
-                        f"`learning_rate` or scale the data to order one; `.energy` of this "
-                        f"exception holds the averaged weights of step {step}.",
-                        rebuild(carry[1]), bad, _arrays(history),
-                    )  # fmt: skip
-                carry, step = next_carry, int(chunk[-1]) + 1
-                for name, value in zip(history, (step, losses.mean(), score), strict=True):
-                    history[name].append(value)
-                misses = 0 if score < best[0] else misses + 1
-                best = min(best, (score, step, carry[1]), key=lambda entry: entry[0])
+            while run.step < steps and run.misses < patience:
+                chunk = np.arange(run.step, min(run.step + check_every, steps))
+                carry, losses = run_chunk(run.carry, (chunk, feed(len(chunk))))
+                run = _checked(
+                    run, carry, np.asarray(losses), float(judge(carry[1])), rebuild, steps
+                )
+                if checkpoint is not None:
+                    write_progress(checkpoint, run, settings)
+                train, score = run.history["train_loss"][-1], run.history["validation_loss"][-1]
                 bar.set_postfix_str(
-                    f"train {losses.mean():.4f}, held out {score:.4f}, best {best[0]:.4f}",
+                    f"train {train:.4f}, held out {score:.4f}, best {run.best_loss:.4f}",
                     refresh=False,
                 )
                 bar.update(len(chunk))
-                if misses >= patience:
-                    stopped = "patience"
-                    break
+                stopped = "patience" if run.misses >= patience else "steps"
         except KeyboardInterrupt:
             stopped = "interrupted"
-    return FitResult(rebuild(best[2]), _arrays(history), best[1], best[0], stopped)
+        except StopIteration:
+            stopped = "exhausted"
+    return FitResult(rebuild(run.best), _arrays(run.history), run.best_step, run.best_loss, stopped)
+
+
+def _checked(
+    run: Progress, carry, losses: np.ndarray, score: float, rebuild, steps: int
+) -> Progress:
+    """The run after a chunk, if its losses are numbers."""
+    if not (np.isfinite(losses).all() and np.isfinite(score)):
+        bad = run.step + int(np.argmin(np.isfinite(losses)))
+        raise TrainingDiverged(
+            f"the loss became non-finite at step {bad} of {steps}. Lower `learning_rate` or scale the data "
+            "to order one; `.energy` of this exception holds the averaged weights of step "
+            f"{run.step}.",
+            rebuild(run.carry[1]), bad, _arrays(run.history),
+        )  # fmt: skip
+    step = run.step + len(losses)
+    new = (step, float(losses.mean()), score)
+    history = {n: [*run.history[n], v] for n, v in zip(run.history, new, strict=True)}
+    run = run._replace(carry=carry, step=step, misses=run.misses + 1, history=history)
+    if score < run.best_loss:
+        run = run._replace(best=carry[1], best_loss=score, best_step=step, misses=0)
+    return run
 
 
 def _arrays(history: dict[str, list]) -> dict[str, np.ndarray]:
     return {name: np.asarray(values) for name, values in history.items()}
-
-
-def _checked(data, shape: tuple[int, ...], what: str) -> Array:
-    array = np.asarray(data)
-    if not np.issubdtype(array.dtype, np.floating):
-        raise TypeError(
-            f"`{what}` must be floating; got {array.dtype}. Convert and scale it to order one, "
-            "e.g. `images / 8.0 - 1.0` for grey values 0 to 16."
-        )
-    if array.shape[1:] != shape or len(array) == 0:
-        raise ValueError(
-            f"`{what}` must have shape (num, {', '.join(map(str, shape))}) with num >= 1 to match the "
-            f"energy; got {array.shape}. Put examples along the first axis."
-        )
-    bad = np.flatnonzero(~np.isfinite(array).reshape(len(array), -1).all(1))
-    if len(bad):
-        raise ValueError(
-            f"`{what}` must be finite; {len(bad)} of {len(array)} examples are not (first: "
-            f"{bad[0]}). Drop or impute them."
-        )
-    return jnp.asarray(array)
-
-
-def _check_options(steps, batch_size, ema, patience, check_every, num):
-    if min(steps, batch_size, patience, check_every) < 1 or not 0 <= ema < 1:
-        raise ValueError(
-            "expected steps, batch_size, patience, check_every >= 1 and 0 <= ema < 1; got "
-            f"{steps}, {batch_size}, {patience}, {check_every}, {ema}."
-        )
-    if num < 2:
-        raise ValueError(f"expected at least 2 training examples; got {num}.")

@@ -13,6 +13,7 @@ where the regions overlap. A sampler that anneals from noise to data needs exact
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +22,15 @@ from .._typing import Array, PRNGKey, Scalar
 from ..energies import AbstractDenoiser, AbstractEnergy
 from .anchors import Anchors, anchor_loss
 
-__all__ = ["denoising_loss", "energy_loss", "level_loss", "log_normal", "uniform_log_snr"]
+__all__ = [
+    "denoising_loss",
+    "energy_loss",
+    "given_each",
+    "level_loss",
+    "log_normal",
+    "uniform_log_snr",
+    "weighted_error",
+]
 
 Levels = Callable[[PRNGKey, AbstractDenoiser, int], Array]
 r"""`levels(key, denoiser, num) -> times` of shape `(num,)`."""
@@ -70,6 +79,46 @@ def log_normal(mean: float = -1.2, scale: float = 1.2) -> Levels:
     return levels
 
 
+def given_each(denoiser: Any, condition: Array | None) -> Any:
+    """The denoiser under a condition; as it is for none."""
+    return denoiser if condition is None else denoiser.given(condition)
+
+
+def weighted_error(
+    denoiser: AbstractDenoiser,
+    key: PRNGKey,
+    data: Array,
+    target: Callable[[Array, Array, Scalar, Array | None], Array],
+    *,
+    levels: Levels,
+    data_scale: Scalar | float,
+    condition: Array | None,
+) -> Scalar:
+    r"""Mean over examples and dimensions of $\lambda(s)\,(\hat x_0(u_t) - \text{target})^2$ on noised data.
+
+    Args:
+        denoiser: Energy or denoiser to be judged.
+        key: PRNG key.
+        data: Examples $x_0$ of shape `(num, *shape)`.
+        target: `target(x_0, u, s, condition)`, what the denoiser should say of $u = x_0 + s \epsilon$.
+        levels: Draws the times, `levels(key, denoiser, num)`.
+        data_scale: $d$, the standard deviation of the data in $\lambda$.
+        condition: One an example, leading with `(num,)`, or `None`.
+    """
+    key_level, key_noise = jax.random.split(key)
+    times = levels(key_level, denoiser, len(data)).astype(data.dtype)
+    noise = jax.random.normal(key_noise, data.shape, data.dtype)
+
+    def one(x_0, t, epsilon, c):
+        alpha_t, sigma_t = denoiser.schedule(t)
+        s = sigma_t / alpha_t
+        u = x_0 + s * epsilon
+        error = given_each(denoiser, c).denoise(alpha_t * u, t) - target(x_0, u, s, c)
+        return (1 / s**2 + 1 / data_scale**2) * jnp.mean(error**2)
+
+    return jnp.mean(jax.vmap(one)(data, times, noise, condition))
+
+
 def denoising_loss(
     denoiser: AbstractDenoiser,
     key: PRNGKey,
@@ -77,6 +126,7 @@ def denoising_loss(
     *,
     levels: Levels = uniform_log_snr,
     data_scale: Scalar | float = 1.0,
+    condition: Array | None = None,
 ) -> Scalar:
     r"""Mean over examples and dimensions of $\lambda(s)\,(\hat x_0 - x_0)^2$, one level an example.
 
@@ -86,22 +136,21 @@ def denoising_loss(
         data: Examples of shape `(num, *shape)`.
         levels: Draws the times, `levels(key, denoiser, num)`.
         data_scale: $d$, the standard deviation of the data in $\lambda$.
+        condition: One an example, leading with `(num,)`, or `None`.
     """
-    key_level, key_noise = jax.random.split(key)
-    times = levels(key_level, denoiser, len(data)).astype(data.dtype)
-    noise = jax.random.normal(key_noise, data.shape, data.dtype)
-
-    def one(x_0, t, epsilon):
-        alpha_t, sigma_t = denoiser.schedule(t)
-        s = sigma_t / alpha_t
-        error = denoiser.denoise(alpha_t * x_0 + sigma_t * epsilon, t) - x_0
-        return (1 / s**2 + 1 / data_scale**2) * jnp.mean(error**2)
-
-    return jnp.mean(jax.vmap(one)(data, times, noise))
+    clean = lambda x_0, u, s, c: x_0
+    options = {"levels": levels, "data_scale": data_scale, "condition": condition}
+    return weighted_error(denoiser, key, data, clean, **options)
 
 
 def level_loss(
-    energy: AbstractEnergy, key: PRNGKey, data: Array, *, group: int = 8, window: float = 0.1
+    energy: AbstractEnergy,
+    key: PRNGKey,
+    data: Array,
+    *,
+    group: int = 8,
+    window: float = 0.1,
+    condition: Array | None = None,
 ) -> Scalar:
     r"""Cross-entropy, in nats, of guessing the level of noised data from its energies.
 
@@ -115,6 +164,7 @@ def level_loss(
         data: Examples of shape `(num, *shape)`; the last `num % group` are left out.
         group: Levels among which to guess, at least 2.
         window: Width of the short windows, as a fraction of the range of log-SNR.
+        condition: One an example, leading with `(num,)`, or `None`.
 
     Raises:
         ValueError: If there are fewer examples than one group.
@@ -129,7 +179,8 @@ def level_loss(
             "Raise the batch size."
         )
     key_start, key_level, key_noise = jax.random.split(key, 3)
-    data = data[: num_groups * group].reshape(num_groups, group, *data.shape[1:])
+    grouped = lambda a: a[: num_groups * group].reshape(num_groups, group, *a.shape[1:])
+    data, condition = jax.tree.map(grouped, (data, condition))
     width = jnp.where(jnp.arange(num_groups) % 2 == 0, 1.0, window)[:, None]
     start = (1 - width) * jax.random.uniform(key_start, (num_groups, 1))
     cells = (jnp.arange(group) + jax.random.uniform(key_level, (num_groups, group))) / group
@@ -137,19 +188,17 @@ def level_loss(
     times = _times(energy, low + (high - low) * (start + width * cells)).astype(data.dtype)
     noise = jax.random.normal(key_noise, data.shape, data.dtype)
 
-    def energy_of(u, t):
+    def energy_of(u, t, c):
         alpha_t, _ = energy.schedule(t)
-        return energy.energy(alpha_t * u, t) - u.size * jnp.log(alpha_t)
+        return given_each(energy, c).energy(alpha_t * u, t) - u.size * jnp.log(alpha_t)
 
-    def one(x_0, t, epsilon):
-        u = (
-            x_0
-            + jax.vmap(energy.schedule.noise_level)(t)[(...,) + (None,) * (x_0.ndim - 1)] * epsilon
-        )
-        table = jax.vmap(lambda u: jax.vmap(lambda t: energy_of(u, t))(t))(u)
+    def one(x_0, t, epsilon, c):
+        levels = jax.vmap(energy.schedule.noise_level)(t)
+        u = x_0 + levels[(...,) + (None,) * (x_0.ndim - 1)] * epsilon
+        table = jax.vmap(lambda u, c: jax.vmap(lambda t: energy_of(u, t, c))(t))(u, c)
         return -jnp.mean(jnp.diagonal(jax.nn.log_softmax(-table, axis=1)))
 
-    return jnp.mean(jax.vmap(one)(data, times, noise))
+    return jnp.mean(jax.vmap(one)(data, times, noise, condition))
 
 
 def energy_loss(
@@ -161,6 +210,7 @@ def energy_loss(
     level_weight: float = 0.1,
     anchors: Anchors | None = None,
     anchor_weight: float = 0.1,
+    condition: Array | None = None,
 ) -> Scalar:
     """`denoising_loss`, a little of `level_loss`, and of `anchor_loss`: for an energy to be sampled.
 
@@ -176,10 +226,11 @@ def energy_loss(
         anchors: From `make_anchors` of an energy trained without, or `None`. As many as `data` are
             drawn from them.
         anchor_weight: Weight of `anchor_loss`.
+        condition: One an example, leading with `(num,)`, or `None`. Anchors have no condition.
     """
     key_denoise, key_level, key_anchor = jax.random.split(key, 3)
-    loss = denoising_loss(energy, key_denoise, data, data_scale=data_scale)
-    loss += level_weight * level_loss(energy, key_level, data)
+    loss = denoising_loss(energy, key_denoise, data, data_scale=data_scale, condition=condition)
+    loss += level_weight * level_loss(energy, key_level, data, condition=condition)
     if anchors is None:
         return loss
     index = jax.random.randint(key_anchor, (len(data),), 0, len(anchors.times))

@@ -1,0 +1,106 @@
+"""What `fit` works out from its arguments before the first step."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from .._typing import Array, PRNGKey
+from ..energies import AbstractDenoiser, AbstractEnergy
+from .losses import denoising_loss, energy_loss
+from .sources import AbstractSource, Batch, Examples, Sampler, check_examples
+
+__all__ = ["check_options", "default_loss", "make_optimiser", "null_of", "split", "spreader"]
+
+
+def split(
+    key: PRNGKey, source: AbstractSource, shape: tuple[int, ...], validation: Any
+) -> tuple[AbstractSource, Batch]:
+    """A source to train on and a batch to judge by."""
+    if validation is not None:
+        examples, *condition = validation if isinstance(validation, tuple) else (validation,)
+        examples = check_examples(examples, shape, "validation")
+        return source, Batch(examples, *(jnp.asarray(c) for c in condition))
+    if isinstance(source, Examples):
+        num = len(source.data)
+        if num < 2:
+            raise ValueError(f"expected at least 2 training examples; got {num}.")
+        order, first = jax.random.permutation(key, num), max(1, num // 10)
+        pick = lambda index: jax.tree.map(lambda a: a[index], (source.data, source.condition))
+        return Examples(*pick(order[first:])), Batch(*pick(order[:first]))
+    if isinstance(source, Sampler):
+        batch = source.draw(key, 1000, None)
+        check_examples(batch.examples, shape, "draws of the function")
+        return source, batch
+    raise ValueError(
+        f"`{type(source).__name__}` holds nothing out: give `validation`, examples of shape (num, *shape)."
+    )
+
+
+def default_loss(energy: AbstractDenoiser, held_out: Batch, source: AbstractSource) -> Callable:
+    """`energy_loss`, or `denoising_loss` for a denoiser without energy, at the scale of the data."""
+    data = source.data if isinstance(source, Examples) else held_out.examples
+    scale = float(np.sqrt(np.mean(np.var(np.asarray(data), 0))))
+    if scale == 0:
+        raise ValueError(
+            f"`data` must vary; all {len(data)} examples are equal. Pass more data, or a `loss`."
+        )
+    loss: Callable = energy_loss if isinstance(energy, AbstractEnergy) else denoising_loss
+    return lambda e, k, batch, **told: loss(e, k, batch, data_scale=scale, **told)
+
+
+def make_optimiser(learning_rate: Any, weight_decay: float, steps: int):
+    """Adam with decoupled decay of matrices, gradients of norm at most 1, and a cosine decay."""
+    if not callable(learning_rate):
+        warmup = min(200, steps // 10)
+        learning_rate = optax.warmup_cosine_decay_schedule(
+            0.0, learning_rate, warmup, steps, 0.01 * learning_rate
+        )
+    matrices = lambda tree: jax.tree.map(lambda leaf: leaf.ndim > 1, tree)
+    return optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.adamw(learning_rate, weight_decay=weight_decay, mask=matrices),
+    )
+
+
+def null_of(energy: Any, null_rate: float) -> Array | None:
+    """The null condition of an energy's network, if training is to use it."""
+    if not hasattr(energy, "given"):
+        raise TypeError(
+            f"`{type(energy).__name__}` takes no condition: it has no method `given`. Drop `condition`."
+        )
+    if null_rate == 0:
+        return None
+    embedding = getattr(getattr(energy, "net", None), "condition", None)
+    if embedding is None:
+        raise ValueError(
+            "the network of this energy has no null condition. Build it with `condition=Labels(key, num)` "
+            "or `Vectors(key, length)`, or set `null_rate=0`."
+        )
+    return embedding.null
+
+
+def spreader(devices: Sequence[jax.Device] | None, batch_size: int) -> Callable[[Array], Array]:
+    """Spreads arrays over devices along their first axis; the compiler does the rest."""
+    if devices is None:
+        return lambda leaf: leaf
+    if batch_size % len(devices):
+        raise ValueError(
+            f"`batch_size` must be a multiple of the number of devices, {len(devices)}; got {batch_size}."
+        )
+    mesh = jax.sharding.Mesh(np.asarray(devices), ("batch",))
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("batch"))
+    return lambda leaf: jax.lax.with_sharding_constraint(leaf, sharding)
+
+
+def check_options(steps, batch_size, ema, patience, check_every, accumulate, null_rate):
+    """Refuse numbers that make no sense."""
+    counts = steps, batch_size, patience, check_every, accumulate
+    if min(counts) < 1 or not 0 <= ema < 1 or not 0 <= null_rate < 1:
+        raise ValueError(
+            "expected steps, batch_size, patience, check_every, accumulate >= 1, 0 <= ema < 1 and "
+            f"0 <= null_rate < 1; got {counts}, {ema} and {null_rate}."
+        )

@@ -1,0 +1,209 @@
+"""Where training examples come from: an array, a function that draws them, a stream, or a mixture."""
+
+import abc
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._typing import Array, PRNGKey
+
+__all__ = [
+    "AbstractSource",
+    "Examples",
+    "Mixed",
+    "Sampler",
+    "Stream",
+    "as_source",
+    "check_examples",
+]
+
+
+class Batch(NamedTuple):
+    """Examples of shape `(num, *shape)` and one condition each, or `None`."""
+
+    examples: Array
+    condition: Array | None = None
+
+
+class AbstractSource(eqx.Module):
+    """A source of training examples."""
+
+    @abc.abstractmethod
+    def draw(self, key: PRNGKey, num: int, fed: Any) -> Batch:
+        """A batch of `num` examples, inside a compiled step; `fed` is what `feed` gave for it."""
+
+    def feed(self, num: int) -> Any:
+        """What the host must hand over for one batch of `num`; raises `StopIteration` at an end."""
+        del num
+
+    def fingerprint(self) -> int:
+        """A number that tells sources apart, as far as that can be."""
+        return 0
+
+
+class Examples(AbstractSource):
+    """An array of examples, drawn with replacement.
+
+    Attributes:
+        data: Examples of shape `(num, *shape)`.
+        condition: One an example, leading with `(num,)`, or `None`.
+    """
+
+    data: Array
+    condition: Array | None = None
+
+    def draw(self, key, num, fed):
+        index = jax.random.randint(key, (num,), 0, len(self.data))
+        return Batch(*jax.tree.map(lambda leaf: leaf[index], (self.data, self.condition)))
+
+    def fingerprint(self):
+        parts = [np.ascontiguousarray(leaf) for leaf in jax.tree.leaves(self)]
+        return zlib.crc32(b"".join(part.tobytes() for part in parts))
+
+
+class Sampler(AbstractSource):
+    """A JAX function that draws examples: a simulator, an exact law, a teacher's sampler.
+
+    Attributes:
+        fn: `fn(key) -> example` of shape `shape`, or `(example, condition)`.
+    """
+
+    fn: Callable[[PRNGKey], Any]
+
+    def draw(self, key, num, fed):
+        drawn = jax.vmap(self.fn)(jax.random.split(key, num))
+        return Batch(*drawn) if isinstance(drawn, tuple) else Batch(drawn)
+
+
+class Stream(AbstractSource):
+    """An iterator over batches, for data that do not fit into memory or are made elsewhere.
+
+    A resumed run skips as many batches as it had seen, so that an iterator that begins anew gives the same
+    weights as a run that was never interrupted.
+
+    Attributes:
+        batches: Yields examples of shape `(num, *shape)`, or `(examples, conditions)`, with the `num` that
+            training asks for (`batch_size`, or its share in `Mixed`).
+        shape: Shape of one example.
+    """
+
+    batches: Iterator
+    shape: tuple[int, ...] = eqx.field(static=True)
+
+    def draw(self, key, num, fed):
+        return Batch(*fed)
+
+    def feed(self, num):
+        batch = next(self.batches)
+        examples, *condition = batch if isinstance(batch, tuple) else (batch,)
+        examples = check_examples(examples, self.shape, "a batch of the stream", np)
+        if len(examples) != num:
+            raise ValueError(
+                f"expected batches of {num} examples from the stream; got {len(examples)}. Set "
+                "`batch_size` to what it yields, and drop an incomplete last batch."
+            )
+        return (examples, *(np.asarray(c) for c in condition))
+
+
+class Mixed(AbstractSource):
+    """Several sources, each with a fixed part of every batch.
+
+    Attributes:
+        sources: The sources, for example `Examples(data)` and `Sampler(fn)`.
+        shares: Their parts, positive; scaled to a sum of one and rounded to whole examples.
+
+    Raises:
+        ValueError: If there is not one positive share a source.
+    """
+
+    sources: tuple[AbstractSource, ...]
+    shares: tuple[float, ...] = eqx.field(static=True)
+
+    def __check_init__(self):
+        if len(self.sources) != len(self.shares) or not self.shares or min(self.shares) <= 0:
+            raise ValueError(
+                f"`Mixed` expects one positive share a source; got {len(self.sources)} sources and "
+                f"shares {self.shares}."
+            )
+
+    def _counts(self, num: int) -> list[int]:
+        ends = np.round(num * np.cumsum(self.shares) / sum(self.shares)).astype(int)
+        return np.diff(ends, prepend=0).tolist()
+
+    def draw(self, key, num, fed):
+        keys = jax.random.split(key, len(self.sources))
+        batches = [
+            source.draw(k, count, one)
+            for source, k, count, one in zip(
+                self.sources, keys, self._counts(num), fed, strict=True
+            )
+        ]
+        return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *batches)
+
+    def feed(self, num):
+        pairs = zip(self.sources, self._counts(num), strict=True)
+        return tuple(source.feed(count) for source, count in pairs)
+
+    def fingerprint(self):
+        return zlib.crc32(repr([source.fingerprint() for source in self.sources]).encode())
+
+
+def as_source(data: Any, shape: tuple[int, ...], condition: Any = None) -> AbstractSource:
+    """Data of any kind as a source: an array, a function of a key, an iterator over batches.
+
+    Args:
+        data: The data, or a source.
+        shape: Shape of one example.
+        condition: With an array, one condition an example.
+
+    Raises:
+        TypeError: If data are of none of these kinds, or not floating.
+        ValueError: If shapes disagree or data are not finite.
+    """
+    if condition is not None and (isinstance(data, AbstractSource | Iterator) or callable(data)):
+        raise TypeError(
+            "`condition` goes with an array of data; a function or an iterator returns pairs "
+            "(examples, conditions) instead."
+        )
+    if isinstance(data, AbstractSource):
+        return data
+    if callable(data):
+        return Sampler(data)
+    if isinstance(data, Iterator):
+        return Stream(data, shape)
+    data = check_examples(data, shape, "data")
+    if condition is not None:
+        condition = jnp.asarray(condition)
+        if condition.shape[:1] != data.shape[:1]:
+            raise ValueError(
+                f"`condition` must lead with one entry an example, {len(data)}; got shape "
+                f"{condition.shape}."
+            )
+    return Examples(data, condition)
+
+
+def check_examples(data: Any, shape: tuple[int, ...], what: str, numpy: Any = jnp) -> Any:
+    """Floating, finite examples of the right shape, or an error that says what to do."""
+    array = np.asarray(data)
+    if not np.issubdtype(array.dtype, np.floating):
+        raise TypeError(
+            f"`{what}` must be floating; got {array.dtype}. Convert and scale it to order one, "
+            "e.g. `images / 8.0 - 1.0` for grey values 0 to 16."
+        )
+    if array.shape[1:] != shape or len(array) == 0:
+        raise ValueError(
+            f"`{what}` must have shape (num, {', '.join(map(str, shape))}) with num >= 1 to match the "
+            f"energy; got {array.shape}. Put examples along the first axis."
+        )
+    bad = np.flatnonzero(~np.isfinite(array).reshape(len(array), -1).all(1))
+    if len(bad):
+        raise ValueError(
+            f"`{what}` must be finite; {len(bad)} of {len(array)} examples are not (first: "
+            f"{bad[0]}). Drop or impute them."
+        )
+    return numpy.asarray(array)
