@@ -172,6 +172,47 @@ def test_teacher_demands_a_card_and_the_right_shape():
         teachers.Teacher("network", CARD)
 
 
+def gaussian_teacher(**options):
+    """A linear, symmetric denoiser, anisotropic and correlated, with a clock of its own."""
+    exact = nd.Gaussian([0.5, -1.0], [[2.0, 0.6], [0.6, 0.5]], VarianceExploding(0.01, 50.0))
+    fn = lambda exact, x, time: exact.score(x, time / 7)
+    card = dataclasses.replace(CARD, schedule=exact.schedule, time_scale=7.0)
+    return exact, teachers.Teacher(fn, card, params=exact, **options)
+
+
+def test_a_student_starts_where_a_linear_teacher_is():
+    exact, teacher = gaussian_teacher()
+    rng = np.random.default_rng(0)
+    draws = rng.normal(size=(100, 2)) * [1.5, 0.7]
+    draws += exact.mean - draws.mean(0)  # linear about the mean, so that is where the data must be
+    student = teachers.student_of(teacher, draws, noise_min=0.05, noise_max=20.0)
+    for s in (0.06, 0.7, 15.0):
+        t, there = (m.schedule.time(jnp.asarray(-2 * np.log(s))) for m in (student, teacher))
+        u = jnp.array([1.3, -0.4])
+        got = student.denoise(student.schedule(t)[0] * u, t)
+        np.testing.assert_allclose(got, teacher.denoise(u, there), rtol=1e-6)
+    # Only the network's numbers and the offset are trained.
+    fn, params, offset = teachers.teacher_weights(student)
+    assert params is exact and offset is student.offset and callable(fn)
+    with pytest.raises(ValueError, match="0 < noise_min"):
+        teachers.student_of(teacher, draws, noise_min=1.0, noise_max=0.1)
+    with pytest.raises(ValueError, match="examples of shape"):
+        teachers.student_of(teacher, draws[:, :1], noise_min=0.1, noise_max=10.0)
+
+
+def test_networks_students_and_cards_are_saved(tmp_path):
+    path = tmp_path / "net.eqx"
+    mixer_file(path)
+    teacher = teachers.galaxygrad(path)
+    draws = np.random.default_rng(0).normal(size=(5, 12, 12))
+    student = teachers.student_of(teacher, draws, noise_min=0.1, noise_max=10.0)
+    for model in (teacher, student):
+        nd.save(tmp_path / "model.safetensors", model)
+        again = nd.load(tmp_path / "model.safetensors")
+        assert eqx.tree_equal(again, model)
+    assert again.net.teacher.card == teacher.card
+
+
 class Reference(eqx.Module):
     """A mixer of Equinox's own layers, with the fields in the order of the files."""
 
