@@ -69,7 +69,7 @@ def _fine(report: AuditReport, wrong: list[str]) -> str:
         )
     if not _draws(report):
         fine.append(
-            f"draws have the moments of the data (sd {draws.scale:.2f} +- {draws.scale_error:.2f} of theirs)"
+            f"draws cannot be told from data (sd {draws.scale:.2f} +- {draws.scale_error:.2f} of theirs)"
         )
     if found is not None and not _memorised(report):
         fine.append(f"members cannot be told from others (AUC {found.chosen_auc.max():.2f})")
