@@ -153,6 +153,8 @@ def test_a_prior_of_the_wrong_scale_is_caught(report):
     wide = auditing.compare_draws(1.25 * exact_data(400, 5), HELD_OUT, jax.random.key(0))
     only(report._replace(draws=wide), "Draws (its closed form) differ", "covariance is off")
     assert abs(wide.scale - 1.25) < 4 * wide.scale_error
+    narrow = report.draws._replace(scale=0.85, scale_error=0.02)  # in directions that do not lead
+    only(report._replace(draws=narrow), "sd 0.85 +- 0.02 of the data's")
 
 
 def test_given_draws_are_used():

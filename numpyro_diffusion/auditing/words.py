@@ -25,6 +25,7 @@ CALIBRATION = 0.2  # relative, between the residual and what the denoiser expect
 CURL = 0.02
 NEGATIVE = 0.01  # of the trace of a covariance
 SPREAD = 0.5  # nats
+SCALE = 0.02  # relative, of the standard deviation of draws
 AUC = 0.6
 MEMORISED = 0.9  # AUC from which on one may say so
 
@@ -214,7 +215,9 @@ def _draws(report: AuditReport) -> list[str]:
     found, words = report.draws, []
     if found.mean_p < P_VALUE:
         words.append(f"their mean is off by {found.mean_shift:.2g} sd")
-    if found.covariance_p < P_VALUE:
+    # The scale looks at all directions, the p-value at the leading ones.
+    off = abs(found.scale - 1) > max(SCALE, SURE * found.scale_error)
+    if found.covariance_p < P_VALUE or off:
         words.append(
             f"their covariance is off by {found.covariance_shift:.2g} (sd {found.scale:.2f} +- "
             f"{found.scale_error:.2f} of the data's)"
