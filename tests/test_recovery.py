@@ -10,7 +10,13 @@ from scipy.stats import norm
 import numpyro_diffusion as nd
 from numpyro_diffusion.energies import AbstractEnergy
 from numpyro_diffusion.schedules import AbstractSchedule, VariancePreserving
-from numpyro_diffusion.train import Initializer, TrainingDiverged, denoising_loss, recovery_loss
+from numpyro_diffusion.train import (
+    Initializer,
+    TrainingDiverged,
+    denoising_loss,
+    recovery_loss,
+    recovery_process,
+)
 
 SCHEDULE = VariancePreserving()
 VARIANCE = 2.25
@@ -132,6 +138,12 @@ def test_a_small_network_learns_the_density_of_a_mixture():
     divergence = jnp.trapezoid(jnp.exp(log_p) * (log_p - exact), grid[:, 0])
     assert divergence < 0.05  # 0.35 for the Gaussian of the data
     at_every_level = found.history["validation_loss"]
+    draw = lambda key: recovery_process(found.energy, found.initializer, key)
+    draws = jax.vmap(draw)(jax.random.split(jax.random.key(5), 2000))[:, 0]
+    error = 5 / len(draws) ** 0.5
+    share, width = jnp.mean(draws < -0.25), jnp.std(draws)
+    assert abs(share - np.mean(data < -0.25)) < 0.46 * error + 0.02
+    assert abs(width - np.std(data)) < 0.5 * error + 0.02
     same = mixture.with_horizon(t_min=energy.t_min, t_max=energy.t_max)
     scale = float(jnp.std(data))
     judge = lambda model: float(denoising_loss(model, jax.random.key(3), data, data_scale=scale))
