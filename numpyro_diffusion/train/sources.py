@@ -87,19 +87,20 @@ class Stream(AbstractSource):
     weights as a run that was never interrupted.
 
     Attributes:
-        batches: Yields examples of shape `(num, *shape)`, or `(examples, conditions)`, with the `num` that
-            training asks for (`batch_size`, or its share in `Mixed`).
+        next_batch: Gives the next batch, as `iterator.__next__` does: examples of shape `(num, *shape)`, or
+            `(examples, conditions)`, with the `num` that training asks for (`batch_size`, or its share in
+            `Mixed`). It raises `StopIteration` at the end.
         shape: Shape of one example.
     """
 
-    batches: Iterator
+    next_batch: Callable[[], Any] = eqx.field(static=True)
     shape: tuple[int, ...] = eqx.field(static=True)
 
     def draw(self, key, num, fed):
         return Batch(*fed)
 
     def feed(self, num):
-        batch = next(self.batches)
+        batch = self.next_batch()
         examples, *condition = batch if isinstance(batch, tuple) else (batch,)
         examples = check_examples(examples, self.shape, "a batch of the stream", np)
         if len(examples) != num:
@@ -175,7 +176,7 @@ def as_source(data: Any, shape: tuple[int, ...], condition: Any = None) -> Abstr
     if callable(data):
         return Sampler(data)
     if isinstance(data, Iterator):
-        return Stream(data, shape)
+        return Stream(data.__next__, shape)
     data = check_examples(data, shape, "data")
     if condition is not None:
         condition = jnp.asarray(condition)
