@@ -130,6 +130,22 @@ def test_what_is_not_known_is_refused_by_name(name, folder):
         teachers.diffusers_unet(folder, **UNITS)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["config.json", "scheduler_config.json"])
+def test_settings_of_the_wrong_kind_raise_value_errors_only(name, folder):
+    """Every setting as something else: either no matter, or refused."""
+    before, refused = (folder / name).read_text(), 0
+    for key in json.loads(before):
+        for value in (None, "x", -1, [], [[]], 2.5, True)[: 7 if name == "config.json" else 4]:
+            edit(folder, name, **{key: value})
+            try:
+                assert teachers.diffusers_unet(folder, **UNITS).shape == (1, 4, 8)
+            except ValueError:
+                refused += 1
+            (folder / name).write_text(before)
+    assert refused > 10
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -200,6 +200,39 @@ def test_a_student_starts_where_a_linear_teacher_is():
         teachers.student_of(teacher, draws[:, :1], noise_min=0.1, noise_max=10.0)
 
 
+class Curved(eqx.Module):
+    """A score network with weights of its own, and not quite the gradient of anything."""
+
+    matrix: jax.Array
+
+    def __call__(self, x, time):
+        return -(self.matrix @ jnp.tanh(x))
+
+
+@pytest.mark.slow
+def test_a_student_is_distilled_and_only_its_network_changes():
+    teacher = teachers.Teacher(Curved(jnp.array([[1.0, 0.2], [-0.1, 0.6]])), CARD)
+    draws = np.random.default_rng(0).normal(size=(320, 2))
+    student = teachers.student_of(teacher, draws, noise_min=0.2, noise_max=5.0)
+    result = nd.distill(
+        jax.random.key(0),
+        teacher,
+        student,
+        draws,
+        trainable=teachers.teacher_weights,
+        steps=150,
+        check_every=50,
+        batch_size=32,
+        ema=0.9,
+        progress_bar=False,
+    )
+    assert result.best_loss < 0.75 * result.history["validation_loss"][0]
+    after = result.energy.net
+    assert not jnp.allclose(after.teacher.fn.matrix, teacher.fn.matrix)
+    np.testing.assert_array_equal(after.mean, student.net.mean)
+    np.testing.assert_array_equal(after.teacher.variance, teacher.variance)
+
+
 def test_networks_students_and_cards_are_saved(tmp_path):
     path = tmp_path / "net.eqx"
     mixer_file(path)

@@ -107,13 +107,15 @@ def diffusers_unet(
     """
     folder = Path(folder)
     model = folder / "unet" if (folder / "unet").is_dir() else folder
-    config = _read_json(model / "config.json")
-    form, shape = _form(config, sample_size)
-    if schedule is None or prediction is None:
-        beside = model if (model / "scheduler_config.json").is_file() else folder / "scheduler"
-        scheduler = _read_json(beside / "scheduler_config.json")
-        schedule = ddpm_schedule(scheduler) if schedule is None else schedule
-        prediction = ddpm_prediction(scheduler) if prediction is None else prediction
+    try:
+        form, shape = _form(_read_json(model / "config.json"), sample_size)
+        if schedule is None or prediction is None:
+            beside = model if (model / "scheduler_config.json").is_file() else folder / "scheduler"
+            scheduler = _read_json(beside / "scheduler_config.json")
+            schedule = ddpm_schedule(scheduler) if schedule is None else schedule
+            prediction = ddpm_prediction(scheduler) if prediction is None else prediction
+    except TypeError as error:
+        raise ValueError(f"a setting in {folder} is of the wrong kind: {error}.") from error
     data, weights = _read_weights(model, max_bytes)
     card = PriorCard(
         name=f"diffusers {folder.name}",
@@ -149,6 +151,9 @@ def _form(config: dict[str, Any], sample_size) -> tuple[UNetForm, tuple[int, ...
     channels = options["in_channels"]
     if size is None:
         raise ValueError("`config.json` has no sample_size; pass `sample_size=(height, width)`.")
+    shape = (channels, *size)
+    if len(shape) != 3 or not all(type(n) is int and n > 0 for n in shape):
+        raise ValueError(f"expected channels, height and width of an image; got {shape}.")
     if options["out_channels"] != channels:
         raise ValueError(
             f"the U-Net maps {channels} channels to {options['out_channels']}: learned variances and "
@@ -165,6 +170,8 @@ def _form(config: dict[str, Any], sample_size) -> tuple[UNetForm, tuple[int, ...
     widths = tuple(options["block_out_channels"])
     if not len(widths) == len(blocks["down_block_types"]) == len(blocks["up_block_types"]):
         raise ValueError("the U-Net must have as many blocks down as up, and a width for each.")
+    if not widths[0] // 2 > options["freq_shift"]:
+        raise ValueError(f"freq_shift={options['freq_shift']} leaves no frequencies of time.")
     options["block_out_channels"] = widths
     form = UNetForm(
         down_attention=blocks["down_block_types"],
@@ -173,7 +180,8 @@ def _form(config: dict[str, Any], sample_size) -> tuple[UNetForm, tuple[int, ...
         scale_shift=options["resnet_time_scale_shift"] == "scale_shift",
         **{name: options[name] for name in UNetForm._fields if name in options},
     )
-    return form, (channels, *size)
+    hash(form)  # lists where numbers belong
+    return form, shape
 
 
 def _check_weights(weights: dict[str, np.ndarray], form: UNetForm, shape: tuple[int, ...]):
@@ -185,10 +193,10 @@ def _check_weights(weights: dict[str, np.ndarray], form: UNetForm, shape: tuple[
             used.add(name)
             return super().__getitem__(name)
 
-    x = jax.ShapeDtypeStruct(shape, jnp.float32)
     try:
+        x = jax.ShapeDtypeStruct(shape, jnp.float32)
         jax.eval_shape(UNet(Watched(weights), form), x, jnp.float32(1.0))
-    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+    except (KeyError, IndexError, TypeError, ValueError, ZeroDivisionError) as error:
         raise ValueError(f"weights and `config.json` do not fit: {error}.") from error
     if used != set(weights):
         rest = sorted(set(weights) - used)

@@ -88,4 +88,7 @@ def teacher_weights(energy: InnerProductEnergy) -> tuple[Any, ...]:
         energy: The student.
     """
     backbone: Any = energy.net
-    return backbone.teacher.fn, backbone.teacher.params, energy.offset
+    parts = backbone.teacher.fn, backbone.teacher.params, energy.offset
+    return tuple(
+        part for part in parts if part is not None
+    )  # `fit` replaces each, and None is nothing
