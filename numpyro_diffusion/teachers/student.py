@@ -78,7 +78,8 @@ def student_of(teacher: Teacher, data, *, noise_min: float, noise_max: float) ->
     net = TeacherBackbone(teacher, jnp.asarray(mean), scale)
     schedule = VariancePreserving()
     times = [float(schedule.time(jnp.asarray(-2 * np.log(s)))) for s in (noise_min, noise_max)]
-    return InnerProductEnergy(net, mean, np.full(mean.size, scale**2), schedule, *times)
+    variances = np.full(mean.size, scale**2)
+    return InnerProductEnergy(net, mean, variances, schedule, t_min=times[0], t_max=times[1])
 
 
 def teacher_weights(energy: InnerProductEnergy) -> tuple[Any, ...]:
