@@ -79,7 +79,7 @@ def student_of(teacher: Teacher, data, *, noise_min: float, noise_max: float) ->
     schedule = VariancePreserving()
     times = [float(schedule.time(jnp.asarray(-2 * np.log(s)))) for s in (noise_min, noise_max)]
     variances = np.full(mean.size, scale**2)
-    return InnerProductEnergy(net, mean, variances, schedule, t_min=times[0], t_max=times[1])
+    return InnerProductEnergy(net, mean, variances, schedule, *times)  # pyright: ignore
 
 
 def teacher_weights(energy: InnerProductEnergy) -> tuple[Any, ...]:
