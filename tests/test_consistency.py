@@ -139,6 +139,7 @@ def test_a_kernel_that_follows_a_stopped_energy_is_no_descent(key):
     assert jax.grad(loss)(c, True)[0] < -0.02
 
 
+@pytest.mark.slow
 def test_no_gradient_goes_through_a_teacher(key):
     """A parameter that moves the score of the teacher alone moves the loss, yet has no gradient."""
     data = data_of(MIXTURE, 300)
@@ -154,6 +155,7 @@ def test_no_gradient_goes_through_a_teacher(key):
     np.testing.assert_allclose(same, consistency_loss(MIXTURE, key, data), rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_the_normaliser_of_every_level_is_learned(key):
     """c(t) added to an exact energy is -L(t): found to .02 nat, by regression and as a minimum."""
     constant = lambda t: 3 * jnp.sin(4 * t) + 2 * t - 1

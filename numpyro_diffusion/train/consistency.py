@@ -13,8 +13,8 @@ $$\log p(u', s') + \log B(u \mid u') = \log p(u, s) + \log \mathcal{N}(u' \mid u
 
 Each is a loss; both measure the same error of a rate, in nats a unit of log noise. They fix the energy *and*
 its log normaliser $L$ at every level, up to one constant for all levels. A network energy has an offset
-$b(t)$ of its own, which learns $-L$, so that the energy comes out normalised and no other $L$ is needed. An
-energy that is kept as it is gets a `LevelNormalizer`.
+$b(t)$ of its own that takes the place of $L$: it comes out normalised alike at every level. An energy that
+is kept as it is gets a `LevelNormalizer`.
 
 References:
     He et al. (2025), RNE: plug-and-play diffusion inference-time control and energy-based training.
@@ -58,7 +58,7 @@ def consistency_loss(
         energy: Energy to be judged.
         key: PRNG key.
         data: Examples of shape `(num, *shape)`. They say only where the rule is asked for.
-        normalizer: $L(t)$, for example a `LevelNormalizer`; 0 by default, so that the energy learns it.
+        normalizer: $L(t)$, for example a `LevelNormalizer`; 0 by default, and the energy learns it.
         step: Difference of log noise between the two levels; less than their range.
         num_probes: `None` for the whole covariance of the reverse kernel. A number for its mean variance from
             as many random probes; a wrong covariance would bias a square, so two independent steps are then
