@@ -3,8 +3,8 @@
     python scripts/train_digits_labels.py                    # all of them, from data to cards
     python scripts/train_digits_labels.py --steps 100 --out /tmp/digits    # a check that it runs
 
-One plain denoiser, told the label in nine of ten examples, is the teacher of both distilled energies. It is
-not kept. Needs scikit-learn, which holds the data; about a quarter of an hour on two CPU cores.
+The teachers are plain denoisers, one with and one without labels; they are not kept. Needs scikit-learn,
+which holds the data; about a quarter of an hour on two CPU cores.
 """
 
 import argparse
@@ -23,6 +23,9 @@ from numpyro_diffusion.pretrained import load_digits
 from numpyro_diffusion.train import denoising_loss, level_loss
 
 WEIGHT_DECAY = 1.0  # of the variants of `digits-8x8`, the one that does best on held-out digits
+
+
+NAMES = ["digits-8x8-labels", "digits-8x8-labels-distilled", "digits-8x8-distilled"]
 
 
 def untrained(kind, data, key, labels: bool):
@@ -80,6 +83,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--steps", type=int, default=6000, help="updates of each training")
     parser.add_argument("--particles", type=int, default=1000, help="of each of four clouds")
+    parser.add_argument("--names", nargs="+", default=NAMES, help="which of them")
     parser.add_argument("--out", type=Path, default=OUT, help="where weights and cards go")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
@@ -94,16 +98,17 @@ def main():
             return {"validation": images}
         return {"condition": labels, "validation": (images, jnp.asarray(held_out))}
 
-    teacher = NetworkDenoiser(untrained(nd.InnerProductEnergy, data, key, labels=True))
-    loss = lambda e, k, x, **c: denoising_loss(e, k, x, data_scale=scale, **c)
-    whole = {"loss": loss, "trainable": lambda d: d.base.net}
-    teacher = nd.fit(jax.random.key(12), teacher, data, **told(True), **common, **whole).energy
+    def plain(with_labels: bool):
+        teacher = NetworkDenoiser(untrained(nd.InnerProductEnergy, data, key, with_labels))
+        loss = lambda e, k, x, **c: denoising_loss(e, k, x, data_scale=scale, **c)
+        whole = {"loss": loss, "trainable": lambda d: d.base.net}
+        return nd.fit(
+            jax.random.key(12), teacher, data, **told(with_labels), **common, **whole
+        ).energy
 
-    for name, with_labels, distilled in (
-        ("digits-8x8-labels", True, False),
-        ("digits-8x8-labels-distilled", True, True),
-        ("digits-8x8-distilled", False, True),
-    ):
+    for name in options.names:
+        with_labels, distilled = "labels" in name, "distilled" in name
+        teacher = plain(with_labels)
         energy = untrained(nd.ProperEnergy, data, key, with_labels)
         settings = {**told(with_labels), **common}
         if distilled:
