@@ -30,6 +30,7 @@ from .energies import EnergyFunction as EnergyFunction
 from .energies import Gaussian as Gaussian
 from .energies import GaussianMixture as GaussianMixture
 from .energies import InnerProductEnergy as InnerProductEnergy
+from .energies import NetworkDenoiser as NetworkDenoiser
 from .energies import ProperEnergy as ProperEnergy
 from .energies import ScalarEnergy as ScalarEnergy
 from .energies import ScoreFunction as ScoreFunction

@@ -144,3 +144,38 @@ def test_long_chains_stay_among_the_digits(energy, float32):
     assert accepted.min() > 0.7
     assert distance(end).mean() < 1.3 * distance(start).mean()
     assert distance(end).max() < 2 * distance(start).max()
+
+
+OTHERS = ["digits-8x8-distilled", "digits-8x8-labels", "digits-8x8-labels-distilled"]
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_priors_do_on_held_out_digits_what_their_cards_say(name, float32):
+    card, energy = pretrained_card(name), load_pretrained(name)
+    by_label = card["condition"] is not None
+    images, labels = (jnp.asarray(part) for part in load_digits("test"))
+    told = {"condition": labels} if by_label else {}
+    scale = float(np.sqrt(load_digits("train")[0].var(0).mean()))
+
+    @jax.jit
+    def mean_loss(keys):
+        loss = lambda key: denoising_loss(energy, key, images, data_scale=scale, **told)
+        return jnp.mean(jax.lax.map(loss, keys))
+
+    loss = float(mean_loss(jax.random.split(jax.random.key(7), 32)))
+    np.testing.assert_allclose(loss, card["test"]["denoising_loss"], atol=1e-3)
+    if "distilled" in name:
+        assert loss < 1.02 * card["test_teacher"]["denoising_loss"]
+    if not by_label:
+        assert energy.log_normalizer == card["log_normalizer"][0]
+        return
+    np.testing.assert_allclose(energy.label_normalizers, card["log_normalizer"], rtol=1e-5)
+    t = jnp.asarray(energy.t_min)
+    noise = energy.schedule.noise_level(t) * jax.random.normal(jax.random.key(6), images.shape)
+    each = lambda u: jax.vmap(lambda c: energy.given(c).log_density(u, t))(jnp.arange(10))
+    log_p = jax.nn.log_softmax(jax.jit(jax.vmap(each))(images + noise), axis=1)
+    np.testing.assert_allclose(
+        jnp.mean(log_p.argmax(1) == labels), card["test"]["accuracy"], atol=0.01
+    )
+    score = jnp.mean(log_p[jnp.arange(len(labels)), labels])
+    np.testing.assert_allclose(score, card["test"]["log_score"], atol=0.03)

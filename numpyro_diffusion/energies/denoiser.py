@@ -52,11 +52,11 @@ class NetworkDenoiser(AbstractDenoiser):
 
     def given(self, condition) -> "NetworkDenoiser":
         """The same denoiser under a condition, as `AbstractNetworkEnergy.given`."""
-        return NetworkDenoiser(self.base.given(condition))
+        return _of(self.base.given(condition))
 
     def with_horizon(self, *, t_min: float | None = None, t_max: float | None = None):
         """The same model between other times."""
-        return NetworkDenoiser(self.base.with_horizon(t_min=t_min, t_max=t_max))
+        return _of(self.base.with_horizon(t_min=t_min, t_max=t_max))
 
     def denoise(self, x: Array, t: Scalar) -> Array:
         base = self.base
@@ -69,3 +69,8 @@ class NetworkDenoiser(AbstractDenoiser):
 
     def moments(self, t: Scalar) -> tuple[Array, Array]:
         return self.base.moments(t)
+
+
+def _of(base: AbstractNetworkEnergy) -> NetworkDenoiser:
+    # Schedule, shape and times are properties here; the type checker takes them for arguments.
+    return NetworkDenoiser(base)  # pyright: ignore[reportCallIssue]

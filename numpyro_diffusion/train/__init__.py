@@ -8,6 +8,7 @@ from .consistency import consistency_loss as consistency_loss
 from .consistency import step_errors as step_errors
 from .distill import distill as distill
 from .distill import distillation_loss as distillation_loss
+from .distill import from_teacher as from_teacher
 from .fit import FitResult as FitResult
 from .fit import TrainingDiverged as TrainingDiverged
 from .fit import fit as fit

@@ -76,7 +76,7 @@ def fit(
     loss: Loss | None = None,
     augment: Callable[[PRNGKey, Array], Array] | None = None,
     trainable: Callable[[Any], PyTree] = lambda energy: (energy.net, energy.offset),
-    devices: Sequence[jax.Device] | None = None,
+    devices: Sequence[Any] | None = None,
     checkpoint: str | os.PathLike | None = None,
     progress_bar: bool = True,
 ) -> FitResult:

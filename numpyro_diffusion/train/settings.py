@@ -54,15 +54,16 @@ def default_loss(energy: AbstractDenoiser, held_out: Batch, source: AbstractSour
 
 def make_optimiser(learning_rate: Any, weight_decay: float, steps: int):
     """Adam with decoupled decay of matrices, gradients of norm at most 1, and a cosine decay."""
+    schedule: Any = learning_rate
     if not callable(learning_rate):
         warmup = min(200, steps // 10)
-        learning_rate = optax.warmup_cosine_decay_schedule(
+        schedule = optax.warmup_cosine_decay_schedule(
             0.0, learning_rate, warmup, steps, 0.01 * learning_rate
         )
     matrices = lambda tree: jax.tree.map(lambda leaf: leaf.ndim > 1, tree)
     return optax.chain(
         optax.clip_by_global_norm(1.0),
-        optax.adamw(learning_rate, weight_decay=weight_decay, mask=matrices),
+        optax.adamw(schedule, weight_decay=weight_decay, mask=matrices),
     )
 
 
@@ -83,7 +84,7 @@ def null_of(energy: Any, null_rate: float) -> Array | None:
     return embedding.null
 
 
-def spreader(devices: Sequence[jax.Device] | None, batch_size: int) -> Callable[[Array], Array]:
+def spreader(devices: Sequence[Any] | None, batch_size: int) -> Callable[[Array], Array]:
     """Spreads arrays over devices along their first axis; the compiler does the rest."""
     if devices is None:
         return lambda leaf: leaf
