@@ -111,7 +111,6 @@ def test_limits_hold_before_anything_is_unpacked(tmp_path):
             read(data, max_bytes=len(data) - 1)
 
 
-
 READERS = {
     "equinox": (read_equinox_leaves, EQX),
     "safetensors": (read_safetensors, SAFE),
