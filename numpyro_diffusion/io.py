@@ -6,14 +6,8 @@ every module its class and its fields. Loading builds only classes of this packa
 file. Any framework can read the arrays.
 """
 
-import dataclasses
-import functools
-import importlib
-import inspect
 import json
-import math
 import os
-import pkgutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,12 +20,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from .energies import AbstractDenoiser
+from .trees import decode, encode, package_classes
 
 __all__ = ["load", "read_card", "save"]
 
 FORMAT = "numpyro-diffusion"
 VERSION = 1
-_SOURCES = ("energies", "nets", "schedules", "tabulated", "teachers")
 
 
 def save(path: str | os.PathLike, energy: AbstractDenoiser, card: dict[str, Any] | None = None):
@@ -48,7 +42,7 @@ def save(path: str | os.PathLike, energy: AbstractDenoiser, card: dict[str, Any]
         TypeError: If the energy holds something that is neither an array, a module nor plain data.
     """
     arrays: dict[str, np.ndarray] = {}
-    tree = _encode(energy, "energy", arrays)
+    tree = encode(energy, "energy", arrays)
     metadata = {
         "format": FORMAT,
         "version": str(VERSION),
@@ -81,11 +75,11 @@ def load(path: str | os.PathLike, *, classes: Sequence[type[eqx.Module]] = ()) -
             the classes it names.
     """
     metadata, arrays = _read(path)
-    allowed = dict(_package_classes())
+    allowed = dict(package_classes())
     allowed.update({f"{cls.__module__}.{cls.__qualname__}": cls for cls in classes})
     used: set[str] = set()
     try:
-        energy = _decode(json.loads(metadata["tree"]), arrays, allowed, used)
+        energy = decode(json.loads(metadata["tree"]), arrays, allowed, used)
         if not isinstance(energy, AbstractDenoiser):
             raise ValueError(f"the file holds a {type(energy).__name__}, not an energy")
         if used != set(arrays):
@@ -139,112 +133,6 @@ def _read(path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
             "release of numpyro-diffusion that wrote it, or save it again with this one."
         )
     return metadata, arrays
-
-
-@functools.cache
-def _package_classes() -> dict[str, type[eqx.Module]]:
-    """Concrete modules of this package that a file may name, by path inside the package."""
-    names = list(_SOURCES)
-    for source in _SOURCES:
-        package = importlib.import_module(f".{source}", __package__)
-        names += [
-            f"{source}.{info.name}"
-            for info in pkgutil.iter_modules(getattr(package, "__path__", []))
-        ]
-    classes = {}
-    for name in names:
-        module = importlib.import_module(f".{name}", __package__)
-        for label, cls in vars(module).items():
-            if (
-                inspect.isclass(cls)
-                and issubclass(cls, eqx.Module)
-                and cls.__module__ == module.__name__
-            ):
-                if not inspect.isabstract(cls):
-                    classes[f"{name}.{label}"] = cls
-    return classes
-
-
-def _label(cls: type) -> str:
-    inside = f"{cls.__module__}.{cls.__qualname__}".removeprefix(f"{__package__}.")
-    return inside if inside in _package_classes() else f"{cls.__module__}.{cls.__qualname__}"
-
-
-def _encode(value, where: str, arrays: dict[str, np.ndarray]):
-    if isinstance(value, eqx.Module):
-        fields = {
-            name: _encode(getattr(value, name), f"{where}.{name}", arrays)
-            for name in value.__dataclass_fields__
-        }
-        return {"module": _label(type(value)), "fields": fields}
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, (jax.Array, np.ndarray)) and not jnp.issubdtype(
-        value.dtype, jax.dtypes.prng_key
-    ):
-        arrays[where] = np.array(value, order="C")
-        return {"array": where, "dtype": str(value.dtype), "shape": list(value.shape)}
-    if isinstance(value, float) and not math.isfinite(value):
-        return {"float": str(value)}
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    if isinstance(value, (tuple, list)):
-        items = [_encode(v, f"{where}.{i}", arrays) for i, v in enumerate(value)]
-        return {"tuple": items} if isinstance(value, tuple) else items
-    if isinstance(value, dict) and all(isinstance(k, str) for k in value):
-        return {"dict": {k: _encode(v, f"{where}.{k}", arrays) for k, v in value.items()}}
-    raise TypeError(
-        f"cannot save `{where}`: expected a module, an array or plain data (numbers, strings, lists, "
-        f"dicts with string keys); got {type(value).__name__}. Functions are code and are not stored: "
-        "write the choice as an `eqx.Module`."
-    )
-
-
-def _decode(node, arrays, allowed, used: set[str]):
-    if isinstance(node, list):
-        return [_decode(item, arrays, allowed, used) for item in node]
-    if not isinstance(node, dict):
-        return node
-    match node:
-        case {"array": str(name), "dtype": dtype, "shape": shape}:
-            array = arrays[name]
-            if str(array.dtype) != dtype or list(array.shape) != shape:
-                raise ValueError(
-                    f"`{name}` should be {dtype}{shape} and is {array.dtype}{list(array.shape)}"
-                )
-            used.add(name)
-            return jnp.asarray(array, jax.dtypes.canonicalize_dtype(array.dtype))
-        case {"float": str(value)}:
-            return float(value)
-        case {"tuple": list(items)}:
-            return tuple(_decode(item, arrays, allowed, used) for item in items)
-        case {"dict": dict(items)}:
-            return {k: _decode(v, arrays, allowed, used) for k, v in items.items()}
-        case {"module": str(label), "fields": dict(fields)}:
-            values = {k: _decode(v, arrays, allowed, used) for k, v in fields.items()}
-            return _build(label, values, allowed)
-    raise ValueError(f"unknown entry with keys {sorted(node)}")
-
-
-def _build(label: str, values: dict[str, Any], allowed: dict[str, type[eqx.Module]]) -> eqx.Module:
-    if label not in allowed:
-        raise ValueError(f"class {label!r} is not one of {sorted(allowed)}")
-    cls = allowed[label]
-    # A file may be older than a field; what it knew nothing of has the default.
-    has_default = lambda field: field.default is not dataclasses.MISSING
-    defaults = {field.name: field.default for field in filter(has_default, dataclasses.fields(cls))}
-    values = defaults | values
-    expected = set(cls.__dataclass_fields__)
-    if set(values) != expected:
-        raise ValueError(f"{label} has fields {sorted(expected)}; got {sorted(values)}")
-    # As Equinox unflattens a module: its fields are set, its constructor is not run.
-    module = object.__new__(cls)
-    for name, value in values.items():
-        object.__setattr__(module, name, value)
-    for base in reversed(cls.__mro__):
-        if "__check_init__" in vars(base):
-            vars(base)["__check_init__"](module)
-    return module
 
 
 def _check_evaluates(energy: AbstractDenoiser):

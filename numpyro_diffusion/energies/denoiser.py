@@ -6,8 +6,9 @@ import jax.numpy as jnp
 from .._typing import Array, Scalar
 from ..schedules import AbstractSchedule
 from .base import AbstractDenoiser
+from .coordinates import cast_floats
 from .network import InnerProductEnergy
-from .preconditioned import AbstractNetworkEnergy, cast_floats
+from .preconditioned import AbstractNetworkEnergy
 
 __all__ = ["NetworkDenoiser"]
 

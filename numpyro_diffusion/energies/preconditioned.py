@@ -21,8 +21,9 @@ from .._typing import Array, Scalar
 from ..nets import ResidualMLP
 from ..schedules import AbstractSchedule, VariancePreserving
 from .base import AbstractEnergy, replaced
+from .coordinates import cast_floats, fitted_gaussian
 
-__all__ = ["AbstractNetworkEnergy", "cast_floats"]
+__all__ = ["AbstractNetworkEnergy"]
 
 OFFSET_UNIT = 10.0  # nats a unit of `offset`, so that one learning rate suits it and the network
 
@@ -139,24 +140,10 @@ class AbstractNetworkEnergy(AbstractEnergy):
             diagonal: Keep the coordinates (variances alone) instead of turning to the eigenbasis.
             schedule: Noise schedule.
         """
-        data = np.asarray(data, np.float64)
-        if data.ndim < 2 or len(data) < 2 or not np.isfinite(data).all():
-            raise ValueError(
-                "`data` must hold at least 2 finite examples, shape (num, *shape); got shape "
-                f"{data.shape}. Stack examples along the first axis and drop missing ones."
-            )
-        if not 0 < noise_min < noise_max:
-            raise ValueError(f"expected 0 < noise_min < noise_max; got {noise_min}, {noise_max}.")
-        flat = data.reshape(len(data), -1)
-        floor = (0.1 * noise_min) ** 2
-        if diagonal:
-            covariance = np.maximum(flat.var(0), floor)
-        else:
-            values, vectors = np.linalg.eigh(np.cov(flat.T, bias=True).reshape(2 * flat.shape[1:]))
-            covariance = (vectors * np.maximum(values, floor)) @ vectors.T
+        mean, covariance = fitted_gaussian(data, noise_min, noise_max, diagonal)
         schedule = VariancePreserving() if schedule is None else schedule
         times = [float(schedule.time(jnp.asarray(-2 * np.log(s)))) for s in (noise_min, noise_max)]
-        return cls(net, data.mean(0), covariance, schedule, *times)
+        return cls(net, mean, covariance, schedule, *times)
 
     def given(self, condition) -> Self:
         r"""The same energy under a condition: a label, or a vector, for a network that was trained with it.
@@ -255,10 +242,3 @@ class AbstractNetworkEnergy(AbstractEnergy):
         alpha_t, sigma_t = self.schedule(t)
         variance = self.scales**2 if self.basis is None else self.basis**2 @ self.scales**2
         return alpha_t * self.mean, alpha_t**2 * variance.reshape(self.shape) + sigma_t**2
-
-
-def cast_floats(tree, dtype):
-    """Floating leaves as `dtype`: float32 weights serve float64 positions and the other way round."""
-    return jax.tree.map(
-        lambda leaf: leaf.astype(dtype) if eqx.is_inexact_array(leaf) else leaf, tree
-    )

@@ -1,0 +1,44 @@
+"""The Gaussian of data, in whose coordinates a network works, and the types it works with."""
+
+import equinox as eqx
+import jax
+import numpy as np
+
+__all__ = ["cast_floats", "fitted_gaussian"]
+
+
+def fitted_gaussian(data, noise_min: float, noise_max: float, diagonal: bool):
+    """Mean and covariance of data, with standard deviations of at least a tenth of `noise_min`.
+
+    Args:
+        data: Examples of shape `(num, *shape)`.
+        noise_min: Least noise level, in the units of the data.
+        noise_max: Largest noise level, which is only checked.
+        diagonal: Variances alone, of shape `(n,)`, instead of a covariance `(n, n)`.
+
+    Raises:
+        ValueError: If there are fewer than 2 finite examples, or not `0 < noise_min < noise_max`.
+    """
+    data = np.asarray(data, np.float64)
+    if data.ndim < 2 or len(data) < 2 or not np.isfinite(data).all():
+        raise ValueError(
+            "`data` must hold at least 2 finite examples, shape (num, *shape); got shape "
+            f"{data.shape}. Stack examples along the first axis and drop missing ones."
+        )
+    if not 0 < noise_min < noise_max:
+        raise ValueError(f"expected 0 < noise_min < noise_max; got {noise_min}, {noise_max}.")
+    flat = data.reshape(len(data), -1)
+    floor = (0.1 * noise_min) ** 2
+    if diagonal:
+        covariance = np.maximum(flat.var(0), floor)
+    else:
+        values, vectors = np.linalg.eigh(np.cov(flat.T, bias=True).reshape(2 * flat.shape[1:]))
+        covariance = (vectors * np.maximum(values, floor)) @ vectors.T
+    return data.mean(0), covariance
+
+
+def cast_floats(tree, dtype):
+    """Floating leaves as `dtype`: float32 weights serve float64 positions and the other way round."""
+    return jax.tree.map(
+        lambda leaf: leaf.astype(dtype) if eqx.is_inexact_array(leaf) else leaf, tree
+    )
