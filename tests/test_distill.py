@@ -96,3 +96,24 @@ def test_what_distillation_refuses():
         nd.distill(jax.random.key(0), MIXTURE, nd.Gaussian(np.zeros(3), np.eye(3)), data)
     with pytest.raises(TypeError, match="loss of its own"):
         nd.distill(jax.random.key(0), MIXTURE, nd.ProperEnergy(), data, loss=print)
+
+
+def test_rotations_that_are_harmless_alone_are_not_in_a_product():
+    r"""$\nabla \cdot (p_i r_i) = 0$, and of the product $w (1-w) (r_1 - r_2) \cdot (s_2 - s_1)$ is left."""
+    first = nd.GaussianMixture()
+    second = nd.GaussianMixture((0.6, 0.4), ((0.5, 1.0), (-1.0, -0.3)))
+    w, t = 0.3, jnp.asarray(0.2)
+    turn = jnp.array([[0.0, -1.0], [1.0, 0.0]])
+    scores = [lambda x, m=m: m.score(x, t) for m in (first, second)]
+    fields = [lambda x, s=s, a=a: a * turn @ s(x) for s, a in zip(scores, (0.8, -1.2), strict=True)]
+    divergence = lambda field, x: jnp.trace(jax.jacfwd(field)(x))
+    # The divergence of p r over p, with the score of p.
+    weighed = lambda field, score, x: divergence(field, x) + field(x) @ score(x)
+    mixed = lambda parts, x: (1 - w) * parts[0](x) + w * parts[1](x)
+    for x in jnp.array([[0.3, -0.2], [-1.4, 0.8], [1.0, 0.5]]):
+        for field, score in zip(fields, scores, strict=True):
+            np.testing.assert_allclose(weighed(field, score, x), 0.0, atol=1e-10)
+        left = weighed(lambda x: mixed(fields, x), lambda x: mixed(scores, x), x)
+        (r1, r2), (s1, s2) = ([f(x) for f in each] for each in (fields, scores))
+        np.testing.assert_allclose(left, w * (1 - w) * (r1 - r2) @ (s2 - s1), rtol=1e-8)
+        assert abs(left) > 1e-2
