@@ -255,7 +255,10 @@ def main() -> None:
             cells = [_cell([v[n] for v in values]) if n in values[0] else "" for n in NAMES]
             rows.append([which, name, *cells, *(counts if name == "distilled" else ["", ""])])
         # After every set, so that an interrupted run leaves the sets it has done.
-        _table.emit("distilled_against_direct", __doc__, COLUMNS, rows, options.save)
+        name = "distilled_against_direct"
+        if options.sets != list(SETS):  # a file of its own for a part
+            name += "-" + "-".join(which.split()[0] for which in options.sets)
+        _table.emit(name, __doc__, COLUMNS, rows, options.save)
 
 
 def ahead(found, name: str, sign: int) -> int:
