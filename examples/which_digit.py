@@ -4,7 +4,7 @@ The prior knows the law of each digit. Noise is unknown. Each label is a model o
 of every label known, the evidences compare, and Bayes' rule gives the probability of each label with its
 error.
 
-    python examples/which_digit.py            some minutes on two cores
+    python examples/which_digit.py            about two minutes on two cores
     python examples/which_digit.py --tiny     a check that everything runs
 """
 
