@@ -86,6 +86,31 @@ def test_normalisers_of_labels_make_energies_comparable(key, tmp_path):
             plain.with_label_normalizers(values, errors)
 
 
+def test_no_label_gets_the_normaliser_of_another(key):
+    energy = random_energy(key, Labels(key, 3)).with_label_normalizers([0.7, -2.0, 5.0])
+    t = jnp.asarray(energy.t_min)
+    for label in (
+        3,
+        -1,
+        12,
+        1.5,
+    ):  # 3 is null: the law of all labels, whose normaliser is another one
+        with pytest.raises(ValueError, match="label from 0 to 2"):
+            energy.given(label)
+    traced = jax.jit(lambda c: energy.given(c).log_density(X, t))
+    assert jnp.isfinite(traced(2)) and all(jnp.isnan(traced(c)) for c in (3, -1, 12))
+    assert energy.with_label_normalizers(None).given(3).log_normalizer is None
+
+
+def test_training_forgets_the_normalisers_of_the_old_weights(key):
+    start = random_energy(key, Labels(key, 3)).with_label_normalizers([0.7, -2.0, 5.0])
+    start = start.with_log_normalizer(1.3, 0.1)
+    data = np.random.default_rng(0).normal(size=(100, 2))
+    options = {"steps": 2, "check_every": 1, "batch_size": 8, "progress_bar": False}
+    found = nd.fit(key, start, data, **options).energy
+    assert found.log_normalizer is None and found.label_normalizers is None
+
+
 def test_a_conditional_prior_in_a_model(key):
     """The posterior of a known label's energy is that of the energy itself."""
     energy = random_energy(key, Labels(key, 3)).with_label_normalizers([0.1, 0.2, 0.3])

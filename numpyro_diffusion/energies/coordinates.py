@@ -2,9 +2,10 @@
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-__all__ = ["cast_floats", "fitted_gaussian"]
+__all__ = ["cast_floats", "check_label", "fitted_gaussian", "of_label"]
 
 
 def fitted_gaussian(data, noise_min: float, noise_max: float, diagonal: bool):
@@ -42,3 +43,21 @@ def cast_floats(tree, dtype):
     return jax.tree.map(
         lambda leaf: leaf.astype(dtype) if eqx.is_inexact_array(leaf) else leaf, tree
     )
+
+
+def of_label(values, label):
+    """The value of a label; NaN where there is none, never that of another label."""
+    inside = (label >= 0) & (label < len(values))
+    return jnp.where(inside, values[jnp.where(inside, label, 0)], jnp.nan)
+
+
+def check_label(label, num: int):
+    """Refuse a label that is known not to be one of 0 to `num - 1`."""
+    if isinstance(label, jax.core.Tracer):
+        return
+    label = np.asarray(label)
+    if not (np.issubdtype(label.dtype, np.integer) and ((label >= 0) & (label < num)).all()):
+        raise ValueError(
+            f"expected a label from 0 to {num - 1}, whose normaliser is known; got {label}. `None` is no "
+            "condition; `with_label_normalizers(None)` forgets the normalisers."
+        )

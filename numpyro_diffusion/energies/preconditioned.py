@@ -21,7 +21,7 @@ from .._typing import Array, Scalar
 from ..nets import ResidualMLP
 from ..schedules import AbstractSchedule, VariancePreserving
 from .base import AbstractEnergy, replaced
-from .coordinates import cast_floats, fitted_gaussian
+from .coordinates import cast_floats, check_label, fitted_gaussian, of_label
 
 __all__ = ["AbstractNetworkEnergy"]
 
@@ -154,9 +154,14 @@ class AbstractNetworkEnergy(AbstractEnergy):
 
         Args:
             condition: What the network's `condition` takes, `Labels` or `Vectors`; or `None`.
+
+        Raises:
+            ValueError: If the label has no normaliser among those that are known. A traced one gives NaN.
         """
         if condition is None and self.condition is None:
             return self
+        if condition is not None and self.label_normalizers is not None:
+            check_label(condition, len(self.label_normalizers))
         known = condition is not None and self.label_normalizers is not None
         changes = {
             "condition": None if condition is None else jnp.asarray(condition),
@@ -169,12 +174,17 @@ class AbstractNetworkEnergy(AbstractEnergy):
         r"""The same energy with known $L(t_{\min})$ under each label, which `save` stores with it.
 
         Args:
-            values: One a label, in nats, for example of `prior_normalizer(energy.given(label), key)`.
+            values: One a label, in nats, for example of `prior_normalizer(energy.given(label), key)` of an
+                energy that knows none yet; `None` to forget them.
             errors: Their standard errors; the largest goes with every label.
 
         Raises:
             ValueError: If a number is not finite, an error is negative, or their numbers differ.
         """
+        if values is None:
+            gone = {"label_normalizers": None, "label_normalizer_errors": None}
+            other = replaced(self, "with_label_normalizers", gone)
+            return other if self.condition is None else other.given(self.condition)
         values = np.asarray(values, float)
         errors = np.zeros_like(values) if errors is None else np.asarray(errors, float)
         fine = np.isfinite(values).all() and np.isfinite(errors).all() and (errors >= 0).all()
@@ -229,7 +239,7 @@ class AbstractNetworkEnergy(AbstractEnergy):
         energy += x.size * jnp.log(alpha_t) + self._offset(jnp.log(s), offset)
         if self.condition is None or self.label_normalizers is None:
             return energy
-        return energy + self.label_normalizers[self.condition].astype(x.dtype)
+        return energy + of_label(self.label_normalizers, self.condition).astype(x.dtype)
 
     def _offset(self, log_s: Scalar, coefficients: Array) -> Scalar:
         ends = jnp.asarray([self.t_min, self.t_max], log_s.dtype)

@@ -20,7 +20,15 @@ from tqdm.auto import tqdm
 from .._typing import Array, PRNGKey, PyTree, Scalar
 from ..energies import AbstractDenoiser
 from .checkpoint import Progress, read_progress, write_progress
-from .settings import check_options, default_loss, make_optimiser, null_of, split, spreader
+from .settings import (
+    check_options,
+    default_loss,
+    forgetful,
+    make_optimiser,
+    null_of,
+    split,
+    spreader,
+)
 from .sources import as_source
 
 __all__ = ["FitResult", "TrainingDiverged", "fit"]
@@ -118,6 +126,7 @@ def fit(
         TrainingDiverged: If the loss becomes non-finite; it carries the last good weights.
     """
     check_options(steps, batch_size, ema, patience, check_every, accumulate, null_rate)
+    energy = forgetful(energy)
     key_split, key_validation, key = jax.random.split(key, 3)
     source, held_out = split(
         key_split, as_source(data, energy.shape, condition), energy.shape, validation

@@ -17,6 +17,7 @@ from .fit import TrainingDiverged, fit
 from .initializer import Initializer
 from .losses import Levels, denoising_loss, level_loss, uniform_log_snr
 from .recovery import RecoveryReport, recovery_loss
+from .settings import forgetful
 
 __all__ = ["RecoveryResult", "fit_recovery"]
 
@@ -163,7 +164,7 @@ def fit_recovery(
     try:
         found = fit(
             key,
-            _Pair(energy, initializer),  # pyright: ignore[reportArgumentType]
+            _Pair(forgetful(energy), initializer),  # pyright: ignore[reportArgumentType]
             data,
             loss=_with_gradient_of(contrast, value, reports),
             trainable=parts,

@@ -13,7 +13,15 @@ from ..energies import AbstractDenoiser, AbstractEnergy
 from .losses import denoising_loss, energy_loss
 from .sources import AbstractSource, Batch, Examples, Sampler, check_examples
 
-__all__ = ["check_options", "default_loss", "make_optimiser", "null_of", "split", "spreader"]
+__all__ = [
+    "check_options",
+    "default_loss",
+    "forgetful",
+    "make_optimiser",
+    "null_of",
+    "split",
+    "spreader",
+]
 
 
 def split(
@@ -105,3 +113,12 @@ def check_options(steps, batch_size, ema, patience, check_every, accumulate, nul
             "expected steps, batch_size, patience, check_every, accumulate >= 1, 0 <= ema < 1 and "
             f"0 <= null_rate < 1; got {counts}, {ema} and {null_rate}."
         )
+
+
+def forgetful(energy: Any) -> Any:
+    """The energy without the normalisers of the weights that it starts from; new weights have others."""
+    if not isinstance(energy, AbstractEnergy) or energy.normalized:
+        return energy
+    if getattr(energy, "label_normalizers", None) is not None:
+        energy = energy.with_label_normalizers(None)  # pyright: ignore[reportAttributeAccessIssue]
+    return energy if energy.log_normalizer is None else energy.with_log_normalizer(None)
