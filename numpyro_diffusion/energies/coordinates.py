@@ -4,6 +4,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 __all__ = ["cast_floats", "check_label", "fitted_gaussian", "of_label"]
 
@@ -53,7 +54,7 @@ def of_label(values, label):
 
 def check_label(label, num: int):
     """Refuse a label that is known not to be one of 0 to `num - 1`."""
-    if isinstance(label, jax.core.Tracer):
+    if isinstance(label, Tracer):
         return
     label = np.asarray(label)
     if not (np.issubdtype(label.dtype, np.integer) and ((label >= 0) & (label < num)).all()):
