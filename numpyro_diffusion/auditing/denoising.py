@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._typing import PRNGKey
-from ..density.paths import Reference, check_data
+from ..density.paths import check_data
+from ..density.reference import Reference
 from ..energies import AbstractDenoiser
 from .levels import by_level, check_times, mean_and_error, noise_levels
 

@@ -11,7 +11,8 @@ import numpy as np
 from .._typing import PRNGKey
 from ..energies import AbstractEnergy
 from .normalizer import Normalizer, anchor_normalizer, check_has_density, unnormalized
-from .paths import Reference, check_data, log_noise, over_examples, times_at
+from .paths import check_data, log_noise, over_examples, times_at
+from .reference import Reference
 
 __all__ = ["adjacent_normalizer"]
 

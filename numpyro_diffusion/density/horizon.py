@@ -17,7 +17,6 @@ from .._typing import PRNGKey, Scalar
 from ..energies import AbstractDenoiser
 from ..initial import StandardNormal
 from .paths import (
-    Reference,
     check_data,
     data_score,
     gauss_legendre,
@@ -25,6 +24,7 @@ from .paths import (
     over_examples,
     times_at,
 )
+from .reference import Reference
 
 __all__ = ["HorizonReport", "elbo_vs_horizon"]
 

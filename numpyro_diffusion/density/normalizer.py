@@ -18,7 +18,8 @@ import numpy as np
 
 from .._typing import Array, PRNGKey, Scalar
 from ..energies import AbstractEnergy
-from .paths import Reference, check_data, gauss_legendre, log_noise, over_examples, times_at
+from .paths import check_data, gauss_legendre, log_noise, over_examples, times_at
+from .reference import Reference
 
 __all__ = ["Normalizer", "anchor_normalizer", "thermodynamic_normalizer"]
 

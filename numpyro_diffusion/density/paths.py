@@ -14,17 +14,15 @@ variance. The mirrored path $-\epsilon$ is averaged in, which removes all that i
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from .._typing import Array, PRNGKey, Scalar
-from ..energies import AbstractDenoiser
+from ..energies import AbstractDenoiser, AbstractEnergy
 
 __all__ = [
-    "Reference",
     "check_data",
     "data_score",
     "gauss_legendre",
@@ -33,53 +31,12 @@ __all__ = [
     "times_at",
 ]
 
-FULL_COVARIANCE = (
-    1024  # up to so many dimensions; an eigendecomposition is then a matter of a second
-)
-
-
-class Reference(NamedTuple):
-    r"""The Gaussian of the data, in the coordinates in which its covariance is diagonal.
-
-    Attributes:
-        mean: Shape `shape`.
-        variances: Shape `(d,)`.
-        basis: Eigenvectors, shape `(d, d)`, or `None` where the coordinates are left as they are.
-    """
-
-    mean: Array
-    variances: Array
-    basis: Array | None
-
-    @classmethod
-    def of(cls, data: Array) -> "Reference":
-        """Moments of data of shape `(num, *shape)`."""
-        host = np.asarray(data, np.float64)
-        flat = host.reshape(len(host), -1)
-        variances, basis = flat.var(0), None
-        if flat.shape[1] <= FULL_COVARIANCE:
-            covariance = np.cov(flat.T, bias=True).reshape(2 * flat.shape[1:])
-            variances, vectors = np.linalg.eigh(covariance)
-            variances, basis = np.maximum(variances, 0), jnp.asarray(vectors, data.dtype)
-        to_array = lambda a: jnp.asarray(a, data.dtype)
-        return cls(to_array(host.mean(0)), to_array(variances), basis)
-
-    def turn(self, u: Array) -> Array:
-        """A vector of example space in the eigenbasis, shape `(d,)`."""
-        return u.ravel() if self.basis is None else self.basis.T @ u.ravel()
-
-    def log_density_and_score(self, u: Array, s: Scalar) -> tuple[Scalar, Array]:
-        r"""$\log \mathcal{N}(u; m, S + s^2 I)$ and its gradient, of the shape of `u`."""
-        v, total = self.turn(u - self.mean), self.variances + s**2
-        score = -v / total
-        log_density = 0.5 * jnp.sum(v * score - jnp.log(2 * jnp.pi * total))
-        score = score if self.basis is None else self.basis @ score
-        return log_density, score.reshape(u.shape)
-
 
 def data_score(energy: AbstractDenoiser, u: Array, t: Scalar) -> Array:
-    r"""$\nabla_u \log p_t(u)$ of $u = x_t / \alpha_t$, from the denoiser."""
+    r"""$\nabla_u \log p_t(u)$ of $u = x_t / \alpha_t$, of the shape of `u`."""
     alpha_t, sigma_t = energy.schedule(t)
+    if isinstance(energy, AbstractEnergy):
+        return alpha_t * energy.score(alpha_t * u, t)
     return (energy.denoise(alpha_t * u, t) - u) * (alpha_t / sigma_t) ** 2
 
 

@@ -1,0 +1,206 @@
+r"""What every estimate of a log density says of itself, and how its points are batched.
+
+With model error there are several "densities of the model", and they differ: that of the score-based
+formula, which is the evidence lower bound of the reverse diffusion in continuous time; that of the
+probability flow; that of the energy. Each estimate names the one that it is of. All are of the prior, the
+law at `t_min`, in the units of the data.
+"""
+
+import abc
+import functools
+import math
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+from .._typing import Array, PRNGKey, Scalar
+from ..energies import AbstractDenoiser
+
+__all__ = ["AbstractLogDensity", "DensityEstimate", "Point"]
+
+EVALUATIONS_AT_ONCE = 4096
+
+
+class DensityEstimate(NamedTuple):
+    r"""Log densities and how well they are known.
+
+    Attributes:
+        value: $\log p(x)$ in nats, one a point: the shape of `x` without the axes of one example.
+        standard_error: Standard errors from independent noises, of the same shape; 0 where nothing is random.
+            They know nothing of the model's error.
+        num_evaluations: Network evaluations spent on each point, of the same shape. A derivative in one
+            direction counts as one.
+        law: Which density of the model this is.
+    """
+
+    value: Array
+    standard_error: Array
+    num_evaluations: Array
+    law: str
+
+
+class Point(NamedTuple):
+    """One point's estimate, each part of shape `()`."""
+
+    value: Scalar
+    variance: Scalar
+    num_evaluations: Scalar
+
+
+class AbstractLogDensity(eqx.Module):
+    r"""An estimator of $\log p(x)$ from a denoiser. Subclasses say how, for ONE example."""
+
+    @property
+    @abc.abstractmethod
+    def law(self) -> str:
+        """Which density of the model is estimated."""
+
+    def prepare(self, prior: AbstractDenoiser) -> Any:
+        """What all points share, made once."""
+        del prior
+
+    @abc.abstractmethod
+    def point(
+        self, prior: AbstractDenoiser, shared: Any, x: Array, key: PRNGKey, at_once: int
+    ) -> Point:
+        """The estimate at one example, with at most `at_once` evaluations in memory where it can."""
+
+    def size(self, prior: AbstractDenoiser) -> int:
+        """About how many evaluations one point holds in memory at once, if nothing bounds them."""
+        del prior
+        return 1
+
+    def log_density(self, prior: AbstractDenoiser, x: Array) -> Scalar:
+        r"""$\log p(x)$ at one example with the same noises at every call, differentiable in `x`.
+
+        A deterministic function of `x` is what NUTS, SVI and optimisers need. Its error is that of one
+        set of noises, frozen: `standard_error` of a call says how large that is.
+        """
+        shared = self.prepare(prior)
+        return self.point(prior, shared, x, jax.random.key(0), EVALUATIONS_AT_ONCE).value
+
+    def __call__(
+        self,
+        prior: AbstractDenoiser,
+        x,
+        key: PRNGKey | None = None,
+        *,
+        tolerance: float | None = None,
+        max_evaluations: int = 100_000,
+        batch_size: int = EVALUATIONS_AT_ONCE,
+    ) -> DensityEstimate:
+        r"""Log densities of examples.
+
+        Args:
+            prior: Denoiser or energy; of an energy only the score is used.
+            x: Examples of shape `(*batch, *shape)`, in the units of the prior.
+            key: PRNG key; by default the same noises at every call. Points have noises of their own.
+            tolerance: Spend evaluations until each standard error is at most this, in nats.
+            max_evaluations: Stop there, a point, whatever the error: it is reported.
+            batch_size: Evaluations of the network held in memory at once.
+
+        Raises:
+            TypeError: If `prior` is not a denoiser.
+            ValueError: If shapes or numbers do not fit, or `tolerance` is asked for under `jit`.
+            FloatingPointError: If an estimate is NaN: the model's score was, at the point that is named.
+        """
+        check_prior(type(self).__name__, prior)
+        x, batch = check_points(prior, x)
+        if batch_size < 1 or max_evaluations < 1:
+            raise ValueError(
+                "`batch_size` and `max_evaluations` must be at least 1; got "
+                f"{batch_size} and {max_evaluations}."
+            )
+        key = jax.random.key(0) if key is None else key
+        found = _points(self, prior, x, jax.random.split(key, len(x)), int(batch_size))
+        if tolerance is not None:
+            found = _until(self, prior, x, key, found, tolerance, max_evaluations, batch_size)
+        _report_nan(self, found.value, batch)
+        value, variance, evaluations = (part.reshape(batch) for part in found)
+        return DensityEstimate(value, jnp.sqrt(variance), evaluations, self.law)
+
+
+@functools.partial(eqx.filter_jit, donate="none")
+def _points(estimator, prior, x, keys, at_once: int) -> Point:
+    """Estimates at `(n, *shape)`, so many points at once that `at_once` evaluations are in memory."""
+    shared = estimator.prepare(prior)
+    one = lambda at: estimator.point(prior, shared, *at, at_once)
+    size = max(1, at_once // estimator.size(prior))
+    if size >= len(x):
+        return jax.vmap(lambda *at: one(at))(x, keys)
+    return jax.lax.map(one, (x, keys), batch_size=size)
+
+
+def _until(estimator, prior, x, key, found, tolerance, max_evaluations, batch_size) -> Point:
+    """More rounds at those points whose standard error is above the tolerance, all rounds averaged."""
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((prior, x, key))):
+        raise ValueError(
+            "`tolerance` decides how long to go on from the errors found, which are not known under `jit`, "
+            "`grad` or `vmap`. Fix the number of evaluations in the estimator instead."
+        )
+    if not tolerance > 0:
+        raise ValueError(f"`tolerance` must be positive, in nats; got {tolerance}.")
+    sums = [np.array(part, float) for part in found]
+    rounds = np.ones(len(x), int)
+    for number in range(1, max_evaluations):
+        error, cost = np.sqrt(sums[1]) / rounds, sums[2] / rounds
+        todo = np.flatnonzero((error > tolerance) & (sums[2] + cost <= max_evaluations))
+        if not len(todo):
+            break
+        # Few sizes, so few compilations: the next power of two, filled with the first of them.
+        filled = np.resize(todo, 2 ** math.ceil(math.log2(len(todo))))
+        keys = jax.random.split(jax.random.fold_in(key, number), len(filled))
+        more = _points(estimator, prior, x[filled], keys, batch_size)
+        for total, part in zip(sums, more, strict=True):
+            total[todo] += np.asarray(part)[: len(todo)]
+        rounds[todo] += 1
+    value, variance, evaluations = sums
+    like = lambda values, part: jnp.asarray(values, part.dtype)
+    return Point(
+        like(value / rounds, found.value),
+        like(variance / rounds**2, found.variance),
+        like(evaluations, found.num_evaluations),
+    )
+
+
+def check_prior(name: str, prior) -> None:
+    if not isinstance(prior, AbstractDenoiser):
+        raise TypeError(
+            f"`{name}` expects a denoiser or an energy; got {type(prior).__name__}. Wrap a callable score in "
+            "`ScoreFunction`."
+        )
+
+
+def check_points(prior: AbstractDenoiser, x) -> tuple[Array, tuple[int, ...]]:
+    """Examples as `(n, *shape)` and the batch shape that they came in."""
+    x = jnp.asarray(x)
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        x = x.astype(jnp.result_type(float))
+    cut = x.ndim - len(prior.shape)
+    if cut < 0 or x.shape[cut:] != tuple(prior.shape):
+        event = ", ".join(map(str, prior.shape))
+        raise ValueError(
+            f"expected points of shape (..., {event}); got {x.shape}. Reshape them to that of one example, "
+            "batch axes first."
+        )
+    batch = x.shape[:cut]
+    if not math.prod(batch):
+        raise ValueError(f"expected at least one point; got shape {x.shape}.")
+    return x.reshape(-1, *prior.shape), batch
+
+
+def _report_nan(estimator, value: Array, batch: tuple[int, ...]) -> None:
+    if isinstance(value, Tracer):
+        return
+    bad = np.isnan(np.asarray(value))
+    if bad.any():
+        first = np.unravel_index(int(bad.argmax()), batch) if batch else ()
+        raise FloatingPointError(
+            f"`{type(estimator).__name__}` found NaN at {int(bad.sum())} of {bad.size} points, the first at "
+            f"index {tuple(int(i) for i in first)}: the point, or the model's score near it, is not finite. "
+            "`nd.audit` looks at the score level by level."
+        )

@@ -1,0 +1,124 @@
+r"""A Gaussian beside the model: what is known exactly is subtracted, and only the rest is estimated.
+
+In the coordinates in which its covariance is diagonal, at noise level $s$ the Gaussian is
+$\mathcal{N}(m, \mathrm{diag}(v) + s^2 I)$.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._typing import Array, Scalar
+from ..energies import (
+    AbstractDenoiser,
+    AbstractEnergy,
+    AbstractNetworkEnergy,
+    Gaussian,
+    GaussianMixture,
+    NetworkDenoiser,
+)
+
+__all__ = ["NoisedReference", "Reference", "reference_of"]
+
+FULL_COVARIANCE = (
+    1024  # up to so many dimensions; an eigendecomposition is then a matter of a second
+)
+
+
+class Reference(NamedTuple):
+    r"""The Gaussian of the data, in the coordinates in which its covariance is diagonal.
+
+    Attributes:
+        mean: Shape `shape`.
+        variances: Shape `(d,)`.
+        basis: Eigenvectors, shape `(d, d)`, or `None` where the coordinates are left as they are.
+    """
+
+    mean: Array
+    variances: Array
+    basis: Array | None
+
+    @classmethod
+    def of(cls, data: Array) -> "Reference":
+        """Moments of data of shape `(num, *shape)`."""
+        host = np.asarray(data, np.float64)
+        flat = host.reshape(len(host), -1)
+        variances, basis = flat.var(0), None
+        if flat.shape[1] <= FULL_COVARIANCE:
+            covariance = np.cov(flat.T, bias=True).reshape(2 * flat.shape[1:])
+            variances, vectors = np.linalg.eigh(covariance)
+            variances, basis = np.maximum(variances, 0), jnp.asarray(vectors, data.dtype)
+        to_array = lambda a: jnp.asarray(a, data.dtype)
+        return cls(to_array(host.mean(0)), to_array(variances), basis)
+
+    def turn(self, u: Array) -> Array:
+        """A vector of example space in the eigenbasis, shape `(d,)`."""
+        return u.ravel() if self.basis is None else self.basis.T @ u.ravel()
+
+    def log_density_and_score(self, u: Array, s: Scalar) -> tuple[Scalar, Array]:
+        r"""$\log \mathcal{N}(u; m, S + s^2 I)$ and its gradient, of the shape of `u`."""
+        v, total = self.turn(u - self.mean), self.variances + s**2
+        score = -v / total
+        log_density = 0.5 * jnp.sum(v * score - jnp.log(2 * jnp.pi * total))
+        score = score if self.basis is None else self.basis @ score
+        return log_density, score.reshape(u.shape)
+
+    def score(self, u: Array, s: Scalar) -> Array:
+        r"""$\nabla_u \log \mathcal{N}(u; m, S + s^2 I)$, of the shape of `u`."""
+        return self.log_density_and_score(u, s)[1]
+
+    def log_density(self, u: Array, s: Scalar) -> Scalar:
+        return self.log_density_and_score(u, s)[0]
+
+    def divergence(self, u: Array, s: Scalar) -> Scalar:
+        """Divergence of the score."""
+        del u
+        return -jnp.sum(1 / (self.variances + s**2))
+
+
+class NoisedReference(NamedTuple):
+    """A law with a closed form at every noise level as a reference, such as a mixture fitted to data."""
+
+    energy: AbstractEnergy
+
+    def _at(self, u: Array, s: Scalar) -> tuple[Scalar, Array]:
+        t = self.energy.schedule.time(-2 * jnp.log(s))
+        value, score = self.energy.log_density_and_score(u.reshape(self.energy.shape), t)
+        return value, score.reshape(u.shape)
+
+    def score(self, u: Array, s: Scalar) -> Array:
+        return self._at(u, s)[1]
+
+    def log_density(self, u: Array, s: Scalar) -> Scalar:
+        return self._at(u, s)[0]
+
+    def divergence(self, u: Array, s: Scalar) -> Scalar:
+        return jnp.trace(jax.jacfwd(lambda v: self.score(v, s))(u.ravel()))
+
+
+def reference_of(prior: AbstractDenoiser) -> Reference:
+    """The Gaussian with the mean and covariance of the clean data, as far as the prior knows them."""
+    if isinstance(prior, NetworkDenoiser):
+        prior = prior.base
+    if isinstance(prior, AbstractNetworkEnergy):
+        return Reference(prior.mean, prior.scales**2, prior.basis)
+    if isinstance(prior, Gaussian):
+        return Reference(prior.mean, prior.eigenvalues, prior.eigenvectors)
+    if isinstance(prior, GaussianMixture):
+        mean = prior.weights @ prior.means
+        apart = prior.means - mean
+        covariance = jnp.einsum(
+            "k,kij,kj,klj->il",
+            prior.weights,
+            prior.eigenvectors,
+            prior.eigenvalues,
+            prior.eigenvectors,
+        ) + jnp.einsum("k,ki,kj->ij", prior.weights, apart, apart)
+        return Reference(mean, *jnp.linalg.eigh(covariance))
+    t = jnp.asarray(prior.t_min, jnp.result_type(float))
+    alpha_t, sigma_t = prior.schedule(t)
+    mean, variance = prior.moments(t)
+    clean = jnp.maximum(variance - sigma_t**2, 0) / alpha_t**2
+    return Reference(mean / alpha_t, clean.ravel(), None)

@@ -1,0 +1,77 @@
+"""The divergence of a vector field at a point: exactly, or by random probes."""
+
+import abc
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from .._typing import Array, PRNGKey, Scalar
+
+__all__ = ["AbstractDivergence", "ExactDivergence", "Hutchinson"]
+
+
+class AbstractDivergence(eqx.Module):
+    """How to get $f(u)$ together with $\\nabla \\cdot f(u)$."""
+
+    @abc.abstractmethod
+    def num_derivatives(self, dimension: int) -> int:
+        """Directional derivatives that one evaluation takes, in `dimension` coordinates."""
+
+    @abc.abstractmethod
+    def directions(self, key: PRNGKey, like: Array) -> Array:
+        """Directions $v_j$ of shape `(num_derivatives, *like.shape)`."""
+
+    @abc.abstractmethod
+    def scale(self) -> float:
+        r"""$\nabla \cdot f$ is this times $\sum_j v_j^\top J v_j$."""
+
+    def __call__(
+        self, function: Callable[[Array], Array], u: Array, directions: Array
+    ) -> tuple[Array, Scalar]:
+        """$f(u)$ and its divergence, along directions that were drawn before."""
+        value, linear = jax.linearize(function, u)
+        along = lambda v: jnp.sum(v * linear(v))
+        return value, self.scale() * jnp.sum(jax.vmap(along)(directions))
+
+
+class ExactDivergence(AbstractDivergence):
+    """One directional derivative a coordinate: exact, for a handful of dimensions."""
+
+    def num_derivatives(self, dimension):
+        return dimension
+
+    def directions(self, key, like):
+        del key
+        return jnp.eye(like.size, dtype=like.dtype).reshape(-1, *like.shape)
+
+    def scale(self):
+        return 1.0
+
+
+class Hutchinson(AbstractDivergence):
+    r"""$\mathbb{E}[v^\top J v]$ over random signs: unbiased, at a cost that does not grow with dimension.
+
+    Attributes:
+        num_probes: Independent directions.
+
+    References:
+        Hutchinson (1989), A stochastic estimator of the trace of the influence matrix.
+    """
+
+    num_probes: int = eqx.field(static=True, default=1)
+
+    def __check_init__(self):
+        if self.num_probes < 1:
+            raise ValueError(f"`num_probes` must be at least 1; got {self.num_probes}.")
+
+    def num_derivatives(self, dimension):
+        del dimension
+        return self.num_probes
+
+    def directions(self, key, like):
+        return jax.random.rademacher(key, (self.num_probes, *like.shape), like.dtype)
+
+    def scale(self):
+        return 1 / self.num_probes
