@@ -12,7 +12,7 @@ from .. import diagnostics
 from ..bridge import DiffusionSite
 from ..energies import AbstractEnergy
 from ..smc import SMCResult
-from .sites import counts, site_shape, unwrapped
+from .sites import counts, refuse_estimator, site_shape, unwrapped
 
 __all__ = [
     "check_compiles",
@@ -150,6 +150,7 @@ def report_non_finite(result: SMCResult, error: FloatingPointError | None) -> No
 
 def diffusion_site(name: str, site: dict, path_space: bool, initial: Any) -> DiffusionSite:
     """The diffusion variable at a site; refuses a score where a density is needed."""
+    refuse_estimator(name, unwrapped(site["fn"]))
     energy, shape = unwrapped(site["fn"]).energy, site_shape(site)
     if not (path_space or isinstance(energy, AbstractEnergy)):
         raise TypeError(

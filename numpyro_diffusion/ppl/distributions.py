@@ -7,6 +7,7 @@ arguments, and never as constants.
 """
 
 import math
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -16,6 +17,7 @@ from numpyro.distributions import Distribution, constraints
 from numpyro.distributions.util import validate_sample
 
 from .._typing import Array, PRNGKey, Scalar
+from ..density.estimate import AbstractLogDensity
 from ..energies.base import AbstractDenoiser, AbstractEnergy
 from ..energies.reverse import draw_prior
 from ..twists import added_variance
@@ -56,6 +58,7 @@ class _Noised(Distribution):
     arg_constraints = {}
     pytree_data_fields = ("energy",)
     pytree_aux_fields = ("num_steps",)
+    log_density: AbstractLogDensity | None = None
 
     def __init__(self, energy, num_steps, validate_args):
         name = type(self).__name__
@@ -111,15 +114,16 @@ class _Noised(Distribution):
             )
         return self.energy
 
-    def _check(self, value) -> AbstractEnergy:
+    def _check(self, value) -> Any:
         """The energy, once it and the value are found fit for a density."""
         energy, name, shape = self._single(), type(self).__name__, jnp.shape(value)
-        if not isinstance(energy, AbstractEnergy):
+        if self.log_density is None and not isinstance(energy, AbstractEnergy):
             raise TypeError(
                 f"`{name}.log_prob` needs an energy; got the score-only prior "
                 f"{type(energy).__name__}. Metropolis-type kernels (NUTS, HMC, MALA, the moves of "
                 "SMC) need a density whose gradient is the score: without one they accept wrongly and "
-                "give no warning. Train or distil an energy, or use a scheme in path space."
+                "give no warning. Train or distil an energy, use a scheme in path space, or give "
+                "`DiffusionPrior` an estimator: `log_density=nd.density.ScoreFormula()`."
             )
         if not jnp.issubdtype(jnp.result_type(value), jnp.floating):
             raise TypeError(
@@ -142,7 +146,11 @@ class _Noised(Distribution):
         del intermediates
         energy, value = self._check(value), jnp.asarray(value)
         t = jnp.asarray(self.time, value.dtype)
-        log_density = lambda u: energy.log_density(u, t)
+        log_density = (
+            (lambda u: energy.log_density(u, t))
+            if self.log_density is None
+            else self.log_density.log_density(energy)
+        )
         return batched(log_density, value.ndim - self.event_dim)(value)
 
     def sample(self, key, sample_shape: tuple[int, ...] = ()) -> Array:
@@ -175,16 +183,20 @@ class DiffusionPrior(_Noised):
     discretised in `num_steps` steps: with model error, and for composed energies, its law is close
     to that of `log_prob` but not the same.
 
-    A score-only prior (a denoiser that is not an energy) can be sampled but has no `log_prob`.
+    A score-only prior (a denoiser that is not an energy) can be sampled but has no `log_prob`, unless an
+    estimator makes one of its scores. With its noises frozen that is a deterministic function, for NUTS, SVI
+    and importance sampling; the law is the one that the estimator names, up to its error. An energy may have
+    an estimator too: its `log_prob` is then normalised, whatever the energy knows, and of the scores alone.
 
     Args:
-        energy: The energy, of any event shape.
+        energy: The energy, of any event shape; or, with `log_density`, any denoiser.
+        log_density: `None` for the energy's own, or an estimator such as `nd.density.ScoreFormula()`.
         num_steps: Number of steps of the reverse process.
         validate_args: As for every NumPyro distribution.
 
     Raises:
-        TypeError: If `energy` is neither energy nor denoiser. `log_prob` raises it for integers and
-            for score-only priors.
+        TypeError: If `energy` is neither energy nor denoiser, or `log_density` no estimator. `log_prob`
+            raises it for integers, and for score-only priors without an estimator.
         ValueError: If `num_steps` is not a positive integer. `log_prob` raises it for wrong shapes.
 
     Example:
@@ -193,7 +205,22 @@ class DiffusionPrior(_Noised):
         (2,)
     """
 
-    def __init__(self, energy: AbstractDenoiser, *, num_steps: int = 200, validate_args=None):
+    pytree_data_fields = ("log_density",)
+
+    def __init__(
+        self,
+        energy: AbstractDenoiser,
+        *,
+        log_density: AbstractLogDensity | None = None,
+        num_steps: int = 200,
+        validate_args=None,
+    ):
+        if not (log_density is None or isinstance(log_density, AbstractLogDensity)):
+            raise TypeError(
+                "`log_density` expects an estimator such as `nd.density.ScoreFormula()`, or None for the "
+                f"energy's own; got {log_density!r}. Instantiate the class."
+            )
+        self.log_density = log_density
         super().__init__(energy, num_steps, validate_args)
 
     @property

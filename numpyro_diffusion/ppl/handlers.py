@@ -24,6 +24,7 @@ from .._typing import PRNGKey, Scalar
 from ..energies.base import AbstractEnergy
 from ..twists import AbstractTwist, Tweedie
 from .distributions import DiffusionPrior, NoisedPrior, batched
+from .sites import refuse_estimator
 
 __all__ = ["NoisedReparam", "noised"]
 
@@ -81,6 +82,7 @@ class NoisedReparam(Reparam):
                 "`noised(model, t)`, which leaves other sites alone."
             )
         energy = prior.energy
+        refuse_estimator(name, prior)
         if not isinstance(energy, AbstractEnergy):
             raise TypeError(
                 f"`noised` needs an energy at site {name!r}; got the score-only prior "

@@ -30,6 +30,17 @@ __all__ = [
 ]
 
 
+def refuse_estimator(name: str, prior: Any) -> None:
+    """Refuse a prior whose density is estimated where levels of an energy, or a sampler's law, are needed."""
+    if getattr(prior, "log_density", None) is not None:
+        raise ValueError(
+            f"site `{name}` has `log_density={type(prior.log_density).__name__}`, a density of the prior "
+            "alone; `SMC` and `noised` work with all noise levels of an energy, or with the law of the reverse "
+            "sampler, and would target another law. Leave `log_density` out here; with it use NUTS, SVI or "
+            "importance sampling."
+        )
+
+
 def unwrapped(fn: Any) -> Any:
     """The distribution under plates, masks, `expand` and `to_event`."""
     while isinstance(fn, dist.ExpandedDistribution | dist.Independent | dist.MaskedDistribution):

@@ -18,11 +18,13 @@ from .fokker_planck import fokker_planck_loss as fokker_planck_loss
 from .initializer import Initializer as Initializer
 from .level_normalizer import LevelNormalizer as LevelNormalizer
 from .level_normalizer import fit_normalizer as fit_normalizer
+from .levels import karras_weight as karras_weight
+from .levels import likelihood_weight as likelihood_weight
+from .levels import log_normal as log_normal
+from .levels import uniform_log_snr as uniform_log_snr
 from .losses import denoising_loss as denoising_loss
 from .losses import energy_loss as energy_loss
 from .losses import level_loss as level_loss
-from .losses import log_normal as log_normal
-from .losses import uniform_log_snr as uniform_log_snr
 from .recovery import RecoveryReport as RecoveryReport
 from .recovery import recovery_loss as recovery_loss
 from .recovery import recovery_process as recovery_process

@@ -21,62 +21,9 @@ import jax.numpy as jnp
 from .._typing import Array, PRNGKey, Scalar
 from ..energies import AbstractDenoiser, AbstractEnergy
 from .anchors import Anchors, anchor_loss
+from .levels import Levels, Weight, karras_weight, level_bounds, times_at_levels, uniform_log_snr
 
-__all__ = [
-    "denoising_loss",
-    "energy_loss",
-    "given_each",
-    "level_loss",
-    "log_normal",
-    "uniform_log_snr",
-    "weighted_error",
-]
-
-Levels = Callable[[PRNGKey, AbstractDenoiser, int], Array]
-r"""`levels(key, denoiser, num) -> times` of shape `(num,)`."""
-
-
-def _stratified(key: PRNGKey, num: int) -> Array:
-    """One uniform draw in each of `num` equal cells of [0, 1], in shuffled order."""
-    key_cell, key_order = jax.random.split(key)
-    cells = jax.random.permutation(key_order, num)
-    return (cells + jax.random.uniform(key_cell, (num,))) / num
-
-
-def _bounds(denoiser: AbstractDenoiser) -> tuple[Scalar, Scalar]:
-    times = jnp.asarray([denoiser.t_min, denoiser.t_max])
-    log_levels = jnp.log(jax.vmap(denoiser.schedule.noise_level)(times))
-    return log_levels[0], log_levels[1]
-
-
-def _times(denoiser: AbstractDenoiser, log_levels: Array) -> Array:
-    times = jax.vmap(denoiser.schedule.time)(-2 * log_levels)
-    return jnp.clip(times, denoiser.t_min, denoiser.t_max)
-
-
-def uniform_log_snr(key: PRNGKey, denoiser: AbstractDenoiser, num: int) -> Array:
-    """Times uniform in log-SNR between `t_min` and `t_max`, one in each of `num` equal cells."""
-    low, high = _bounds(denoiser)
-    return _times(denoiser, low + (high - low) * _stratified(key, num))
-
-
-def log_normal(mean: float = -1.2, scale: float = 1.2) -> Levels:
-    r"""Levels with $\log s \sim \mathcal{N}(\text{mean}, \text{scale}^2)$, cut at both ends, stratified.
-
-    Args:
-        mean: Mean of the log noise level, in data units.
-        scale: Its standard deviation.
-
-    References:
-        Karras et al. (2022), Elucidating the Design Space of Diffusion-Based Generative Models.
-    """
-
-    def levels(key, denoiser, num):
-        low, high = (jax.scipy.stats.norm.cdf((b - mean) / scale) for b in _bounds(denoiser))
-        quantiles = low + (high - low) * _stratified(key, num)
-        return _times(denoiser, mean + scale * jax.scipy.stats.norm.ppf(quantiles))
-
-    return levels
+__all__ = ["denoising_loss", "energy_loss", "given_each", "level_loss", "weighted_error"]
 
 
 def given_each(denoiser: Any, condition: Array | None) -> Any:
@@ -93,6 +40,7 @@ def weighted_error(
     levels: Levels,
     data_scale: Scalar | float,
     condition: Array | None,
+    weight: Weight = karras_weight,
 ) -> Scalar:
     r"""Mean over examples and dimensions of $\lambda(s)\,(\hat x_0(u_t) - \text{target})^2$ on noised data.
 
@@ -104,6 +52,7 @@ def weighted_error(
         levels: Draws the times, `levels(key, denoiser, num)`.
         data_scale: $d$, the standard deviation of the data in $\lambda$.
         condition: One an example, leading with `(num,)`, or `None`.
+        weight: $\lambda(s)$.
     """
     key_level, key_noise = jax.random.split(key)
     times = levels(key_level, denoiser, len(data)).astype(data.dtype)
@@ -114,7 +63,7 @@ def weighted_error(
         s = sigma_t / alpha_t
         u = x_0 + s * epsilon
         error = given_each(denoiser, c).denoise(alpha_t * u, t) - target(x_0, u, s, c)
-        return (1 / s**2 + 1 / data_scale**2) * jnp.mean(error**2)
+        return weight(s, data_scale) * jnp.mean(error**2)
 
     return jnp.mean(jax.vmap(one)(data, times, noise, condition))
 
@@ -127,6 +76,7 @@ def denoising_loss(
     levels: Levels = uniform_log_snr,
     data_scale: Scalar | float = 1.0,
     condition: Array | None = None,
+    weight: Weight = karras_weight,
 ) -> Scalar:
     r"""Mean over examples and dimensions of $\lambda(s)\,(\hat x_0 - x_0)^2$, one level an example.
 
@@ -137,10 +87,11 @@ def denoising_loss(
         levels: Draws the times, `levels(key, denoiser, num)`.
         data_scale: $d$, the standard deviation of the data in $\lambda$.
         condition: One an example, leading with `(num,)`, or `None`.
+        weight: `karras_weight` or `likelihood_weight`, which makes the loss a likelihood.
     """
     clean = lambda x_0, u, s, c: x_0
     options = {"levels": levels, "data_scale": data_scale, "condition": condition}
-    return weighted_error(denoiser, key, data, clean, **options)
+    return weighted_error(denoiser, key, data, clean, weight=weight, **options)
 
 
 def level_loss(
@@ -184,8 +135,8 @@ def level_loss(
     width = jnp.where(jnp.arange(num_groups) % 2 == 0, 1.0, window)[:, None]
     start = (1 - width) * jax.random.uniform(key_start, (num_groups, 1))
     cells = (jnp.arange(group) + jax.random.uniform(key_level, (num_groups, group))) / group
-    low, high = _bounds(energy)
-    times = _times(energy, low + (high - low) * (start + width * cells)).astype(data.dtype)
+    low, high = level_bounds(energy)
+    times = times_at_levels(energy, low + (high - low) * (start + width * cells)).astype(data.dtype)
     noise = jax.random.normal(key_noise, data.shape, data.dtype)
 
     def energy_of(u, t, c):
