@@ -43,7 +43,10 @@ from .initial import fit_gaussian as fit_gaussian
 from .initial import fit_mixture as fit_mixture
 from .io import load as load
 from .io import save as save
+from .nested import NestedResult as NestedResult
+from .nested import nested_sampling as nested_sampling
 from .ppl import DiffusionPrior as DiffusionPrior
+from .ppl import NoiseReparam as NoiseReparam
 from .ppl import noised as noised
 from .ppl.bridge import from_model as from_model
 from .ppl.smc import SMC as SMC

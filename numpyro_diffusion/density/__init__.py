@@ -3,6 +3,10 @@
 from .adjacent import adjacent_normalizer as adjacent_normalizer
 from .estimate import AbstractLogDensity as AbstractLogDensity
 from .estimate import DensityEstimate as DensityEstimate
+from .flow import FlowDensity as FlowDensity
+from .flow import probability_flow as probability_flow
+from .flow_map import from_noise as from_noise
+from .flow_map import to_noise as to_noise
 from .formula import ScoreFormula as ScoreFormula
 from .formula import score_formula as score_formula
 from .horizon import HorizonReport as HorizonReport

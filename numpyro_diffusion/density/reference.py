@@ -116,7 +116,9 @@ def reference_of(prior: AbstractDenoiser) -> Reference:
             prior.eigenvalues,
             prior.eigenvectors,
         ) + jnp.einsum("k,ki,kj->ij", prior.weights, apart, apart)
-        return Reference(mean, *jnp.linalg.eigh(covariance))
+        # Any basis would do, and that of equal eigenvalues has no derivative; the variances have one.
+        _, basis = jnp.linalg.eigh(jax.lax.stop_gradient(covariance))
+        return Reference(mean, jnp.einsum("ij,ik,kj->j", basis, covariance, basis), basis)
     t = jnp.asarray(prior.t_min, jnp.result_type(float))
     alpha_t, sigma_t = prior.schedule(t)
     mean, variance = prior.moments(t)

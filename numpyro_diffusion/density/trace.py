@@ -24,16 +24,23 @@ class AbstractDivergence(eqx.Module):
         """Directions $v_j$ of shape `(num_derivatives, *like.shape)`."""
 
     @abc.abstractmethod
-    def scale(self) -> float:
-        r"""$\nabla \cdot f$ is this times $\sum_j v_j^\top J v_j$."""
+    def replicates(self, terms: Array) -> Array:
+        r"""Independent estimates of $\nabla \cdot f$, shape `(k,)`, from all $v_j^\top J v_j$."""
+
+    def along(
+        self, function: Callable[[Array], Array], u: Array, directions: Array
+    ) -> tuple[Array, Array]:
+        """$f(u)$ and independent estimates of its divergence, along directions that were drawn before."""
+        value, linear = jax.linearize(function, u)
+        terms = jax.vmap(lambda v: jnp.sum(v * linear(v)))(directions)
+        return value, self.replicates(terms)
 
     def __call__(
         self, function: Callable[[Array], Array], u: Array, directions: Array
     ) -> tuple[Array, Scalar]:
-        """$f(u)$ and its divergence, along directions that were drawn before."""
-        value, linear = jax.linearize(function, u)
-        along = lambda v: jnp.sum(v * linear(v))
-        return value, self.scale() * jnp.sum(jax.vmap(along)(directions))
+        """$f(u)$ and its divergence, the mean of the estimates."""
+        value, estimates = self.along(function, u, directions)
+        return value, jnp.mean(estimates)
 
 
 class ExactDivergence(AbstractDivergence):
@@ -46,8 +53,8 @@ class ExactDivergence(AbstractDivergence):
         del key
         return jnp.eye(like.size, dtype=like.dtype).reshape(-1, *like.shape)
 
-    def scale(self):
-        return 1.0
+    def replicates(self, terms):
+        return jnp.sum(terms)[None]
 
 
 class Hutchinson(AbstractDivergence):
@@ -73,5 +80,5 @@ class Hutchinson(AbstractDivergence):
     def directions(self, key, like):
         return jax.random.rademacher(key, (self.num_probes, *like.shape), like.dtype)
 
-    def scale(self):
-        return 1 / self.num_probes
+    def replicates(self, terms):
+        return terms

@@ -4,3 +4,4 @@ from .distributions import DiffusionPrior as DiffusionPrior
 from .distributions import NoisedPrior as NoisedPrior
 from .handlers import NoisedReparam as NoisedReparam
 from .handlers import noised as noised
+from .reparam import NoiseReparam as NoiseReparam

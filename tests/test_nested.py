@@ -1,0 +1,63 @@
+"""Nested sampling against closed forms and against the particle samplers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import pytest
+from closed_form import eight_dimensional, two_dimensional
+
+import numpyro_diffusion as nd
+
+
+def in_noise(problem, **options):
+    reparametrised = numpyro.handlers.reparam(
+        problem.model, config={"x": nd.NoiseReparam(**options)}
+    )
+    return nd.from_model(reparametrised, problem.operator, y=problem.data)
+
+
+def test_evidence_and_posterior_in_noise(key):
+    problem = two_dimensional(sigma=0.5)
+    bridge = in_noise(problem, num_steps=8)
+    found, exact = nd.nested_sampling(key, bridge, num_live=400), problem.exact()
+    assert 0.01 < found.log_evidence_error < 0.15
+    assert abs(found.log_evidence - exact.log_evidence) < 4 * found.log_evidence_error
+    np.testing.assert_allclose(jnp.exp(found.log_weights).sum(), 1.0, rtol=1e-6)
+    x = jax.vmap(bridge.constrain)(found.positions)["x"]
+    mean = jnp.exp(found.log_weights) @ x
+    assert (np.abs(mean - exact.mean) < 0.2 * np.sqrt(exact.variance)).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [{"sigma": 0.3}, {}], ids=["known noise", "unknown noise"])
+def test_agrees_with_the_particle_sampler_in_eight_dimensions(options, key):
+    problem = eight_dimensional(3, **options)
+    key_nested, key_smc = jax.random.split(key)
+    found = nd.nested_sampling(key_nested, in_noise(problem, num_steps=8))
+    smc = nd.SMC(problem.model, num_particles=500, progress_bar=False)
+    smc.run(key_smc, problem.operator, y=problem.data)
+    exact = problem.exact().log_evidence
+    assert abs(found.log_evidence - exact) < 4 * found.log_evidence_error + 0.02
+    gap = abs(found.log_evidence - smc.log_evidence)
+    assert gap < 4 * np.hypot(found.log_evidence_error, smc.log_evidence_error) + 0.02
+
+
+@pytest.mark.slow
+def test_a_prior_in_closed_form_needs_no_reparameterisation(key):
+    problem = two_dimensional()
+    bridge = nd.from_model(problem.model, problem.operator, y=problem.data)
+    found = nd.nested_sampling(key, bridge)
+    assert abs(found.log_evidence - problem.exact().log_evidence) < 4 * found.log_evidence_error
+
+
+def test_refusals(key):
+    learned = nd.InnerProductEnergy()
+    with pytest.raises(ValueError, match="NoiseReparam"):
+        nd.nested_sampling(key, nd.from_energy(learned, lambda x: -jnp.sum(x**2)))
+    bridge = nd.from_energy(nd.Gaussian(), lambda x: -jnp.sum(x**2))
+    with pytest.raises(ValueError, match="num_delete"):
+        nd.nested_sampling(key, bridge, num_live=10, num_delete=10)
+    nowhere = nd.from_energy(nd.Gaussian(), lambda x: jnp.sum(x) * jnp.nan)
+    with pytest.raises(FloatingPointError, match="NaN"):
+        nd.nested_sampling(key, nowhere, num_live=10)
