@@ -47,9 +47,9 @@ def draws(prior, key, num: int):
     return jax.vmap(lambda key: prior.draw(key, t) / alpha_t)(jax.random.split(key, num))
 
 
-def literal(prior, x, key, matched: bool):
+def literal(prior, x, key, matched: bool, num: int = 2 * PAIRS):
     """Uniform times; the formula with d/2t, or with the squared noise in its place."""
-    num, d = 2 * PAIRS, x.size
+    d = x.size
     key_times, key_noises = jax.random.split(key)
     uniform = jax.random.uniform(key_times, (num,))
     times = (jnp.arange(num) + uniform) / num if matched else uniform

@@ -163,10 +163,10 @@ def test_spends_evaluations_until_the_error_bar_is_met():
 @pytest.mark.slow
 def test_gradient_is_the_score_and_batching_changes_nothing():
     prior, x = mixture(2), jnp.asarray(POINTS[2])
-    estimator = ScoreFormula(GaussLegendre(32), GaussHermite(24))
+    estimator = ScoreFormula(GaussLegendre(32), GaussHermite(16))
     gradient = jax.jit(jax.grad(lambda x: estimator(prior, x).value.sum()))(x)
     score = jax.vmap(jax.grad(lambda u: prior.log_density(u, jnp.asarray(prior.t_min))))(x)
-    np.testing.assert_allclose(gradient, score, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(gradient, score, rtol=1e-3, atol=1e-3)
     whole = score_formula(prior, x.reshape(2, 2, 2), jax.random.key(5))
     for batch_size in (300, 100):
         parts = score_formula(prior, x.reshape(2, 2, 2), jax.random.key(5), batch_size=batch_size)
@@ -177,12 +177,12 @@ def test_gradient_is_the_score_and_batching_changes_nothing():
 @pytest.mark.slow
 def test_derivative_in_parameters():
     """The density of a mixture whose means move, differentiated through its scores alone."""
-    x, estimator = jnp.array([0.4, -0.2]), ScoreFormula(GaussLegendre(32), GaussHermite(24))
+    x, estimator = jnp.array([0.4, -0.2]), ScoreFormula(GaussLegendre(32), GaussHermite(16))
     base = mixture(2)
     moved = lambda shift: eqx.tree_at(lambda m: m.means, base, base.means + shift)
     slope = jax.grad(lambda shift: estimator(moved(shift), x).value)(0.0)
     truth = jax.grad(lambda shift: moved(shift).log_density(x, jnp.asarray(base.t_min)))(0.0)
-    np.testing.assert_allclose(slope, truth, rtol=1e-4)
+    np.testing.assert_allclose(slope, truth, rtol=1e-3)
 
 
 def test_single_floats(float32):
@@ -323,24 +323,29 @@ def test_the_weighted_loss_is_the_likelihood():
     """Two models differ by as much in the loss, times dimension and range, as in the mean log density."""
     law = mixture(2)
     key_data, key_loss = jax.random.split(jax.random.key(8))
-    t = jnp.asarray(0.0)
-    data = jax.vmap(lambda key: law.draw(key, t))(jax.random.split(key_data, 20_000))
-    models = [law, nd.Gaussian(np.array([0.2, 0.5]), np.array([[1.5, -0.3], [-0.3, 1.0]]))]
-    loss = lambda model: nd.train.denoising_loss(
-        model, key_loss, data, weight=nd.train.likelihood_weight
-    )
+    keys, t = jax.random.split(key_data, 5000), jnp.asarray(0.0)
+    data = jax.vmap(lambda key: law.draw(key, t))(keys)
+    other = nd.Gaussian(np.array([0.2, 0.5]), np.array([[1.5, -0.3], [-0.3, 1.0]]))
     levels = jax.vmap(law.schedule.noise_level)(jnp.asarray([law.t_min, law.t_max]))
-    by_loss = 2 * jnp.log(levels[1] / levels[0]) * (loss(models[1]) - loss(models[0]))
-    truth = np.mean(exact(law, data) - exact(models[1], data))
-    assert by_loss == pytest.approx(truth, abs=0.03) and truth > 0.3
+
+    def difference(key):
+        options = {"weight": nd.train.likelihood_weight}
+        loss = lambda model: nd.train.denoising_loss(model, key, data, **options)
+        return 2 * jnp.log(levels[1] / levels[0]) * (loss(other) - loss(law))
+
+    by_loss = np.asarray(jax.lax.map(difference, jax.random.split(key_loss, 100)))
+    truth, error = np.mean(exact(law, data) - exact(other, data)), by_loss.std(ddof=1) / 10
+    assert abs(by_loss.mean() - truth) < 3 * error and error < 0.02 < truth / 10
 
 
 def test_the_penalty_of_a_generator_is_a_cross_entropy_with_its_gradient():
     prior = mixture(2)
     samples = jnp.asarray(np.random.default_rng(0).normal(size=(4000, 2)) * [0.8, 0.5] + [0.3, 0.2])
 
+    score = score_of(prior)
+
     def penalty(shift, key):
-        return nd.density.score_matching_penalty(score_of(prior), samples + shift, key)
+        return nd.density.score_matching_penalty(score, samples + shift, key)
 
     shift = jnp.zeros(2)
     values, slopes = jax.lax.map(

@@ -1,6 +1,20 @@
 """Densities from scores, and what the noise levels of an energy say of its density."""
 
 from .adjacent import adjacent_normalizer as adjacent_normalizer
+from .anomaly import Anomaly as Anomaly
+from .anomaly import anomaly_score as anomaly_score
+from .certificate import density_certificate as density_certificate
+from .classify import Classification as Classification
+from .classify import classify as classify
+from .compare import BitsPerDim as BitsPerDim
+from .compare import bits_per_dim as bits_per_dim
+from .compare import compare_priors as compare_priors
+from .discrete import Steps as Steps
+from .discrete import UsualSum as UsualSum
+from .discrete import ddpm_weights as ddpm_weights
+from .discrete import elbo as elbo
+from .discrete import riemann_weights as riemann_weights
+from .discrete import snr_weights as snr_weights
 from .estimate import AbstractLogDensity as AbstractLogDensity
 from .estimate import DensityEstimate as DensityEstimate
 from .flow import FlowDensity as FlowDensity
@@ -11,8 +25,14 @@ from .formula import ScoreFormula as ScoreFormula
 from .formula import score_formula as score_formula
 from .horizon import HorizonReport as HorizonReport
 from .horizon import elbo_vs_horizon as elbo_vs_horizon
+from .normalized import NormalizedEnergy as NormalizedEnergy
 from .normalizer import Normalizer as Normalizer
 from .normalizer import thermodynamic_normalizer as thermodynamic_normalizer
+from .paired import Comparison as Comparison
+from .penalty import score_matching_penalty as score_matching_penalty
+from .pointwise import LabelNormalizers as LabelNormalizers
+from .pointwise import label_normalizers as label_normalizers
+from .pointwise import pointwise_normalizer as pointwise_normalizer
 from .rules import GaussHermite as GaussHermite
 from .rules import GaussLegendre as GaussLegendre
 from .rules import Mirrored as Mirrored

@@ -9,6 +9,7 @@ law at `t_min`, in the units of the data.
 import abc
 import functools
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -20,7 +21,7 @@ from jax.core import Tracer
 from .._typing import Array, PRNGKey, Scalar
 from ..energies import AbstractDenoiser
 
-__all__ = ["AbstractLogDensity", "DensityEstimate", "Point"]
+__all__ = ["AbstractLogDensity", "DensityEstimate", "Point", "estimates_at", "report_nan"]
 
 EVALUATIONS_AT_ONCE = 4096
 
@@ -44,11 +45,17 @@ class DensityEstimate(NamedTuple):
 
 
 class Point(NamedTuple):
-    """One point's estimate, each part of shape `()`."""
+    """One point's estimate, each part of shape `()`.
+
+    `replicates`, of shape `(k,)`, are independent estimates whose mean is `value`, made with the same noises
+    at every call with the same key: differences between priors are far better known than each of them.
+    `None` where an estimator has none.
+    """
 
     value: Scalar
     variance: Scalar
     num_evaluations: Scalar
+    replicates: Array | None = None
 
 
 class AbstractLogDensity(eqx.Module):
@@ -74,14 +81,14 @@ class AbstractLogDensity(eqx.Module):
         del prior
         return 1
 
-    def log_density(self, prior: AbstractDenoiser, x: Array) -> Scalar:
-        r"""$\log p(x)$ at one example with the same noises at every call, differentiable in `x`.
+    def log_density(self, prior: AbstractDenoiser) -> Callable[[Array], Scalar]:
+        r"""$\log p$ as a function of one example, with the same noises at every call.
 
-        A deterministic function of `x` is what NUTS, SVI and optimisers need. Its error is that of one
-        set of noises, frozen: `standard_error` of a call says how large that is.
+        A deterministic function of `x`, differentiable, is what NUTS, SVI and optimisers need. Its error is
+        that of one set of noises, frozen: `standard_error` of a call says how large that is.
         """
-        shared = self.prepare(prior)
-        return self.point(prior, shared, x, jax.random.key(0), EVALUATIONS_AT_ONCE).value
+        shared, key = self.prepare(prior), jax.random.key(0)
+        return lambda x: self.point(prior, shared, x, key, EVALUATIONS_AT_ONCE).value
 
     def __call__(
         self,
@@ -116,23 +123,30 @@ class AbstractLogDensity(eqx.Module):
                 f"{batch_size} and {max_evaluations}."
             )
         key = jax.random.key(0) if key is None else key
-        found = _points(self, prior, x, jax.random.split(key, len(x)), int(batch_size))
+        found = estimates_at(self, prior, x, jax.random.split(key, len(x)), int(batch_size))
         if tolerance is not None:
             found = _until(self, prior, x, key, found, tolerance, max_evaluations, batch_size)
-        _report_nan(self, found.value, batch)
-        value, variance, evaluations = (part.reshape(batch) for part in found)
+        report_nan(self, found.value, batch)
+        value, variance, evaluations = (part.reshape(batch) for part in found[:3])
         return DensityEstimate(value, jnp.sqrt(variance), evaluations, self.law)
 
 
 @functools.partial(eqx.filter_jit, donate="none")
-def _points(estimator, prior, x, keys, at_once: int) -> Point:
+def estimates_at(estimator, prior, x, keys, at_once: int) -> Point:
     """Estimates at `(n, *shape)`, so many points at once that `at_once` evaluations are in memory."""
     shared = estimator.prepare(prior)
-    one = lambda at: estimator.point(prior, shared, *at, at_once)
-    size = max(1, at_once // estimator.size(prior))
-    if size >= len(x):
-        return jax.vmap(lambda *at: one(at))(x, keys)
-    return jax.lax.map(one, (x, keys), batch_size=size)
+    one = lambda i: estimator.point(prior, shared, x[i], keys[i], at_once)
+    return in_batches(one, len(x), max(1, at_once // estimator.size(prior)))
+
+
+def in_batches(function: Callable[[Array], Any], count: int, size: int) -> Any:
+    """`function(i)` of the first `count` integers, stacked, with `size` of them in memory at once."""
+    if size >= count:
+        return jax.vmap(function)(jnp.arange(count))
+    # The last batch is filled up: one of another size would be compiled once more.
+    filled = jnp.minimum(jnp.arange(-(-count // size) * size), count - 1)
+    found = jax.lax.map(function, filled, batch_size=size)
+    return jax.tree.map(lambda part: part[:count], found)
 
 
 def _until(estimator, prior, x, key, found, tolerance, max_evaluations, batch_size) -> Point:
@@ -144,7 +158,7 @@ def _until(estimator, prior, x, key, found, tolerance, max_evaluations, batch_si
         )
     if not tolerance > 0:
         raise ValueError(f"`tolerance` must be positive, in nats; got {tolerance}.")
-    sums = [np.array(part, float) for part in found]
+    sums = [np.array(part, float) for part in found[:3]]
     rounds = np.ones(len(x), int)
     for number in range(1, max_evaluations):
         error, cost = np.sqrt(sums[1]) / rounds, sums[2] / rounds
@@ -154,8 +168,8 @@ def _until(estimator, prior, x, key, found, tolerance, max_evaluations, batch_si
         # Few sizes, so few compilations: the next power of two, filled with the first of them.
         filled = np.resize(todo, 2 ** math.ceil(math.log2(len(todo))))
         keys = jax.random.split(jax.random.fold_in(key, number), len(filled))
-        more = _points(estimator, prior, x[filled], keys, batch_size)
-        for total, part in zip(sums, more, strict=True):
+        more = estimates_at(estimator, prior, x[filled], keys, batch_size)
+        for total, part in zip(sums, more[:3], strict=True):
             total[todo] += np.asarray(part)[: len(todo)]
         rounds[todo] += 1
     value, variance, evaluations = sums
@@ -193,7 +207,7 @@ def check_points(prior: AbstractDenoiser, x) -> tuple[Array, tuple[int, ...]]:
     return x.reshape(-1, *prior.shape), batch
 
 
-def _report_nan(estimator, value: Array, batch: tuple[int, ...]) -> None:
+def report_nan(estimator, value: Array, batch: tuple[int, ...]) -> None:
     if isinstance(value, Tracer):
         return
     bad = np.isnan(np.asarray(value))

@@ -26,7 +26,7 @@ from ..energies.coordinates import cast_floats
 from .estimate import AbstractLogDensity, DensityEstimate, Point
 from .paths import data_score
 from .reference import NoisedReference, reference_of
-from .rules import AbstractNoises, AbstractTimes, Mirrored, Stratified
+from .rules import AbstractNoises, AbstractTimes, Mirrored, Span, Stratified
 from .trace import AbstractDivergence
 
 __all__ = ["ScoreFormula", "score_formula"]
@@ -84,17 +84,13 @@ class ScoreFormula(AbstractLogDensity):
     def point(
         self, prior: AbstractDenoiser, shared: Any, x: Array, key: PRNGKey, at_once: int
     ) -> Point:
-        ends = jnp.asarray([prior.t_min, prior.t_max], x.dtype)
-        least, most = jax.vmap(prior.schedule.noise_level)(ends)
         reference, scale = cast_floats(shared, x.dtype)
-        end = (most - least) * (most + least)
+        t_min, t_max = (jnp.asarray(t, x.dtype) for t in (prior.t_min, prior.t_max))
+        least = prior.schedule.noise_level(t_min)
         key_times, key_noises, key_probes = jax.random.split(key, 3)
         noises, shares = self.noises(key_noises, self.times.num, x)
-        times, weights = self.times(
-            key_times, noises.shape[1], end / (scale + end), scale / least**2
-        )
-        added = scale * times / (1 - times)  # r
-        weights = weights * scale / (1 - times) ** 2  # dr / d tau
+        span = Span(prior.schedule, t_min, t_max, scale)
+        added, weights = self.times(key_times, noises.shape[1], span)
         probes = jax.random.split(key_probes, noises.shape[:2])
 
         def term(at):
@@ -118,18 +114,19 @@ class ScoreFormula(AbstractLogDensity):
             return 0.5 * (one(epsilon) + one(-epsilon))
 
         flat = lambda a: a.reshape(-1, *a.shape[2:])
-        count = times.size
+        count = added.size
         step = max(1, min(count, at_once * count // self.size(prior)))
         values = jax.lax.map(
             term, (flat(added), flat(noises), flat(probes)), batch_size=step
-        ).reshape(times.shape)
+        ).reshape(added.shape)
         parts = weights * values
         columns = jnp.sum(parts, 0)
-        value = reference.log_density(x, least) - columns @ shares
-        variance = jnp.zeros_like(value)
-        if self.noises.random:
-            variance = jnp.var(columns, ddof=1) / len(columns)
-        return Point(value, variance, jnp.asarray(self.size(prior)))
+        start, evaluations = reference.log_density(x, least), jnp.asarray(self.size(prior))
+        value = start - columns @ shares
+        if not self.noises.random:
+            return Point(value, jnp.zeros_like(value), evaluations)
+        variance = jnp.var(columns, ddof=1) / len(columns)
+        return Point(value, variance, evaluations, start - columns)
 
 
 def score_formula(

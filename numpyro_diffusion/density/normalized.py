@@ -1,0 +1,35 @@
+"""The density of a normalised energy, as one more estimator beside those that need scores alone."""
+
+import jax.numpy as jnp
+
+from ..energies import AbstractEnergy
+from .estimate import AbstractLogDensity, Point
+from .normalizer import check_has_density
+
+__all__ = ["NormalizedEnergy"]
+
+
+class NormalizedEnergy(AbstractLogDensity):
+    r"""$\log p(x) = -E(x, t_{\min}) - L(t_{\min})$ of an energy whose normaliser is known.
+
+    One evaluation a point, and nothing random. The error of the normaliser is common to all points, so it
+    is not in the standard error: `prior.log_normalizer_error` has it.
+    """
+
+    @property
+    def law(self) -> str:
+        return "normalised energy at t_min"
+
+    def prepare(self, prior):
+        check_has_density(type(self).__name__, prior)
+        if isinstance(prior, AbstractEnergy) and prior.log_normalizer is None:
+            raise ValueError(
+                "`NormalizedEnergy` expects an energy whose `log_normalizer` is known; got None. See "
+                "`prior_normalizer` and `with_log_normalizer`, or of labels `label_normalizers` and "
+                "`with_label_normalizers`."
+            )
+
+    def point(self, prior, shared, x, key, at_once):
+        del shared, key, at_once
+        value = prior.log_density(x, jnp.asarray(prior.t_min, x.dtype))
+        return Point(value, jnp.zeros_like(value), jnp.asarray(1))
