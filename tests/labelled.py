@@ -1,8 +1,8 @@
 r"""Classes with a law in closed form, held by an energy that takes labels like any trained one.
 
-Class $c$ is a mixture of isotropic Gaussians in the plane, $\sum_k w_{ck} \mathcal{N}(m_{ck}, v_{ck} I)$, noised
-exactly. The backbone computes it, plus $c(s, \text{label})$, any function of noise level and label, which no
-score sees.
+Class $c$ is a mixture of isotropic Gaussians in the plane, $\sum_k w_{ck} \mathcal{N}(m_{ck}, v_{ck} I)$,
+noised exactly. The backbone computes it, plus $c(s, \text{label})$, any function of noise level and label,
+which no score sees.
 """
 
 import equinox as eqx

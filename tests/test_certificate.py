@@ -1,7 +1,7 @@
 """Four densities of one model, each by a method of its own, and what the estimators make of them.
 
-A mixture on the line with the score $\\nabla(\\log p_t - 0.4 \\alpha_t^2 \\sin 1.5 x)$. Time here is $B$, with
-$\\alpha = e^{-B/2}$; densities are those of $x_B$ at `t_min`.
+A mixture on the line with the score $\\nabla(\\log p_t - 0.4 \\alpha_t^2 \\sin 1.5 x)$. Time here is $B$,
+with $\\alpha = e^{-B/2}$; densities are those of $x_B$ at `t_min`.
 """
 
 from typing import NamedTuple

@@ -22,8 +22,8 @@ class Anomaly(NamedTuple):
         standard_error: Of the score.
         low_density: Share of the reference with a density no higher, the point itself counted in. If the
             point is a draw like the reference, it is below $\alpha$ with probability at most $\alpha$.
-        typicality: Twice the smaller of `low_density` and its mirror image, the share with a density no lower;
-            at most 1. It is small for densities that are too low AND for those that are too high.
+        typicality: Twice the smaller of `low_density` and its mirror image, the share with a density no
+            lower; at most 1. It is small for densities that are too low AND for those that are too high.
         reference_error: Standard error of `low_density` as an estimate for endless reference data.
         typical_score: Median score of the reference.
     """
@@ -68,8 +68,8 @@ def anomaly_score(
     Args:
         prior: Denoiser or energy.
         x: Examples of shape `(*batch, *shape)`, in the units of the prior.
-        reference: Typical examples, shape `(n, *shape)`, treated as `x` was; or a `DensityEstimate` of them by
-            the same estimator, so that it is made once.
+        reference: Typical examples, shape `(n, *shape)`, treated as `x` was; or a `DensityEstimate` of them
+            by the same estimator, so that it is made once.
         key: PRNG key; by default the same noises at every call.
         estimator: `ScoreFormula()` by default.
         batch_size: Evaluations of the network held in memory at once.

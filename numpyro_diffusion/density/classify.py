@@ -107,9 +107,15 @@ def classify(
     log_probs = jax.nn.log_softmax(found.value + log_prior.astype(x.dtype), -1)
     # Of a softmax: d log p_c / d l_k = 1{c = k} - p_k.
     jacobian = jnp.eye(len(labels), dtype=x.dtype) - jnp.exp(log_probs)[:, None]
-    parts = log_probs, errors_of(found, jacobian), found.value, jnp.sqrt(found.variance)
-    shaped = [part.reshape(*batch, len(labels)) for part in (*parts, found.num_evaluations)]
-    return Classification(*shaped, estimator.law)
+    shaped = lambda part: part.reshape(*batch, len(labels))
+    return Classification(
+        shaped(log_probs),
+        shaped(errors_of(found, jacobian)),
+        shaped(found.value),
+        shaped(jnp.sqrt(found.variance)),
+        shaped(found.num_evaluations),
+        estimator.law,
+    )
 
 
 @functools.partial(eqx.filter_jit, donate="none")
@@ -128,8 +134,8 @@ def check_conditional(name: str, prior, labels) -> Array:
     check_prior(name, prior)
     if not hasattr(prior, "given"):
         raise TypeError(
-            f"`{name}` expects a prior under conditions, with `given(label)`; got {type(prior).__name__}. See "
-            "`nets.Labels`; priors of separate files are compared by `compare_priors`."
+            f"`{name}` expects a prior under conditions, with `given(label)`; got {type(prior).__name__}. "
+            "See `nets.Labels`; priors of separate files are compared by `compare_priors`."
         )
     labels = jnp.asarray(labels)
     if labels.ndim < 1 or not len(labels):

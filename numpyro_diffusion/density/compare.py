@@ -41,8 +41,8 @@ def compare_priors(
 
     Print the result for a table. Normalised densities compare across architectures, schedules and
     training; energies need no normaliser for it with the score formula. Two priors that are read at
-    different noise (`t_min`) are compared as what they are, two densities for the same data: the one with less
-    noise can be sharper.
+    different noise (`t_min`) are compared as what they are, two densities for the same data: the one with
+    less noise can be sharper.
 
     Args:
         priors: Priors by name, over examples of the same shape and in the same units.

@@ -31,5 +31,6 @@ class NormalizedEnergy(AbstractLogDensity):
 
     def point(self, prior, shared, x, key, at_once):
         del shared, key, at_once
+        assert isinstance(prior, AbstractEnergy)  # as `prepare` has found
         value = prior.log_density(x, jnp.asarray(prior.t_min, x.dtype))
         return Point(value, jnp.zeros_like(value), jnp.asarray(1))

@@ -14,7 +14,7 @@ import numpy as np
 from .._typing import Array, PRNGKey
 from ..energies import AbstractEnergy
 from .classify import by_label, check_conditional
-from .estimate import EVALUATIONS_AT_ONCE, AbstractLogDensity, Point, estimates_at, report_nan
+from .estimate import EVALUATIONS_AT_ONCE, AbstractLogDensity, estimates_at, report_nan
 from .formula import ScoreFormula
 from .normalizer import Normalizer, check_has_density, unnormalized
 from .paths import check_data
@@ -83,7 +83,7 @@ def pointwise_normalizer(
     report_nan(estimator, found.value, (len(u),))
     labels = jnp.zeros(len(u))
     values = _unnormalized(energy, _as_it_is, u, labels) - found.value
-    mean, error, spread = _summary(values, found)
+    mean, error, spread = _summary(values, found.variance)
     cost = int(np.sum(found.num_evaluations)) + len(u)
     return Normalizer(mean, error, f"score formula at {len(u)} points", cost, spread)
 
@@ -100,8 +100,8 @@ def label_normalizers(
 ) -> LabelNormalizers:
     r"""Normaliser of each label of a conditional energy, from the score formula at its own examples.
 
-    As `pointwise_normalizer`, for `energy.given(label)` at the examples of that label. Bayes' rule on energies
-    needs them: a network may put any constant on any label.
+    As `pointwise_normalizer`, for `energy.given(label)` at the examples of that label. Bayes' rule on
+    energies needs them: a network may put any constant on any label.
 
         found = nd.density.label_normalizers(energy, images, labels, key)
         energy = energy.with_label_normalizers(found.values, found.standard_errors)
@@ -137,11 +137,10 @@ def label_normalizers(
     found = by_label(estimator, energy, u, told, keys, jnp.arange(len(u)), int(batch_size))
     report_nan(estimator, found.value, (len(u),))
     values = _unnormalized(energy, _given, u, told) - found.value
-    columns = []
-    for label in range(len(counts)):
-        mine = np.flatnonzero(labels == label)
-        columns.append(_summary(values[mine], Point(*(part[mine] for part in found[:3]))))
-    return LabelNormalizers(*np.array(columns).T, counts)
+    groups = [np.flatnonzero(labels == label) for label in range(len(counts))]
+    columns = [_summary(values[mine], found.variance[mine]) for mine in groups]
+    value, error, spread = np.array(columns).T
+    return LabelNormalizers(value, error, spread, counts)
 
 
 def noised_to_t_min(energy, data: Array, key: PRNGKey) -> Array:
@@ -167,9 +166,9 @@ def _unnormalized(energy, told, u: Array, labels: Array) -> Array:
     return jax.lax.map(one, (u, labels), batch_size=256)
 
 
-def _summary(values: Array, found: Point) -> tuple[float, float, float]:
+def _summary(values: Array, variances: Array) -> tuple[float, float, float]:
     """Mean, standard error, and spread beyond the noise of the estimates."""
-    host, noise = np.asarray(values, float), np.asarray(found.variance, float)
+    host, noise = np.asarray(values, float), np.asarray(variances, float)
     beyond = max(host.var(ddof=1) - noise.mean(), 0.0)
     return float(host.mean()), float(host.std(ddof=1) / len(host) ** 0.5), float(beyond**0.5)
 
