@@ -9,7 +9,7 @@ import numpyro
 import numpyro.distributions as dist
 import optax
 import pytest
-from closed_form import Problem, eight_dimensional, two_dimensional
+from closed_form import Problem, two_dimensional
 from numpyro import handlers
 from numpyro.infer import MCMC, NUTS, SVI, Trace_ELBO, init_to_sample
 from numpyro.infer.autoguide import AutoMultivariateNormal
@@ -158,10 +158,14 @@ def test_nuts_from_a_score_alone(key):
 
 
 @pytest.mark.slow
-def test_nuts_with_unknown_noise_in_eight_dimensions(key):
-    problem = eight_dimensional(3)
+def test_nuts_with_unknown_noise(key):
+    """As many data as pin the noise level down: a funnel is as hard in noise as it is in `x`."""
+    rng = np.random.default_rng(4)
+    operator = rng.normal(size=(6, 2))
+    data = operator @ np.array([-0.3, 0.1]) + 0.6 * rng.normal(size=6)
+    problem = two_dimensional()._replace(operator=operator, data=data)
     model = in_noise(model_of(problem, problem.prior), num_steps=8)
-    assert_moments(nuts(model, problem, 2000, key), problem.exact(), 0.25)
+    assert_moments(nuts(model, problem, 1000, key), problem.exact(), 0.2)
 
 
 @pytest.mark.slow
