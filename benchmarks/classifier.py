@@ -167,13 +167,7 @@ def main() -> None:
         by_density(name, UsualSum(weights, steps), 4 * (steps - 1))
 
     train, validation = split["train"], split["validation"]
-    logistic = LogisticRegression(C=0.1, max_iter=2000)
-    logistic.fit(train[0].reshape(-1, 64), train[1])
-    add(
-        "logistic regression",
-        "",
-        [scores(logistic.predict_log_proba(images.reshape(-1, 64)), labels)],
-    )
+    add("logistic regression", "", [scores(logistic_log_probs(train, validation, images), labels)])
     found = []
     for seed in seeds:
         net = train_convolutions(

@@ -22,6 +22,8 @@ from .density import HorizonReport as HorizonReport
 from .density import Normalizer as Normalizer
 from .density import adjacent_normalizer as adjacent_normalizer
 from .density import elbo_vs_horizon as elbo_vs_horizon
+from .density import label_normalizers as label_normalizers
+from .density import pointwise_normalizer as pointwise_normalizer
 from .density import thermodynamic_normalizer as thermodynamic_normalizer
 from .energies import AbstractDenoiser as AbstractDenoiser
 from .energies import AbstractEnergy as AbstractEnergy
