@@ -1,5 +1,6 @@
 """Diffusion variables on their way from noise to data."""
 
+import math
 from typing import Any
 
 import equinox as eqx
@@ -68,8 +69,14 @@ class DiffusionSite(eqx.Module):
         return mean / alpha_t, variance / alpha_t**2
 
     def noise(self, clock: Scalar) -> Scalar:
-        """Noise level in units of the data."""
-        return self.energy.schedule.noise_level(self.time(clock))
+        r"""Noise level in units of the data; that of a composed energy is $s_t / \sqrt{B}$.
+
+        To a power $B$ the noising kernel $\mathcal{N}(u_s, v)$ is $\mathcal{N}(u_s, v / B)$ and the reverse
+        kernel is narrower alike. With both to the same power the weight of a level is the ratio of
+        their normalisers, which no longer depends on the noise that was drawn.
+        """
+        level = self.energy.schedule.noise_level(self.time(clock))
+        return level if self.path_space else level / math.sqrt(self.energy.concentration)
 
     @property
     def exact(self) -> bool:

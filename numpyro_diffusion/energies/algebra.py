@@ -81,6 +81,10 @@ class Composed(AbstractEnergy):
     def t_max(self) -> float:
         return min(e.t_max for e in self.energies)
 
+    @property
+    def concentration(self) -> float:
+        return sum(b * e.concentration for b, e in zip(self.powers, self.energies, strict=True))
+
     def with_horizon(self, *, t_min: float | None = None, t_max: float | None = None) -> Self:
         """The same composition of parts that all have these times."""
         low, high = self.t_min if t_min is None else t_min, self.t_max if t_max is None else t_max

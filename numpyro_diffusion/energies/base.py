@@ -51,6 +51,15 @@ class AbstractDenoiser(eqx.Module):
         are corrected by weights, so roughly is enough.
         """
 
+    @property
+    def concentration(self) -> float:
+        r"""$B$ such that at high noise the law of $u_t$ is about as wide as $s_t / \sqrt{B}$.
+
+        1 for a noised law. A product of laws to powers is narrower than the noise of its parts: $B$ is the
+        sum of the powers, and steps of the reverse diffusion are $B$ times shorter in variance.
+        """
+        return 1.0
+
     def with_horizon(self, *, t_min: float | None = None, t_max: float | None = None) -> Self:
         r"""The same model between other times: the prior is read at `t_min`, particles start at `t_max`.
 
