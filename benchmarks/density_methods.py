@@ -93,7 +93,7 @@ def by_sbgm(prior, points, exact: bool, step: float):
     size = points.shape[1]
     run = jax.jit(
         lambda x, key: jax.lax.map(
-            lambda at: likelihood(Score(prior), at[0], None, None, at[1])[1],
+            lambda at: likelihood(at[0], None, None, at[1]),
             (alpha_t * x, jax.random.split(key, len(x))),
             batch_size=256,
         )
