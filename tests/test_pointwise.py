@@ -1,5 +1,6 @@
 """Normalisers from single points, one law or one a label, and label posteriors in NumPyro models."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import labelled
@@ -8,6 +9,7 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 from assertions import Shifted
+from numpyro.infer import MCMC, NUTS, DiscreteHMCGibbs
 from numpyro.infer.util import log_density
 
 import numpyro_diffusion as nd
@@ -21,6 +23,7 @@ from numpyro_diffusion.density import (
 
 SIZE = 3.0
 PROBS = np.array([0.5, 0.3, 0.2])
+SEEN, NOISE = np.array([0.3, -0.2]), 0.6  # a point with noise on it
 
 
 def exact_normalizers(energy) -> np.ndarray:
@@ -63,6 +66,7 @@ def test_normaliser_of_one_law_and_where_it_disagrees():
     assert abs(other.value - exact) < 1e-3
 
 
+@pytest.mark.slow
 def test_a_wrong_energy_shows_in_the_spread():
     """Between two far modes the energy is off by half a nat, which its score there does not say."""
     far = nd.GaussianMixture(
@@ -96,10 +100,12 @@ def label_model(energy, x):
     numpyro.sample("x", nd.DiffusionPrior(energy.given(c)), obs=x)
 
 
-def posterior(energy, x):
-    """Of the label, by summing over it: the sampler of NumPyro is asked for its densities alone."""
-    at = lambda c: log_density(label_model, (energy, x), {}, {"c": c})[0]
-    return np.asarray(jax.nn.softmax(jax.vmap(at)(jnp.arange(3))))
+@eqx.filter_jit
+def posterior(energy, points):
+    """Of the label of each, by summing over labels: NumPyro is asked for densities alone."""
+    at = lambda x, c: log_density(label_model, (energy, x), {}, {"c": c})[0]
+    each = jax.vmap(jax.vmap(at, (None, 0)), (0, None))(points, jnp.arange(3))
+    return jax.nn.softmax(each, -1)
 
 
 def test_the_posterior_of_an_unknown_label_in_a_model(found):
@@ -108,40 +114,60 @@ def test_the_posterior_of_an_unknown_label_in_a_model(found):
     points, _ = labelled.draws(12, 3, seed=1)
     log_joint = labelled.log_densities(energy, points) + np.log(PROBS)
     exact = np.exp(log_joint - np.logaddexp.reduce(log_joint, 1)[:, None])
-    right, wrong = (
-        np.array([posterior(e, jnp.asarray(x)) for x in points])
-        for e in (calibrated(found), energy)
-    )
+    right, wrong = (posterior(e, jnp.asarray(points)) for e in (calibrated(found), energy))
     # The error of a probability is at most a quarter of that of the log odds.
     allowed = np.hypot(*np.sort(normalizers.standard_errors)[-2:])
     assert np.abs(right - exact).max() < allowed < 0.03
     assert np.abs(wrong - exact).max() > 0.5 and np.abs(wrong - exact).mean() > 0.15
 
 
+def hidden_posterior() -> np.ndarray:
+    """Of the label, in closed form."""
+    v = labelled.VARIANCES + NOISE**2
+    squares = ((SEEN - labelled.MEANS) ** 2).sum(-1)
+    joint = PROBS * (labelled.WEIGHTS * np.exp(-0.5 * squares / v) / v).sum(-1)
+    return joint / joint.sum()
+
+
 def test_the_label_of_a_hidden_point(found):
     """The point has noise on it and is summed out on a grid; the label's normaliser stays."""
-    y, noise = np.array([0.3, -0.2]), 0.6
     axis = np.linspace(-4.0, 4.0, 81)
-    grid = jnp.asarray(np.stack(np.meshgrid(axis, axis), -1).reshape(-1, 2)) + y
+    grid = jnp.asarray(np.stack(np.meshgrid(axis, axis), -1).reshape(-1, 2)) + SEEN
 
     def model(energy, x, c):
         x = numpyro.sample("x", nd.DiffusionPrior(energy.given(c)), obs=x)
-        numpyro.sample("y", dist.Normal(x, noise).to_event(1), obs=jnp.asarray(y))
+        numpyro.sample("y", dist.Normal(x, NOISE).to_event(1), obs=jnp.asarray(SEEN))
 
+    @eqx.filter_jit
     def log_evidences(energy):
         at = lambda x, c: log_density(model, (energy, x, c), {}, {})[0]
         each = jax.vmap(lambda c: jax.nn.logsumexp(jax.vmap(lambda x: at(x, c))(grid)))
-        return np.asarray(each(jnp.arange(3))) + np.log(PROBS)
+        return each(jnp.arange(3)) + np.log(PROBS)
 
-    normalised = lambda v: np.exp(v - np.logaddexp.reduce(v))
-    exact = []
-    for c in range(3):
-        v = labelled.VARIANCES[c] + noise**2
-        squares = ((y - labelled.MEANS[c]) ** 2).sum(-1)
-        exact.append(np.log(labelled.WEIGHTS[c] @ (np.exp(-0.5 * squares / v) / v) * PROBS[c]))
+    normalised = jax.nn.softmax
     right = normalised(log_evidences(calibrated(found)))
-    np.testing.assert_allclose(right, normalised(np.array(exact)), atol=0.02)
+    np.testing.assert_allclose(right, hidden_posterior(), atol=0.02)
     assert np.abs(normalised(log_evidences(found[0])) - right).max() > 0.3
+
+
+@pytest.mark.slow
+def test_label_and_hidden_point_by_gibbs_steps_of_numpyro(found):
+    """A Categorical label picks the prior of a latent point; arbitrary offsets would pick the label."""
+
+    def model(energy):
+        c = numpyro.sample("c", dist.Categorical(jnp.asarray(PROBS)))
+        x = numpyro.sample("x", nd.DiffusionPrior(energy.given(c)))
+        numpyro.sample("y", dist.Normal(x, NOISE).to_event(1), obs=jnp.asarray(SEEN))
+
+    def shares(energy):
+        sampler = DiscreteHMCGibbs(NUTS(model))
+        mcmc = MCMC(sampler, num_warmup=300, num_samples=4000, progress_bar=False)
+        mcmc.run(jax.random.key(0), energy)
+        return np.bincount(mcmc.get_samples()["c"], minlength=3) / 4000
+
+    exact = hidden_posterior()
+    np.testing.assert_allclose(shares(calibrated(found)), exact, atol=0.05)
+    assert np.abs(shares(found[0]) - exact).max() > 0.3
 
 
 def test_what_they_refuse():
