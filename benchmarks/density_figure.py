@@ -65,7 +65,7 @@ def main() -> None:
     axis.loglog(*ours(prior, x), "o-", color="#30506d", label="score_formula")
     axis.set(xlabel="evaluations of the score", ylabel="RMSE of log p(x), nats")
     axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(frameon=False)
+    axis.legend(frameon=False, loc="center right", bbox_to_anchor=(1, 0.68))
     path = ROOT / "docs" / "images" / "density-literal.png"
     figure.savefig(path, dpi=110)
     print(path)

@@ -29,9 +29,9 @@ from numpyro_diffusion.density import (
     Stratified,
 )
 
-BUDGETS = ((16, 8), (32, 16), (64, 32), (128, 64))
-TOLERANCES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
-STEPS = (0.1, 0.03, 0.01, 0.003, 0.001)
+BUDGETS = ((4, 2), (8, 4), (16, 8), (32, 16), (64, 32))
+TOLERANCES = (1.0, 1e-1, 1e-2, 1e-3, 1e-4)
+STEPS = (0.3, 0.1, 0.03, 0.01)
 
 
 def problem(dimension: int) -> nd.GaussianMixture:

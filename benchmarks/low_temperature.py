@@ -14,6 +14,8 @@ import numpy as np
 
 import numpyro_diffusion as nd
 
+jax.config.update("jax_enable_x64", True)
+
 GRID = np.linspace(-9, 9, 20_001)
 ONE = nd.GaussianMixture([0.3, 0.7], [[-2.0], [1.0]], [[[0.3]], [[0.6]]])
 OTHER = nd.GaussianMixture([0.6, 0.4], [[-1.0], [2.0]], [[[0.8]], [[0.5]]])
@@ -43,7 +45,6 @@ class Unaware(nd.AbstractEnergy):
 def main() -> None:
     options = _table.parser(__doc__).parse_args()
     particles, clouds = (100, 2) if options.tiny else (4000, 24)
-    jax.config.update("jax_enable_x64", True)
     rows = []
     for law, energy in LAWS.items():
         t = jnp.asarray(energy.t_min)

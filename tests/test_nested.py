@@ -6,6 +6,7 @@ import numpy as np
 import numpyro
 import pytest
 from closed_form import eight_dimensional, two_dimensional
+from jax.scipy.stats import norm
 
 import numpyro_diffusion as nd
 
@@ -17,16 +18,30 @@ def in_noise(problem, **options):
     return nd.from_model(reparametrised, problem.operator, y=problem.data)
 
 
+def test_evidence_and_posterior_of_a_gaussian(key):
+    """A datum 1.5 in the first coordinate, noise 0.5; all in closed form."""
+    prior = nd.Gaussian([0.5, -1.0], [[1.0, 0.6], [0.6, 0.8]])
+    bridge = nd.from_energy(prior, lambda x: norm.logpdf(1.5, x[0], 0.5))
+    found = nd.nested_sampling(key, bridge, num_live=300)
+    assert 0.02 < found.log_evidence_error < 0.1
+    exact = norm.logpdf(1.5, 0.5, np.sqrt(1.25))
+    assert abs(found.log_evidence - exact) < 4 * found.log_evidence_error
+    np.testing.assert_allclose(jnp.exp(found.log_weights).sum(), 1.0, rtol=1e-6)
+    mean = jnp.exp(found.log_weights) @ found.positions["x"]
+    np.testing.assert_allclose(mean, [0.5 + 1 / 1.25, -1.0 + 0.6 / 1.25], atol=0.15)
+    assert 10_000 < found.num_evaluations < 500_000
+
+
+@pytest.mark.slow
 def test_evidence_and_posterior_in_noise(key):
     problem = two_dimensional(sigma=0.5)
     bridge = in_noise(problem, num_steps=8)
-    found, exact = nd.nested_sampling(key, bridge, num_live=400), problem.exact()
-    assert 0.01 < found.log_evidence_error < 0.15
+    found, exact = nd.nested_sampling(key, bridge, num_live=150), problem.exact()
+    assert 0.03 < found.log_evidence_error < 0.2
     assert abs(found.log_evidence - exact.log_evidence) < 4 * found.log_evidence_error
-    np.testing.assert_allclose(jnp.exp(found.log_weights).sum(), 1.0, rtol=1e-6)
     x = jax.vmap(bridge.constrain)(found.positions)["x"]
     mean = jnp.exp(found.log_weights) @ x
-    assert (np.abs(mean - exact.mean) < 0.2 * np.sqrt(exact.variance)).all()
+    assert (np.abs(mean - exact.mean) < 0.3 * np.sqrt(exact.variance)).all()
 
 
 @pytest.mark.slow
@@ -34,7 +49,7 @@ def test_evidence_and_posterior_in_noise(key):
 def test_agrees_with_the_particle_sampler_in_eight_dimensions(options, key):
     problem = eight_dimensional(3, **options)
     key_nested, key_smc = jax.random.split(key)
-    found = nd.nested_sampling(key_nested, in_noise(problem, num_steps=8))
+    found = nd.nested_sampling(key_nested, in_noise(problem, num_steps=8), num_live=250)
     smc = nd.SMC(problem.model, num_particles=500, progress_bar=False)
     smc.run(key_smc, problem.operator, y=problem.data)
     exact = problem.exact().log_evidence

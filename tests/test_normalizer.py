@@ -8,7 +8,8 @@ from assertions import Shifted
 
 import numpyro_diffusion as nd
 from numpyro_diffusion.density.normalizer import anchor_normalizer
-from numpyro_diffusion.density.paths import Reference, gauss_legendre
+from numpyro_diffusion.density.paths import gauss_legendre
+from numpyro_diffusion.density.reference import Reference
 
 SIZE = 1.3  # of the offset that `Shifted` adds to an energy
 
