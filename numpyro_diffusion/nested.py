@@ -58,7 +58,8 @@ def nested_sampling(
         key: PRNG key.
         bridge: From `nd.from_model` or `nd.from_energy`.
         num_live: Live points. The error of the log evidence falls as one over its square root.
-        num_inner_steps: Slice steps of a chain; by default three times the number of coordinates.
+        num_inner_steps: Slice steps of a chain; by default ten times the number of coordinates. Too few are
+            felt in several modes: with three times, evidences in 8 dimensions spread four times their error.
         num_delete: Points that are replaced at once; by default a tenth of the live ones.
 
     Raises:
@@ -101,7 +102,7 @@ def nested_sampling(
     algorithm = blackjax.nss(
         log_prior,
         lambda z: rest(z).log_likelihood,
-        num_inner_steps=3 * size if num_inner_steps is None else num_inner_steps,
+        num_inner_steps=10 * size if num_inner_steps is None else num_inner_steps,
         num_delete=num_delete,
     )
     state, step = jax.jit(algorithm.init)(draws), jax.jit(algorithm.step)

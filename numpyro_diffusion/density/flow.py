@@ -108,11 +108,11 @@ class FlowDensity(AbstractLogDensity):
         _, least = flow.time_and_noise(data)
         replicates = base - jnp.sum(jnp.log(flow.spread(least))) + change
         replicates = jnp.where(arrived, replicates, jnp.nan)
-        variance = jnp.zeros((), x.dtype)
-        if len(change) > 1:
-            variance = jnp.var(replicates, ddof=1) / len(change)
         count = self.size(prior) * _stages(self.solver, solution.stats["num_steps"])
-        return Point(jnp.mean(replicates), variance, count)
+        if len(change) == 1:
+            return Point(replicates[0], jnp.zeros((), x.dtype), count)
+        variance = jnp.var(replicates, ddof=1) / len(change)
+        return Point(jnp.mean(replicates), variance, count, replicates)
 
 
 def _stages(solver: diffrax.AbstractERK, num_steps: Array) -> Array:
