@@ -3,9 +3,9 @@
 1,024 draws of a mixture of Gaussians whose log density is known: three components in 2 and 16 dimensions, ten
 fitted to the 8x8 digits in 64. RMSE in nats over the points, evaluations of the score a point (a derivative
 in one direction counts as one), seconds for all points without compilation. `score_formula` is the package's,
-random or by quadrature; `probability_flow` too, with steps that adapt to a tolerance or equal ones. `sbgm` is a
-public JAX package whose likelihood is the flow by equal steps of Tsit5 in its own coordinates, run here on the
-same scores where it is importable (github.com/homerjed/sbgm; `PYTHONPATH` to a checkout).
+random or by quadrature; `probability_flow` too, with steps that adapt to a tolerance or equal ones. `sbgm` is
+a public JAX package whose likelihood is the flow by equal steps of Tsit5 in its own coordinates, run here on
+the same scores where it is importable (github.com/homerjed/sbgm; `PYTHONPATH` to a checkout).
 """
 
 import importlib.util

@@ -32,7 +32,7 @@ class NoiseReparam(Reparam):
 
     Args:
         num_steps: Steps of the flow, each four evaluations of the score, and as many derivatives of it for a
-            gradient.
+            gradient. Take more for evidences, and for data that point between the modes of the prior.
         sample_shape: As given to `numpyro.sample` at the site, which does not tell reparameterisations.
 
     Raises:
