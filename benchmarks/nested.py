@@ -73,8 +73,11 @@ def main() -> None:
     seeds, num_live, num_particles = (2, 50, 50) if options.tiny else (options.seeds, 200, 500)
     rows = evidence_rows(seeds, num_live, num_particles)
     columns = ["model", "exact", "method", "error (sd)", "own error", "thousand evaluations"]
-    note = "The 8-D rows: with 8 steps the log evidence of the map's own law is 0.56 ± 0.20 above the exact one; "
-    _table.emit("nested", __doc__, columns, rows, options.save, (note + "see the script.",))
+    note = (
+        "The 8-D rows: with 8 steps the log evidence of the map's own law is 0.56 ± 0.20 above the exact "
+        "one; see the script."
+    )
+    _table.emit("nested", __doc__, columns, rows, options.save, (note,))
 
 
 if __name__ == "__main__":
