@@ -25,6 +25,8 @@ from .formula import ScoreFormula as ScoreFormula
 from .formula import score_formula as score_formula
 from .horizon import HorizonReport as HorizonReport
 from .horizon import elbo_vs_horizon as elbo_vs_horizon
+from .noises import GaussHermite as GaussHermite
+from .noises import Mirrored as Mirrored
 from .normalized import NormalizedEnergy as NormalizedEnergy
 from .normalizer import Normalizer as Normalizer
 from .normalizer import thermodynamic_normalizer as thermodynamic_normalizer
@@ -33,9 +35,7 @@ from .penalty import score_matching_penalty as score_matching_penalty
 from .pointwise import LabelNormalizers as LabelNormalizers
 from .pointwise import label_normalizers as label_normalizers
 from .pointwise import pointwise_normalizer as pointwise_normalizer
-from .rules import GaussHermite as GaussHermite
-from .rules import GaussLegendre as GaussLegendre
-from .rules import Mirrored as Mirrored
-from .rules import Stratified as Stratified
+from .times import GaussLegendre as GaussLegendre
+from .times import Stratified as Stratified
 from .trace import ExactDivergence as ExactDivergence
 from .trace import Hutchinson as Hutchinson

@@ -24,7 +24,8 @@ from ..energies import AbstractDenoiser, AbstractEnergy
 from ..tabulated import Tabulated
 from .estimate import AbstractLogDensity, DensityEstimate, Point
 from .formula import ScoreFormula
-from .rules import AbstractNoises, AbstractTimes, Mirrored
+from .noises import AbstractNoises, Mirrored
+from .times import AbstractTimes
 
 __all__ = ["Steps", "UsualSum", "ddpm_weights", "elbo", "riemann_weights", "snr_weights"]
 

@@ -24,9 +24,10 @@ from .._typing import Array, PRNGKey
 from ..energies import AbstractDenoiser, AbstractEnergy
 from ..energies.coordinates import cast_floats
 from .estimate import AbstractLogDensity, DensityEstimate, Point
+from .noises import AbstractNoises, Mirrored
 from .paths import data_score
 from .reference import NoisedReference, reference_of
-from .rules import AbstractNoises, AbstractTimes, Mirrored, Span, Stratified
+from .times import AbstractTimes, Span, Stratified
 from .trace import AbstractDivergence
 
 __all__ = ["ScoreFormula", "score_formula"]

@@ -12,7 +12,8 @@ from .._typing import Array, PRNGKey, Scalar
 from ..energies import AbstractDenoiser
 from .estimate import AbstractLogDensity
 from .formula import ScoreFormula
-from .rules import Mirrored, Stratified
+from .noises import Mirrored
+from .times import Stratified
 
 __all__ = ["score_matching_penalty"]
 
