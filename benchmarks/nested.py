@@ -1,7 +1,7 @@
 """Evidence by nested sampling in the noise of the probability flow, beside SMC and the closed form.
 
-Nested slice sampling (BlackJAX) of the models with `NoiseReparam`, 200 live points, 8 steps of the flow; and
-`nd.SMC` with its defaults, 500 particles. Mean error and, in brackets, its standard deviation over `--seeds`
+Nested slice sampling (BlackJAX) of the models with `NoiseReparam`, 200 live points, `--steps` of the flow;
+and `nd.SMC` with its defaults, 500 particles. Mean error and, in brackets, its standard deviation over `--seeds`
 runs, and the mean of what each method says of its own error. Evaluations are of the score.
 
 With 8 steps the law of the map is not yet that of the prior where its density is low, and the data of the 8-D
@@ -16,13 +16,6 @@ from closed_form import eight_dimensional, three_modes, two_dimensional
 
 import numpyro_diffusion as nd
 
-NUM_STEPS = 8
-
-
-def in_noise(model):
-    return numpyro.handlers.reparam(model, config={"x": nd.NoiseReparam(NUM_STEPS)})
-
-
 EVIDENCES = {
     "2-D, two modes": lambda: two_dimensional(sigma=0.5),
     "2-D, three modes, offset": three_modes,
@@ -30,17 +23,18 @@ EVIDENCES = {
 }
 
 
-def by_nested(problem, num_live, num_particles):
-    bridge = nd.from_model(in_noise(problem.model), problem.operator, y=problem.data)
+def by_nested(problem, num_live, num_particles, steps):
+    in_noise = numpyro.handlers.reparam(problem.model, config={"x": nd.NoiseReparam(steps)})
+    bridge = nd.from_model(in_noise, problem.operator, y=problem.data)
 
     def run(key):
         found = nd.nested_sampling(key, bridge, num_live=num_live)
-        return found.log_evidence, found.log_evidence_error, 4 * NUM_STEPS * found.num_evaluations
+        return found.log_evidence, found.log_evidence_error, 4 * steps * found.num_evaluations
 
     return run
 
 
-def by_smc(problem, num_live, num_particles):
+def by_smc(problem, num_live, num_particles, steps):
     smc = nd.SMC(problem.model, num_particles=num_particles, progress_bar=False)
 
     def run(key):
@@ -50,13 +44,13 @@ def by_smc(problem, num_live, num_particles):
     return run
 
 
-def evidence_rows(seeds, num_live, num_particles):
+def evidence_rows(seeds, num_live, num_particles, models, steps):
     rows = []
-    for name, make in EVIDENCES.items():
-        problem = make()
+    for name in models:
+        problem = EVIDENCES[name]()
         exact = problem.exact().log_evidence
         for method, maker in {"nested, in noise": by_nested, "nd.SMC, Annealed": by_smc}.items():
-            run = maker(problem, num_live, num_particles)
+            run = maker(problem, num_live, num_particles, steps)
             found = np.array([run(jax.random.key(seed)) for seed in range(seeds)])
             errors = found[:, 0] - exact
             row = [name, f"{exact:.3f}", method, f"{errors.mean():+.3f} ({errors.std(ddof=1):.3f})"]
@@ -67,11 +61,15 @@ def evidence_rows(seeds, num_live, num_particles):
 
 
 def main() -> None:
-    options = _table.parser(__doc__).parse_args()
+    options = _table.parser(__doc__)
+    options.add_argument("--models", nargs="+", default=list(EVIDENCES))
+    options.add_argument("--steps", type=int, default=8, help="of the flow")
+    options = options.parse_args()
     seeds, num_live, num_particles = (2, 50, 50) if options.tiny else (options.seeds, 200, 500)
-    rows = evidence_rows(seeds, num_live, num_particles)
+    rows = evidence_rows(seeds, num_live, num_particles, options.models, options.steps)
     columns = ["model", "exact", "method", "error (sd)", "own error", "thousand evaluations"]
-    _table.emit("nested", __doc__, columns, rows, options.save)
+    name = "nested" if options.steps == 8 else f"nested-{options.steps}-steps"
+    _table.emit(name, __doc__, columns, rows, options.save)
 
 
 if __name__ == "__main__":

@@ -78,9 +78,8 @@ class ScoreFormula(AbstractLogDensity):
         gaussian = reference_of(prior)
         least = prior.schedule.noise_level(jnp.asarray(prior.t_min, jnp.result_type(float)))
         reference = gaussian if self.reference is None else NoisedReference(self.reference)
-        return reference, 1 / jnp.mean(
-            1 / (gaussian.variances + least**2)
-        )  # in which times are told
+        # The unit of variance in which times are told: few directions of large variance must not set it.
+        return reference, 1 / jnp.mean(1 / (gaussian.variances + least**2))
 
     def point(
         self, prior: AbstractDenoiser, shared: Any, x: Array, key: PRNGKey, at_once: int
