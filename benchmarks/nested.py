@@ -1,8 +1,8 @@
 """Evidence by nested sampling in the noise of the probability flow, beside SMC and the closed form.
 
 Nested slice sampling (BlackJAX) of the models with `NoiseReparam`, 200 live points, `--steps` of the flow;
-and `nd.SMC` with its defaults, 500 particles. Mean error and, in brackets, its standard deviation over `--seeds`
-runs, and the mean of what each method says of its own error. Evaluations are of the score.
+and `nd.SMC` with its defaults, 500 particles. Mean error and, in brackets, its standard deviation over
+`--seeds` runs, and the mean of what each method says of its own error. Evaluations are of the score.
 
 With 8 steps the law of the map is not yet that of the prior where its density is low, and the data of the 8-D
 model lie there: see `flow_steps.py`.
