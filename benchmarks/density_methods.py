@@ -123,10 +123,12 @@ def timed(function, key):
 
 
 def main() -> None:
-    options = _table.parser(__doc__).parse_args()
+    options = _table.parser(__doc__)
+    options.add_argument("--dimensions", nargs="+", type=int, default=[2, 16, 64])
+    options = options.parse_args()
     peer = importlib.util.find_spec("sbgm") is not None
     rows = []
-    for d in (2,) if options.tiny else (2, 16, 64):
+    for d in (2,) if options.tiny else options.dimensions:
         prior = problem(d)
         points = draws(prior, jax.random.key(d), 16 if options.tiny else 1024)
         exact = np.asarray(
