@@ -308,6 +308,20 @@ def test_refusals():
     with pytest.raises(TypeError, match="log_density=nd.density.ScoreFormula"):
         nd.DiffusionPrior(score_of(prior)).log_prob(np.zeros(2))
 
+    composed = (
+        2 * prior
+    )  # its levels are a path: the numbers would look like a density, and be none
+    for refused in (
+        lambda: score_formula(composed, np.zeros(2)),
+        lambda: nd.density.elbo(composed, np.zeros(2), num_steps=4),
+        lambda: UsualSum(num=4)(composed, np.zeros(2)),
+        lambda: nd.density.probability_flow(composed, np.zeros(2)),
+        lambda: nd.density.from_noise(composed, np.zeros(2)),
+        lambda: nd.DiffusionPrior(composed, log_density=ScoreFormula()).log_prob(np.zeros(2)),
+    ):
+        with pytest.raises(ValueError, match="composed energy"):
+            refused()
+
     def model():
         x = numpyro.sample("x", nd.DiffusionPrior(prior, log_density=ScoreFormula()))
         numpyro.sample("y", dist.Normal(x[0], 1.0), obs=0.3)

@@ -73,10 +73,11 @@ class DiffusionSite(eqx.Module):
 
         To a power $B$ the noising kernel $\mathcal{N}(u_s, v)$ is $\mathcal{N}(u_s, v / B)$ and the reverse
         kernel is narrower alike. With both to the same power the weight of a level is the ratio of
-        their normalisers, which no longer depends on the noise that was drawn.
+        their normalisers, which no longer depends on the noise that was drawn. Any kernel is lawful, and
+        a ratio whose powers add up to nothing or less keeps that of a single law.
         """
-        level = self.energy.schedule.noise_level(self.time(clock))
-        return level if self.path_space else level / math.sqrt(self.energy.concentration)
+        level, power = self.energy.schedule.noise_level(self.time(clock)), self.energy.concentration
+        return level if self.path_space or power <= 0 else level / math.sqrt(power)
 
     @property
     def exact(self) -> bool:

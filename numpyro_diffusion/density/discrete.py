@@ -25,6 +25,7 @@ from ..tabulated import Tabulated
 from .estimate import AbstractLogDensity, DensityEstimate, Point
 from .formula import ScoreFormula
 from .noises import AbstractNoises, Mirrored
+from .reference import check_noised
 from .times import AbstractTimes
 
 __all__ = ["Steps", "UsualSum", "ddpm_weights", "elbo", "riemann_weights", "snr_weights"]
@@ -146,6 +147,9 @@ class UsualSum(AbstractLogDensity):
         return (
             "usual sum of denoising losses: off by a constant of some tenths of a nat a dimension"
         )
+
+    def prepare(self, prior):
+        check_noised(prior)
 
     def size(self, prior):
         return 2 * (self.num - 1) * self.noises.num_noises(math.prod(prior.shape))

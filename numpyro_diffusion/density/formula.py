@@ -26,7 +26,7 @@ from ..energies.coordinates import cast_floats
 from .estimate import AbstractLogDensity, DensityEstimate, Point
 from .noises import AbstractNoises, Mirrored
 from .paths import data_score
-from .reference import NoisedReference, reference_of
+from .reference import NoisedReference, check_noised, reference_of
 from .times import AbstractTimes, Span, Stratified
 from .trace import AbstractDivergence
 
@@ -75,6 +75,7 @@ class ScoreFormula(AbstractLogDensity):
         return 2 * self.times.num * self.noises.num_noises(dimension) * (1 + extra)
 
     def prepare(self, prior: AbstractDenoiser) -> Any:
+        check_noised(prior)
         gaussian = reference_of(prior)
         least = prior.schedule.noise_level(jnp.asarray(prior.t_min, jnp.result_type(float)))
         reference = gaussian if self.reference is None else NoisedReference(self.reference)
@@ -151,8 +152,9 @@ def score_formula(
     at $x + \sqrt r \epsilon$, for the law at `t_min`. For an exact score this is $\log p(x)$. For a learned
     one it is a lower bound of the log density of its reverse diffusion in continuous time, and its mean
     over data is below that of the truth by $\tfrac12 \int \mathbb{E} |\Delta \nabla \log p|^2 dr$. The
-    integral ends at `t_max`, where the law is taken to be the reference's; the error of that falls as the
-    sixth power of the noise level, so any usual `t_max` will do.
+    integral ends at `t_max`, where the law is taken to be the reference's. The error of that falls as the
+    sixth power of the noise level where the prior knows mean and covariance, and as the second where it
+    knows the mean roughly, as a `ScoreFunction` may: give it the mean of the data, or a large `t_max`.
 
     Unbiased with `Stratified` times; with `GaussLegendre` times the integral over time has the (small) error
     of the rule, which the standard error does not know.

@@ -78,10 +78,9 @@ class Mirrored(AbstractNoises):
 
 def _kronecker(num: int, dimension: int) -> np.ndarray:
     """A sequence in the unit cube with even gaps, shape `(num, dimension)`."""
+    # The real root of x^(dimension + 1) = x + 1, which is the golden ratio in one dimension.
     root = 2.0
-    for _ in range(
-        60
-    ):  # the real root of x^(dimension + 1) = x + 1; the golden ratio in one dimension
+    for _ in range(60):
         root = (1 + root) ** (1 / (dimension + 1))
     return np.arange(num)[:, None] / root ** np.arange(1, dimension + 1) % 1
 

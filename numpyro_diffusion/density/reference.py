@@ -15,12 +15,13 @@ from ..energies import (
     AbstractDenoiser,
     AbstractEnergy,
     AbstractNetworkEnergy,
+    Composed,
     Gaussian,
     GaussianMixture,
     NetworkDenoiser,
 )
 
-__all__ = ["NoisedReference", "Reference", "reference_of"]
+__all__ = ["NoisedReference", "Reference", "check_noised", "reference_of"]
 
 FULL_COVARIANCE = (
     1024  # up to so many dimensions; an eigendecomposition is then a matter of a second
@@ -96,6 +97,16 @@ class NoisedReference(NamedTuple):
 
     def divergence(self, u: Array, s: Scalar) -> Scalar:
         return jnp.trace(jax.jacfwd(lambda v: self.score(v, s))(u.ravel()))
+
+
+def check_noised(prior: AbstractDenoiser) -> None:
+    """Refuse a composition: its levels are a path, not one law under more and more noise."""
+    if isinstance(prior, Composed) and prior.powers != (1.0,):
+        raise ValueError(
+            "a density from scores, and the probability flow, need the scores of one law at all levels; got "
+            f"a composed energy with powers {prior.powers}, whose noisy levels are only a path to it. Use "
+            "`energy.log_density` at t_min, `prior_normalizer` for its constant, and `SMC` for its draws."
+        )
 
 
 def reference_of(prior: AbstractDenoiser) -> Reference:

@@ -19,7 +19,7 @@ from .._typing import Array, Scalar
 from ..energies import AbstractDenoiser
 from ..energies.coordinates import cast_floats
 from .paths import data_score
-from .reference import Reference, reference_of
+from .reference import Reference, check_noised, reference_of
 
 __all__ = ["WhitenedFlow"]
 
@@ -40,6 +40,7 @@ class WhitenedFlow(NamedTuple):
     @classmethod
     def of(cls, prior: AbstractDenoiser, dtype) -> "WhitenedFlow":
         """The flow, computed in this type."""
+        check_noised(prior)
         reference = cast_floats(reference_of(prior), dtype)
         return cls(prior, reference, jnp.sqrt(jnp.max(reference.variances)))
 
