@@ -50,17 +50,17 @@ def test_forty_levels_reach_the_law_and_its_constant(name):
 
 
 def test_concentration_adds_up():
-    assert ONE.concentration == 1.0
-    assert (2 * ONE).concentration == 2.0
-    assert (ONE + OTHER).concentration == 2.0
-    assert (2 * (ONE + OTHER) - 0.5 * ONE).concentration == 3.5
-    assert (ONE / 0.25).concentration == 4.0
+    assert ONE.concentration(0.5) == 1.0
+    assert (2 * ONE).concentration(0.5) == 2.0
+    assert (ONE + OTHER).concentration(0.5) == 2.0
+    assert (2 * (ONE + OTHER) - 0.5 * ONE).concentration(0.5) == 3.5
+    assert (ONE / 0.25).concentration(0.5) == 4.0
 
 
 def test_a_ratio_whose_powers_cancel():
     """N(0, 1/2) over N(0.3, 2) is a Gaussian again; there is no power to raise a kernel to."""
     ratio = nd.Gaussian([0.0], [[0.5]]) - nd.Gaussian([0.3], [[2.0]])
-    assert ratio.concentration == 0.0
+    assert ratio.concentration(0.5) == 0.0
     truth = np.log(np.trapezoid(np.exp(on_grid(ratio)), GRID))
     model = nd.ReverseDiffusion(levels=60)(nd.from_energy(ratio), jax.random.key(0))
     found = nd.run_smc(jax.random.key(1), model, num_particles=2000, num_clouds=8)

@@ -1,6 +1,5 @@
 """Diffusion variables on their way from noise to data."""
 
-import math
 from typing import Any
 
 import equinox as eqx
@@ -69,15 +68,11 @@ class DiffusionSite(eqx.Module):
         return mean / alpha_t, variance / alpha_t**2
 
     def noise(self, clock: Scalar) -> Scalar:
-        r"""Noise level in units of the data; that of a composed energy is $s_t / \sqrt{B}$.
-
-        To a power $B$ the noising kernel $\mathcal{N}(u_s, v)$ is $\mathcal{N}(u_s, v / B)$ and the reverse
-        kernel is narrower alike. With both to the same power the weight of a level is the ratio of
-        their normalisers, which no longer depends on the noise that was drawn. Any kernel is lawful, and
-        a ratio whose powers add up to nothing or less keeps that of a single law.
-        """
-        level, power = self.energy.schedule.noise_level(self.time(clock)), self.energy.concentration
-        return level if self.path_space or power <= 0 else level / math.sqrt(power)
+        """Noise level of the kernels between levels, in units of the data."""
+        t = self.time(clock)
+        return (
+            self.energy.schedule.noise_level(t) if self.path_space else self.energy.kernel_noise(t)
+        )
 
     @property
     def exact(self) -> bool:

@@ -1,11 +1,11 @@
-r"""Sums of energies: products, powers and ratios of laws.
+r"""Products, powers and ratios of laws.
 
 $\sum_i \beta_i E_i(x_t, t)$ is, at $t_{\min}$, exactly the energy of $\prod_i p_i^{\beta_i}$. At
 higher noise it is *not* the noised product (noising and multiplying do not commute): there it is only
 a path. Samplers that weigh their particles make its end exact.
 """
 
-from typing import Self
+from typing import Any, Self
 
 import equinox as eqx
 import jax
@@ -14,48 +14,28 @@ from jax.core import Tracer
 
 from .._typing import Array, Scalar
 from ..schedules import AbstractSchedule
-from .base import AbstractEnergy
+from .base import AbstractDenoiser, AbstractEnergy, Power
+from .checks import check_alike, check_normalizable
+from .factored import factored
+from .factors import AbstractFactor
 
-__all__ = ["Composed", "combine"]
+__all__ = ["Composed", "ComposedDenoiser", "Inverse", "cfg", "combine", "power_at"]
 
 
-class Composed(AbstractEnergy):
-    r"""$E(x, t) = \sum_i \beta_i E_i(x, t)$: the law $\propto \prod_i p_i(x)^{\beta_i}$.
+class _Composition(AbstractDenoiser):
+    """What compositions of energies and of denoisers share."""
 
-    Usually written with operators: `(e1 + e2) / 0.5`, `e1 - 0.3 * e2`.
-
-    Attributes:
-        energies: The parts, all of one shape and one schedule.
-        powers: Their exponents $\beta_i$.
-        log_normalizer: Unknown (`None`) except for a single part to the power 1.
-
-    Raises:
-        ValueError: If shapes or schedules differ, or if the Gaussian approximations say that the
-            composition cannot be normalised at high noise ($\sum_i \beta_i / v_i \le 0$).
-    """
-
-    energies: tuple[AbstractEnergy, ...]
-    powers: tuple[float, ...] = eqx.field(static=True)
-    log_normalizer: float | None = eqx.field(static=True, default=None)
-    log_normalizer_error: float = eqx.field(static=True, default=0.0)
+    energies: eqx.AbstractVar[tuple[AbstractDenoiser, ...]]
+    powers: eqx.AbstractVar[tuple[Power, ...]]
 
     def __check_init__(self):
+        name = type(self).__name__
         if len(self.energies) != len(self.powers) or not self.energies:
             raise ValueError(
-                "`Composed` expects one power an energy and at least one energy; got "
+                f"`{name}` expects one power an energy and at least one energy; got "
                 f"{len(self.energies)} energies and {len(self.powers)} powers."
             )
-        first = self.energies[0]
-        for other in self.energies[1:]:
-            if other.shape != first.shape:
-                raise ValueError(
-                    f"composed energies must share one shape; got {first.shape} and {other.shape}."
-                )
-            if not eqx.tree_equal(other.schedule, first.schedule):
-                raise ValueError(
-                    f"composed energies must share one schedule; got {first.schedule} and "
-                    f"{other.schedule}. Train or wrap them under the same one."
-                )
+        check_alike("composed energies", self.energies)
         with jax.ensure_compile_time_eval():
             _, variance = self.moments(jnp.asarray(self.t_max))
         if not isinstance(variance, Tracer) and not bool(jnp.all(variance > 0)):
@@ -81,47 +61,187 @@ class Composed(AbstractEnergy):
     def t_max(self) -> float:
         return min(e.t_max for e in self.energies)
 
-    @property
-    def concentration(self) -> float:
-        return sum(b * e.concentration for b, e in zip(self.powers, self.energies, strict=True))
+    def powers_at(self, t: Scalar) -> list[Scalar | float]:
+        r"""The exponents $\beta_i$ at a time."""
+        return [power_at(power, t) for power in self.powers]
 
-    def with_horizon(self, *, t_min: float | None = None, t_max: float | None = None) -> Self:
-        """The same composition of parts that all have these times."""
-        low, high = self.t_min if t_min is None else t_min, self.t_max if t_max is None else t_max
-        parts = tuple(e.with_horizon(t_min=low, t_max=high) for e in self.energies)
-        known = (
-            (self.log_normalizer, self.log_normalizer_error) if low == self.t_min else (None, 0.0)
-        )
-        return type(self)(parts, self.powers, *known)  # pyright: ignore[reportCallIssue]
-
-    def energy(self, x: Array, t: Scalar) -> Scalar:
-        return sum(
-            (b * e.energy(x, t) for b, e in zip(self.powers, self.energies, strict=True)),
-            start=jnp.zeros((), x.dtype),
-        )
+    def concentration(self, t: Scalar) -> Scalar | float:
+        pairs = zip(self.powers_at(t), self.energies, strict=True)
+        return sum(b * e.concentration(t) for b, e in pairs)
 
     def moments(self, t: Scalar) -> tuple[Array, Array]:
         # Product of Gaussians to powers: precisions add. Where a negative power wins at low noise
         # the approximation is void; fall back on the first part, since only a scale is wanted.
-        parts = [e.moments(t) for e in self.energies]
-        precision = sum(b / v for b, (_, v) in zip(self.powers, parts, strict=True))
-        linear = sum(b * m / v for b, (m, v) in zip(self.powers, parts, strict=True))
+        parts, powers = [e.moments(t) for e in self.energies], self.powers_at(t)
+        precision = sum(b / v for b, (_, v) in zip(powers, parts, strict=True))
+        linear = sum(b * m / v for b, (m, v) in zip(powers, parts, strict=True))
         at_noise = t >= self.t_max
         usable = (precision > 0) | at_noise
         safe = jnp.where(usable, precision, 1.0)
         mean = jnp.where(usable, linear / safe, parts[0][0])
         return mean, jnp.where(usable, 1.0 / safe, parts[0][1])
 
+    def between(self, t_min: float | None, t_max: float | None) -> tuple[Any, ...]:
+        """The parts, all with these times."""
+        low, high = self.t_min if t_min is None else t_min, self.t_max if t_max is None else t_max
+        return tuple(e.with_horizon(t_min=low, t_max=high) for e in self.energies)
 
-def combine(energies: tuple[AbstractEnergy, ...], powers: tuple[float, ...]) -> AbstractEnergy:
+
+class Composed(_Composition, AbstractEnergy):
+    r"""$E(x, t) = \sum_i \beta_i E_i(x, t)$: the law $\propto \prod_i p_i(x)^{\beta_i}$.
+
+    Usually written with operators: `(e1 + e2) / 0.5`, `e1 - 0.3 * e2`, `e / temperature` with a temperature
+    that is a function of the time. The law is that of the powers at `t_min`; others lead to it.
+
+    Attributes:
+        energies: The parts, all of one shape and one schedule.
+        powers: Their exponents $\beta_i$, numbers or functions of the time.
+        log_normalizer: Unknown (`None`) unless it is given.
+        log_normalizer_error: Its standard error.
+
+    Raises:
+        ValueError: If shapes or schedules differ; if the Gaussian approximations say that the
+            composition cannot be normalised at high noise ($\sum_i \beta_i / v_i \le 0$); if with a negative
+            power the density grows far from the data; or if powers fall so fast with the noise that the
+            noise of the composition, $s_t^2 / \sum_i \beta_i(t)$, does not grow with it.
+    """
+
+    energies: tuple[AbstractEnergy, ...]
+    powers: tuple[Power, ...] = eqx.field(static=True)
+    log_normalizer: float | None = eqx.field(static=True, default=None)
+    log_normalizer_error: float = eqx.field(static=True, default=0.0)
+
+    def __check_init__(self):
+        check_normalizable(self)
+
+    def with_horizon(self, *, t_min: float | None = None, t_max: float | None = None) -> Self:
+        """The same composition of parts that all have these times."""
+        parts = self.between(t_min, t_max)
+        same = t_min is None or t_min == self.t_min
+        known = (self.log_normalizer, self.log_normalizer_error) if same else (None, 0.0)
+        return type(self)(parts, self.powers, *known)  # pyright: ignore[reportCallIssue]
+
+    def energy(self, x: Array, t: Scalar) -> Scalar:
+        pairs = zip(self.powers_at(t), self.energies, strict=True)
+        return sum((b * e.energy(x, t) for b, e in pairs), start=jnp.zeros((), x.dtype))
+
+
+class ComposedDenoiser(_Composition):
+    r"""$\sum_i \beta_i \nabla \log p_i(x, t)$: a composition of which only the scores are known.
+
+    Written with the same operators, where a part is a denoiser without an energy. Reverse diffusion with
+    these scores samples another law than $\prod_i p_i^{\beta_i}$; `ScoreComposition` weighs its particles
+    for that.
+
+    Attributes:
+        energies: The parts, denoisers of one shape and one schedule.
+        powers: Their exponents $\beta_i$, numbers.
+    """
+
+    energies: tuple[AbstractDenoiser, ...]
+    powers: tuple[Power, ...] = eqx.field(static=True)
+
+    def with_horizon(self, *, t_min: float | None = None, t_max: float | None = None) -> Self:
+        """The same composition of parts that all have these times."""
+        return type(self)(self.between(t_min, t_max), self.powers)  # pyright: ignore[reportCallIssue]
+
+    def denoise(self, x: Array, t: Scalar) -> Array:
+        r"""$\hat x_0 = (x_t + \sigma_t^2 \sum_i \beta_i \nabla \log p_i) / \alpha_t$."""
+        alpha_t, _ = self.schedule(t)
+        u = x / alpha_t
+        pairs = zip(self.powers_at(t), self.energies, strict=True)
+        return u + sum(b * (e.denoise(x, t) - u) for b, e in pairs)
+
+
+class Inverse(eqx.Module):
+    """One over a function of the time."""
+
+    function: Power
+
+    def __call__(self, t: Scalar) -> Scalar | float:
+        return 1 / power_at(self.function, t)
+
+
+class _Times(eqx.Module):
+    """A product of two exponents, of which one is a function of the time."""
+
+    first: Power
+    second: Power
+
+    def __call__(self, t: Scalar) -> Scalar | float:
+        return power_at(self.first, t) * power_at(self.second, t)
+
+
+def power_at(power: Power, t: Scalar) -> Scalar | float:
+    """An exponent at a time."""
+    return power(t) if callable(power) else power
+
+
+def _times(first: Power, second: Power) -> Power:
+    if callable(first) or callable(second):
+        return second if first == 1.0 else first if second == 1.0 else _Times(first, second)
+    return float(first) * float(second)
+
+
+def combine(parts: tuple, powers: tuple[Power, ...]) -> AbstractDenoiser:
     """Sum energies with powers, flattening sums of sums so that each part is evaluated once."""
-    parts, exponents = [], []
-    for energy, power in zip(energies, powers, strict=True):
-        if isinstance(energy, Composed):
-            parts.extend(energy.energies)
-            exponents.extend(power * b for b in energy.powers)
+    factors = [part for part in parts if isinstance(part, AbstractFactor)]
+    if factors:
+        return _with_factor(parts, powers)
+    energies, exponents = [], []
+    for part, power in zip(parts, powers, strict=True):
+        if not isinstance(part, AbstractDenoiser):
+            raise TypeError(
+                "energies are added to energies, denoisers and factors, and multiplied by numbers or "
+                f"functions of the time; got {type(part).__name__}."
+            )
+        if isinstance(power, Tracer):
+            raise TypeError(
+                "a law is raised to a known number, or a function of the time; got a traced value. The "
+                "normaliser depends on a power, so a power cannot be a latent variable."
+            )
+        if isinstance(part, Composed | ComposedDenoiser):
+            energies.extend(part.energies)
+            exponents.extend(_times(power, b) for b in part.powers)
         else:
-            parts.append(energy)
-            exponents.append(power)
-    powers = tuple(float(b) for b in exponents)
-    return Composed(energies=tuple(parts), powers=powers)  # pyright: ignore[reportCallIssue]
+            energies.append(part)
+            exponents.append(power if callable(power) else float(power))
+    kind = Composed if all(isinstance(e, AbstractEnergy) for e in energies) else ComposedDenoiser
+    return kind(energies=tuple(energies), powers=tuple(exponents))  # pyright: ignore
+
+
+def _with_factor(parts, powers):
+    """A law times a factor; of a factor times a law nothing else is defined."""
+    first, second = parts
+    if isinstance(first, AbstractFactor):
+        first, second = second, first
+    if not isinstance(first, AbstractDenoiser) or powers != (1.0, 1.0):
+        raise TypeError(
+            "a factor is added to a law, `energy + factor`; it has no power and is not subtracted. Put the "
+            "power into the factor itself."
+        )
+    return factored(first, second)
+
+
+def cfg(
+    unconditional: AbstractDenoiser, conditional: AbstractDenoiser, guidance_scale: Power
+) -> Any:
+    r"""Classifier-free guidance as a law: $p(x)^{1-w} p(x \mid c)^w \propto p(x \mid c)\, p(c \mid x)^{w-1}$.
+
+    Guided samplers use the sum $(1 - w) \nabla \log p_t(x) + w \nabla \log p_t(x \mid c)$ in a reverse
+    diffusion, which samples another law. With energies, and schemes that weigh, it is this one; with
+    denoisers alone see `ScoreComposition`.
+
+    Args:
+        unconditional: $p(x)$.
+        conditional: $p(x \mid c)$, for instance `energy.given(c)`.
+        guidance_scale: $w$: 0 is the unconditional law, 1 the conditional one, and more is guidance.
+
+    References:
+        Ho & Salimans (2022), Classifier-Free Diffusion Guidance.
+    """
+    if callable(guidance_scale):
+        other: Power = lambda t: 1.0 - guidance_scale(t)
+    else:
+        other = 1.0 - guidance_scale
+    return combine((unconditional, conditional), (other, guidance_scale))

@@ -11,6 +11,7 @@ All methods take ONE example of shape `shape`; `vmap` lives in the callers.
 import abc
 import copy
 import math
+from collections.abc import Callable
 from typing import Any, Self
 
 import equinox as eqx
@@ -21,7 +22,9 @@ from equinox import AbstractVar
 from .._typing import Array, PRNGKey, Scalar
 from ..schedules import AbstractSchedule
 
-__all__ = ["AbstractDenoiser", "AbstractEnergy"]
+__all__ = ["AbstractDenoiser", "AbstractEnergy", "Power"]
+
+Power = float | Callable[[Scalar], Scalar | float]  # an exponent, or a function of the time
 
 
 class AbstractDenoiser(eqx.Module):
@@ -51,14 +54,51 @@ class AbstractDenoiser(eqx.Module):
         are corrected by weights, so roughly is enough.
         """
 
-    @property
-    def concentration(self) -> float:
-        r"""$B$ such that at high noise the law of $u_t$ is about as wide as $s_t / \sqrt{B}$.
+    def concentration(self, t: Scalar) -> Scalar | float:
+        r"""$B_t$ such that at high noise the law of $u_t$ is about as wide as $s_t / \sqrt{B_t}$.
 
         1 for a noised law. A product of laws to powers is narrower than the noise of its parts: $B$ is the
-        sum of the powers, and steps of the reverse diffusion are $B$ times shorter in variance.
+        sum of the powers.
         """
+        del t
         return 1.0
+
+    def kernel_noise(self, t: Scalar) -> Scalar:
+        r"""Noise level $s_t / \sqrt{B_t}$ of the kernels between levels, in units of the data.
+
+        To a power $B$ the noising kernel $\mathcal{N}(u_s, v)$ is $\mathcal{N}(u_s, v / B)$ and the reverse
+        kernel is narrower alike. With both to the same power the weight of a level is the ratio of
+        their normalisers, which no longer depends on the noise that was drawn. Any kernel is lawful, and
+        a ratio whose powers add up to nothing or less keeps that of a single law.
+        """
+        power = jnp.asarray(self.concentration(t))
+        level = self.schedule.noise_level(t)
+        return level / jnp.sqrt(jnp.where(power > 0, power, 1.0)).astype(level.dtype)
+
+    def __add__(self, other) -> Any:
+        """Product of laws, or of a law and a factor."""
+        return _combine((self, other), (1.0, 1.0))
+
+    def __radd__(self, other) -> Any:
+        return _combine((self, other), (1.0, 1.0))
+
+    def __sub__(self, other: "AbstractDenoiser") -> Any:
+        """Ratio of laws."""
+        return _combine((self, other), (1.0, -1.0))
+
+    def __mul__(self, power: "Power") -> Any:
+        """The law to a power, a number or a function of the time."""
+        return _combine((self,), (power,))
+
+    def __rmul__(self, power: "Power") -> Any:
+        return _combine((self,), (power,))
+
+    def __truediv__(self, temperature: "Power") -> Any:
+        """The law at a temperature: to the power of one over it."""
+        return _combine((self,), (_inverse(temperature),))
+
+    def __neg__(self) -> Any:
+        return _combine((self,), (-1.0,))
 
     def with_horizon(self, *, t_min: float | None = None, t_max: float | None = None) -> Self:
         r"""The same model between other times: the prior is read at `t_min`, particles start at `t_max`.
@@ -177,24 +217,6 @@ class AbstractEnergy(AbstractDenoiser):
         """The energy at one time as a function of `x`, in the form that NumPyro calls `potential_fn`."""
         return lambda x: self.energy(x, jnp.asarray(t, jnp.result_type(float)))
 
-    def __add__(self, other: "AbstractEnergy") -> "AbstractEnergy":
-        return _combine((self, other), (1.0, 1.0))
-
-    def __sub__(self, other: "AbstractEnergy") -> "AbstractEnergy":
-        return _combine((self, other), (1.0, -1.0))
-
-    def __mul__(self, power: float) -> "AbstractEnergy":
-        return _combine((self,), (power,))
-
-    def __rmul__(self, power: float) -> "AbstractEnergy":
-        return _combine((self,), (power,))
-
-    def __truediv__(self, temperature: float) -> "AbstractEnergy":
-        return _combine((self,), (1.0 / temperature,))
-
-    def __neg__(self) -> "AbstractEnergy":
-        return _combine((self,), (-1.0,))
-
 
 def replaced(module, method: str, changes: dict[str, Any]):
     """A copy of a module with other values in static fields, which `eqx.tree_at` does not reach."""
@@ -210,7 +232,13 @@ def replaced(module, method: str, changes: dict[str, Any]):
     return other
 
 
-def _combine(energies, powers) -> AbstractEnergy:
-    from .algebra import combine  # algebra builds on this class, so it is met at call time
+def _combine(parts, powers) -> Any:
+    from .algebra import combine  # algebra builds on these classes, so it is met at call time
 
-    return combine(energies, powers)
+    return combine(parts, powers)
+
+
+def _inverse(temperature: Power) -> Power:
+    from .algebra import Inverse
+
+    return Inverse(temperature) if callable(temperature) else 1.0 / temperature

@@ -9,10 +9,11 @@ noise levels $s_t = \sigma_t / \alpha_t$.
 import abc
 
 import equinox as eqx
-import jax.numpy as jnp
 
 from .._typing import Array, Scalar
 from ..energies.base import AbstractDenoiser, AbstractEnergy
+from ..energies.noise import added_variance as added_variance
+from ..energies.noise import denoised_mean as denoised_mean
 
 __all__ = ["AbstractTwist", "added_variance", "denoised_mean"]
 
@@ -49,23 +50,3 @@ class AbstractTwist(eqx.Module):
         """
         del energy, u, t
         return None
-
-
-def denoised_mean(energy: AbstractDenoiser, u: Array, t: Scalar) -> Array:
-    r"""Mean of the variable at `t_min` given $u_t$, in data units, from the denoiser alone.
-
-    $u_t + \frac{s_t^2 - s_{t_{\min}}^2}{s_t^2} (\hat x_0 - u_t)$.
-    """
-    alpha_t, sigma_t = energy.schedule(t)
-    share = added_variance(energy, t) * alpha_t**2 / sigma_t**2
-    return u + share * (energy.denoise(alpha_t * u, t) - u)
-
-
-def added_variance(energy: AbstractDenoiser, t: Scalar) -> Scalar:
-    r"""$s_t^2 - s_{t_{\min}}^2$: variance of the noise between the prior and level $t$, in data units.
-
-    Zero at (and, by convention, below) `t_min`.
-    """
-    level = energy.schedule.noise_level
-    t = jnp.asarray(t)
-    return jnp.maximum(level(t) ** 2 - level(jnp.asarray(energy.t_min, t.dtype)) ** 2, 0.0)

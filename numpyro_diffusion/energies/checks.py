@@ -1,0 +1,76 @@
+"""What can be told of a composition before it is sampled."""
+
+import warnings
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+from .base import AbstractDenoiser
+
+__all__ = ["check_alike", "check_normalizable"]
+
+_FAR = 20.0, 40.0  # standard deviations
+
+
+def check_alike(what: str, parts: tuple[AbstractDenoiser, ...]) -> None:
+    """Refuse parts of different shapes or schedules."""
+    first = parts[0]
+    for other in parts[1:]:
+        if other.shape != first.shape:
+            raise ValueError(f"{what} must share one shape; got {first.shape} and {other.shape}.")
+        if not eqx.tree_equal(other.schedule, first.schedule):
+            raise ValueError(
+                f"{what} must share one schedule; got {first.schedule} and {other.schedule}. Train or "
+                "wrap them under the same one."
+            )
+
+
+def check_normalizable(energy) -> None:
+    """Refuse powers that fall too fast with the noise; warn of densities that grow far from the data."""
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(energy)):
+        return
+    with jax.ensure_compile_time_eval():
+        if any(callable(power) for power in energy.powers):
+            _check_noise(energy)
+        lowest = min(float(b) for b in energy.powers_at(jnp.asarray(energy.t_min)))
+        if lowest < 0 and _grows(energy):
+            warnings.warn(
+                f"the density of the composition with powers {energy.powers} grows from {_FAR[0]:g} to "
+                f"{_FAR[1]:g} standard deviations away from the data in some direction: it may have no "
+                "normaliser, and particles that get there never come back. Lower the negative powers, or "
+                "confine it with `Restrict`.",
+                stacklevel=5,
+            )
+
+
+def _check_noise(energy) -> None:
+    schedule = energy.schedule
+    ends = [float(schedule.log_snr(jnp.asarray(t))) for t in (energy.t_max, energy.t_min)]
+    times = jax.vmap(schedule.time)(jnp.linspace(ends[0], ends[1], 65))
+    powers = np.asarray(jax.vmap(energy.concentration)(times))
+    noise = np.asarray(jax.vmap(energy.kernel_noise)(times))
+    if not (np.all(powers > 0) and np.all(np.diff(noise) < 0)):
+        raise ValueError(
+            "powers that are functions of the time must have a positive sum B, and the noise s / sqrt(B) "
+            f"must grow with the time; got sums from {powers.min():.3g} to {powers.max():.3g}. A power "
+            "that rises towards the data from 1 to its value is usual."
+        )
+
+
+def _grows(energy) -> bool:
+    """Whether the density at `t_min` rises along some direction, far from the data."""
+    t = jnp.asarray(energy.t_min)
+    mean, variance = energy.moments(t)
+    directions = np.random.default_rng(0).standard_normal((32, *energy.shape))
+    size = np.sqrt(np.sum(directions**2, axis=tuple(range(1, directions.ndim)), keepdims=True))
+    directions = jnp.asarray(directions / size, mean.dtype)
+    near, far = (
+        eqx.filter_jit(eqx.filter_vmap(lambda x: energy.energy(x, t)))(
+            mean + radius * jnp.sqrt(variance) * directions
+        )
+        for radius in _FAR
+    )
+    return not bool(jnp.all(far > near))

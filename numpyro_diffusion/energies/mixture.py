@@ -1,0 +1,114 @@
+r"""Mixtures of laws: one or another."""
+
+import math
+from typing import Self
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._typing import Array, PRNGKey, Scalar
+from ..schedules import AbstractSchedule
+from .base import AbstractEnergy
+from .checks import check_alike
+
+__all__ = ["Mixture"]
+
+
+class Mixture(AbstractEnergy):
+    r"""$E(x, t) = -\log \sum_i \omega_i e^{-E_i(x, t) - L_i}$: the law $\sum_i \omega_i p_i(x)$.
+
+    Unlike products, mixtures need to know how the normalisers $L_i$ of their parts compare. They are those
+    at `t_min`, so that the law there is right whatever $L_i(t)$ does at other levels; of the noised law it is
+    the noised law, if the parts are normalised at every level.
+
+    Args:
+        energies: The parts, all of one shape and one schedule, with known `log_normalizer`.
+        weights: $\omega_i$, one a part, positive; normalised to sum to 1. Equal by default.
+
+    Raises:
+        ValueError: If shapes or schedules differ, a weight is not positive, or a normaliser is not known.
+    """
+
+    energies: tuple[AbstractEnergy, ...]
+    weights: tuple[float, ...] = eqx.field(static=True)
+    log_normalizer: float | None = eqx.field(static=True)
+    log_normalizer_error: float = eqx.field(static=True)
+
+    def __init__(self, energies, weights=None):
+        self.energies = tuple(energies)
+        if not self.energies:
+            raise ValueError("`Mixture` expects at least one energy; got none.")
+        check_alike("energies of a mixture", self.energies)
+        sizes = np.ones(len(self.energies)) if weights is None else np.asarray(weights, float)
+        if sizes.shape != (len(self.energies),) or not (np.isfinite(sizes) & (sizes > 0)).all():
+            raise ValueError(
+                f"`Mixture` expects one positive weight for each of {len(self.energies)} energies; got "
+                f"{weights}."
+            )
+        unknown = [i for i, e in enumerate(self.energies) if e.log_normalizer is None]
+        if unknown:
+            raise ValueError(
+                f"`Mixture` needs the normalisers of its parts; those of parts {unknown} are not known. Find "
+                "one with `prior_normalizer` or `pointwise_normalizer` and keep it with "
+                "`energy.with_log_normalizer(value, error)`."
+            )
+        self.weights = tuple(float(w) for w in sizes / sizes.sum())
+        self.log_normalizer = 0.0
+        # Errors of single parts move the odds between them; of the whole, the mean is what can be said.
+        errors = (w * e.log_normalizer_error for w, e in zip(self.weights, energies, strict=True))
+        self.log_normalizer_error = math.sqrt(sum(error**2 for error in errors))
+
+    @property
+    def normalized(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return all(e.normalized for e in self.energies)
+
+    @property
+    def schedule(self) -> AbstractSchedule:
+        return self.energies[0].schedule
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.energies[0].shape
+
+    @property
+    def t_min(self) -> float:
+        return max(e.t_min for e in self.energies)
+
+    @property
+    def t_max(self) -> float:
+        return min(e.t_max for e in self.energies)
+
+    def with_horizon(self, *, t_min: float | None = None, t_max: float | None = None) -> Self:
+        """The mixture of parts that all have these times, with normalisers that hold at `t_min`."""
+        low, high = self.t_min if t_min is None else t_min, self.t_max if t_max is None else t_max
+        parts = [e.with_horizon(t_min=low, t_max=high) for e in self.energies]
+        return type(self)(parts, self.weights)
+
+    def part_log_densities(self, x: Array, t: Scalar) -> Array:
+        r"""$\log \omega_i - E_i(x, t) - L_i$, of shape `(num_parts,)`."""
+        values = [
+            math.log(w) - e.energy(x, t) - (e.log_normalizer or 0.0)
+            for w, e in zip(self.weights, self.energies, strict=True)
+        ]
+        return jnp.stack(values)
+
+    def energy(self, x: Array, t: Scalar) -> Scalar:
+        return -jax.nn.logsumexp(self.part_log_densities(x, t))
+
+    def moments(self, t: Scalar) -> tuple[Array, Array]:
+        parts = [e.moments(t) for e in self.energies]
+        pairs = list(zip(self.weights, parts, strict=True))
+        mean = sum(w * m for w, (m, _) in pairs)
+        variance = sum(w * (v + (m - mean) ** 2) for w, (m, v) in pairs)
+        return mean, variance  # pyright: ignore[reportReturnType]
+
+    def draw(self, key: PRNGKey, t: Scalar) -> Array | None:
+        """A draw of one part, where all have exact draws and are normalised at every level."""
+        key_part, key_draw = jax.random.split(key)
+        draws = [e.draw(key_draw, t) for e in self.energies]
+        if any(draw is None for draw in draws) or not self.normalized:
+            return None
+        part = jax.random.categorical(key_part, jnp.log(jnp.asarray(self.weights)))
+        return jnp.stack(draws)[part]  # pyright: ignore[reportArgumentType]
