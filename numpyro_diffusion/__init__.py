@@ -42,6 +42,8 @@ from .energies import ScoreFunction as ScoreFunction
 from .energies import SquaredEnergy as SquaredEnergy
 from .energies import cfg as cfg
 from .energies import check_energy as check_energy
+from .factors import LawFactor as LawFactor
+from .factors import Restrict as Restrict
 from .feynman_kac import FeynmanKac as FeynmanKac
 from .feynman_kac import from_kernels as from_kernels
 from .initial import StandardNormal as StandardNormal
@@ -58,6 +60,8 @@ from .ppl.bridge import from_model as from_model
 from .ppl.smc import SMC as SMC
 from .pretrained import digits_split as digits_split
 from .pretrained import load_pretrained as load_pretrained
+from .replica import ReplicaResult as ReplicaResult
+from .replica import replica_exchange as replica_exchange
 from .schemes import AbstractScheme as AbstractScheme
 from .schemes import Annealed as Annealed
 from .schemes import LikelihoodTempered as LikelihoodTempered

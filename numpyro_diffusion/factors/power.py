@@ -1,0 +1,30 @@
+r"""A law as a factor of another one."""
+
+import equinox as eqx
+import jax.numpy as jnp
+
+from .._typing import Scalar
+from ..energies import AbstractEnergy, AbstractFactor, Gaussian, Noised
+
+__all__ = ["LawFactor"]
+
+
+class LawFactor(AbstractFactor):
+    r"""$\log h_t(u) = \beta \log p_t(u)$: one law, to a power, as a factor of another.
+
+    With energies alone `e1 + 0.5 * e2` says the same, with kernels that know of both. As a factor it tilts
+    the law of a *reverse sampler*, which has steps and no density: the bridge
+    `nd.from_energy(denoiser + LawFactor(energy, 0.5), path_space=True)` under `nd.Twisted()` leads to the
+    sampler's law times $p^{1/2}$. An energy's normaliser at levels above `t_min` drops out.
+
+    Attributes:
+        energy: The law.
+        power: $\beta$, of either sign.
+    """
+
+    energy: AbstractEnergy = eqx.field(default_factory=Gaussian)
+    power: float = 1.0
+
+    def log_value(self, noised: Noised) -> Scalar:
+        t = jnp.maximum(noised.t, jnp.asarray(self.energy.t_min, noised.u.dtype))
+        return self.power * self.energy.log_density(noised.u, t)
