@@ -12,6 +12,8 @@ from . import initial as initial
 from . import moves as moves
 from . import nets as nets
 from . import plots as plots
+from . import population as population
+from . import projections as projections
 from . import schedules as schedules
 from . import teachers as teachers
 from .auditing import AuditReport as AuditReport
@@ -42,6 +44,7 @@ from .energies import ScoreFunction as ScoreFunction
 from .energies import SquaredEnergy as SquaredEnergy
 from .energies import cfg as cfg
 from .energies import check_energy as check_energy
+from .factors import Coupling as Coupling
 from .factors import LawFactor as LawFactor
 from .factors import Restrict as Restrict
 from .feynman_kac import FeynmanKac as FeynmanKac
@@ -53,6 +56,7 @@ from .io import load as load
 from .io import save as save
 from .nested import NestedResult as NestedResult
 from .nested import nested_sampling as nested_sampling
+from .population import MMD as MMD
 from .ppl import DiffusionPrior as DiffusionPrior
 from .ppl import NoiseReparam as NoiseReparam
 from .ppl import noised as noised
