@@ -1,0 +1,161 @@
+r"""Replica exchange along the noise levels: chains at all levels at once, that trade places.
+
+Where SMC takes a cloud from noise to data once, here one chain stands at each level, and neighbours propose
+to swap what they hold, carried from level to level. A state that comes down from the noise has crossed every
+level in equilibrium, so separate modes are visited with their weights, and more time makes the answer better
+where a cloud would need more memory.
+"""
+
+import dataclasses
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm.auto import tqdm
+
+from .._typing import PRNGKey
+from ..bridge import Bridge
+from ..schemes import AbstractScheme, Annealed, Carry
+from .ladder import Ladder, advance, rungs, walk
+from .result import ReplicaResult, make_result
+
+__all__ = ["replica_exchange"]
+
+_WALKERS = 64  # that measure how far the levels are apart
+
+
+def replica_exchange(
+    key: PRNGKey,
+    bridge: Bridge,
+    scheme: AbstractScheme | None = None,
+    *,
+    num_draws: int = 1000,
+    num_burn_in: int = 200,
+    num_chains: int = 4,
+    num_replicas: int | None = None,
+    thinning: int = 1,
+    progress_bar: bool = False,
+) -> ReplicaResult:
+    r"""Draws of a bridge's end by replica exchange (parallel tempering) along its noise levels.
+
+    At every sweep each replica makes the scheme's moves at its own level, and then every other pair of
+    neighbours $(z_k, z_{k+1})$ proposes $(T^{-1} z_{k+1},\ T z_k)$ with $T$ the linear map that carries a
+    position from level $k$ to level $k + 1$. This is an involution with Jacobian 1 and is accepted with
+    probability $\min(1, e^a)$,
+
+    $$a = \log \gamma_k(T^{-1} z_{k+1}) + \log \gamma_{k+1}(T z_k) - \log \gamma_k(z_k)
+    - \log \gamma_{k+1}(z_{k+1}),$$
+
+    in which the unknown constant of each level cancels. Even and odd pairs take turns, so that states travel
+    instead of wandering. Beyond the noisiest level the law that particles start from is a replica too, drawn
+    afresh at every sweep. The acceptances also tell the ratios of the normalisers (`bennett`), whose sum is
+    the log evidence.
+
+    Args:
+        key: PRNG key.
+        bridge: From `nd.from_energy` or `nd.from_model`.
+        scheme: Where levels, step sizes and moves come from; `Annealed()` by default. Its transport and
+            weights play no part.
+        num_draws: Draws of each ladder that are kept.
+        num_burn_in: Draws before them that are not.
+        num_chains: Independent ladders.
+        num_replicas: Levels that hold a replica, chosen evenly among those of the scheme; by default as many
+            that about half of the swaps are accepted.
+        thinning: Sweeps from one draw to the next.
+        progress_bar: Show the pilot's progress and that of the draws.
+
+    Returns:
+        Draws by ladder, the log evidence, and how well states travelled.
+
+    Raises:
+        ValueError: If the bridge is in path space, the scheme makes no moves, or a number is out of range.
+        PilotError: If the model is too hard for the scheme's pilot.
+
+    Example:
+        >>> bridge = nd.from_energy(digits + leaning)
+        >>> found = nd.replica_exchange(jax.random.key(0), bridge)
+        >>> found.positions["x"].shape  # (num_chains, num_draws, *shape)
+
+    References:
+        Okabe, Kawata, Okamoto & Mikami (2001), Replica-exchange Monte Carlo method for the
+        isobaric-isothermal ensemble, Chemical Physics Letters. Syed, Bouchard-Côté, Deligiannidis & Doucet
+        (2022), Non-reversible parallel tempering, JRSS B, for turns and the law beyond. He et al. (2025),
+        CREPE, for diffusion paths.
+    """
+    _check(num_draws, num_burn_in, num_chains, num_replicas, thinning)
+    scheme = Annealed() if scheme is None else scheme
+    if bridge.path_space:
+        raise ValueError(
+            "replica exchange compares densities at every level, and a bridge in path space has none. Make "
+            "the bridge without `path_space`, from an energy."
+        )
+    key_pilot, key_walk, key_run = jax.random.split(key, 3)
+    model = scheme(bridge, key_pilot, progress_bar=progress_bar)
+    kernels = scheme.kernels(bridge)
+    if not kernels.has_joint_moves:
+        raise ValueError(
+            f"replica exchange needs moves within the levels, and `{type(scheme).__name__}` has "
+            "`num_moves=0`. Use `nd.Annealed()`, or `num_moves=1`."
+        )
+    kernels = dataclasses.replace(kernels, transport=Carry())
+    fine = model.levels
+    if float(fine.clock[-1]) != 0 or float(fine.power[-1]) != 1:
+        raise ValueError(
+            "a replica stands where the last of the levels begins, which must be clock 0 and power 1; got "
+            f"{float(fine.clock[-1]):.3g} and {float(fine.power[-1]):.3g}. Use a pilot's levels."
+        )
+    walkers = jax.random.split(key_walk, max(_WALKERS, num_chains))
+    walked, shares = walk(kernels, fine, walkers, num_chains)
+    chosen = rungs(np.asarray(shares), num_replicas, int(model.evidence_from))
+    levels = jax.tree.map(lambda leaf: jax.device_put(np.asarray(leaf)[chosen]), fine)
+    after = np.append(chosen[1:], chosen[-1])
+    levels = levels._replace(next_clock=fine.clock[after], next_power=fine.power[after])
+    particles = jax.tree.map(lambda leaf: leaf[:, chosen], walked)
+    fresh = jnp.zeros(particles.log_density.shape, bool)
+    ladder = Ladder(particles, fresh, jnp.asarray(True))
+
+    total = num_burn_in + num_draws
+    num_chunks = max(1, min(20, total // 50)) if progress_bar else 1
+    size = -(
+        -total // num_chunks
+    )  # chunks of one length compile once; what they add lengthens the burn-in
+    rows = []
+    with tqdm(total=num_chunks * size, disable=not progress_bar, desc="draws") as bar:
+        for i in range(num_chunks):
+            key_chunk = jax.random.fold_in(key_run, i)
+            ladder, row = _draws(kernels, levels, ladder, key_chunk, size, thinning)
+            rows.append(jax.tree.map(np.asarray, row))
+            bar.update(size)
+    rows = jax.tree.map(lambda *parts: np.concatenate(parts), *rows)
+    first = int(np.argmax(np.asarray(chosen) >= model.evidence_from))
+    claims, steps = scheme.claims(bridge), (len(walkers), len(shares))
+    return make_result(kernels, claims, levels, rows, num_draws, first, *steps)
+
+
+@eqx.filter_jit
+def _draws(kernels, levels, ladder: Ladder, key: PRNGKey, size: int, thinning: int):
+    """So many draws of all ladders; what happened at each sweep between two of them."""
+
+    def one(ladder, key):
+        sweeps = jax.random.split(key, thinning)
+        ladder, exchanges = jax.lax.scan(
+            lambda state, k: advance(kernels, levels, state, k), ladder, sweeps
+        )
+        at_target = jax.tree.map(lambda leaf: leaf[:, -1], ladder.particles.position)
+        return ladder, (at_target, exchanges)
+
+    return jax.lax.scan(one, ladder, jax.random.split(key, size))
+
+
+def _check(num_draws, num_burn_in, num_chains, num_replicas, thinning) -> None:
+    if num_draws < 2 or min(num_chains, thinning) < 1 or num_burn_in < 0:
+        raise ValueError(
+            "`num_draws` must be at least 2, `num_chains` and `thinning` at least 1, `num_burn_in` at least "
+            f"0; got {num_draws}, {num_chains}, {thinning} and {num_burn_in}."
+        )
+    if num_replicas is not None and num_replicas < 2:
+        raise ValueError(
+            "`num_replicas` must be at least 2, for the noisy end and the target; got "
+            f"{num_replicas}. `None` chooses."
+        )
