@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from ._typing import PRNGKey, PyTree, Scalar
 
-__all__ = ["FeynmanKac", "from_kernels"]
+__all__ = ["FeynmanKac", "from_kernels", "unweighted"]
 
 
 class FeynmanKac(NamedTuple):
@@ -35,6 +35,7 @@ class FeynmanKac(NamedTuple):
         rejuvenate: `(key, particle, level) -> (particle, info)`: the moves of a level alone, which leave
             its law as it is; `None` where there are none. Waste-free clouds are made of them.
         advance: `(key, particle, level, info) -> (particle, log_weight, info)`: the rest of `step`.
+        weighted: Whether particles are weighed at all; if not, there is no evidence.
     """
 
     init: Callable[[PRNGKey], tuple[PyTree, Scalar, Any]]
@@ -48,6 +49,7 @@ class FeynmanKac(NamedTuple):
     normalized: bool = False
     rejuvenate: Callable[[PRNGKey, PyTree, PyTree], tuple[PyTree, Any]] | None = None
     advance: Callable[[PRNGKey, PyTree, PyTree, Any], tuple[PyTree, Scalar, Any]] | None = None
+    weighted: bool = True
 
 
 class _Kernels(eqx.Module):
@@ -94,3 +96,32 @@ def from_kernels(
     """
     parts = _Kernels(initial, kernel, log_potential, log_initial)
     return FeynmanKac(parts.init, parts.step, levels, _identity)
+
+
+class _Unweighted(eqx.Module):
+    """A function of a model with its log weight replaced by 0."""
+
+    function: Callable
+
+    def __call__(self, *args):
+        particle, log_weight, info = self.function(*args)
+        return particle, jnp.zeros_like(log_weight), info
+
+
+def unweighted(model: FeynmanKac) -> FeynmanKac:
+    r"""The same particles with their weights left out: the heuristic that many papers stop at.
+
+    Its particles follow the law of the proposals, whatever that is. The result says that it is a heuristic,
+    and its evidence is not a number.
+    """
+    heuristic = model._replace(
+        init=_Unweighted(model.init),
+        step=_Unweighted(model.step),
+        target=f"what the proposals lead to; with weights it would be: {model.target}",
+        exact=False,
+        evidence="nothing: a run without weights has no evidence",
+        weighted=False,
+    )
+    if model.advance is None:
+        return heuristic
+    return heuristic._replace(advance=_Unweighted(model.advance))

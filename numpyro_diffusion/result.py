@@ -57,6 +57,7 @@ class SMCResult(NamedTuple):
         evidence: What `log_evidence` is the logarithm of.
         normalized: Whether that is free of the prior's normaliser.
         chain_length: That of a waste-free run; `None` for the usual cloud.
+        weighted: Whether particles were weighed; if not, there is no evidence.
 
     References:
         Chan & Lai (2013); Lee & Whiteley (2018), Variance estimation in the particle filter,
@@ -78,6 +79,7 @@ class SMCResult(NamedTuple):
     evidence: str = "the integral of the target as the kernels define it"
     normalized: bool = False
     chain_length: int | None = None
+    weighted: bool = True
 
 
 def make_result(
@@ -95,14 +97,15 @@ def make_result(
         errors = jnp.sqrt(cloud.chain_variance)
     else:
         errors = jax.vmap(genealogy_error)(cloud.log_weights, cloud.ancestors, cloud.prior_family)
+    known = 1.0 if model.weighted else jnp.nan  # no evidence rather than a plausible one
     trace = None
     if traces:
         trace = jax.tree.map(lambda *parts: jax.device_put(np.concatenate(parts, 1)), *traces)
     result = SMCResult(
         positions=model.position(cloud.particles),
         log_weights=cloud.log_weights,
-        log_evidence=_total(cloud) - cloud.prior_log_evidence,
-        log_evidence_error=errors,
+        log_evidence=known * (_total(cloud) - cloud.prior_log_evidence),
+        log_evidence_error=known * errors,
         initial_info=initial_info,
         trace=trace,  # type: ignore[arg-type]
         levels=model.levels,
@@ -114,6 +117,7 @@ def make_result(
         evidence=model.evidence,
         normalized=model.normalized,
         chain_length=chain_length,
+        weighted=model.weighted,
     )
     if num_clouds is not None:
         return result

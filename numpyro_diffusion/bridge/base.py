@@ -19,20 +19,23 @@ class Seen(NamedTuple):
         x_hat: What the rest of the model sees, by site.
         sites: Log density of each site.
         roots: Roots of the covariances around `x_hat`; empty where the twist has none.
+        scores: Of the parts of compositions in path space, leading with their number.
     """
 
     log_density: Scalar
     x_hat: dict[str, Array]
     sites: dict[str, Scalar]
     roots: dict[str, Array]
+    scores: dict[str, Array] = {}
 
     @classmethod
-    def of(cls, parts: dict[str, tuple[Scalar, Array, Array | None]]) -> "Seen":
-        """From log density, twisted value and covariance root of each site."""
-        values = {name: value for name, (value, _, _) in parts.items()}
-        x_hat = {name: x for name, (_, x, _) in parts.items()}
-        roots = {name: root for name, (_, _, root) in parts.items() if root is not None}
-        return cls(sum(values.values(), jnp.zeros(())), x_hat, values, roots)
+    def of(cls, parts: dict[str, tuple[Scalar, Array, Array | None, Array | None]]) -> "Seen":
+        """From log density, twisted value, covariance root and scores of the parts of each site."""
+        values = {name: part[0] for name, part in parts.items()}
+        x_hat = {name: part[1] for name, part in parts.items()}
+        roots = {name: part[2] for name, part in parts.items() if part[2] is not None}
+        scores = {name: part[3] for name, part in parts.items() if part[3] is not None}
+        return cls(sum(values.values(), jnp.zeros(())), x_hat, values, roots, scores)
 
 
 class Rest(NamedTuple):
@@ -77,6 +80,7 @@ class Bridge(NamedTuple):
             one of them is unknown, so that evidences hold up to a constant of the prior.
         exact_prior: whether every diffusion site can be drawn exactly at clock 0.
         path_space: whether the prior is the law of a reverse sampler, known by its steps alone.
+        powers: in path space, the exponents of the parts of each site that is a composition.
     """
 
     sample_base: Callable[[PRNGKey], Position]
@@ -95,6 +99,7 @@ class Bridge(NamedTuple):
     log_normalizer_error: float | None
     exact_prior: bool = False
     path_space: bool = False
+    powers: dict[str, tuple[float, ...]] = {}
 
     @classmethod
     def of(cls, parts: Any, **rest: Any) -> "Bridge":

@@ -102,4 +102,5 @@ def from_energy(
         log_normalizer_error=normalizer_error({"x": site}),
         exact_prior=site.exact,
         path_space=path_space,
+        powers={"x": site.powers} if site.powers else {},
     )

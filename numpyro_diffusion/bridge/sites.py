@@ -7,8 +7,10 @@ import jax
 import jax.numpy as jnp
 
 from .._typing import Array, PRNGKey, Scalar
-from ..energies import AbstractDenoiser, AbstractEnergy
+from ..energies import AbstractDenoiser, AbstractEnergy, Factored, FactoredDenoiser
+from ..energies.factored import log_factors
 from ..twists import AbstractTwist, denoised_mean
+from . import composed
 
 __all__ = ["DiffusionSite", "normalizer_error"]
 
@@ -33,6 +35,11 @@ class DiffusionSite(eqx.Module):
     def __check_init__(self):
         if self.initial is None:
             return
+        if self.powers:
+            raise ValueError(
+                "a composition in path space starts from the product of the Gaussians of its parts, whose "
+                "integral is known; it takes no `initial`. Leave it out, or use a scheme that needs energies."
+            )
         draw = jax.eval_shape(self.initial.sample, jax.random.key(0))
         if draw.shape != self.energy.shape:
             raise ValueError(
@@ -99,7 +106,7 @@ class DiffusionSite(eqx.Module):
 
     def log_base(self, u: Array) -> Scalar:
         if self.path_space:  # the base is where the sampler starts
-            return jnp.zeros(())
+            return -self.size * composed.log_integral(self.sampler) * jnp.ones(())
         if self.initial is not None:
             flat = u.reshape(-1, *self.energy.shape)
             return jnp.sum(jax.vmap(self.initial.log_prob)(flat))
@@ -107,26 +114,50 @@ class DiffusionSite(eqx.Module):
         terms = (u - mean) ** 2 / variance + jnp.log(2 * jnp.pi * variance)
         return -0.5 * jnp.sum(terms)
 
+    @property
+    def sampler(self) -> AbstractDenoiser:
+        """Whose steps make up the prior in path space."""
+        energy = self.energy
+        return energy.base if isinstance(energy, Factored | FactoredDenoiser) else energy
+
+    @property
+    def powers(self) -> tuple[float, ...]:
+        """In path space, the exponents of the parts of a composition; empty for a single law."""
+        return composed.powers(self.sampler) if self.path_space else ()
+
     def see(
         self, twist: AbstractTwist, u: Array, clock: Scalar
-    ) -> tuple[Scalar, Array, Array | None]:
-        """Log density of the whole batch, what the rest of the model sees of it, and how roughly."""
+    ) -> tuple[Scalar, Array, Array | None, Array | None]:
+        """Log density of the whole batch, what the rest of the model sees of it, how roughly, and scores."""
         t = self.time(clock)
 
         def one(u):
+            scores = None
             if self.path_space:
-                both = jnp.zeros(()), denoised_mean(self.energy, u, t)
+                log_density, x_hat, scores = self.step_of_sampler(u, t)
             else:
-                both = twist(self.energy, u, t)  # type: ignore[arg-type]
-            return *both, twist.covariance_root(self.energy, u, t)
+                log_density, x_hat = twist(self.energy, u, t)  # type: ignore[arg-type]
+            return log_density, x_hat, twist.covariance_root(self.energy, u, t), scores
 
         if not self.batch_shape:
             return one(u)
         flat = u.reshape(-1, *self.energy.shape)
-        log_densities, x_hat, root = jax.vmap(one)(flat)
+        log_densities, x_hat, root, scores = jax.vmap(one)(flat)
         if root is not None and root.shape == flat.shape:
             root = root.reshape(u.shape)
-        return jnp.sum(log_densities), x_hat.reshape(u.shape), root
+        if scores is not None:
+            scores = scores.swapaxes(0, 1).reshape(-1, *u.shape)
+        return jnp.sum(log_densities), x_hat.reshape(u.shape), root, scores
+
+    def step_of_sampler(self, u: Array, t: Scalar) -> tuple[Scalar, Array, Array | None]:
+        """Log of the factors of the sampler's law, the denoised mean, and scores of the parts."""
+        if self.powers:
+            scores, x_hat = composed.scores(self.sampler, u, t)
+        else:
+            scores, x_hat = None, denoised_mean(self.sampler, u, t)
+        if isinstance(self.energy, Factored | FactoredDenoiser):
+            return log_factors(self.energy, u, x_hat, t), x_hat, scores
+        return jnp.zeros(()), x_hat, scores
 
     def carry(self, u: Array, clock: Scalar, next_clock: Scalar) -> tuple[Array, Scalar]:
         mean, variance = self.moments(clock)

@@ -224,6 +224,7 @@ def from_model(
         log_normalizer_error=normalizer_error(sites),
         exact_prior=bool(sites) and all(site.exact for site in sites.values()),
         path_space=path_space,
+        powers={name: site.powers for name, site in sites.items() if site.powers},
     )
 
 

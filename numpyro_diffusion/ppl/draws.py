@@ -14,7 +14,8 @@ __all__ = ["constrained", "drawn", "drawn_by_cloud", "pooled_log_weights", "take
 def pooled_log_weights(result: SMCResult) -> Array:
     """Log weights of all particles that sum to 1 over all clouds; a cloud counts by its evidence."""
     pooled = result.log_weights - log_mean_exp(result.log_weights)[:, None]
-    pooled = pooled + result.log_evidence[:, None]
+    if result.weighted:
+        pooled = pooled + result.log_evidence[:, None]
     return jax.nn.log_softmax(pooled.ravel()).reshape(pooled.shape)
 
 

@@ -16,7 +16,7 @@ import equinox as eqx
 from ..bridge import Bridge
 from ..moves import Move, hmc, mala
 from ..twists import AbstractTwist, Tweedie
-from .base import AbstractScheme, Claims, check_choices
+from .base import AbstractScheme, Claims, Weights, check_choices
 from .kernels import Kernels
 from .levels import Level
 from .transport import AbstractTransport, Carry
@@ -44,6 +44,7 @@ class Annealed(AbstractScheme):
         conditional_ess: Share of the effective sample size that each level may keep, in (0, 1).
         preconditioner_rank: Directions along which coordinates move together that moves know of, beside
             the scale of every coordinate; the pilot measures them.
+        weights: `"exact"`, or `"none"` to leave them out: a heuristic, marked as such in the result.
         num_pilot: Particles of the pilot cloud.
         max_levels: Give up, and say why, when the pilot needs more levels than this.
 
@@ -60,6 +61,7 @@ class Annealed(AbstractScheme):
     levels: int | Level | None = None
     conditional_ess: float = eqx.field(static=True, default=0.97)
     preconditioner_rank: int = eqx.field(static=True, default=0)
+    weights: Weights = eqx.field(static=True, default="exact")
     num_pilot: int = eqx.field(static=True, default=256)
     max_levels: int = eqx.field(static=True, default=400)
 

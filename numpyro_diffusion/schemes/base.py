@@ -1,7 +1,7 @@
 """What a scheme is, and what all share: tune unless the levels are frozen, then make the model."""
 
 import abc
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import equinox as eqx
 import jax
@@ -9,14 +9,16 @@ import jax.numpy as jnp
 
 from .._typing import Position, PRNGKey
 from ..bridge import Bridge
-from ..feynman_kac import FeynmanKac
+from ..feynman_kac import FeynmanKac, unweighted
 from ..twists import AbstractTwist
 from .kernels import Kernels, Particle
 from .levels import Level, check_fit, check_levels
 from .path import Path, likelihood_first, prior_first
 from .pilot import tune
 
-__all__ = ["AbstractScheme", "Claims", "check_choices", "check_has_diffusion"]
+__all__ = ["AbstractScheme", "Claims", "Weights", "check_choices", "check_has_diffusion"]
+
+Weights = Literal["exact", "none"]
 
 
 class Claims(NamedTuple):
@@ -99,7 +101,7 @@ class AbstractScheme(eqx.Module):
         begins = (
             int(jnp.argmax(jnp.asarray(levels.clock) == 0)) if claims.path is prior_first else 0
         )
-        return FeynmanKac(
+        model = FeynmanKac(
             kernels.init,
             kernels.step,
             levels,
@@ -111,6 +113,7 @@ class AbstractScheme(eqx.Module):
             rejuvenate=kernels.rejuvenate if kernels.has_joint_moves else None,
             advance=kernels.advance,
         )
+        return unweighted(model) if getattr(self, "weights", "exact") == "none" else model
 
     def _check_bridge(self, bridge: Bridge) -> None:
         name = type(self).__name__
@@ -189,6 +192,11 @@ def check_choices(scheme: AbstractScheme, least_moves: int, start: float = 1.0) 
         raise ValueError(
             f"`{name}` expects num_moves >= {least_moves}, or `None` for the pilot's choice, and "
             f"num_other_moves >= 1; got num_moves={moves}, num_other_moves={other_moves}."
+        )
+    weights = getattr(scheme, "weights", "exact")
+    if weights not in ("exact", "none"):
+        raise ValueError(
+            f"`weights` of `{name}` is 'exact', or 'none' for the heuristic; got {weights!r}."
         )
     rank = getattr(scheme, "preconditioner_rank", 0)
     if rank < 0:

@@ -31,8 +31,8 @@ class ProbabilityFlow(AbstractTransport):
     def needs_curvature(self) -> bool:
         return False
 
-    def __call__(self, key, bridge, position, gradient, x_hat, level):
-        del key, gradient, x_hat
+    def __call__(self, key, bridge, position, gradient, seen, level):
+        del key, gradient, seen
         new, log_ratio = dict(position), jnp.zeros(())
         noisy, clean = bridge.noise(level.clock), bridge.noise(level.next_clock)
         for name in bridge.diffusion_sites:

@@ -105,7 +105,7 @@ class Kernels(eqx.Module):
             value, (seen, rest) = density(z)
         if not self.keeps_denoised:
             # Only moves of other sites look at `x_hat` again; kept, it could cost a gradient of its own.
-            seen = seen._replace(x_hat={}, roots={})
+            seen = seen._replace(x_hat={}, roots={}, scores={})
         return Particle(z, value, gradient, seen, rest)
 
     def logdensity(self, clock: Scalar, power: Scalar):
@@ -232,9 +232,8 @@ class Kernels(eqx.Module):
         self, key: PRNGKey, particle: Particle, level: Level, acceptances: Any = None
     ) -> tuple[Particle, Scalar, Any]:
         """To the next level, without moves at this one, and the weight there."""
-        x_hat = {} if particle.seen is None else particle.seen.x_hat
         z, log_ratio = self.transport(
-            key, self.bridge, particle.position, particle.gradient, x_hat, level
+            key, self.bridge, particle.position, particle.gradient, particle.seen, level
         )
         new = self.evaluate(z, level.next_clock, level.next_power)
         log_weight = new.log_density - particle.log_density + log_ratio

@@ -136,7 +136,7 @@ def _advance(kernels: Kernels, pilot: Pilot, target, next_clock, extra_rounds, p
 
         def one(key, particle):
             return kernels.transport(
-                key, bridge, particle.position, particle.gradient, particle.seen.x_hat, row
+                key, bridge, particle.position, particle.gradient, particle.seen, row
             )
 
         return row, jax.vmap(one)(keys, pilot.particles)

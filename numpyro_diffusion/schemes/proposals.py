@@ -1,16 +1,20 @@
 """Transports that are draws: steps of the reverse diffusion, and what their weights owe to that."""
 
+from collections.abc import Callable
 from typing import ClassVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._typing import Array, Scalar
+from .._typing import Array, Position, Scalar
+from ..bridge import Bridge
+from ..energies import AbstractDenoiser
 from .covariance import AbstractCovariance, Diagonal, Local
+from .levels import Level
 from .transport import AbstractTransport
 
-__all__ = ["Guided", "Reverse", "spread"]
+__all__ = ["Guided", "Reverse", "spread", "usable"]
 
 _BEYOND = 2.0  # how far the noise in d coordinates may be longer than sqrt(d)
 
@@ -39,6 +43,8 @@ class Reverse(AbstractTransport):
     Attributes:
         covariance: What is known of $h$.
         inflation: $\eta \ge 1$; when steps are long, draws that are too narrow give rare huge weights.
+        proposal: Of which law the draws follow the score, by site; `None` for the target's own.
+        projection: What each draw is replaced by, where weights are left out; `None` for the draw.
 
     References:
         Del Moral, Doucet & Jasra (2006), Sequential Monte Carlo samplers, JRSS B, for backward kernels.
@@ -46,15 +52,35 @@ class Reverse(AbstractTransport):
 
     covariance: AbstractCovariance = eqx.field(default_factory=Diagonal)
     inflation: float = 1.0
+    proposal: dict[str, AbstractDenoiser] | None = None
+    projection: Callable[[Array], Array] | None = eqx.field(static=True, default=None)
     needs_gradient: ClassVar[bool] = True
+
+    def steered(self, bridge: Bridge, position: Position, gradient: Position, level: Level):
+        """The gradient with the score of another law in the place of the prior's own."""
+        if self.proposal is None:
+            return gradient
+        times, new = bridge.times(level.clock), dict(gradient)
+        for name, law in self.proposal.items():
+            own = lambda u, name=name: bridge.see({**position, name: u}, level.clock).sites[name]
+            u, t = position[name], jnp.clip(times[name], law.t_min, law.t_max)
+            alpha_t, sigma_t = law.schedule(t)
+            other = (law.denoise(alpha_t * u, t) - u) * (alpha_t / sigma_t) ** 2
+            new[name] = gradient[name] + other - jax.grad(own)(u)
+        return new
+
+    def kept(self, flat: Array, shape: tuple[int, ...]) -> Array:
+        u = flat.reshape(shape)
+        return u if self.projection is None else self.projection(u)
 
     @property
     def needs_curvature(self) -> bool:
         return not isinstance(self.covariance, Local)
 
-    def __call__(self, key, bridge, position, gradient, x_hat, level):
-        del x_hat
+    def __call__(self, key, bridge, position, gradient, seen, level):
+        del seen
         assert gradient is not None
+        gradient = self.steered(bridge, position, gradient, level)
         new, log_ratio = dict(position), jnp.zeros(())
         moves = level.next_clock < level.clock
         noisy, clean = bridge.noise(level.clock), bridge.noise(level.next_clock)
@@ -68,12 +94,12 @@ class Reverse(AbstractTransport):
             v, deviation, log_det, damped = _draw(
                 noisy[name], clean[name], moves, h, noise, self.inflation
             )
-            slope = _shortened(_usable(gradient[name]).ravel(), noisy[name])
+            slope = _shortened(usable(gradient[name]).ravel(), noisy[name])
             drift = v * damped(slope) + deviation
             # -2 log q(u_t | u_s) and -2 log M(u_s | u_t), both less log 2 pi
             back = jnp.sum(drift**2) / v + u.size * jnp.log(v)
             forth = jnp.sum(noise**2) + log_det
-            new[name] = (u + jnp.where(moves, drift, 0.0)).reshape(position[name].shape)
+            new[name] = self.kept(u + jnp.where(moves, drift, 0.0), position[name].shape)
             log_ratio = log_ratio + jnp.where(moves, 0.5 * (forth - back), 0.0)
         return new, log_ratio
 
@@ -81,7 +107,7 @@ class Reverse(AbstractTransport):
         return self.covariance.measure(key, bridge, cloud, clock, power)
 
     def evaluations(self, bridge):
-        return self.covariance.evaluations(bridge)
+        return self.covariance.evaluations(bridge) + 2 * (self.proposal is not None)
 
 
 def _draw(noisy, clean, moves, h, noise: Array, inflation):
@@ -103,7 +129,8 @@ def _shortened(gradient: Array, noisy: Scalar) -> Array:
     return gradient * jnp.minimum(1.0, longest / jnp.maximum(length, longest))
 
 
-def _usable(gradient: Array) -> Array:
+def usable(gradient: Array) -> Array:
+    """The gradient, 0 where it is not finite."""
     # Any drift is lawful; one that is not a number would lose a particle whose density is in order.
     return jnp.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)
 
@@ -155,8 +182,8 @@ class Guided(AbstractTransport):
         del bridge
         return 0
 
-    def __call__(self, key, bridge, position, gradient, x_hat, level):
-        assert gradient is not None
+    def __call__(self, key, bridge, position, gradient, seen, level):
+        assert gradient is not None and seen is not None
         new, log_ratio = dict(position), jnp.zeros(())
         moves = level.next_clock < level.clock
         noisy, clean = bridge.noise(level.clock), bridge.noise(level.next_clock)
@@ -166,9 +193,9 @@ class Guided(AbstractTransport):
             v, variance = spread(noisy[name], clean[name], moves, self.at(level.clock, name))
             u = position[name]
             open_variance = jnp.where(moves, noisy[name] ** 2 - end[name] ** 2, 1.0)
-            drift = v * (x_hat[name] - u) / open_variance
+            drift = v * (seen.x_hat[name] - u) / open_variance
             noise = jax.random.normal(k, u.shape, u.dtype)
-            pull = variance * _usable(gradient[name]) + jnp.sqrt(self.inflation * variance) * noise
+            pull = variance * usable(gradient[name]) + jnp.sqrt(self.inflation * variance) * noise
             new[name] = u + jnp.where(moves, drift + pull, 0.0)
             terms = noise**2 + jnp.log(self.inflation) - pull**2 / variance
             log_ratio = log_ratio + jnp.where(moves, 0.5 * jnp.sum(terms), 0.0)

@@ -8,14 +8,17 @@ with the noising $q$ as backward kernel (see `Reverse`). One network evaluation 
 next proposal.
 """
 
+from collections.abc import Callable
 from typing import ClassVar
 
 import equinox as eqx
 
+from .._typing import Array
 from ..bridge import Bridge
+from ..energies import AbstractDenoiser
 from ..moves import Move, hmc, mala
 from ..twists import AbstractTwist, ByDimension
-from .base import AbstractScheme, Claims, check_choices, check_has_diffusion
+from .base import AbstractScheme, Claims, Weights, check_choices, check_has_diffusion
 from .covariance import AbstractCovariance, Diagonal
 from .kernels import Kernels
 from .levels import Level
@@ -40,6 +43,10 @@ class ReverseDiffusion(AbstractScheme):
             `Diagonal()` or `Full()`, averaged over the pilot cloud, or that of every particle, `Local()`.
         inflation: Factor on the variance of a proposal. Above 1 it guards against rare huge weights when
             levels are few; it costs the same share of the particles at every level, however close.
+        proposal: Of which law draws follow the score, in the place of the prior's own: an energy or
+            denoiser, or one by diffusion site. `cfg(e1, e2, 2.0)` may propose for `cfg(e1, e2, 4.0)`.
+        projection: What each draw is replaced by, for instance the nearest point of a set; only without
+            weights, since it puts draws on a boundary where no density is.
         move: Joint move of all sites.
         num_moves: Joint moves a level, may be 0; `None` for the pilot's choice at each level, by their
             autocorrelation.
@@ -48,6 +55,7 @@ class ReverseDiffusion(AbstractScheme):
         conditional_ess: Share of the effective sample size that each level may keep, in (0, 1).
         preconditioner_rank: Directions along which coordinates move together that moves know of, beside
             the scale of every coordinate; the pilot measures them.
+        weights: `"exact"`, or `"none"` to leave them out: a heuristic, marked as such in the result.
         num_pilot: Particles of the pilot cloud.
         max_levels: Give up, and say why, when the pilot needs more levels than this.
 
@@ -59,17 +67,25 @@ class ReverseDiffusion(AbstractScheme):
     levels: int | Level | None = None
     covariance: AbstractCovariance = eqx.field(default_factory=Diagonal)
     inflation: float = 1.0
+    proposal: AbstractDenoiser | dict[str, AbstractDenoiser] | None = None
+    projection: Callable[[Array], Array] | None = eqx.field(static=True, default=None)
     move: Move = eqx.field(default_factory=hmc)
     num_moves: int | None = eqx.field(static=True, default=1)
     other_move: Move = eqx.field(default_factory=mala)
     num_other_moves: int = eqx.field(static=True, default=2)
     conditional_ess: float = eqx.field(static=True, default=0.97)
     preconditioner_rank: int = eqx.field(static=True, default=0)
+    weights: Weights = eqx.field(static=True, default="exact")
     num_pilot: int = eqx.field(static=True, default=256)
     max_levels: int = eqx.field(static=True, default=400)
 
     def __check_init__(self):
         check_choices(self, 0)
+        if self.projection is not None and self.weights != "none":
+            raise ValueError(
+                "`projection` puts draws on the boundary of a set, where they have no density to be weighed "
+                "with: it needs `weights='none'`. The law confined to the set is `energy + Restrict(inside)`."
+            )
 
     path_space: ClassVar[bool] = False
 
@@ -82,7 +98,16 @@ class ReverseDiffusion(AbstractScheme):
         """Proposals and weights over a bridge, which must have a diffusion site."""
         check_has_diffusion(self, bridge)
         counts = self.num_moves, self.num_other_moves
-        transport, rank = Reverse(self.covariance, self.inflation), self.preconditioner_rank
+        proposal = self.proposal
+        if isinstance(proposal, AbstractDenoiser):
+            if len(bridge.diffusion_sites) > 1:
+                raise ValueError(
+                    f"the model has diffusion sites {bridge.diffusion_sites}; `proposal` must say of which, "
+                    "as a dict by site."
+                )
+            proposal = dict.fromkeys(bridge.diffusion_sites, proposal)
+        transport = Reverse(self.covariance, self.inflation, proposal, self.projection)
+        rank = self.preconditioner_rank
         return Kernels(bridge, self.move, self.other_move, transport, *counts, rank=rank)
 
     def claims(self, bridge: Bridge) -> Claims:

@@ -13,8 +13,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._typing import Array, Position, PRNGKey, Scalar
-from ..bridge import Bridge, log_density
+from .._typing import Position, PRNGKey, Scalar
+from ..bridge import Bridge, Seen, log_density
 from .levels import Level
 
 __all__ = ["AbstractTransport", "Carry", "Draws"]
@@ -52,10 +52,13 @@ class AbstractTransport(eqx.Module):
         bridge: Bridge,
         position: Position,
         gradient: Position | None,
-        x_hat: dict[str, Array],
+        seen: Seen | None,
         level: Level,
     ) -> tuple[Position, Scalar]:
-        r"""New position and $\log R$, of shape `()`."""
+        r"""New position and $\log R$, of shape `()`.
+
+        `seen` is what was seen at the particle, as far as it is kept (see `Kernels.keeps_denoised`).
+        """
 
 
 class Carry(AbstractTransport):
@@ -67,8 +70,8 @@ class Carry(AbstractTransport):
     def needs_curvature(self) -> bool:
         return False
 
-    def __call__(self, key, bridge, position, gradient, x_hat, level):
-        del key, gradient, x_hat
+    def __call__(self, key, bridge, position, gradient, seen, level):
+        del key, gradient, seen
         return bridge.carry(position, level.clock, level.next_clock)
 
     def evaluations(self, bridge):
@@ -90,8 +93,8 @@ class Draws(Carry):
 
     num_draws: int = eqx.field(static=True, default=16)
 
-    def __call__(self, key, bridge, position, gradient, x_hat, level):
-        del gradient, x_hat
+    def __call__(self, key, bridge, position, gradient, seen, level):
+        del gradient, seen
 
         def choose(_):
             return self.choose(key, bridge, position, level.next_power)

@@ -19,7 +19,7 @@ from .._typing import Array
 from ..bridge import Bridge
 from ..moves import Move, hmc, mala
 from ..twists import AbstractTwist, Tweedie
-from .base import AbstractScheme, Claims, check_choices, check_has_diffusion
+from .base import AbstractScheme, Claims, Weights, check_choices, check_has_diffusion
 from .kernels import Kernels
 from .levels import Level
 from .proposals import Guided, spread
@@ -40,6 +40,7 @@ class Twisted(AbstractScheme):
         inflation: Factor on the variance of a proposal.
         other_move: Move of the non-diffusion sites; costs no network evaluation.
         num_other_moves: Such moves a level.
+        weights: `"exact"`, or `"none"` to leave them out: a heuristic, marked as such in the result.
         num_pilot: Particles of the pilot cloud.
 
     The likelihood sees the denoised mean; with `twist=nd.Widened()` or `nd.Moments()` also how far that may
@@ -54,6 +55,7 @@ class Twisted(AbstractScheme):
     inflation: float = 1.0
     other_move: Move = eqx.field(default_factory=mala)
     num_other_moves: int = eqx.field(static=True, default=2)
+    weights: Weights = eqx.field(static=True, default="exact")
     num_pilot: int = eqx.field(static=True, default=256)
     conditional_ess: ClassVar[float] = 0.97  # of no use on a grid
     max_levels: ClassVar[int] = 400
@@ -77,6 +79,13 @@ class Twisted(AbstractScheme):
     def kernels(self, bridge: Bridge) -> Kernels:
         """Proposals and weights over a bridge, which must have a diffusion site."""
         check_has_diffusion(self, bridge)
+        if bridge.powers:
+            raise ValueError(
+                f"`Twisted` weighs against the steps of one reverse sampler; sites "
+                f"{sorted(bridge.powers)} have "
+                "compositions, whose summed scores sample another law. Use `ScoreComposition`, or a scheme "
+                "that needs energies."
+            )
         clocks = jnp.linspace(1.0, 0.0, self.num_levels + 1)
         curvature = _sampler_curvature(bridge, clocks, self.num_pilot)
         transport = Guided(clocks[:-1], curvature, self.inflation)
