@@ -24,4 +24,6 @@ from .network import InnerProductEnergy as InnerProductEnergy
 from .network import ProperEnergy as ProperEnergy
 from .noise import added_variance as added_variance
 from .noise import denoised_mean as denoised_mean
+from .optimize import mbd_optimize as mbd_optimize
 from .preconditioned import AbstractNetworkEnergy as AbstractNetworkEnergy
+from .smoothed import SmoothedDensity as SmoothedDensity

@@ -5,4 +5,11 @@ from .coupling import hinge as hinge
 from .coupling import log_repulsion as log_repulsion
 from .coupling import squared_distance as squared_distance
 from .power import LawFactor as LawFactor
+from .ratio import Ratio as Ratio
 from .restrict import Restrict as Restrict
+from .tilt import Tilt as Tilt
+from .value import AbstractValue as AbstractValue
+from .value import ExactValue as ExactValue
+from .value import LearnedValue as LearnedValue
+from .value import MonteCarloValue as MonteCarloValue
+from .value import TweedieValue as TweedieValue

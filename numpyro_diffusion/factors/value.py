@@ -65,7 +65,7 @@ class MonteCarloValue(AbstractValue):
     def __check_init__(self):
         if self.num_draws < 2 or self.num_draws % 2:
             raise ValueError(
-                f"`MonteCarloValue` expects an even `num_draws` of at least 2, for pairs of mirrored normals; "
+                "`MonteCarloValue` expects an even `num_draws` of at least 2, for pairs of mirrored normals; "
                 f"got {self.num_draws}."
             )
 

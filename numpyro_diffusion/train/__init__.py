@@ -25,6 +25,9 @@ from .levels import uniform_log_snr as uniform_log_snr
 from .losses import denoising_loss as denoising_loss
 from .losses import energy_loss as energy_loss
 from .losses import level_loss as level_loss
+from .ratio import density_ratio_classifier as density_ratio_classifier
+from .ratio import fit_ratio as fit_ratio
 from .recovery import RecoveryReport as RecoveryReport
 from .recovery import recovery_loss as recovery_loss
 from .recovery import recovery_process as recovery_process
+from .value import fit_soft_value as fit_soft_value

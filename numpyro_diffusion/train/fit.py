@@ -29,7 +29,7 @@ from .settings import (
     split,
     spreader,
 )
-from .sources import as_source
+from .sources import Examples, as_source
 
 __all__ = ["FitResult", "TrainingDiverged", "fit"]
 
@@ -47,6 +47,7 @@ class FitResult(NamedTuple):
         best_step: Step of the returned weights.
         best_loss: Their validation loss.
         stopped: Why training ended: `"steps"`, `"patience"`, `"interrupted"` or `"exhausted"` (a stream).
+        ess: With `weights`, how many examples they leave: the effective sample size of those trained on.
     """
 
     energy: AbstractDenoiser
@@ -54,6 +55,7 @@ class FitResult(NamedTuple):
     best_step: int
     best_loss: float
     stopped: str
+    ess: float | None = None
 
 
 class TrainingDiverged(FloatingPointError):
@@ -71,6 +73,7 @@ def fit(
     *,
     condition=None,
     null_rate: float = 0.1,
+    weights=None,
     validation=None,
     steps: int = 10_000,
     batch_size: int = 128,
@@ -99,6 +102,8 @@ def fit(
             iterators return pairs `(example, condition)` instead.
         null_rate: Share of conditions that training replaces by the null of the network's `condition`, so
             that the law without condition is learned too.
+        weights: With an array of data, one weight an example, not negative. The law learned is that of the
+            data times the weights: with $e^{r / \\alpha}$ the law tilted by a reward $r$. See `ess`.
         validation: Held-out examples of shape `(num, *energy.shape)`, or a pair of them and their
             conditions. `None` holds out a tenth of an array, or draws 1,000 from a function.
         steps: Largest number of updates.
@@ -129,11 +134,12 @@ def fit(
     energy = forgetful(energy)
     key_split, key_validation, key = jax.random.split(key, 3)
     source, held_out = split(
-        key_split, as_source(data, energy.shape, condition), energy.shape, validation
+        key_split, as_source(data, energy.shape, condition, weights), energy.shape, validation
     )
     null = null_of(energy, null_rate) if held_out.condition is not None else None
     loss = default_loss(energy, held_out, source) if loss is None else loss
     optimiser = make_optimiser(learning_rate, weight_decay, steps)
+    ess = source.ess if isinstance(source, Examples) else None
     weights, static = eqx.partition(trainable(energy), eqx.is_inexact_array)
     spread = spreader(devices, batch_size)
 
@@ -225,7 +231,8 @@ def fit(
             stopped = "interrupted"
         except StopIteration:
             stopped = "exhausted"
-    return FitResult(rebuild(run.best), _arrays(run.history), run.best_step, run.best_loss, stopped)
+    best = run.best_step, run.best_loss
+    return FitResult(rebuild(run.best), _arrays(run.history), *best, stopped, ess)
 
 
 def _checked(

@@ -37,8 +37,13 @@ def split(
         if num < 2:
             raise ValueError(f"expected at least 2 training examples; got {num}.")
         order, first = jax.random.permutation(key, num), max(1, num // 10)
-        pick = lambda index: jax.tree.map(lambda a: a[index], (source.data, source.condition))
-        return Examples(*pick(order[first:])), Batch(*pick(order[:first]))
+        leaves = source.data, source.condition, source.weights
+        pick = lambda index: Examples(*jax.tree.map(lambda a: a[index], leaves))
+        kept, held_out = pick(order[first:]), pick(order[:first])
+        if source.weights is None:
+            return kept, Batch(held_out.data, held_out.condition)
+        # Judged by as it is trained: on draws by weight.
+        return kept, held_out.draw(key, first, None)
     if isinstance(source, Sampler):
         batch = source.draw(key, 1000, None)
         check_examples(batch.examples, shape, "draws of the function")

@@ -47,18 +47,38 @@ class AbstractSource(eqx.Module):
 
 
 class Examples(AbstractSource):
-    """An array of examples, drawn with replacement.
+    r"""An array of examples, drawn with replacement.
+
+    With weights $w_i$ example $i$ is drawn with chance $w_i / \sum_j w_j$. A loss is then, in the mean, the
+    weighted one, whichever loss it is, and no step is lost on examples that hardly count.
 
     Attributes:
         data: Examples of shape `(num, *shape)`.
         condition: One an example, leading with `(num,)`, or `None`.
+        weights: One an example, of shape `(num,)`, not negative; `None` for equal ones.
     """
 
     data: Array
     condition: Array | None = None
+    weights: Array | None = None
+
+    @property
+    def ess(self) -> float | None:
+        r"""$(\sum_i w_i)^2 / \sum_i w_i^2$, how many examples the weights leave; `None` without weights."""
+        if self.weights is None:
+            return None
+        weights = np.asarray(self.weights, float) / float(np.max(self.weights))
+        return float(weights.sum() ** 2 / np.sum(weights**2))
 
     def draw(self, key, num, fed):
-        index = jax.random.randint(key, (num,), 0, len(self.data))
+        if self.weights is None:
+            index = jax.random.randint(key, (num,), 0, len(self.data))
+        else:
+            # One uniform draw in each of `num` cells: an example comes as often as its weight says.
+            ends = jnp.cumsum(self.weights / jnp.sum(self.weights))
+            cells = jnp.arange(num) + jax.random.uniform(key, (num,), ends.dtype)
+            index = jnp.searchsorted(ends, cells / num).clip(0, len(self.data) - 1)
+            index = jax.random.permutation(jax.random.fold_in(key, 1), index)
         return Batch(*jax.tree.map(lambda leaf: leaf[index], (self.data, self.condition)))
 
     def fingerprint(self):
@@ -154,19 +174,28 @@ class Mixed(AbstractSource):
         return zlib.crc32(repr([source.fingerprint() for source in self.sources]).encode())
 
 
-def as_source(data: Any, shape: tuple[int, ...], condition: Any = None) -> AbstractSource:
+def as_source(
+    data: Any, shape: tuple[int, ...], condition: Any = None, weights: Any = None
+) -> AbstractSource:
     """Data of any kind as a source: an array, a function of a key, an iterator over batches.
 
     Args:
         data: The data, or a source.
         shape: Shape of one example.
         condition: With an array, one condition an example.
+        weights: With an array, one weight an example.
 
     Raises:
         TypeError: If data are of none of these kinds, or not floating.
-        ValueError: If shapes disagree or data are not finite.
+        ValueError: If shapes disagree, data are not finite, or weights negative.
     """
-    if condition is not None and (isinstance(data, AbstractSource | Iterator) or callable(data)):
+    no_array = isinstance(data, AbstractSource | Iterator) or callable(data)
+    if weights is not None and no_array:
+        raise TypeError(
+            "`weights` go with an array of data; draw from a function or an iterator with the weights in it "
+            "already, or give `Examples(data, weights=weights)` to a mixture."
+        )
+    if condition is not None and no_array:
         raise TypeError(
             "`condition` goes with an array of data; a function or an iterator returns pairs "
             "(examples, conditions) instead."
@@ -185,7 +214,18 @@ def as_source(data: Any, shape: tuple[int, ...], condition: Any = None) -> Abstr
                 f"`condition` must lead with one entry an example, {len(data)}; got shape "
                 f"{condition.shape}."
             )
-    return Examples(data, condition)
+    return Examples(data, condition, None if weights is None else check_weights(weights, len(data)))
+
+
+def check_weights(weights: Any, num: int) -> Array:
+    """Weights of examples, at most 1 and some above 0, or an error that says what to do."""
+    sizes = np.asarray(weights, float)
+    if sizes.shape != (num,) or not (np.isfinite(sizes) & (sizes >= 0)).all() or sizes.max() == 0:
+        raise ValueError(
+            f"`weights` must be {num} finite numbers, not negative and not all 0, one an example; got "
+            f"shape {sizes.shape}. For weights exp(r), subtract the largest r first."
+        )
+    return jnp.asarray(sizes / sizes.max())
 
 
 def check_examples(data: Any, shape: tuple[int, ...], what: str, numpy: Any = jnp) -> Any:
