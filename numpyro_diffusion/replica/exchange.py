@@ -117,9 +117,8 @@ def replica_exchange(
 
     total = num_burn_in + num_draws
     num_chunks = max(1, min(20, total // 50)) if progress_bar else 1
-    size = -(
-        -total // num_chunks
-    )  # chunks of one length compile once; what they add lengthens the burn-in
+    # Chunks of one length, so that they compile once; what they add lengthens the burn-in.
+    size = -(-total // num_chunks)
     rows = []
     with tqdm(total=num_chunks * size, disable=not progress_bar, desc="draws") as bar:
         for i in range(num_chunks):
