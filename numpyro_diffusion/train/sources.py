@@ -75,7 +75,8 @@ class Examples(AbstractSource):
             index = jax.random.randint(key, (num,), 0, len(self.data))
         else:
             # One uniform draw in each of `num` cells: an example comes as often as its weight says.
-            ends = jnp.cumsum(self.weights / jnp.sum(self.weights))
+            ends = np.cumsum(np.asarray(self.weights, float))
+            ends = jnp.asarray(ends / ends[-1], jnp.result_type(float))
             cells = jnp.arange(num) + jax.random.uniform(key, (num,), ends.dtype)
             index = jnp.searchsorted(ends, cells / num).clip(0, len(self.data) - 1)
             index = jax.random.permutation(jax.random.fold_in(key, 1), index)
