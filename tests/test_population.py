@@ -62,6 +62,21 @@ def test_witness_is_the_first_variation(clouds):
         assert value > 1e-3, kernel
 
 
+def test_smoothed_kernels_are_means_over_noise(key):
+    """A lead for samplers: exact for the Gaussian kernel, near for the others, none without noise."""
+    x, y, v, w = jnp.asarray([[0.4, -0.3], [1.0, 0.6], [0.3, 0.1], [0.2, 0.05]])
+    noise = jax.random.normal(key, (2, 40_000, 2))
+
+    @eqx.filter_jit
+    def both(kernel):
+        noisy = jax.vmap(lambda a, b: kernel(x + jnp.sqrt(v) * a, y + jnp.sqrt(w) * b))(*noise)
+        return kernel.smoothed(x, y, v, w), jnp.mean(noisy), kernel(x, y)
+
+    for kernel, share in zip(KERNELS, (0.01, 0.25, 0.1, 0.5, 0.4), strict=True):
+        smoothed, mean, sharp = both(kernel)
+        assert abs(smoothed - mean) < share * abs(sharp - mean) + 0.002, kernel
+
+
 def test_discrepancy_is_the_closed_form(clouds):
     """Gradient of the cubic kernel, as published; the energy distance, as SciPy has it."""
     x, r = map(np.asarray, clouds)
@@ -162,7 +177,9 @@ def test_population_is_poststratified_to_a_reference(key):
     np.testing.assert_allclose(list(left.values()), [0.6847, 0.7771, 0.8242], atol=5e-4)
     reference = quantiles([0.85, 0.15], [-1.5, 1.5], [0.2, 0.2], 40)
     law = nd.Joint(nd.GaussianMixture(*MODES), 64) + MMD(reference, RBF(0.5), 8.0)
-    model = nd.Annealed(conditional_ess=0.8, num_pilot=128)(nd.from_energy(law), key)
+    model = nd.Annealed(nd.moves.hmc(4), 4, conditional_ess=0.8, num_pilot=64)(
+        nd.from_energy(law), key
+    )
     result = nd.run_smc(key, model, 64, num_clouds=4)
     weights = np.exp(result.log_weights - np.max(result.log_weights, -1, keepdims=True))
     weights /= weights.sum(-1, keepdims=True)

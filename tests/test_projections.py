@@ -106,17 +106,14 @@ def test_coupled_and_restricted_law_is_exact(key):
     law, box = coupled()
     far, mean, spread, log_evidence = by_quadrature(LOW, HIGH)
     *_, free = by_quadrature([-2.0, -6.0], [11.0, 16.0])
-    known = [
-        4.3892,
-        0.3679,
-        0.00912,
-    ]  # the last is the probability of the box under the coupled law
+    known = [4.3892, 0.3679, 0.00912]  # the last: probability of the box under the coupled law
     np.testing.assert_allclose([mean, spread, np.exp(log_evidence - free)], known, rtol=1e-3)
     model = nd.Annealed()(nd.from_energy(law + Restrict(box.slack)), key)
     result = nd.run_smc(key, model, 1000, num_clouds=12)
-    assert bool(jax.vmap(jax.vmap(box.contains))(result.positions["x"]).all())
     weights = np.exp(result.log_weights - np.max(result.log_weights, -1, keepdims=True))
     weights /= weights.sum(-1, keepdims=True)
+    inside = np.asarray(jax.vmap(jax.vmap(box.contains))(result.positions["x"]))
+    assert weights[~inside].sum() == 0
     x = np.asarray(result.positions["x"])[..., 0]
     apart = np.abs(x[..., 0] - x[..., 1])
     mean_of = lambda value: (weights * value).sum(-1)

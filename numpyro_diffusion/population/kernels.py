@@ -22,8 +22,24 @@ class AbstractKernel(eqx.Module):
     r"""A symmetric kernel $k(x, y)$ with $\iint k\, d\nu\, d\nu \ge 0$ for $\nu$ of total mass 0."""
 
     @abc.abstractmethod
+    def smoothed(self, x: Array, y: Array, of_x: Array, of_y: Array) -> Scalar:
+        r"""$\mathbb{E}\, k(x + \epsilon, y + \epsilon')$ with independent normal noises, or roughly that.
+
+        It leads samplers where points are not yet known. With variances of 0 it must be $k(x, y)$.
+
+        Args:
+            x: ONE point.
+            y: Another one, of the same shape.
+            of_x: Variances of its noise, of the same shape.
+            of_y: Variances of the other's.
+
+        Returns:
+            Shape `()`.
+        """
+
     def __call__(self, x: Array, y: Array) -> Scalar:
         r"""$k(x, y)$ of shape `()`, for ONE pair of points of the same shape."""
+        return self.smoothed(x, y, jnp.zeros_like(x), jnp.zeros_like(y))
 
 
 class RBF(AbstractKernel):
@@ -38,8 +54,10 @@ class RBF(AbstractKernel):
     def __check_init__(self):
         _check_positive("RBF", "bandwidth", self.bandwidth)
 
-    def __call__(self, x: Array, y: Array) -> Scalar:
-        return jnp.exp(-0.5 * jnp.sum((x - y) ** 2) / self.bandwidth**2)
+    def smoothed(self, x: Array, y: Array, of_x: Array, of_y: Array) -> Scalar:
+        wide = 1 + (of_x + of_y) / self.bandwidth**2
+        exponent = jnp.sum((x - y) ** 2 / wide) / self.bandwidth**2 + jnp.sum(jnp.log(wide))
+        return jnp.exp(-0.5 * exponent)
 
 
 class InverseMultiquadric(AbstractKernel):
@@ -54,8 +72,12 @@ class InverseMultiquadric(AbstractKernel):
     def __check_init__(self):
         _check_positive("InverseMultiquadric", "bandwidth", self.bandwidth)
 
-    def __call__(self, x: Array, y: Array) -> Scalar:
-        return 1 / jnp.sqrt(1 + 0.5 * jnp.sum((x - y) ** 2) / self.bandwidth**2)
+    def smoothed(self, x: Array, y: Array, of_x: Array, of_y: Array) -> Scalar:
+        # To second order in the fluctuations of the squared distance, q = |x - y|^2 / 2 h^2.
+        unit, variance = 0.5 / self.bandwidth**2, of_x + of_y
+        q = unit * _mean_square(x, y, of_x, of_y)
+        of_q = unit**2 * jnp.sum(2 * variance**2 + 4 * variance * (x - y) ** 2)
+        return (1 + q) ** -0.5 + 0.375 * of_q * (1 + q) ** -2.5
 
 
 class Polynomial(AbstractKernel):
@@ -78,8 +100,18 @@ class Polynomial(AbstractKernel):
                 f"{self.degree} and {self.offset}."
             )
 
-    def __call__(self, x: Array, y: Array) -> Scalar:
-        return (jnp.sum(x * y) / x.size + self.offset) ** self.degree
+    def smoothed(self, x: Array, y: Array, of_x: Array, of_y: Array) -> Scalar:
+        centre = jnp.sum(x * y) / x.size + self.offset
+        variance = jnp.sum(of_x * y**2 + of_y * x**2 + of_x * of_y) / x.size**2
+        # Moments of a normal variable: (2k - 1)!! for the power 2k.
+        terms = [
+            math.comb(self.degree, 2 * k)
+            * math.prod(range(1, 2 * k, 2))
+            * centre ** (self.degree - 2 * k)
+            * variance**k
+            for k in range(self.degree // 2 + 1)
+        ]
+        return sum(terms, jnp.zeros((), centre.dtype))
 
 
 class Polyharmonic(AbstractKernel):
@@ -104,15 +136,20 @@ class Polyharmonic(AbstractKernel):
     def __check_init__(self):
         _check_positive("Polyharmonic", "power", self.power)
 
-    def __call__(self, x: Array, y: Array) -> Scalar:
-        r = distance(x, y)
-        apart = r > 0
-        safe = jnp.where(apart, r, 1.0)
+    def smoothed(self, x: Array, y: Array, of_x: Array, of_y: Array) -> Scalar:
+        square = _mean_square(x, y, of_x, of_y)
+        apart = square > 0
+        safe = jnp.where(apart, square, 1.0)
         if self.power % 2:
-            value = (-1) ** math.ceil(self.power / 2) * safe**self.power
+            value = (-1) ** math.ceil(self.power / 2) * safe ** (self.power / 2)
         else:
-            value = (-1) ** (self.power // 2 + 1) * safe**self.power * jnp.log(safe)
+            value = (-1) ** (self.power // 2 + 1) * safe ** (self.power / 2) * jnp.log(safe) / 2
         return jnp.where(apart, value, 0.0)
+
+
+def _mean_square(x: Array, y: Array, of_x: Array, of_y: Array) -> Scalar:
+    """Mean squared distance of noised points."""
+    return jnp.sum((x - y) ** 2 + of_x + of_y)
 
 
 def _check_positive(kernel: str, name: str, value: float) -> None:

@@ -40,20 +40,13 @@ def mmd_squared(x: Array, reference: Array, kernel: AbstractKernel) -> Scalar:
         Gretton et al. (2012), A kernel two-sample test, JMLR.
     """
     _check_alike(x, reference)
-    return (
-        mean_kernel(kernel, x, x)
-        + mean_kernel(kernel, reference, reference)
-        - _cross(kernel, x, reference)
-    )
+    within = mean_kernel(kernel, x, x) + mean_kernel(kernel, reference, reference)
+    return within - 2 * mean_kernel(kernel, x, reference)
 
 
 def mean_kernel(kernel: AbstractKernel, x: Array, y: Array) -> Scalar:
     """Mean of the kernel over all pairs of two clouds."""
     return jnp.mean(jax.vmap(lambda a: jax.vmap(lambda b: kernel(a, b))(y))(x))
-
-
-def _cross(kernel: AbstractKernel, x: Array, y: Array) -> Scalar:
-    return 2 * mean_kernel(kernel, x, y)
 
 
 class MMD(AbstractFactor):
@@ -62,7 +55,11 @@ class MMD(AbstractFactor):
     An exact joint law of a population: as likely as the prior finds each member, and like the reference as a
     whole. The factor $N$ keeps the balance of the two as the population grows: each member of a large one has
     the law $q \propto p\, e^{-2 \lambda \int k(\cdot, y) (q - r)(dy)}$. So a prior is poststratified to a
-    reference that is too small to train on. At noisy levels $h$ looks at the denoised means.
+    reference that is too small to train on.
+
+    At noisy levels $\mathrm{MMD}^2$ is averaged over what the denoised means leave open, as if that were
+    normal and independent from member to member: a population is not unlike the reference only because its
+    means are still together. With `features` it is that of the means.
 
     Args:
         reference: Points $R$, shape `(num_reference, *shape)`, in units of the data.
@@ -103,11 +100,21 @@ class MMD(AbstractFactor):
         self.within = mean_kernel(self.kernel, self.points, self.points)
 
     def log_value(self, noised: Noised) -> Scalar:
-        x = noised.x_hat
-        x = x if self.features is None else jax.vmap(self.features)(x)
+        x, variance = noised.x_hat, noised.variance
+        if self.features is not None:
+            x = jax.vmap(self.features)(x)
+            variance = jnp.zeros_like(x)
         points = self.points.astype(x.dtype)
         _check_alike(x, points)
-        squared = mean_kernel(self.kernel, x, x) - _cross(self.kernel, x, points) + self.within
+        zero, itself = jnp.zeros_like(points[0]), jnp.eye(len(x), dtype=bool)
+        to = lambda a, v: jax.vmap(lambda b, w: self.kernel.smoothed(a, b, v, w))
+        # A point and itself have the same noise; with other points it is independent.
+        among = jax.vmap(lambda a, v: to(a, v)(x, variance))(x, variance)
+        among = jnp.where(itself, jax.vmap(self.kernel)(x, x), among)
+        cross = jax.vmap(
+            lambda a, v: jax.vmap(lambda b: self.kernel.smoothed(a, b, v, zero))(points)
+        )
+        squared = jnp.mean(among) - 2 * jnp.mean(cross(x, variance)) + self.within
         return -(self.strength * len(x) * squared).astype(x.dtype)
 
 
