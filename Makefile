@@ -11,7 +11,8 @@ BIN := $(VENV)/bin
 
 # Quick and slow tests have processes of their own: thousands of compiled programs in one process have
 # crashed the compiler. Two workers share the machine: one compute thread each, or they fight over the cores.
-TEST_ENV := XLA_FLAGS="--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1" \
+# Most of the time goes into compiling programs that run once, so the compiler is told to hurry.
+TEST_ENV := JAX_DISABLE_MOST_OPTIMIZATIONS=1 XLA_FLAGS="--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1" \
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 JAX_PLATFORMS=cpu MPLBACKEND=agg
 
 .PHONY: demo test lint docs clean

@@ -1,0 +1,200 @@
+"""Compositions by scores alone, heuristics without weights, and factors of a sampler's law."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.scipy.stats import norm
+
+import numpyro_diffusion as nd
+
+GRID = np.linspace(-9, 9, 20_001)
+ONE = nd.GaussianMixture([0.3, 0.7], [[-2.0], [1.0]], [[[0.3]], [[0.6]]])
+OTHER = nd.GaussianMixture([0.6, 0.4], [[-1.0], [2.0]], [[[0.8]], [[0.5]]])
+PART = nd.Gaussian([1.0], [[0.6]])
+HALVED = nd.Gaussian([0.5], [[1.4]])
+
+
+def on_grid(energy):
+    t = jnp.asarray(energy.t_min)
+    return np.asarray(jax.vmap(lambda u: energy.log_density(u, t))(jnp.asarray(GRID[:, None])))
+
+
+def truth(energy):
+    """Log normaliser and P(x < 0) by quadrature."""
+    log_p = on_grid(energy)
+    log_z = np.log(np.trapezoid(np.exp(log_p), GRID))
+    return log_z, np.trapezoid(np.exp(log_p - log_z) * (GRID < 0), GRID)
+
+
+def run(scheme, bridge, num_particles=1000, num_clouds=8):
+    model = scheme(bridge, jax.random.key(0))
+    return nd.run_smc(jax.random.key(1), model, num_particles, num_clouds=num_clouds)
+
+
+def below_zero(result):
+    weights = np.asarray(jax.nn.softmax(result.log_weights, -1))
+    return np.sum(weights * (np.asarray(result.positions["x"])[..., 0] < 0), 1)
+
+
+def scores(energy):
+    """The same law without its energy."""
+    return nd.ScoreFunction(
+        lambda e, x, t: e.score(x, t), (1,), params=energy, t_min=energy.t_min, t_max=energy.t_max
+    )
+
+
+@pytest.mark.slow
+def test_ratios_of_kernels_need_scores_alone():
+    """An error of order one over the levels, and hardly any spread."""
+    log_z, below = truth(ONE + OTHER)
+    composition = scores(ONE) + scores(OTHER)
+    assert isinstance(composition, nd.energies.ComposedDenoiser)
+    bridge = nd.from_energy(composition, path_space=True)
+    errors = []
+    for levels in (40, 160):
+        result = run(nd.ScoreComposition(levels=levels), bridge)
+        found = np.asarray(result.log_evidence) - log_z
+        errors.append(abs(found.mean()))
+        assert found.std(ddof=1) < 0.03
+    assert errors[0] < 0.06 and errors[1] < 0.02
+    assert abs(below_zero(result).mean() - below) < 0.02
+    assert "RadonNikodym" in result.target and result.exact and result.normalized
+
+
+@pytest.mark.slow
+def test_continuous_time_weights_and_what_a_control_does_to_them():
+    """Guidance and a power of 1.5: weights without densities, and far more even ones with a drift."""
+    schemes = nd.schemes
+    spreads = {}
+    for law in (nd.cfg(ONE, PART, 2.0), 1.5 * ONE):
+        log_z, _ = truth(law)
+        bridge = nd.from_energy(law, path_space=True)
+        for name, correction in {
+            "plain": schemes.FeynmanKacCorrection(),
+            "controlled": schemes.DriftLite(),
+        }.items():
+            scheme = nd.ScoreComposition(levels=600, correction=correction)
+            found = np.asarray(run(scheme, bridge).log_evidence) - log_z
+            assert abs(found.mean()) < 0.06 + 3 * found.std(ddof=1) / 8**0.5
+            spreads[name] = found.std(ddof=1)
+    assert spreads["controlled"] < 0.2 * spreads["plain"]
+
+
+@pytest.mark.slow
+def test_a_likelihood_steers_a_composition():
+    """Product of two Gaussians under one datum: everything in closed form."""
+    y, sigma = 0.8, 0.3
+    log_p = on_grid(PART + HALVED) + np.asarray(norm.logpdf(y, GRID, sigma))
+    log_z = np.log(np.trapezoid(np.exp(log_p), GRID))
+    mean = np.trapezoid(GRID * np.exp(log_p - log_z), GRID)
+    bridge = nd.from_energy(PART + HALVED, lambda x: norm.logpdf(y, x[0], sigma), path_space=True)
+    result = run(nd.ScoreComposition(levels=100), bridge)
+    found = np.asarray(result.log_evidence) - log_z
+    assert abs(found.mean()) < 0.03 and found.std(ddof=1) < 0.1
+    weights = np.asarray(jax.nn.softmax(result.log_weights, -1))
+    means = np.sum(weights * np.asarray(result.positions["x"])[..., 0], 1)
+    assert abs(means.mean() - mean) < 0.02
+
+
+@pytest.mark.slow
+def test_a_law_as_a_factor_of_a_sampler():
+    """The law of a reverse sampler times another law: path space, one score and one energy."""
+    log_z, below = truth(ONE + 0.5 * PART)
+    tilted = scores(ONE) + nd.LawFactor(PART, 0.5)
+    result = run(nd.Twisted(levels=200), nd.from_energy(tilted, path_space=True))
+    found = np.asarray(result.log_evidence) - log_z
+    assert found.std(ddof=1) < 0.15
+    assert abs(found.mean()) < 3 * found.std(ddof=1) / 8**0.5 + 0.01
+    shares = below_zero(result)
+    assert abs(shares.mean() - below) < 3 * shares.std(ddof=1) / 8**0.5 + 0.01
+
+
+@pytest.mark.slow
+def test_a_set_and_its_probability():
+    """By a slack, which leads, and by a yes or no, which chooses."""
+    log_p = on_grid(ONE)
+    inside = (GRID > -1.5) & (GRID < 0)
+    log_z = np.log(np.trapezoid(np.exp(log_p) * inside, GRID))
+    slack = nd.Restrict(lambda x: jnp.minimum(x + 1.5, -x))
+    yes_or_no = nd.Restrict(lambda x: jnp.all((x > -1.5) & (x < 0)))
+    for factor in (slack, yes_or_no):
+        result = run(nd.Annealed(), nd.from_energy(ONE + factor), 500)
+        found = np.asarray(result.log_evidence) - log_z
+        assert abs(found.mean()) < 3 * found.std(ddof=1) / 8**0.5 + 0.01 and found.std(ddof=1) < 0.1
+        x = np.asarray(result.positions["x"])[np.asarray(result.log_weights) > -np.inf]
+        assert x.min() >= -1.5 and x.max() <= 0
+
+
+@pytest.mark.slow
+def test_half_the_guidance_may_propose():
+    """The target stays what it is, and levels reach it with more even weights."""
+    law = nd.cfg(HALVED, PART, 4.0)
+    log_z, _ = truth(law)
+    spreads = []
+    for proposal in (None, nd.cfg(HALVED, PART, 2.0)):
+        scheme = nd.ReverseDiffusion(levels=60, num_moves=0, proposal=proposal)
+        found = np.asarray(run(scheme, nd.from_energy(law)).log_evidence) - log_z
+        assert abs(found.mean()) < 3 * found.std(ddof=1) / 8**0.5 + 0.01
+        spreads.append(found.std(ddof=1))
+    assert max(spreads) < 0.1
+
+
+@pytest.mark.slow
+def test_a_temperature_that_falls_with_the_noise():
+    """Another path, the same law at its end."""
+    law = ONE * (lambda t: 1 + jnp.exp(-3 * t / ONE.t_max) * 1.0)
+    end = float(law.powers_at(jnp.asarray(law.t_min))[0])
+    log_z, below = truth(end * ONE)
+    assert truth(law)[0] == pytest.approx(log_z, abs=1e-6)
+    result = run(nd.ReverseDiffusion(levels=60, num_moves=0), nd.from_energy(law))
+    found = np.asarray(result.log_evidence) - log_z
+    assert abs(found.mean()) < 3 * found.std(ddof=1) / 8**0.5 + 0.005
+    assert abs(below_zero(result).mean() - below) < 0.03
+
+
+def test_without_weights_it_is_a_heuristic():
+    scheme = nd.ReverseDiffusion(levels=20, num_moves=0, weights="none")
+    result = run(scheme, nd.from_energy(2 * ONE), 200, 2)
+    assert not result.exact and not result.weighted and "heuristic" not in result.evidence
+    assert np.isnan(np.asarray(result.log_evidence)).all()
+    assert np.ptp(np.asarray(result.log_weights)) == 0
+
+
+def test_mixtures_weigh_by_normalisers():
+    loose = nd.EnergyFunction(lambda e, x, t: e.energy(x, t) - 1.7, (1,), params=PART)
+    with pytest.raises(ValueError, match="prior_normalizer"):
+        nd.Mixture([ONE, loose])
+    mixture = nd.Mixture([ONE, loose.with_log_normalizer(1.7, 0.2)], [3.0, 1.0])
+    log_z, _ = truth(mixture)
+    assert log_z == pytest.approx(0.0, abs=1e-6)
+    share = 0.75 * np.exp(on_grid(ONE)) + 0.25 * np.exp(on_grid(PART))
+    np.testing.assert_allclose(np.exp(on_grid(mixture)), share, rtol=1e-6, atol=1e-12)
+    assert mixture.log_normalizer == 0.0
+    assert mixture.log_normalizer_error == pytest.approx(0.05)
+    both = nd.Mixture([ONE, PART], [3.0, 1.0])
+    t = jnp.asarray(0.4)
+    draws = jax.vmap(lambda key: both.draw(key, t))(jax.random.split(jax.random.key(0), 4000))
+    mean, variance = both.moments(t)
+    assert abs(draws.mean() - mean[0]) < 4 * (variance[0] / 4000) ** 0.5
+
+
+def test_what_is_refused():
+    with pytest.warns(UserWarning, match="may have no normaliser"):
+        PART - 0.9 * nd.Gaussian([0.0], [[0.3]])
+    with pytest.raises(ValueError, match="must have a positive sum"):
+        ONE * (lambda t: ONE.schedule.noise_level(t) ** 4)
+    with pytest.raises(TypeError, match="known number"):
+        jax.jit(lambda power: (power * ONE).energy(jnp.zeros(1), 0.3))(2.0)
+    with pytest.raises(TypeError, match="added to energies"):
+        ONE + 3.0
+    with pytest.raises(ValueError, match="ScoreComposition"):
+        nd.Twisted()(nd.from_energy(ONE + OTHER, path_space=True))
+    with pytest.raises(ValueError, match="single law"):
+        nd.ScoreComposition()(nd.from_energy(ONE, path_space=True))
+    with pytest.raises(ValueError, match="change with the time"):
+        nd.from_energy(ONE * (lambda t: 2.0), path_space=True)
+    with pytest.raises(ValueError, match="boundary"):
+        nd.ReverseDiffusion(projection=lambda x: x)
+    with pytest.raises(ValueError, match="'exact', or 'none'"):
+        nd.Annealed(weights="some")
