@@ -1,0 +1,109 @@
+"""Where weights of compositions stop working: spread of the log evidence from 2 to 512 dimensions.
+
+Two mixtures of two Gaussians with unequal variances along every axis; their product, and the first at
+temperature 1/2, both with a normaliser in closed form. 100 levels equal in log-SNR, 500 particles, 8 clouds.
+`energies` are reverse-diffusion kernels to the powers of the laws, with weights alone or with one Hamiltonian
+move a level; `annealed` is that move with weights between levels; the others need scores alone. Error of the
+mean and spread over clouds, in nats. A spread of some 2 nats is where a cloud of this size has collapsed.
+"""
+
+from pathlib import Path
+
+import _table
+import jax
+import jax.numpy as jnp
+import matplotlib
+import numpy as np
+from scipy.special import logsumexp
+from scipy.stats import multivariate_normal
+
+import numpyro_diffusion as nd
+
+matplotlib.use("agg")
+import matplotlib.pyplot as plt
+
+jax.config.update("jax_enable_x64", True)
+DIMENSIONS = (2, 8, 32, 128, 512)
+
+
+def mixture(dimension: int, seed: int) -> nd.GaussianMixture:
+    """Two components, a few standard deviations apart in all, whatever the dimension."""
+    rng = np.random.default_rng((seed, dimension))
+    means = rng.standard_normal((2, dimension)) * 1.5 / dimension**0.5
+    variances = rng.uniform(0.2, 1.0, (2, dimension))
+    return nd.GaussianMixture([0.35, 0.65], means, np.stack([np.diag(v) for v in variances]))
+
+
+def log_integral(first: nd.GaussianMixture, second: nd.GaussianMixture) -> float:
+    """Of the product of two mixtures, as they are at `t_min`: a sum over pairs of components."""
+    alpha, sigma = (float(v) for v in first.schedule(jnp.asarray(first.t_min)))
+
+    def parts(energy):
+        vectors, values = np.asarray(energy.eigenvectors), np.asarray(energy.eigenvalues)
+        covariances = np.einsum("kij,kj,klj->kil", vectors, values, vectors)
+        eye = np.eye(energy.shape[0])
+        return energy.weights, alpha * energy.means, alpha**2 * covariances + sigma**2 * eye
+
+    terms = [
+        np.log(w1 * w2) + multivariate_normal.logpdf(m1, m2, s1 + s2)
+        for w1, m1, s1 in zip(*parts(first), strict=True)
+        for w2, m2, s2 in zip(*parts(second), strict=True)
+    ]
+    return float(logsumexp(terms))
+
+
+def families() -> dict:
+    schemes = nd.schemes
+    composed = lambda c: nd.ScoreComposition(levels=100, correction=c)
+    return {
+        "energies, weights alone": nd.ReverseDiffusion(levels=100, num_moves=0),
+        "energies, with moves": nd.ReverseDiffusion(levels=100),
+        "annealed": nd.Annealed(levels=100, num_moves=1),
+        "ratios of kernels (RNE)": composed(schemes.RadonNikodym()),
+        "continuous time (FKC)": composed(schemes.FeynmanKacCorrection()),
+        "continuous time, controlled": composed(schemes.DriftLite()),
+    }
+
+
+def figure(results: dict, path: Path) -> None:
+    plot, axes = plt.subplots(1, 2, figsize=(8.5, 3.4), sharey=True, layout="constrained")
+    for axis, law in zip(axes, ("product", "temperature 1/2"), strict=True):
+        for name in families():
+            found = [(d, results[law, d, name]) for d in DIMENSIONS if (law, d, name) in results]
+            axis.plot(*zip(*found, strict=True), "o-", label=name, markersize=3)
+        axis.axhline(2, color="0.7", linewidth=0.8)
+        axis.set(xscale="log", yscale="log", xlabel="dimensions", title=law)
+    axes[0].set_ylabel("spread of the log evidence [nats]")
+    axes[1].legend(fontsize=7, frameon=False)
+    plot.savefig(path, dpi=120)
+
+
+def main() -> None:
+    options = _table.parser(__doc__).parse_args()
+    particles, clouds = (50, 2) if options.tiny else (500, 8)
+    rows, results = [], {}
+    for dimension in DIMENSIONS[:1] if options.tiny else DIMENSIONS:
+        one, other = mixture(dimension, 0), mixture(dimension, 1)
+        laws = {
+            "product": (one + other, log_integral(one, other)),
+            "temperature 1/2": (one / 0.5, log_integral(one, one)),
+        }
+        for law, (energy, truth) in laws.items():
+            for name, scheme in families().items():
+                bridge = nd.from_energy(energy, path_space=scheme.path_space)
+                model = scheme(bridge, jax.random.key(0))
+                result = nd.run_smc(jax.random.key(1), model, particles, num_clouds=clouds)
+                error = np.asarray(result.log_evidence) - truth
+                results[law, dimension, name] = error.std(ddof=1)
+                each = scheme.evaluations_per_level(bridge, result.levels)
+                cell = f"{error.mean():.3f} +- {error.std(ddof=1):.3f}"
+                rows.append([law, dimension, name, cell, f"{each:.3g}"])
+                print("|", *(f"{cell} |" for cell in rows[-1]), flush=True)
+    columns = ["law", "d", "weights", "log evidence less truth", "evaluations a level"]
+    _table.emit("composition_scaling", __doc__, columns, rows, options.save)
+    if options.save:
+        figure(results, _table.ROOT / "docs" / "images" / "composition-scaling.png")
+
+
+if __name__ == "__main__":
+    main()
