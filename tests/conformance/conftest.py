@@ -7,10 +7,11 @@ import importlib
 import inspect
 import pkgutil
 
+import jax.numpy as jnp
 import pytest
 
 import numpyro_diffusion as nd
-from numpyro_diffusion import energies, schedules, schemes, twists
+from numpyro_diffusion import energies, factors, population, schedules, schemes, twists
 
 
 def _card():
@@ -27,6 +28,12 @@ def _card():
 
 FACTORIES = {
     "Composed": lambda: (nd.Gaussian() + 0.5 * nd.GaussianMixture()) / 0.8,
+    "ComposedDenoiser": lambda: 1.5 * FACTORIES["ScoreFunction"]() + 0.5 * nd.Gaussian(),
+    "Factored": lambda: nd.GaussianMixture() + nd.Tilt(lambda x: 0.5 * x[0] - jnp.sum(x**2)),
+    "FactoredDenoiser": lambda: FACTORIES["ScoreFunction"]() + nd.LawFactor(power=0.5),
+    "Joint": lambda: nd.Joint([nd.Gaussian(), nd.GaussianMixture()]),
+    "Mixture": lambda: nd.Mixture([nd.Gaussian(), nd.GaussianMixture()], [1.0, 3.0]),
+    "MMD": lambda: nd.MMD(jnp.array([[0.3, -1.0], [1.2, 0.4], [-0.6, 0.1]]), strength=2.0),
     "EnergyFunction": lambda: nd.EnergyFunction(
         lambda mixture, x, t: 1.3 * mixture.energy(x, t), (2,), params=nd.GaussianMixture()
     ),
@@ -67,6 +74,9 @@ DISCOVERED = {
     "twist": final_classes(twists.AbstractTwist, twists),
     "scheme": final_classes(schemes.AbstractScheme, schemes),
     "covariance": final_classes(schemes.covariance.AbstractCovariance, schemes),
+    "correction": final_classes(schemes.AbstractCorrection, schemes),
+    "factor": final_classes(energies.AbstractFactor, factors)
+    | final_classes(energies.AbstractFactor, population),
 }
 
 
@@ -85,6 +95,6 @@ def _fixture(name):
     return build
 
 
-energy, denoiser, schedule, twist, scheme, covariance = map(
-    _fixture, ("energy", "denoiser", "schedule", "twist", "scheme", "covariance")
+energy, denoiser, schedule, twist, scheme, covariance, correction, factor = map(
+    _fixture, DISCOVERED
 )

@@ -21,8 +21,9 @@ def test_defaults_find_the_evidence_of_one_gaussian_datum(scheme, key):
     y, sigma = 1.5, 0.4
     log_normal = jax.scipy.stats.norm.logpdf
     expected = float(log_normal(y, 0.5, (1.0 + noise + sigma**2) ** 0.5))
+    composed = isinstance(scheme, nd.ScoreComposition)
     bridge = nd.from_energy(
-        energy,
+        1.0 * energy if composed else energy,
         lambda x: log_normal(y, x[0], sigma),
         twist=scheme.twist,
         path_space=scheme.path_space,
