@@ -1,14 +1,15 @@
 """Compositions of learned digits: with weights, and as reverse diffusion with the summed scores.
 
-Class-conditional energies of 8x8 digits. *Guidance*: a three with a guidance scale of 3. *Cold*: all digits at
-half the temperature. *And*: three times eight over all. *Set*: a three that leans to the left, its slant above
-what one three in ten of the training images has. The law of all digits, by which guidance and *and* divide, is
-the mixture of the ten labels: a label's density is at most ten times that, so that the ratio is bounded and the
-law has a normaliser. `Annealed` and `ReverseDiffusion` weigh and move their particles; *summed scores* are the
-same reverse diffusion without weights and moves, as guided samplers run it. `log constant` is the log
-normaliser (of the set: of its probability) in nats, `E[U]` the mean of the composed energy, `judge` the mean
-probability that a support vector classifier gives to what was asked for (a three; a three or an eight; its own
-best guess, when cold), `diversity` the mean distance of two draws. Mean and standard deviation over clouds.
+Class-conditional energies of 8x8 digits. *Guidance*: a three with a guidance scale of 3. *Cold*: all
+digits at half the temperature. *And*: three times eight over all. *Set*: a three that leans to the left,
+its slant above what one three in ten of the training images has. The law of all digits, by which guidance
+and *and* divide, is the mixture of the ten labels: a label's density is at most ten times that, so that
+the ratio is bounded and the law has a normaliser. `Annealed` and `ReverseDiffusion` weigh and move their
+particles; *summed scores* are the same reverse diffusion without weights and moves, as guided samplers
+run it. `log constant` is the log normaliser (of the set: of its probability) in nats, `E[U]` the mean of
+the composed energy, `judge` the mean probability that a support vector classifier gives to what was asked
+for (a three; a three or an eight; its own best guess, when cold), `diversity` the mean distance of two
+draws. Mean and standard deviation over clouds.
 """
 
 from pathlib import Path

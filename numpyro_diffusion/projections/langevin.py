@@ -39,10 +39,10 @@ def projected_langevin(
 ) -> ProjectedDraws:
     r"""$u \leftarrow \Pi\big(u + \eta \nabla \log p(u) + \sqrt{2 \eta}\, \xi\big)$ at `t_min`: a heuristic.
 
-    Projected coupled diffusion as published, with `energy` a `Joint` and its `Coupling`. Draws are feasible,
-    but what leaves the set comes to lie *on* its boundary, so that their law has atoms there, whose mass falls
-    as $\sqrt\eta$; nor have Langevin steps a Metropolis test. The law confined to the set is that of
-    `energy + Restrict(projection.slack)`, with the probability of the set as evidence.
+    Projected coupled diffusion as published, with `energy` a `Joint` and its `Coupling`. Draws are
+    feasible, but what leaves the set comes to lie *on* its boundary, so that their law has atoms there,
+    whose mass falls as $\sqrt\eta$; nor have Langevin steps a Metropolis test. The law confined to the
+    set is that of `energy + Restrict(projection.slack)`, with the probability of the set as evidence.
 
     Args:
         key: PRNG key.
