@@ -21,15 +21,18 @@ from .base import AbstractEnergy
 from .foreign import _settings
 from .noise import added_variance
 
-__all__ = ["SmoothedDensity"]
+__all__ = ["DoubleWell", "SmoothedDensity"]
 
 
 def _log_normal(x: Array, mean: Array, variance: Array) -> Scalar:
     return -0.5 * jnp.sum((x - mean) ** 2 / variance + jnp.log(2 * jnp.pi * variance))
 
 
-def _double_well(x: Array) -> Scalar:
-    return -jnp.sum((x**2 - 1) ** 2)
+class DoubleWell(eqx.Module):
+    r"""Two wells in every coordinate, $-\sum_i (x_i^2 - 1)^2$, to look at."""
+
+    def __call__(self, x: Array) -> Scalar:
+        return -jnp.sum((x**2 - 1) ** 2)
 
 
 class SmoothedDensity(AbstractEnergy):
@@ -58,6 +61,7 @@ class SmoothedDensity(AbstractEnergy):
 
     Args:
         log_density: `log_density(x)` of shape `()` in nats, up to a constant, for ONE point of shape `shape`.
+            A module, rather than a function, where the energy is to be saved.
         shape: Shape of one point.
         num_draws: $n$. Evaluations of the density an evaluation of the energy.
         mean: $m$, a rough mean of the density, broadcast to `shape`.
@@ -92,7 +96,7 @@ class SmoothedDensity(AbstractEnergy):
 
     def __init__(
         self,
-        log_density: Callable[[Array], Scalar] = _double_well,
+        log_density: Callable[[Array], Scalar] = DoubleWell(),  # noqa: B008
         shape: tuple[int, ...] | int = (2,),
         *,
         num_draws: int = 256,
