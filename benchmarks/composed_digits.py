@@ -89,7 +89,9 @@ def figure(draws: dict, path: Path) -> None:
     rows = [(law, kind) for law in draws for kind in ("Annealed", "summed scores")]
     plot, axes = plt.subplots(len(rows), 8, figsize=(6, 0.8 * len(rows)), layout="constrained")
     for line, (law, kind) in zip(axes, rows, strict=True):
-        for place, image in zip(line, draws[law][kind][0][:8], strict=False):
+        x = draws[law][kind]
+        spread = x.reshape(-1, *x.shape[2:])[:: max(1, x.shape[0] * x.shape[1] // 8)]
+        for place, image in zip(line, spread, strict=False):
             place.imshow(image, cmap="gray_r", vmin=0, vmax=1)
             place.set_xticks([])
             place.set_yticks([])

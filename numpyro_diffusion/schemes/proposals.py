@@ -45,6 +45,8 @@ class Reverse(AbstractTransport):
         inflation: $\eta \ge 1$; when steps are long, draws that are too narrow give rare huge weights.
         proposal: Of which law the draws follow the score, by site; `None` for the target's own.
         projection: What each draw is replaced by, where weights are left out; `None` for the draw.
+        shortens: Whether steep gradients are shortened. Without weights, those few draws that a noised law
+            itself pulls back from far away would stay there and be taken for its own.
 
     References:
         Del Moral, Doucet & Jasra (2006), Sequential Monte Carlo samplers, JRSS B, for backward kernels.
@@ -54,6 +56,7 @@ class Reverse(AbstractTransport):
     inflation: float = 1.0
     proposal: dict[str, AbstractDenoiser] | None = None
     projection: Callable[[Array], Array] | None = eqx.field(static=True, default=None)
+    shortens: bool = eqx.field(static=True, default=True)
     needs_gradient: ClassVar[bool] = True
 
     def steered(self, bridge: Bridge, position: Position, gradient: Position, level: Level):
@@ -94,7 +97,9 @@ class Reverse(AbstractTransport):
             v, deviation, log_det, damped = _draw(
                 noisy[name], clean[name], moves, h, noise, self.inflation
             )
-            slope = _shortened(usable(gradient[name]).ravel(), noisy[name])
+            slope = usable(gradient[name]).ravel()
+            if self.shortens:
+                slope = _shortened(slope, noisy[name])
             drift = v * damped(slope) + deviation
             # -2 log q(u_t | u_s) and -2 log M(u_s | u_t), both less log 2 pi
             back = jnp.sum(drift**2) / v + u.size * jnp.log(v)

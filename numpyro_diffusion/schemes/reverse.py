@@ -106,7 +106,8 @@ class ReverseDiffusion(AbstractScheme):
                     "as a dict by site."
                 )
             proposal = dict.fromkeys(bridge.diffusion_sites, proposal)
-        transport = Reverse(self.covariance, self.inflation, proposal, self.projection)
+        shortens = self.weights == "exact"
+        transport = Reverse(self.covariance, self.inflation, proposal, self.projection, shortens)
         rank = self.preconditioner_rank
         return Kernels(bridge, self.move, self.other_move, transport, *counts, rank=rank)
 

@@ -29,7 +29,7 @@ def _card():
 FACTORIES = {
     "Composed": lambda: (nd.Gaussian() + 0.5 * nd.GaussianMixture()) / 0.8,
     "ComposedDenoiser": lambda: 1.5 * FACTORIES["ScoreFunction"]() + 0.5 * nd.Gaussian(),
-    "Factored": lambda: nd.GaussianMixture() + nd.Tilt(lambda x: 0.5 * x[0] - jnp.sum(x**2)),
+    "Factored": lambda: nd.GaussianMixture() + nd.LawFactor(power=0.5),
     "FactoredDenoiser": lambda: FACTORIES["ScoreFunction"]() + nd.LawFactor(power=0.5),
     "Joint": lambda: nd.Joint([nd.Gaussian(), nd.GaussianMixture()]),
     "Mixture": lambda: nd.Mixture([nd.Gaussian(), nd.GaussianMixture()], [1.0, 3.0]),
