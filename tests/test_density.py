@@ -319,7 +319,7 @@ def test_refusals():
         lambda: nd.density.from_noise(composed, np.zeros(2)),
         lambda: nd.DiffusionPrior(composed, log_density=ScoreFormula()).log_prob(np.zeros(2)),
     ):
-        with pytest.raises(ValueError, match="composed energy"):
+        with pytest.raises(ValueError, match="only a path"):
             refused()
 
     def model():

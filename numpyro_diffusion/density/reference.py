@@ -16,6 +16,9 @@ from ..energies import (
     AbstractEnergy,
     AbstractNetworkEnergy,
     Composed,
+    ComposedDenoiser,
+    Factored,
+    FactoredDenoiser,
     Gaussian,
     GaussianMixture,
     NetworkDenoiser,
@@ -100,12 +103,17 @@ class NoisedReference(NamedTuple):
 
 
 def check_noised(prior: AbstractDenoiser) -> None:
-    """Refuse a composition: its levels are a path, not one law under more and more noise."""
-    if isinstance(prior, Composed) and prior.powers != (1.0,):
+    """Refuse compositions and factors: their levels are a path, not one law under more and more noise."""
+    what = ""
+    if isinstance(prior, Composed | ComposedDenoiser) and prior.powers != (1.0,):
+        what = f"a composition with powers {prior.powers}"
+    elif isinstance(prior, Factored | FactoredDenoiser):
+        what = f"a law times {', '.join(type(factor).__name__ for factor in prior.factors)}"
+    if what:
         raise ValueError(
             "a density from scores, and the probability flow, need the scores of one law at all levels; got "
-            f"a composed energy with powers {prior.powers}, whose noisy levels are only a path to it. Use "
-            "`energy.log_density` at t_min, `prior_normalizer` for its constant, and `SMC` for its draws."
+            f"{what}, whose noisy levels are only a path to it. Use `energy.log_density` at t_min, "
+            "`prior_normalizer` for its constant, and `SMC` for its draws."
         )
 
 
