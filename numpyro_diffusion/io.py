@@ -2,8 +2,8 @@ r"""Save and load energies: safetensors with a JSON header, never pickle.
 
 A file holds the arrays of an energy, and in its metadata a description of the tree they hang on: for
 every module its class and its fields. Loading builds only classes of this package's `energies`,
-`nets` and `schedules` (and those that the caller names), sets their fields, and runs no code from the
-file. Any framework can read the arrays.
+`factors`, `population`, `nets` and `schedules` (and those that the caller names), sets their fields, and
+runs no code from the file. Any framework can read the arrays.
 """
 
 import json

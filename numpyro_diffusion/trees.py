@@ -19,7 +19,7 @@ import numpy as np
 
 __all__ = ["decode", "encode", "package_classes"]
 
-_SOURCES = ("energies", "nets", "schedules", "tabulated", "teachers")
+_SOURCES = ("energies", "nets", "schedules", "tabulated", "teachers", "factors", "population")
 
 
 @functools.cache

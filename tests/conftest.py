@@ -39,6 +39,15 @@ def rng():
 
 
 @pytest.fixture
+def optimized():
+    """Let the compiler do all it does for a user: for tests that count digits of 32-bit floats."""
+    hurried = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", hurried)
+
+
+@pytest.fixture
 def float32():
     """Switch to 32-bit floats, the default outside the tests, for one test."""
     with jax.enable_x64(False):

@@ -69,7 +69,7 @@ def test_widened_likelihood_of_linear_data(scale):
 
 
 @pytest.mark.parametrize("clock", [0.3, 0.6, 0.9])
-def test_sharp_data_that_do_not_fit_lose_no_digits(float32, clock):
+def test_sharp_data_that_do_not_fit_lose_no_digits(float32, optimized, clock):
     """A thousandfold of 32-bit rounding once: two terms of a million, whose difference is the value."""
     sigma, far = 1e-3, DATA + np.array([30.0, -20.0])
     operator = jnp.asarray(OPERATOR, jnp.float32)

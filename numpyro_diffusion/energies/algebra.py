@@ -44,6 +44,8 @@ class _Composition(AbstractDenoiser):
                 f"{self.t_max:.3g}, so it cannot be normalised. Raise the positive powers or lower "
                 "the negative ones."
             )
+        if isinstance(self, AbstractEnergy):
+            check_normalizable(self)
 
     @property
     def schedule(self) -> AbstractSchedule:
@@ -110,9 +112,6 @@ class Composed(_Composition, AbstractEnergy):
     powers: tuple[Power, ...] = eqx.field(static=True)
     log_normalizer: float | None = eqx.field(static=True, default=None)
     log_normalizer_error: float = eqx.field(static=True, default=0.0)
-
-    def __check_init__(self):
-        check_normalizable(self)
 
     def with_horizon(self, *, t_min: float | None = None, t_max: float | None = None) -> Self:
         """The same composition of parts that all have these times."""
