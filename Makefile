@@ -11,9 +11,11 @@ BIN := $(VENV)/bin
 
 # Quick and slow tests have processes of their own: thousands of compiled programs in one process have
 # crashed the compiler. Two workers share the machine: one compute thread each, or they fight over the cores.
-# Most of the time goes into compiling programs that run once, so the compiler is told to hurry.
-TEST_ENV := JAX_DISABLE_MOST_OPTIMIZATIONS=1 XLA_FLAGS="--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1" \
+TEST_ENV := XLA_FLAGS="--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1" \
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 JAX_PLATFORMS=cpu MPLBACKEND=agg
+
+# Quick tests spend their time on compiling programs that run once, so the compiler is told to hurry.
+HURRY := JAX_DISABLE_MOST_OPTIMIZATIONS=1
 
 .PHONY: demo test lint docs clean
 .DELETE_ON_ERROR:
@@ -22,7 +24,7 @@ demo: $(VENV)/.stamp-demo
 	$(BIN)/python examples/restore_digit.py
 
 test: lint $(VENV)/.stamp-test
-	$(TEST_ENV) $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" $(PYTEST_ARGS)
+	$(TEST_ENV) $(HURRY) $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" $(PYTEST_ARGS)
 	$(TEST_ENV) $(BIN)/python -m pytest -n 2 --dist worksteal -m slow $(PYTEST_ARGS)
 	$(BIN)/python -m mkdocs build --strict --quiet
 
