@@ -116,6 +116,7 @@ def main() -> None:
                 cell = f"{error.mean():.3f} +- {error.std(ddof=1):.3f}"
                 rows.append([law, dimension, name, cell, f"{each:.3g}"])
                 print("|", *(f"{cell} |" for cell in rows[-1]), flush=True)
+                jax.clear_caches()  # a process cannot map the code of all these programs at once
     columns = ["law", "d", "weights", "log evidence less truth", "evaluations a level"]
     _table.emit("composition_scaling", __doc__, columns, rows, options.save)
     if options.save:
