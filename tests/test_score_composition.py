@@ -198,3 +198,12 @@ def test_what_is_refused():
         nd.ReverseDiffusion(projection=lambda x: x)
     with pytest.raises(ValueError, match="'exact', or 'none'"):
         nd.Annealed(weights="some")
+
+
+def test_a_set_is_sharp_at_its_end_in_32_bits(float32):
+    """Compiled code rounds as it likes; where the noise ends, a factor is itself and nothing softer."""
+    law = (ONE + OTHER) / 0.5 + nd.Restrict(lambda x: x[0])
+    bridge = nd.from_energy(jax.tree.map(lambda a: a.astype(jnp.float32), law))
+    see = jax.jit(jax.vmap(lambda u, c: bridge.see({"x": u}, c).log_density, (0, None)))
+    values = see(jnp.asarray([[-0.004], [-1e-4], [0.2]], jnp.float32), jnp.zeros(()))
+    assert np.isneginf(values[:2]).all() and np.isfinite(values[2])

@@ -118,7 +118,8 @@ def log_factors(law: Factored | FactoredDenoiser, u: Array, x_hat: Array, t: Sca
     _, variance = law.base.moments(jnp.asarray(law.t_min, u.dtype))
     d = (variance / alpha_0**2).astype(u.dtype)
     tau = added_variance(law.base, t).astype(u.dtype)
-    noised = Noised(u, x_hat, jnp.broadcast_to(tau * d / (tau + d), u.shape), t, tau <= 0)
+    clean = t <= jnp.asarray(law.t_min, jnp.result_type(t))
+    noised = Noised(u, x_hat, jnp.broadcast_to(tau * d / (tau + d), u.shape), t, clean)
     return sum((f.log_value(noised) for f in law.factors), jnp.zeros((), u.dtype))
 
 
