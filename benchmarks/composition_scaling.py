@@ -91,7 +91,7 @@ def figure(results: dict, path: Path) -> None:
         axis.axhline(2, color="0.7", linewidth=0.8)
         axis.set(xscale="log", yscale="log", xlabel="dimensions", title=law)
     axes[0].set_ylabel("error of the log evidence [nats]")
-    axes[1].legend(fontsize=7, frameon=False)
+    axes[0].legend(fontsize=6.5, frameon=False, loc=(0.02, 0.42))
     plot.savefig(path, dpi=120)
 
 
