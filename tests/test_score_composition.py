@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro
 import pytest
 from jax.scipy.stats import norm
 
@@ -207,3 +208,31 @@ def test_a_set_is_sharp_at_its_end_in_32_bits(float32):
     see = jax.jit(jax.vmap(lambda u, c: bridge.see({"x": u}, c).log_density, (0, None)))
     values = see(jnp.asarray([[-0.004], [-1e-4], [0.2]], jnp.float32), jnp.zeros(()))
     assert np.isneginf(values[:2]).all() and np.isfinite(values[2])
+
+
+def test_parts_are_read_where_the_whole_is():
+    """A normaliser holds at one time: read elsewhere, it is none."""
+    loose = nd.EnergyFunction(lambda e, x, t: e.energy(x, t) - 1.7, (1,), params=PART)
+    later = loose.with_horizon(t_min=0.02).with_log_normalizer(1.7)
+    early = loose.with_log_normalizer(1.7)
+    with pytest.raises(ValueError, match=r"parts \[0\] are not known"):
+        nd.Mixture([early, later])
+    assert nd.Joint([early, later]).log_normalizer is None
+    assert nd.Joint([early, early]).log_normalizer == pytest.approx(3.4)
+    other = nd.Gaussian([0.0], [[1.0]], schedule=nd.schedules.VarianceExploding())
+    with pytest.raises(ValueError, match="share one schedule"):
+        ONE + nd.LawFactor(other)
+
+
+def test_a_heuristic_says_so_where_numpyro_users_look(capsys):
+    def model():
+        numpyro.sample("x", nd.DiffusionPrior(2 * ONE))
+
+    scheme = nd.ReverseDiffusion(levels=10, num_moves=0, weights="none")
+    smc = nd.SMC(model, scheme, num_particles=50, num_chains=2, progress_bar=False)
+    smc.run(jax.random.key(0))
+    smc.print_summary()
+    printed = capsys.readouterr().out
+    assert "A heuristic: weights were left out" in printed and "log evidence nan" in printed
+    assert "clouds disagree" not in printed and "Nothing to worry" not in printed
+    assert smc.get_samples()["x"].shape == (100, 1)

@@ -66,6 +66,7 @@ def verdict(result: SMCResult) -> str:
     num_particles = np.asarray(result.log_weights).shape[-1] // (result.chain_length or 1)
     findings = [
         _unfinished(result),
+        _unweighted(result),
         _dead_values(result),
         _collapse(trace.unique_ancestors, num_particles),
         _steep_level(trace.conditional_ess),
@@ -102,6 +103,16 @@ def _unfinished(result: SMCResult) -> str:
     return (
         f"Not finished: {result.num_levels_run} of {_num_levels(result)} levels were run, so the "
         "particles follow a law on the way to the target. `resume()` goes on."
+    )
+
+
+def _unweighted(result: SMCResult) -> str:
+    if result.weighted:
+        return ""
+    return (
+        "A heuristic: weights were left out, so the draws follow what the proposals lead to and not the "
+        "target, there is no evidence, and nothing here can tell how far off they are. Use "
+        "`weights='exact'`."
     )
 
 
@@ -164,7 +175,7 @@ def _heavy_tail(result: SMCResult) -> str:
 
 def _disagreement(log_evidence: np.ndarray) -> str:
     spread = float(np.std(log_evidence))
-    if spread <= 0.5:
+    if np.isnan(spread) or spread <= 0.5:
         return ""
     return (
         f"The clouds disagree on the log evidence: their standard deviation is {spread:.1f} nats, so "

@@ -10,7 +10,7 @@ from jax.core import Tracer
 
 from .base import AbstractDenoiser
 
-__all__ = ["check_alike", "check_normalizable"]
+__all__ = ["at_one_time", "check_alike", "check_normalizable"]
 
 _FAR = 20.0, 40.0  # standard deviations
 
@@ -26,6 +26,12 @@ def check_alike(what: str, parts: tuple[AbstractDenoiser, ...]) -> None:
                 f"{what} must share one schedule; got {first.schedule} and {other.schedule}. Train or "
                 "wrap them under the same one."
             )
+
+
+def at_one_time(parts: tuple) -> tuple:
+    """The parts read at the largest `t_min` of all; normalisers that hold elsewhere are forgotten."""
+    latest = max(part.t_min for part in parts)
+    return tuple(p if p.t_min == latest else p.with_horizon(t_min=latest) for p in parts)
 
 
 def check_normalizable(energy) -> None:

@@ -125,6 +125,7 @@ def log_factors(law: Factored | FactoredDenoiser, u: Array, x_hat: Array, t: Sca
 
 def factored(base: AbstractDenoiser, factor: AbstractFactor) -> Factored | FactoredDenoiser:
     """The law of `base` times a factor; the factors of one law stay in one list."""
+    factor.check(base)
     if isinstance(base, Factored):
         known = base.log_normalizer, base.log_normalizer_error
         return Factored(base.base, (*base.factors, factor), *known)  # pyright: ignore

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import equinox as eqx
 
 from .._typing import Array, Scalar
+from .base import AbstractDenoiser
 
 __all__ = ["AbstractFactor", "Noised"]
 
@@ -38,6 +39,10 @@ class Noised(NamedTuple):
 
 class AbstractFactor(eqx.Module):
     """A factor of a law; `energy + factor` is the law times the factor."""
+
+    def check(self, base: AbstractDenoiser) -> None:
+        """Refuse a law that the factor makes no sense for, when it is put on it."""
+        del base
 
     @abc.abstractmethod
     def log_value(self, noised: Noised) -> Scalar:

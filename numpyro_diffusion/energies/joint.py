@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from .._typing import Array, PRNGKey, Scalar
 from ..schedules import AbstractSchedule
 from .base import AbstractEnergy
-from .checks import check_alike
+from .checks import at_one_time, check_alike
 
 __all__ = ["Joint"]
 
@@ -43,6 +43,7 @@ class Joint(AbstractEnergy):
                 f"energies and num={num}."
             )
         check_alike("energies of joint variables", parts)
+        parts = at_one_time(parts)
         self.energies, self.num = parts, num
         times = num if len(parts) == 1 else 1
         known = [e.log_normalizer for e in parts]

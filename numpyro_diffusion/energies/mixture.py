@@ -11,7 +11,7 @@ import numpy as np
 from .._typing import Array, PRNGKey, Scalar
 from ..schedules import AbstractSchedule
 from .base import AbstractEnergy
-from .checks import check_alike
+from .checks import at_one_time, check_alike
 
 __all__ = ["Mixture"]
 
@@ -37,10 +37,11 @@ class Mixture(AbstractEnergy):
     log_normalizer_error: float = eqx.field(static=True)
 
     def __init__(self, energies, weights=None):
-        self.energies = tuple(energies)
-        if not self.energies:
+        energies = tuple(energies)
+        if not energies:
             raise ValueError("`Mixture` expects at least one energy; got none.")
-        check_alike("energies of a mixture", self.energies)
+        check_alike("energies of a mixture", energies)
+        self.energies = energies = at_one_time(energies)
         sizes = np.ones(len(self.energies)) if weights is None else np.asarray(weights, float)
         if sizes.shape != (len(self.energies),) or not (np.isfinite(sizes) & (sizes > 0)).all():
             raise ValueError(

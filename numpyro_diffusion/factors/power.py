@@ -4,7 +4,8 @@ import equinox as eqx
 import jax.numpy as jnp
 
 from .._typing import Scalar
-from ..energies import AbstractEnergy, AbstractFactor, Gaussian, Noised
+from ..energies import AbstractDenoiser, AbstractEnergy, AbstractFactor, Gaussian, Noised
+from ..energies.checks import check_alike
 
 __all__ = ["LawFactor"]
 
@@ -24,6 +25,9 @@ class LawFactor(AbstractFactor):
 
     energy: AbstractEnergy = eqx.field(default_factory=Gaussian)
     power: float = 1.0
+
+    def check(self, base: AbstractDenoiser) -> None:
+        check_alike("a law and the law that is its factor", (base, self.energy))
 
     def log_value(self, noised: Noised) -> Scalar:
         t = jnp.maximum(noised.t, jnp.asarray(self.energy.t_min, noised.u.dtype))
