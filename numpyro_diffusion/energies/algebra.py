@@ -10,6 +10,7 @@ from typing import Any, Self
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 
 from .._typing import Array, Scalar
@@ -38,7 +39,7 @@ class _Composition(AbstractDenoiser):
         check_alike("composed energies", self.energies)
         with jax.ensure_compile_time_eval():
             _, variance = self.moments(jnp.asarray(self.t_max))
-        if not isinstance(variance, Tracer) and not bool(jnp.all(variance > 0)):
+        if not isinstance(variance, Tracer) and not np.all(np.asarray(variance) > 0):
             raise ValueError(
                 f"the composition with powers {self.powers} has no positive precision at t_max = "
                 f"{self.t_max:.3g}, so it cannot be normalised. Raise the positive powers or lower "
