@@ -31,6 +31,7 @@ from .energies import AbstractDenoiser as AbstractDenoiser
 from .energies import AbstractEnergy as AbstractEnergy
 from .energies import AbstractFactor as AbstractFactor
 from .energies import AutoencoderEnergy as AutoencoderEnergy
+from .energies import Box as Box
 from .energies import EnergyFunction as EnergyFunction
 from .energies import Gaussian as Gaussian
 from .energies import GaussianMixture as GaussianMixture

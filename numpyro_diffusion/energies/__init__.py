@@ -5,6 +5,8 @@ from .algebra import ComposedDenoiser as ComposedDenoiser
 from .algebra import cfg as cfg
 from .base import AbstractDenoiser as AbstractDenoiser
 from .base import AbstractEnergy as AbstractEnergy
+from .box import Box as Box
+from .box import log_normal_interval as log_normal_interval
 from .check import check_energy as check_energy
 from .denoiser import NetworkDenoiser as NetworkDenoiser
 from .factored import Factored as Factored
