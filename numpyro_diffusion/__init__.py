@@ -71,6 +71,7 @@ from .ppl import DiffusionPrior as DiffusionPrior
 from .ppl import NoiseReparam as NoiseReparam
 from .ppl import noised as noised
 from .ppl.bridge import from_model as from_model
+from .ppl.kernels.split import SplitKernel as SplitKernel
 from .ppl.model_energy import model_energy as model_energy
 from .ppl.smc import SMC as SMC
 from .pretrained import digits_split as digits_split
@@ -87,6 +88,10 @@ from .schemes import prior_normalizer as prior_normalizer
 from .smc import SMCResult as SMCResult
 from .smc import effective_sample_size as effective_sample_size
 from .smc import run_smc as run_smc
+from .split import DAPS as DAPS
+from .split import PnPDM as PnPDM
+from .split import SplitResult as SplitResult
+from .split import split_gibbs as split_gibbs
 from .train import FitResult as FitResult
 from .train import density_ratio_classifier as density_ratio_classifier
 from .train import distill as distill

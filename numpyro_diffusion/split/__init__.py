@@ -1,0 +1,7 @@
+"""Split samplers: PnP-DM and DAPS, with the laws that they lead to and the ones that are exact."""
+
+from .base import AbstractSplit as AbstractSplit
+from .daps import DAPS as DAPS
+from .pnp import PnPDM as PnPDM
+from .run import SplitResult as SplitResult
+from .run import split_gibbs as split_gibbs

@@ -1,0 +1,125 @@
+r"""Blocks of a split sampler: the prior's side, and the other sites."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from .._typing import Array, Position, PRNGKey, Scalar
+from ..bridge import Bridge
+from ..moves import Move
+from ..preconditioner import Preconditioner
+
+__all__ = [
+    "added_noise",
+    "clock_at",
+    "denoised",
+    "ladder",
+    "moved",
+    "near",
+    "reverse_steps",
+    "seen_by_rest",
+]
+
+_Values = dict[str, Array]
+
+
+def clock_at(bridge: Bridge, noise: Scalar | float) -> Scalar:
+    r"""Clock at which the noise added to the prior has this standard deviation, in units of the data.
+
+    With several sites of different schedules, on average of the logarithm.
+    """
+    ends = [bridge.noise(jnp.asarray(c)) for c in (0.0, 1.0)]
+    clean, noisy = (jnp.stack([jnp.log(s[n]) for n in bridge.diffusion_sites]) for s in ends)
+    wanted = 0.5 * jnp.log(noise**2 + jnp.exp(2 * clean))
+    return jnp.clip(jnp.mean(wanted - clean) / jnp.mean(noisy - clean), 0.0, 1.0)
+
+
+def added_noise(bridge: Bridge, clock: Scalar) -> dict[str, Scalar]:
+    r"""$\tau = (s_c^2 - s_0^2)^{1/2}$ by site: the noise between the prior and a clock."""
+    here, end = bridge.noise(clock), bridge.noise(jnp.zeros(()))
+    gap = lambda n: jnp.maximum(here[n] ** 2 - end[n] ** 2, 0.0)
+    return {n: jnp.where(clock <= 0, 0.0, jnp.sqrt(gap(n))) for n in bridge.diffusion_sites}
+
+
+def ladder(bridge: Bridge, clock: Scalar, num_steps: int, power: float = 2.0) -> Array:
+    r"""Clocks from here down to 0, where the added noise is $\tau (1 - k / n)^p$: dense near the prior."""
+    logs = [jnp.log(noise) for noise in added_noise(bridge, clock).values()]
+    shares = (1 - jnp.arange(1, num_steps) / num_steps) ** power
+    inner = jax.vmap(lambda share: clock_at(bridge, jnp.exp(sum(logs) / len(logs)) * share))(shares)
+    return jnp.concatenate([jnp.reshape(clock, 1), inner, jnp.zeros(1, inner.dtype)])
+
+
+def denoised(bridge: Bridge, u: _Values, clock: Scalar) -> _Values:
+    r"""Mean of the prior's variable given the noised one, $u + \tau^2 \nabla \log p_c(u)$."""
+    # Not `x_hat`: what the likelihood sees on the way is the twist's business.
+    if bridge.path_space:
+        score = bridge.see(u, clock).scores
+    else:
+        score = jax.grad(lambda u: bridge.see(u, clock).log_density)(u)
+    noise = added_noise(bridge, clock)
+    return {n: u[n] + (noise[n] ** 2 * score[n]).astype(u[n].dtype) for n in u}
+
+
+def reverse_steps(key: PRNGKey, bridge: Bridge, u: _Values, clocks: Array) -> _Values:
+    r"""From the noised value at the first of the clocks to the prior's, by steps of the reverse diffusion.
+
+    $u_s = u_t + (1 - r)(\hat x - u_t) + \tau_t (1 - r)^{1/2} \xi$ with $r = \tau_s^2 / \tau_t^2$: the law of
+    the variable at `t_min` given $u_t$, up to an error of order one over the number of steps. The noise is
+    that of an Euler-Maruyama step in the variance. Unlike that of ancestral steps it counts what $\hat x$
+    leaves open, and is right where the prior is wider than the noise.
+    """
+
+    def step(u, level):
+        clock, following, key = level
+        noisy, clean = added_noise(bridge, clock), added_noise(bridge, following)
+        x_hat = denoised(bridge, u, clock)
+        keys = dict(zip(u, jax.random.split(key, len(u)), strict=True))
+
+        def one(n):
+            moved = 1 - (clean[n] / noisy[n]) ** 2
+            noise = noisy[n] * jnp.sqrt(moved) * jax.random.normal(keys[n], u[n].shape, u[n].dtype)
+            return (u[n] + moved * (x_hat[n] - u[n]) + noise).astype(u[n].dtype)
+
+        return {n: one(n) for n in u}, None
+
+    keys = jax.random.split(key, len(clocks) - 1)
+    return jax.lax.scan(step, u, (clocks[:-1], clocks[1:], keys))[0]
+
+
+def near(u: _Values, centre: _Values, noise: dict[str, Scalar]) -> Scalar:
+    r"""$-\sum_n |u_n - c_n|^2 / 2 \tau_n^2$."""
+    terms = [-0.5 * jnp.sum(((u[n] - centre[n]) / noise[n]) ** 2) for n in u]
+    return sum(terms, jnp.zeros(()))
+
+
+def seen_by_rest(bridge: Bridge, z: Position, seen: _Values) -> Scalar:
+    """Log density of the rest of the model and of the data, given what they see of diffusion sites."""
+    rest = bridge.rest(z, seen)
+    value = rest.log_prior + rest.log_likelihood
+    if bridge.path_space:  # factors of a denoiser are not in its score
+        value = value + bridge.see({**z, **seen}, jnp.zeros(())).log_density
+    return value
+
+
+def moved(
+    key: PRNGKey,
+    move: Move,
+    num_moves: int,
+    values: _Values,
+    log_density: Callable[[_Values], Scalar],
+    log_step: Scalar,
+    scale: Preconditioner,
+) -> tuple[_Values, Scalar]:
+    """Values after some moves of a density, and the moves' mean acceptance."""
+
+    def finite(values):
+        value = log_density(values)
+        return jnp.where(jnp.isfinite(value), value, -jnp.inf)
+
+    def one(state, key):
+        return move.step(key, state, finite, jnp.exp(log_step), scale)
+
+    state = move.init(values, finite, scale)
+    state, acceptance = jax.lax.scan(one, state, jax.random.split(key, num_moves))
+    return scale.to_model(state.position), jnp.mean(acceptance)

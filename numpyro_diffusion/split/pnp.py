@@ -1,0 +1,185 @@
+r"""Plug-and-play diffusion models (PnP-DM, also DPnP): a split Gibbs sampler."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from .._typing import Position, PRNGKey, Scalar
+from ..bridge import Bridge
+from ..moves import Move, hmc, mala
+from ..schemes.base import Weights
+from .base import AbstractSplit, Clock, Prior, SplitState, Tuning, uses_energy
+from .blocks import added_noise, clock_at, ladder, moved, near, reverse_steps, seen_by_rest
+from .data import draw_seen
+
+__all__ = ["PnPDM"]
+
+
+class PnPDM(AbstractSplit):
+    r"""Split Gibbs sampler: one copy of the variable for the prior, one for the data.
+
+    $$\pi(x, v, \theta) \propto p_0(x)\, \mathcal{N}(v; x, \rho^2)\, p(\theta, y \mid v) .$$
+
+    A sweep draws the other sites $\theta$ given $v$, then $x$ given $v$ from the prior's side, then $v$ given
+    $x$ from the data's. Both copies of the diffusion variable are off by $O(\rho^2)$, each in its own way:
+
+    $$x \sim p_0(x)\, (p(y \mid \cdot) * \mathcal{N}_\rho)(x), \qquad
+      v \sim (p_0 * \mathcal{N}_\rho)(v)\, p(y \mid v),$$
+
+    so that $v$ and $\theta$ follow the model's own posterior with a prior that is blurred by $\rho$. Weights
+    $p(\theta, y \mid x) / p(\theta, y \mid v)$ turn the law of $x$ and $\theta$ into the posterior without
+    blur, since the extended law $p_0(x)\, p(\theta, y \mid x)\, \mathcal{N}(v; x, \rho^2)$ has it as a
+    marginal; they are averaged over the draws of $v$ in a sweep. Their variance is finite where $\rho$ is
+    below the noise of the data.
+
+    From the score alone, $x$ given $v$ is a discretised reverse diffusion from noise level $\rho$: an error
+    of order one over `num_steps` comes on top, which no weight knows of.
+
+    Attributes:
+        noise_level: $\rho$, in units of the data. A chain moves about $\rho$ a sweep, so it takes some
+            (posterior standard deviation / $\rho$)$^2$ sweeps to forget.
+        first_noise_level: That at the beginning of the warm-up, ten times `noise_level` by default; it falls
+            geometrically over the first half.
+        weights: `"exact"` for the posterior, `"none"` for the law of $x$ as it is.
+        prior: `"energy"`, `"score"`, or `None` for the energy where the bridge has one.
+        num_steps: Reverse steps from $\rho$ to the prior, with the score.
+        move: Move of $x$ with the energy.
+        num_moves: Such moves a sweep.
+        data_move: Move of $v$; `None` for the Gaussian with the second derivatives of the likelihood, exact
+            for linear Gaussian data, which is a matrix over all coordinates.
+        num_data_moves: Draws of $v$ a sweep; they cost no network evaluation.
+        other_move: Move of the other sites; costs no network evaluation either.
+        num_other_moves: Such moves a sweep.
+
+    References:
+        Wu et al. (2024), Principled Probabilistic Imaging using Diffusion Models as Plug-and-Play Priors,
+        NeurIPS. Xu & Chi (2024), Provably Robust Score-Based Diffusion Posterior Sampling for Plug-and-Play
+        Image Reconstruction, NeurIPS. Vono, Dobigeon & Chainais (2019), Split-and-augmented Gibbs sampler,
+        IEEE TSP.
+    """
+
+    noise_level: float = 0.2
+    first_noise_level: float | None = None
+    weights: Weights = eqx.field(static=True, default="exact")
+    prior: Prior | None = eqx.field(static=True, default=None)
+    num_steps: int = eqx.field(static=True, default=20)
+    move: Move = eqx.field(default_factory=hmc)
+    num_moves: int = eqx.field(static=True, default=2)
+    data_move: Move | None = None
+    num_data_moves: int = eqx.field(static=True, default=4)
+    other_move: Move = eqx.field(default_factory=mala)
+    num_other_moves: int = eqx.field(static=True, default=8)
+
+    def __check_init__(self):
+        first = self.noise_level if self.first_noise_level is None else self.first_noise_level
+        if not 0 < self.noise_level <= first:
+            raise ValueError(
+                "`PnPDM` expects 0 < noise_level <= first_noise_level; got "
+                f"{self.noise_level} and {first}. Try a half of the noise of the data."
+            )
+        if self.weights not in ("exact", "none"):
+            raise ValueError(
+                f"`weights` of `PnPDM` is 'exact', or 'none' for the law that is off by the blur; got "
+                f"{self.weights!r}."
+            )
+        numbers = self.num_steps, self.num_moves, self.num_data_moves, self.num_other_moves
+        if min(numbers) < 1:
+            raise ValueError(
+                f"`PnPDM` expects at least one step and move of each kind; got {numbers}."
+            )
+
+    def init(self, bridge: Bridge, z: Position) -> SplitState:
+        uses_energy(self, bridge)
+        seen = {name: z[name] for name in bridge.diffusion_sites}
+        one = jnp.ones(())
+        return SplitState(
+            z, seen, jnp.zeros(()), Tuning.at(z), {"prior": one, "data": one, "other": one}
+        )
+
+    def sweep(self, key: PRNGKey, bridge: Bridge, state: SplitState, clock: Clock) -> SplitState:
+        key_other, key_prior, key_data = jax.random.split(key, 3)
+        z, seen, tuning, gain = state.position, state.seen, state.tuning, clock.gain
+        level = self._level(bridge, clock)
+        noise = added_noise(bridge, level)
+        rest = lambda z, seen: seen_by_rest(bridge, z, seen)
+        acceptance = dict(state.acceptance)
+
+        others = {name: z[name] for name in bridge.other_sites}
+        if others:
+            others, accepted = moved(
+                key_other,
+                self.other_move,
+                self.num_other_moves,
+                others,
+                lambda values: rest({**z, **values}, seen),
+                tuning.other,
+                tuning.scale(bridge.other_sites),
+            )
+            error = accepted - self.other_move.target_acceptance
+            tuning = tuning._replace(other=tuning.other + gain * error)
+            acceptance["other"] = accepted
+            z = {**z, **others}
+
+        x = {name: z[name] for name in bridge.diffusion_sites}
+        if uses_energy(self, bridge):
+            x, accepted = moved(
+                key_prior,
+                self.move,
+                self.num_moves,
+                x,
+                lambda x: bridge.see({**z, **x}, jnp.zeros(())).log_density + near(x, seen, noise),
+                tuning.prior[0],
+                tuning.scale(bridge.diffusion_sites, noise),
+            )
+            error = accepted - self.move.target_acceptance
+            tuning = tuning._replace(prior=tuning.prior + gain * error)
+            acceptance["prior"] = accepted
+        else:
+            x = reverse_steps(key_prior, bridge, seen, ladder(bridge, level, self.num_steps))
+        z = {**z, **x}
+
+        seen, accepted, values, tuning = self._see(key_data, z, x, seen, noise, tuning, gain, rest)
+        acceptance["data"] = accepted
+        log_weight = jnp.zeros(())
+        if self.weights == "exact":
+            log_weight = rest(z, x) + jax.nn.logsumexp(-values) - jnp.log(self.num_data_moves)
+        return SplitState(z, seen, log_weight, tuning.learned(z, gain), acceptance)
+
+    def _level(self, bridge: Bridge, clock: Clock) -> Scalar:
+        first = 10 * self.noise_level if self.first_noise_level is None else self.first_noise_level
+        begin, end = clock_at(bridge, first), clock_at(bridge, self.noise_level)
+        return begin + clock.annealed * (end - begin)
+
+    def _see(self, key, z, x, seen, noise, tuning: Tuning, gain, rest):
+        """What the data see, its acceptance, the log likelihood of each draw, and the tuning."""
+        value = lambda seen: rest(z, seen)
+        if self.data_move is None:
+            draws = draw_seen(key, self.num_data_moves, seen, x, noise, value)
+            return *draws, tuning
+        move, scale = self.data_move, tuning.scale(tuple(x), noise)
+
+        def one(seen, key):
+            density = lambda seen: value(seen) + near(seen, x, noise)
+            seen, accepted = moved(key, move, 1, seen, density, tuning.data, scale)
+            return seen, (accepted, value(seen))
+
+        keys = jax.random.split(key, self.num_data_moves)
+        seen, (accepted, values) = jax.lax.scan(one, seen, keys)
+        accepted = jnp.mean(accepted)
+        error = accepted - move.target_acceptance
+        tuning = tuning._replace(data=tuning.data + gain * error)
+        return seen, accepted, values, tuning
+
+    def claims(self, bridge: Bridge) -> tuple[str, str, bool]:
+        energy = uses_energy(self, bridge)
+        steps = "" if energy else f", with {self.num_steps} reverse steps"
+        blurred = f"blurred by {self.noise_level:g}{steps}"
+        law = f"{bridge.target}, its likelihood {blurred}"
+        if self.weights == "exact":
+            law = f"{bridge.target}{steps}"
+        return law, f"{bridge.target}, its prior {blurred}", energy
+
+    def evaluations(self, bridge: Bridge) -> int:
+        if uses_energy(self, bridge):
+            return 1 + self.num_moves * self.move.evaluations
+        return self.num_steps

@@ -1,0 +1,114 @@
+"""Chains of a split sampler, and what they hand back."""
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from .._typing import Array, Position, PRNGKey
+from ..bridge import Bridge
+from .base import AbstractSplit, Clock, start
+from .pnp import PnPDM
+
+__all__ = ["SplitResult", "split_gibbs"]
+
+
+class SplitResult(NamedTuple):
+    """Draws of a split sampler by chain, and of which law they are.
+
+    Attributes:
+        positions: Diffusion sites from the prior's side and the other sites, unconstrained, leading with
+            `(num_chains, num_draws)`.
+        log_weights: Their log weights, of shape `(num_chains, num_draws)`; all 0 where nothing is weighed.
+            `diagnostics.pareto_k(result)` tells how heavy their tail is.
+        seen: Diffusion sites as the data see them, without weights.
+        target: The law of the weighted positions.
+        seen_target: The law of `seen` and the other sites.
+        exact: Whether chains approach these laws as they go on; if not, this is a heuristic.
+        acceptance: Of the moves, by block and chain; 1 where nothing can be refused.
+        num_evaluations: Network evaluations of all chains, those of the warm-up included.
+    """
+
+    positions: Position
+    log_weights: Array
+    seen: dict[str, Array]
+    target: str
+    seen_target: str
+    exact: bool
+    acceptance: dict[str, Array]
+    num_evaluations: int
+
+
+def split_gibbs(
+    key: PRNGKey,
+    bridge: Bridge,
+    sampler: AbstractSplit | None = None,
+    *,
+    num_draws: int = 1000,
+    num_burn_in: int = 300,
+    num_chains: int = 4,
+    thinning: int = 1,
+    initial: Position | None = None,
+) -> SplitResult:
+    """Chains of `PnPDM` or `DAPS` over a bridge.
+
+    Chains start from draws of the prior. During the warm-up the noise falls and step sizes settle; after it
+    nothing changes any more.
+
+    Args:
+        key: PRNG key.
+        bridge: From `nd.from_energy` or `nd.from_model`; with `path_space=True` a denoiser is enough.
+        sampler: `PnPDM()` by default.
+        num_draws: Draws of each chain that are kept.
+        num_burn_in: Sweeps of the warm-up.
+        num_chains: Independent chains.
+        thinning: Sweeps from one draw to the next.
+        initial: Where chains start, positions with a leading axis of chains; draws of the prior by default.
+
+    Raises:
+        ValueError: If the bridge is not what the sampler needs, or a number is out of range.
+
+    Example:
+        >>> bridge = nd.from_energy(digits, lambda x: -0.5 * jnp.sum((y - blur @ x.ravel()) ** 2) / 0.1**2)
+        >>> found = nd.split_gibbs(jax.random.key(0), bridge, nd.PnPDM(noise_level=0.05))
+        >>> nd.diagnostics.pareto_k(found)
+    """
+    sampler = PnPDM() if sampler is None else sampler
+    if num_draws < 1 or num_burn_in < 0 or min(num_chains, thinning) < 1:
+        raise ValueError(
+            "`split_gibbs` expects num_draws, num_chains and thinning of at least 1 and num_burn_in of at "
+            f"least 0; got {num_draws}, {num_chains}, {thinning} and {num_burn_in}."
+        )
+    target, seen_target, exact = sampler.claims(bridge)
+    keys = jax.random.split(key, num_chains)
+    rows = _chains(keys, bridge, sampler, initial, num_burn_in, num_draws, thinning)
+    positions, log_weights, seen, acceptance = rows
+    sweeps = num_burn_in + num_draws * thinning
+    count = num_chains * sweeps * sampler.evaluations(bridge)
+    return SplitResult(positions, log_weights, seen, target, seen_target, exact, acceptance, count)
+
+
+@eqx.filter_jit
+def _chains(keys, bridge, sampler, initial, num_burn_in, num_draws, thinning):
+    def chain(key, z):
+        key_start, key_run = jax.random.split(key)
+        state = sampler.init(bridge, start(key_start, bridge) if z is None else z)
+
+        def sweep(state, i):
+            clock = Clock(i, jnp.asarray(num_burn_in))
+            return sampler.sweep(
+                jax.random.fold_in(key_run, i), bridge, state, clock
+            ), state.acceptance
+
+        def draw(state, i):
+            steps = num_burn_in + i * thinning + jnp.arange(thinning)
+            state, acceptance = jax.lax.scan(sweep, state, steps)
+            acceptance = jax.tree.map(jnp.mean, acceptance)
+            return state, (state.position, state.log_weight, state.seen, acceptance)
+
+        state, _ = jax.lax.scan(sweep, state, jnp.arange(num_burn_in))
+        _, (*rows, acceptance) = jax.lax.scan(draw, state, jnp.arange(num_draws))
+        return (*rows, jax.tree.map(jnp.mean, acceptance))
+
+    return jax.vmap(chain, in_axes=(0, None if initial is None else 0))(keys, initial)
