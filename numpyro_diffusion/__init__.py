@@ -100,8 +100,11 @@ from .train import fit_ratio as fit_ratio
 from .train import fit_recovery as fit_recovery
 from .train import fit_soft_value as fit_soft_value
 from .twists import AbstractTwist as AbstractTwist
+from .twists import BlackBox as BlackBox
 from .twists import ByDimension as ByDimension
 from .twists import Identity as Identity
+from .twists import MatrixFree as MatrixFree
 from .twists import Moments as Moments
+from .twists import NoisedObservation as NoisedObservation
 from .twists import Tweedie as Tweedie
 from .twists import Widened as Widened

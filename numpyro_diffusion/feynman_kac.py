@@ -36,6 +36,8 @@ class FeynmanKac(NamedTuple):
             its law as it is; `None` where there are none. Waste-free clouds are made of them.
         advance: `(key, particle, level, info) -> (particle, log_weight, info)`: the rest of `step`.
         weighted: Whether particles are weighed at all; if not, there is no evidence.
+        resamples: Whether the engine may resample; if not, particles are those of the proposals, and their
+            weights are importance weights.
     """
 
     init: Callable[[PRNGKey], tuple[PyTree, Scalar, Any]]
@@ -50,6 +52,7 @@ class FeynmanKac(NamedTuple):
     rejuvenate: Callable[[PRNGKey, PyTree, PyTree], tuple[PyTree, Any]] | None = None
     advance: Callable[[PRNGKey, PyTree, PyTree, Any], tuple[PyTree, Scalar, Any]] | None = None
     weighted: bool = True
+    resamples: bool = True
 
 
 class _Kernels(eqx.Module):

@@ -215,8 +215,12 @@ def run_smc(
 def _one_level(model, num_particles, resample, threshold, chain_length, batch_size, keep):
     """What happens at a level, as a function of cloud and level."""
     if chain_length is None:
-        share = np.asarray(threshold)  # an array, so that another threshold compiles nothing
+        share = np.asarray(
+            threshold if model.resamples else 0.0
+        )  # an array, so that another threshold compiles nothing
         return EachParticle(model.step, resample, share, batch_size, keep)
+    if not model.resamples:
+        raise ValueError("waste-free clouds resample at every level; leave `chain_length` out.")
     if model.rejuvenate is None or model.advance is None:
         raise ValueError(
             "`chain_length` asks for waste-free clouds, but this model has no moves that leave its levels "

@@ -30,6 +30,10 @@ from .base import Seen as Seen
 from .base import combine as combine
 from .base import log_density as log_density
 from .energy import from_energy as from_energy
+from .krylov import krylov as krylov
+from .observed import Curvature as Curvature
+from .observed import Observed as Observed
+from .observed import curvature as curvature
 from .sites import DiffusionSite as DiffusionSite
 from .sites import normalizer_error as normalizer_error
 from .tempering import Tempering as Tempering

@@ -3,9 +3,13 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 from .._typing import Array, Position, PRNGKey, Scalar
+from ..twists import LowRank
+from .matrix_free import widened_by_rank
+from .observed import Observed, curvature
 from .widening import widened
 
 __all__ = ["Bridge", "Rest", "Seen", "combine", "log_density"]
@@ -18,18 +22,20 @@ class Seen(NamedTuple):
         log_density: Of all diffusion sites.
         x_hat: What the rest of the model sees, by site.
         sites: Log density of each site.
-        roots: Roots of the covariances around `x_hat`; empty where the twist has none.
-        scores: Of the parts of compositions in path space, leading with their number.
+        roots: Roots of the covariances around `x_hat`, or the covariances if they are `LowRank`; empty
+            where the twist has none.
+        scores: In path space, of the sampler; of a composition those of its parts, leading with their
+            number.
     """
 
     log_density: Scalar
     x_hat: dict[str, Array]
     sites: dict[str, Scalar]
-    roots: dict[str, Array]
+    roots: dict[str, Array] | dict[str, LowRank]
     scores: dict[str, Array] = {}
 
     @classmethod
-    def of(cls, parts: dict[str, tuple[Scalar, Array, Array | None, Array | None]]) -> "Seen":
+    def of(cls, parts: dict[str, tuple[Scalar, Array, Any, Array | None]]) -> "Seen":
         """From log density, twisted value, covariance root and scores of the parts of each site."""
         values = {name: part[0] for name, part in parts.items()}
         x_hat = {name: part[1] for name, part in parts.items()}
@@ -81,6 +87,9 @@ class Bridge(NamedTuple):
         exact_prior: whether every diffusion site can be drawn exactly at clock 0.
         path_space: whether the prior is the law of a reverse sampler, known by its steps alone.
         powers: in path space, the exponents of the parts of each site that is a composition.
+        observed: `(z, x) -> Observed`: what the laws of the data say of clean values `x`; `None` where no
+            more than a log likelihood is known.
+        evaluations: network evaluations of one `see`, where derivatives count as evaluations.
     """
 
     sample_base: Callable[[PRNGKey], Position]
@@ -100,6 +109,8 @@ class Bridge(NamedTuple):
     exact_prior: bool = False
     path_space: bool = False
     powers: dict[str, tuple[float, ...]] = {}
+    observed: Callable[[Position, dict[str, Array]], Observed] | None = None
+    evaluations: int = 1
 
     @classmethod
     def of(cls, parts: Any, **rest: Any) -> "Bridge":
@@ -128,6 +139,14 @@ def combine(
     norm = (1 - g) * rest.log_peak + 0.5 * rest.num_data * jnp.log(g)
     softened = g * rest.log_likelihood + norm
     if seen.roots:
-        log_likelihood = lambda x: bridge.rest(z, x).log_likelihood
-        softened = widened(log_likelihood, seen.x_hat, seen.roots, softened)
+        softened = _widened(bridge, z, seen, softened)
     return seen.log_density + rest.log_prior + jnp.where(power > 0, power * softened, 0.0)
+
+
+def _widened(bridge: Bridge, z: Position, seen: Seen, otherwise: Scalar) -> Scalar:
+    log_likelihood = lambda x: bridge.rest(z, x).log_likelihood
+    if not isinstance(next(iter(seen.roots.values())), LowRank):
+        return widened(log_likelihood, seen.x_hat, seen.roots, otherwise)  # type: ignore[arg-type]
+    observed = None if bridge.observed is None else lambda x: bridge.observed(z, x)  # type: ignore
+    bend = curvature(observed, log_likelihood, jax.lax.stop_gradient(seen.x_hat))
+    return widened_by_rank(log_likelihood, bend, seen.x_hat, seen.roots, otherwise)  # type: ignore

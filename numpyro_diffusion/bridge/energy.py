@@ -5,12 +5,15 @@ from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 
 from .._typing import Array, Scalar
 from ..energies import AbstractDenoiser, AbstractEnergy
 from ..twists import AbstractTwist, Tweedie
 from .base import Bridge, Rest, Seen
+from .krylov import krylov
+from .observed import curvature
 from .sites import DiffusionSite, normalizer_error
 from .tempering import Tempering
 
@@ -33,7 +36,14 @@ class _EnergyBridge(eqx.Module):
         return self.site.log_base(z["x"])
 
     def see(self, z, clock):
-        return Seen.of({"x": self.site.see(self.twist, z["x"], clock)})
+        seen = Seen.of({"x": self.site.see(self.twist, z["x"], clock)})
+        if not self.twist.num_directions or self.log_likelihood is None:
+            return seen
+        log_likelihood = lambda x: self.rest({}, x).log_likelihood
+        at = lambda x: curvature(None, log_likelihood, x)
+        sites, count = {"x": self.site}, self.twist.num_directions
+        roots = krylov(sites, count, jax.grad(log_likelihood), at, z, seen.x_hat, clock)
+        return seen._replace(roots=roots)
 
     def rest(self, z, x_hat):
         del z
@@ -91,7 +101,10 @@ def from_energy(
     twist = (Tweedie() if twist is None else twist).of_size(math.prod(site.shape))
     parts = _EnergyBridge(site, twist, log_likelihood)
     if log_likelihood is not None:
-        tempering = Tempering.towards_the_data(parts.rest, {"x": site}, {})
+        if twist.takes_gradients:
+            tempering = Tempering.towards_the_data(parts.rest, {"x": site}, {})
+        else:
+            tempering = Tempering.without_gradients({"x": site})
         parts = _EnergyBridge(site, twist, log_likelihood, tempering)
     prior = "the reverse sampler's law" if path_space else "exp(-E(x, t_min))"
     return Bridge.of(
@@ -103,4 +116,6 @@ def from_energy(
         exact_prior=site.exact,
         path_space=path_space,
         powers={"x": site.powers} if site.powers else {},
+        observed=None,
+        evaluations=twist.evaluations(energy),
     )

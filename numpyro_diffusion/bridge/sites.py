@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from .._typing import Array, PRNGKey, Scalar
 from ..energies import AbstractDenoiser, AbstractEnergy, Factored, FactoredDenoiser
 from ..energies.factored import log_factors
-from ..twists import AbstractTwist, denoised_mean
+from ..twists import AbstractTwist, LowRank, added_variance
 from . import composed
 
 __all__ = ["DiffusionSite", "normalizer_error"]
@@ -127,7 +127,7 @@ class DiffusionSite(eqx.Module):
 
     def see(
         self, twist: AbstractTwist, u: Array, clock: Scalar
-    ) -> tuple[Scalar, Array, Array | None, Array | None]:
+    ) -> tuple[Scalar, Array, Array | LowRank | None, Array | None]:
         """Log density of the whole batch, what the rest of the model sees of it, how roughly, and scores."""
         t = self.time(clock)
 
@@ -135,6 +135,7 @@ class DiffusionSite(eqx.Module):
             scores = None
             if self.path_space:
                 log_density, x_hat, scores = self.step_of_sampler(u, t)
+                x_hat = twist.of_denoised(u, x_hat)
             else:
                 log_density, x_hat = twist(self.energy, u, t)  # type: ignore[arg-type]
             return log_density, x_hat, twist.covariance_root(self.energy, u, t), scores
@@ -143,18 +144,24 @@ class DiffusionSite(eqx.Module):
             return one(u)
         flat = u.reshape(-1, *self.energy.shape)
         log_densities, x_hat, root, scores = jax.vmap(one)(flat)
-        if root is not None and root.shape == flat.shape:
+        if isinstance(root, LowRank):
+            root = root.side_by_side()
+        elif root is not None and root.shape == flat.shape:
             root = root.reshape(u.shape)
-        if scores is not None:
+        if scores is not None and self.powers:
             scores = scores.swapaxes(0, 1).reshape(-1, *u.shape)
+        elif scores is not None:
+            scores = scores.reshape(u.shape)
         return jnp.sum(log_densities), x_hat.reshape(u.shape), root, scores
 
-    def step_of_sampler(self, u: Array, t: Scalar) -> tuple[Scalar, Array, Array | None]:
-        """Log of the factors of the sampler's law, the denoised mean, and scores of the parts."""
+    def step_of_sampler(self, u: Array, t: Scalar) -> tuple[Scalar, Array, Array]:
+        """Log of the factors of the sampler's law, the denoised mean, and its score or those of its parts."""
         if self.powers:
             scores, x_hat = composed.scores(self.sampler, u, t)
         else:
-            scores, x_hat = None, denoised_mean(self.sampler, u, t)
+            alpha_t, sigma_t = self.sampler.schedule(t)
+            scores = (self.sampler.denoise(alpha_t * u, t) - u) * (alpha_t / sigma_t) ** 2
+            x_hat = u + added_variance(self.sampler, t) * scores
         if isinstance(self.energy, Factored | FactoredDenoiser):
             return log_factors(self.energy, u, x_hat, t), x_hat, scores
         return jnp.zeros(()), x_hat, scores

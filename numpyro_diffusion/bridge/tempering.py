@@ -27,13 +27,28 @@ class Tempering(eqx.Module):
     made, for a few draws of the other sites; $\kappa(\theta) = |v \cdot F v| / |v|^2$ then costs three
     values of the likelihood and no network evaluation.
 
+    Where no gradient may be taken, $v$ are random signs and $\kappa(\theta)$ is $|v \cdot F v|$, near the
+    sum of all eigenvalues: not below the largest.
+
     Attributes:
         sites: The diffusion sites.
         direction: $v$, by site; no coordinate is beyond one standard deviation.
+        summed: Whether $\kappa$ is that of all directions together.
     """
 
     sites: dict[str, DiffusionSite]
     direction: dict[str, Array]
+    summed: bool = eqx.field(static=True, default=False)
+
+    @classmethod
+    def without_gradients(cls, sites: dict[str, DiffusionSite]) -> "Tempering":
+        """Along random signs."""
+        numbers = np.random.default_rng(0)
+        signs = {
+            n: jnp.asarray(numbers.choice([-1.0, 1.0], s.shape), s.scale.dtype)
+            for n, s in sites.items()
+        }
+        return cls(sites, signs, summed=True)
 
     @classmethod
     def towards_the_data(
@@ -71,6 +86,7 @@ class Tempering(eqx.Module):
         below, centre, above = jax.vmap(lambda x: rest(z, x).log_likelihood)(points)
         bend = jnp.abs(2 * centre - below - above)
         length = sum((jnp.sum(v**2) for v in self.direction.values()), jnp.zeros(()))
+        length = jnp.ones_like(length) if self.summed else length
         usable = jnp.isfinite(bend) & (length > 0)
         return jnp.where(usable, bend, 0.0) / jnp.where(usable, length, 1.0)
 

@@ -4,4 +4,5 @@ from .distributions import DiffusionPrior as DiffusionPrior
 from .distributions import NoisedPrior as NoisedPrior
 from .handlers import NoisedReparam as NoisedReparam
 from .handlers import noised as noised
+from .observed import observed_law as observed_law
 from .reparam import NoiseReparam as NoiseReparam

@@ -5,6 +5,7 @@ levels, all other latent sites live in unconstrained space, observed sites and f
 likelihood. The model is otherwise run as it is: only through handlers, and only through public API.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
@@ -16,10 +17,20 @@ import numpy as np
 from numpyro import handlers
 from numpyro.distributions import biject_to
 
-from .._typing import Array
-from ..bridge import Bridge, DiffusionSite, Rest, Seen, Tempering, normalizer_error
+from .._typing import Array, Position
+from ..bridge import (
+    Bridge,
+    DiffusionSite,
+    Rest,
+    Seen,
+    Tempering,
+    curvature,
+    krylov,
+    normalizer_error,
+)
 from ..twists import AbstractTwist, Tweedie
 from .checks import check_compiles, check_site, diffusion_site, refuse_varying_energies
+from .observed import observed_laws
 from .sites import (
     is_diffusion,
     is_other,
@@ -43,6 +54,7 @@ class _ModelBridge(eqx.Module):
     twist: AbstractTwist
     others: tuple[str, ...] = eqx.field(static=True)
     tempering: Tempering
+    typical: Position = eqx.field(default_factory=dict)
 
     def trace(self, values: Callable, key: Array | None = None) -> dict[str, dict]:
         """Trace of the model with latent sites given by `values(site)`; `None` lets them be drawn."""
@@ -76,16 +88,31 @@ class _ModelBridge(eqx.Module):
         return {n: biject_to(s["fn"].support)._inverse(s["value"]) for n, s in sites.items()}
 
     def towards_the_data(self):
-        """The same with its tempering found."""
+        """The same with its tempering and typical values of the other sites found."""
         others = _typical_others(self) if self.others else {}
+        typical = jax.tree.map(lambda leaf: jnp.median(leaf, 0), others)
+        parts = dataclasses.replace(self, typical=typical)
+        if not self.twist.takes_gradients:
+            return dataclasses.replace(parts, tempering=Tempering.without_gradients(self.sites))
         tempering = Tempering.towards_the_data(self.rest, self.sites, others)
-        return eqx.tree_at(lambda parts: parts.tempering, self, tempering)
+        return dataclasses.replace(parts, tempering=tempering)
 
     def log_base(self, z):
         return sum((s.log_base(z[n]) for n, s in self.sites.items()), jnp.zeros(()))
 
     def see(self, z, clock):
-        return Seen.of({n: s.see(self.twist, z[n], clock) for n, s in self.sites.items()})
+        seen = Seen.of({n: s.see(self.twist, z[n], clock) for n, s in self.sites.items()})
+        unready = bool(self.others) and not self.typical  # while the bridge is made
+        if unready or not self.twist.num_directions:
+            return seen
+        gradient = jax.grad(lambda x: self.rest(self.typical, x).log_likelihood)
+        bend = lambda x: curvature(lambda x: self.observed(self.typical, x), gradient, x)
+        u = {name: z[name] for name in self.sites}
+        roots = krylov(self.sites, self.twist.num_directions, gradient, bend, u, seen.x_hat, clock)
+        return seen._replace(roots=roots)
+
+    def observed(self, z, x):
+        return observed_laws(self.trace(self.values(z, x)))
 
     def values(self, z, x_hat) -> Callable:
         """What `substitute` puts at each latent site; supports may depend on other sites."""
@@ -215,6 +242,8 @@ def from_model(
     parts = _ModelBridge(model, args, kwargs, sites, twist, others, none)
     check_compiles(parts)
     parts = parts.towards_the_data()
+    if twist.num_directions:  # names a site whose law is not known
+        observed_laws(trace)
     prior = "the reverse sampler's law" if path_space else "exp(-E(., t_min))"
     return Bridge.of(
         parts,
@@ -225,6 +254,7 @@ def from_model(
         exact_prior=bool(sites) and all(site.exact for site in sites.values()),
         path_space=path_space,
         powers={name: site.powers for name, site in sites.items() if site.powers},
+        evaluations=max((twist.evaluations(site.energy) for site in sites.values()), default=1),
     )
 
 

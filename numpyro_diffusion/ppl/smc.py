@@ -249,7 +249,7 @@ class SMC:
             return 0
         levels, chain = self.result.levels, self.chain_length
         per_level = self.scheme.evaluations_per_level(self.bridge, levels, chain)
-        per_particle = 1 + per_level * self.result.num_levels_run
+        per_particle = self.bridge.evaluations + per_level * self.result.num_levels_run
         return round(per_particle * self.num_particles * self.num_chains)
 
     def print_summary(self, prob: float = 0.9, max_rows: int = 24) -> None:

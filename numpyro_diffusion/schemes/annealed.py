@@ -44,7 +44,8 @@ class Annealed(AbstractScheme):
         conditional_ess: Share of the effective sample size that each level may keep, in (0, 1).
         preconditioner_rank: Directions along which coordinates move together that moves know of, beside
             the scale of every coordinate; the pilot measures them.
-        weights: `"exact"`, or `"none"` to leave them out: a heuristic, marked as such in the result.
+        weights: `"exact"`; `"importance"` for the same without resampling; or `"none"` to leave them out: a
+            heuristic, marked as such in the result.
         num_pilot: Particles of the pilot cloud.
         max_levels: Give up, and say why, when the pilot needs more levels than this.
 

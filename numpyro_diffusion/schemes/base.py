@@ -18,7 +18,7 @@ from .pilot import tune
 
 __all__ = ["AbstractScheme", "Claims", "Weights", "check_choices", "check_has_diffusion"]
 
-Weights = Literal["exact", "none"]
+Weights = Literal["exact", "importance", "none"]
 
 
 class Claims(NamedTuple):
@@ -113,7 +113,10 @@ class AbstractScheme(eqx.Module):
             rejuvenate=kernels.rejuvenate if kernels.has_joint_moves else None,
             advance=kernels.advance,
         )
-        return unweighted(model) if getattr(self, "weights", "exact") == "none" else model
+        weights = getattr(self, "weights", "exact")
+        if weights == "importance":
+            return model._replace(resamples=False)
+        return unweighted(model) if weights == "none" else model
 
     def _check_bridge(self, bridge: Bridge) -> None:
         name = type(self).__name__
@@ -148,7 +151,8 @@ class AbstractScheme(eqx.Module):
         if not bridge.diffusion_sites:
             return 0
         kernels = eqx.filter_eval_shape(self.kernels, bridge)  # nothing is run for a count
-        weight = 1 + kernels.transport.evaluations(bridge)
+        see = bridge.evaluations
+        weight = see + kernels.transport.evaluations(bridge)
         if not kernels.has_joint_moves:
             return weight
         num_moves = kernels.num_moves
@@ -156,12 +160,12 @@ class AbstractScheme(eqx.Module):
             num_moves = float(jnp.mean(jnp.asarray(levels.num_moves)))
         if num_moves is None:
             raise ValueError("the pilot chose the number of moves; give `levels=result.levels`.")
-        moves = num_moves * kernels.move.evaluations
+        moves = num_moves * kernels.move.evaluations * see
         if chain_length is None:
             if kernels.from_prior and levels is not None:  # exact draws make no moves
                 moves *= 1 - 1 / len(jnp.asarray(levels.clock))
-            return weight + kernels.in_blocks + moves
-        return weight + (2 * kernels.in_blocks + moves) * (1 - 1 / chain_length)
+            return weight + kernels.in_blocks * see + moves
+        return weight + (2 * kernels.in_blocks * see + moves) * (1 - 1 / chain_length)
 
 
 def _position(particle: Particle) -> Position:
@@ -194,9 +198,10 @@ def check_choices(scheme: AbstractScheme, least_moves: int, start: float = 1.0) 
             f"num_other_moves >= 1; got num_moves={moves}, num_other_moves={other_moves}."
         )
     weights = getattr(scheme, "weights", "exact")
-    if weights not in ("exact", "none"):
+    if weights not in ("exact", "importance", "none"):
         raise ValueError(
-            f"`weights` of `{name}` is 'exact', or 'none' for the heuristic; got {weights!r}."
+            f"`weights` of `{name}` is 'exact', 'importance' for weights without resampling, or 'none' for "
+            f"the heuristic; got {weights!r}."
         )
     rank = getattr(scheme, "preconditioner_rank", 0)
     if rank < 0:

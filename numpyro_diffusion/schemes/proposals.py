@@ -1,7 +1,7 @@
 """Transports that are draws: steps of the reverse diffusion, and what their weights owe to that."""
 
 from collections.abc import Callable
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
@@ -14,7 +14,7 @@ from .covariance import AbstractCovariance, Diagonal, Local
 from .levels import Level
 from .transport import AbstractTransport
 
-__all__ = ["Guided", "Reverse", "spread", "usable"]
+__all__ = ["Guided", "Reverse", "Step", "spread", "usable"]
 
 _BEYOND = 2.0  # how far the noise in d coordinates may be longer than sqrt(d)
 
@@ -85,28 +85,32 @@ class Reverse(AbstractTransport):
         assert gradient is not None
         gradient = self.steered(bridge, position, gradient, level)
         new, log_ratio = dict(position), jnp.zeros(())
-        moves = level.next_clock < level.clock
-        noisy, clean = bridge.noise(level.clock), bridge.noise(level.next_clock)
         keys = jax.random.split(key, len(bridge.diffusion_sites))
         for k, name in zip(keys, bridge.diffusion_sites, strict=True):
-            h = self.covariance.second_derivative(
-                level.curvature, bridge, position, name, level.clock, level.power
-            )
             u = position[name].ravel()
+            step = self.step(bridge, position, gradient, level, name)
             noise = jax.random.normal(k, u.shape, u.dtype)
-            v, deviation, log_det, damped = _draw(
-                noisy[name], clean[name], moves, h, noise, self.inflation
-            )
-            slope = usable(gradient[name]).ravel()
-            if self.shortens:
-                slope = _shortened(slope, noisy[name])
-            drift = v * damped(slope) + deviation
-            # -2 log q(u_t | u_s) and -2 log M(u_s | u_t), both less log 2 pi
-            back = jnp.sum(drift**2) / v + u.size * jnp.log(v)
-            forth = jnp.sum(noise**2) + log_det
-            new[name] = self.kept(u + jnp.where(moves, drift, 0.0), position[name].shape)
-            log_ratio = log_ratio + jnp.where(moves, 0.5 * (forth - back), 0.0)
+            drift = step.mean + step.deviation(noise)
+            new[name] = self.kept(u + jnp.where(step.moves, drift, 0.0), position[name].shape)
+            log_ratio = log_ratio + step.log_ratio(drift, noise)
         return new, log_ratio
+
+    def step(self, bridge, position, gradient, level, name: str) -> "Step":
+        """The Gaussian of a draw at one site, given the steered gradient."""
+        moves = level.next_clock < level.clock
+        noisy, clean = bridge.noise(level.clock)[name], bridge.noise(level.next_clock)[name]
+        h = self.covariance.second_derivative(
+            level.curvature, bridge, position, name, level.clock, level.power
+        )
+        slope = usable(gradient[name]).ravel()
+        if self.shortens:
+            slope = _shortened(slope, noisy)
+        values, vectors = h if isinstance(h, tuple) else (h.ravel(), None)
+        v, variance = spread(noisy, clean, moves, values)
+        sharp = jnp.maximum(1.0, -(noisy**2) * values)
+        f = jnp.where(moves, noisy**2 / (clean**2 + v * sharp), 1.0)
+        damped = f * slope if vectors is None else vectors @ (f * (vectors.T @ slope))
+        return Step(moves, v, v * damped, jnp.sqrt(self.inflation * variance), vectors)
 
     def measure(self, key, bridge, cloud, clock, power):
         return self.covariance.measure(key, bridge, cloud, clock, power)
@@ -115,17 +119,39 @@ class Reverse(AbstractTransport):
         return self.covariance.evaluations(bridge) + 2 * (self.proposal is not None)
 
 
-def _draw(noisy, clean, moves, h, noise: Array, inflation):
-    """$v$, a deviation of the wanted covariance, its log-determinant, and $f$ as a function."""
-    values, vectors = h if isinstance(h, tuple) else (h.ravel(), None)
-    v, variance = spread(noisy, clean, moves, values)
-    f = jnp.where(moves, noisy**2 / (clean**2 + v * jnp.maximum(1.0, -(noisy**2) * values)), 1.0)
-    root = jnp.sqrt(inflation * variance)
-    log_det = 2 * jnp.sum(jnp.log(root))
-    if vectors is None:
-        return v, root * noise, log_det, lambda slope: f * slope
-    damped = lambda slope: vectors @ (f * (vectors.T @ slope))
-    return v, vectors @ (root * noise), log_det, damped
+class Step(NamedTuple):
+    """A Gaussian step at one site, flattened.
+
+    Attributes:
+        moves: Whether there is one.
+        v: Noise between the two levels.
+        mean: Of the step.
+        root: Of the eigenvalues of its covariance.
+        vectors: Eigenvectors; `None` for a diagonal.
+    """
+
+    moves: Array
+    v: Scalar
+    mean: Array
+    root: Array
+    vectors: Array | None
+
+    def deviation(self, noise: Array) -> Array:
+        """What standard noise adds to the mean."""
+        scaled = self.root * noise
+        return scaled if self.vectors is None else self.vectors @ scaled
+
+    def noise(self, deviation: Array) -> Array:
+        """The other way round."""
+        along = deviation if self.vectors is None else self.vectors.T @ deviation
+        return along / self.root
+
+    def log_ratio(self, drift: Array, noise: Array) -> Scalar:
+        r"""$\log q(u_t | u_s) - \log M(u_s | u_t)$ of a step made with this noise; 0 if there is none."""
+        # -2 log q(u_t | u_s) and -2 log M(u_s | u_t), both less log 2 pi
+        back = jnp.sum(drift**2) / self.v + drift.size * jnp.log(self.v)
+        forth = jnp.sum(noise**2) + 2 * jnp.sum(jnp.log(self.root))
+        return jnp.where(self.moves, 0.5 * (forth - back), 0.0)
 
 
 def _shortened(gradient: Array, noisy: Scalar) -> Array:
@@ -192,13 +218,11 @@ class Guided(AbstractTransport):
         new, log_ratio = dict(position), jnp.zeros(())
         moves = level.next_clock < level.clock
         noisy, clean = bridge.noise(level.clock), bridge.noise(level.next_clock)
-        end = bridge.noise(jnp.zeros(()))
         keys = jax.random.split(key, len(bridge.diffusion_sites))
         for k, name in zip(keys, bridge.diffusion_sites, strict=True):
             v, variance = spread(noisy[name], clean[name], moves, self.at(level.clock, name))
             u = position[name]
-            open_variance = jnp.where(moves, noisy[name] ** 2 - end[name] ** 2, 1.0)
-            drift = v * (seen.x_hat[name] - u) / open_variance
+            drift = v * seen.scores[name]
             noise = jax.random.normal(k, u.shape, u.dtype)
             pull = variance * usable(gradient[name]) + jnp.sqrt(self.inflation * variance) * noise
             new[name] = u + jnp.where(moves, drift + pull, 0.0)

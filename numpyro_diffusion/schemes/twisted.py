@@ -20,6 +20,7 @@ from ..bridge import Bridge
 from ..moves import Move, hmc, mala
 from ..twists import AbstractTwist, Tweedie
 from .base import AbstractScheme, Claims, Weights, check_choices, check_has_diffusion
+from .conjugate import Conjugate
 from .kernels import Kernels
 from .levels import Level
 from .proposals import Guided, spread
@@ -38,13 +39,16 @@ class Twisted(AbstractScheme):
         levels: Number of steps of the sampler, equal in log-SNR; or the frozen levels of an earlier
             run with the same number.
         inflation: Factor on the variance of a proposal.
+        conjugate: Whether steps are conditioned on linear Gaussian data in closed form, as read off the model
+            (`from_model`), in the place of a pull along the gradient of the likelihood. For few hundred data.
         other_move: Move of the non-diffusion sites; costs no network evaluation.
         num_other_moves: Such moves a level.
-        weights: `"exact"`, or `"none"` to leave them out: a heuristic, marked as such in the result.
+        weights: `"exact"`; `"importance"` for the same without resampling; or `"none"` to leave them out: a
+            heuristic, marked as such in the result.
         num_pilot: Particles of the pilot cloud.
 
-    The likelihood sees the denoised mean; with `twist=nd.Widened()` or `nd.Moments()` also how far that may
-    be off.
+    The likelihood sees the denoised mean; with `twist=nd.Widened()`, `nd.Moments()` or `nd.MatrixFree()` also
+    how far that may be off.
 
     References:
         Wu, Trippe, Naesseth, Blei & Cunningham (2023), Practical and Asymptotically Exact Conditional
@@ -53,6 +57,7 @@ class Twisted(AbstractScheme):
 
     levels: int | Level = 100
     inflation: float = 1.0
+    conjugate: bool = eqx.field(static=True, default=False)
     other_move: Move = eqx.field(default_factory=mala)
     num_other_moves: int = eqx.field(static=True, default=2)
     weights: Weights = eqx.field(static=True, default="exact")
@@ -86,9 +91,16 @@ class Twisted(AbstractScheme):
                 "compositions, whose summed scores sample another law. Use `ScoreComposition`, or a scheme "
                 "that needs energies."
             )
+        if self.conjugate and bridge.observed is None:
+            raise ValueError(
+                "`Twisted(conjugate=True)` reads operator and noise off a NumPyro model; the bridge of"
+                " `from_energy` has a log likelihood alone. Use `from_model`, or `conjugate=False`."
+            )
         clocks = jnp.linspace(1.0, 0.0, self.num_levels + 1)
         curvature = _sampler_curvature(bridge, clocks, self.num_pilot)
         transport = Guided(clocks[:-1], curvature, self.inflation)
+        if self.conjugate:
+            transport = Conjugate(transport)
         return Kernels(bridge, hmc(), self.other_move, transport, 0, self.num_other_moves)
 
     def claims(self, bridge: Bridge) -> Claims:
@@ -101,31 +113,28 @@ class Twisted(AbstractScheme):
 def _sampler_curvature(bridge: Bridge, clocks: Array, count: int) -> dict[str, Array]:
     r"""$h$ of each step, $\overline{\nabla^2 \log p}$ on the diagonal, from a run without data.
 
-    By differences of the denoised mean along random signs: $\nabla^2 \log p = (\partial \hat x - I) / a$
-    with $a = s_t^2 - s_{t_{\min}}^2$. The key is fixed, since this is part of the prior's definition.
+    By differences of the score along random signs. The key is fixed, since this is part of the prior's
+    definition.
     """
     key_base, key_steps = jax.random.split(jax.random.key(0))
     names = bridge.diffusion_sites
     cloud = jax.vmap(bridge.sample_base)(jax.random.split(key_base, count))
     cloud = {name: cloud[name] for name in names}
-    end = bridge.noise(jnp.zeros(()))
 
     def step(cloud, level):
         clock, following, key = level
         noisy, clean = bridge.noise(clock), bridge.noise(following)
         keys = dict(zip(names, jax.random.split(key, len(names)), strict=True))
         signs = {n: jax.random.rademacher(keys[n], u.shape, u.dtype) for n, u in cloud.items()}
-        see = jax.vmap(lambda z: bridge.see(z, clock).x_hat)
+        see = jax.vmap(lambda z: bridge.see(z, clock).scores)
         at = lambda sign: see({n: u + sign * 0.25 * noisy[n] * signs[n] for n, u in cloud.items()})
-        above, below, x_hat = at(1.0), at(-1.0), see(cloud)
+        above, below, score = at(1.0), at(-1.0), see(cloud)
         new, curvature = {}, {}
         for n, u in cloud.items():
-            slope = jnp.mean(signs[n] * (above[n] - below[n]), 0) / (0.5 * noisy[n])
-            a = noisy[n] ** 2 - end[n] ** 2
-            curvature[n] = (slope - 1) / a
+            curvature[n] = jnp.mean(signs[n] * (above[n] - below[n]), 0) / (0.5 * noisy[n])
             v, variance = spread(noisy[n], clean[n], following < clock, curvature[n])
             noise = jax.random.normal(jax.random.fold_in(keys[n], 1), u.shape, u.dtype)
-            new[n] = u + v * (x_hat[n] - u) / a + jnp.sqrt(variance) * noise
+            new[n] = u + v * score[n] + jnp.sqrt(variance) * noise
         return new, curvature
 
     keys = jax.random.split(key_steps, clocks.shape[0] - 1)

@@ -7,6 +7,7 @@ noise levels $s_t = \sigma_t / \alpha_t$.
 """
 
 import abc
+from typing import ClassVar
 
 import equinox as eqx
 
@@ -14,6 +15,7 @@ from .._typing import Array, Scalar
 from ..energies.base import AbstractDenoiser, AbstractEnergy
 from ..energies.noise import added_variance as added_variance
 from ..energies.noise import denoised_mean as denoised_mean
+from .low_rank import LowRank
 
 __all__ = ["AbstractTwist", "added_variance", "denoised_mean"]
 
@@ -22,7 +24,12 @@ class AbstractTwist(eqx.Module):
     r"""A map from a noised variable to what the rest of the model sees of it.
 
     At `t_min` every twist is the identity, so that the last level is the user's own model.
+
+    Attributes:
+        takes_gradients: Whether the likelihood is differentiated in the diffusion sites.
     """
+
+    takes_gradients: ClassVar[bool] = True
 
     @abc.abstractmethod
     def __call__(self, energy: AbstractEnergy, u: Array, t: Scalar) -> tuple[Scalar, Array]:
@@ -37,16 +44,37 @@ class AbstractTwist(eqx.Module):
             `energy.log_density(u, t)` of shape `()`, in nats, and `x_hat` of shape `energy.shape`.
         """
 
+    def of_denoised(self, u: Array, x_hat: Array) -> Array:
+        """The twisted value where the denoised mean is at hand, as in path space."""
+        del u
+        return x_hat
+
     def of_size(self, num_coordinates: int) -> "AbstractTwist":
         """The twist of a bridge whose diffusion sites have so many coordinates in all."""
         del num_coordinates
         return self
 
-    def covariance_root(self, energy: AbstractDenoiser, u: Array, t: Scalar) -> Array | None:
+    @property
+    def num_directions(self) -> int:
+        """Directions from the data along which a bridge finds the covariance around the twisted value.
+
+        With it in place of `covariance_root`. 0 for none.
+        """
+        return 0
+
+    def covariance_root(
+        self, energy: AbstractDenoiser, u: Array, t: Scalar
+    ) -> Array | LowRank | None:
         """Root of the covariance around the twisted value, over which the likelihood is averaged.
 
-        Standard deviations of shape `energy.shape`, or a symmetric matrix over its flattened coordinates.
-        Zero at `t_min`. `None` for none: the likelihood is then raised to a power instead.
+        Standard deviations of shape `energy.shape`, or a symmetric matrix over its flattened coordinates;
+        or a `LowRank` covariance of one example, for products alone. Zero at `t_min`. `None` for none: the
+        likelihood is then raised to a power instead.
         """
         del energy, u, t
         return None
+
+    def evaluations(self, energy: AbstractDenoiser) -> int:
+        """Network evaluations of one call, with the covariance; derivatives count as evaluations."""
+        del energy
+        return 1

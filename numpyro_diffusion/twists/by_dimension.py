@@ -31,3 +31,6 @@ class ByDimension(AbstractTwist):
 
     def __call__(self, energy: AbstractEnergy, u: Array, t: Scalar) -> tuple[Scalar, Array]:
         return self.of_size(u.size)(energy, u, t)
+
+    def of_denoised(self, u: Array, x_hat: Array) -> Array:
+        return self.of_size(u.size).of_denoised(u, x_hat)

@@ -14,5 +14,9 @@ class Identity(AbstractTwist):
     at low noise, so the path is steeper than with `Tweedie`.
     """
 
+    def of_denoised(self, u: Array, x_hat: Array) -> Array:
+        del x_hat
+        return u
+
     def __call__(self, energy: AbstractEnergy, u: Array, t: Scalar) -> tuple[Scalar, Array]:
         return energy.log_density(u, t), u

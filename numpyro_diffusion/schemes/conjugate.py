@@ -1,0 +1,110 @@
+r"""Steps of the reverse sampler conditioned on linear Gaussian data in closed form."""
+
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+
+from .._typing import Array, Position
+from ..bridge import Bridge, Curvature, curvature
+from .proposals import Guided, spread
+from .transport import AbstractTransport
+
+__all__ = ["Conjugate"]
+
+
+class Conjugate(AbstractTransport):
+    r"""A draw from the product of the sampler's own step and noised data, weighed against the step.
+
+    With $p(u_s \mid u_t) = \mathcal{N}(m, \Sigma)$ the sampler's step (see `Guided`), $H$ the operator and
+    $\Sigma_y$ the covariance of the data, both read off the model and linear about the denoised mean,
+
+    $$M(u_s \mid u_t) \propto \mathcal{N}(u_s; m, \eta \Sigma)\,
+    \mathcal{N}(y; H u_s,\ \Sigma_y + \tau_s^2 H H^\top), \qquad \tau_s^2 = s_s^2 - s_{t_{\min}}^2.$$
+
+    $\log R = \log p(u_s \mid u_t) - \log M(u_s \mid u_t)$; where the data are not linear or not Gaussian this
+    is a proposal like any other. With the twist `NoisedObservation` the weight does not depend on the draw.
+    A matrix of all data is factorised a step: for hundreds of them.
+
+    Attributes:
+        sampler: The steps without data.
+    """
+
+    sampler: Guided
+    needs_gradient: ClassVar[bool] = False
+
+    @property
+    def needs_curvature(self) -> bool:
+        return False
+
+    def evaluations(self, bridge):
+        del bridge
+        return 0
+
+    def __call__(self, key, bridge, position, gradient, seen, level):
+        del gradient
+        assert seen is not None
+        moves = level.next_clock < level.clock
+        noisy, clean = bridge.noise(level.clock), bridge.noise(level.next_clock)
+        end = bridge.noise(jnp.zeros(()))
+        u = {name: position[name] for name in bridge.diffusion_sites}
+        step, variances, later, mean = {}, {}, {}, {}
+        for name, value in u.items():
+            h = self.sampler.at(level.clock, name)
+            v, variance = spread(noisy[name], clean[name], moves, h)
+            score = seen.scores[name]
+            step[name] = value + v * score
+            variances[name] = jnp.broadcast_to(variance, value.shape)
+            gap = jnp.maximum(clean[name] ** 2 - end[name] ** 2, 0.0)
+            gap = jnp.where(level.next_clock <= 0, 0.0, gap)
+            later[name] = jnp.broadcast_to(gap, value.shape).astype(value.dtype)
+            mean[name] = value + (noisy[name] ** 2 - end[name] ** 2) * score
+        drawn, log_ratio = self.draw(key, _linear(bridge, position, mean), step, variances, later)
+        new = {name: jnp.where(moves, drawn[name], u[name]) for name in u}
+        return {**position, **new}, jnp.where(moves, log_ratio, 0.0)
+
+    def draw(self, key, data, step: Position, variances: Position, later: Position):
+        r"""A draw of $M$ and $\log p / M$ there.
+
+        Args:
+            key: PRNG key.
+            data: Operator $G$ and residual at 0, both in units of the data's standard deviations.
+            step: $m$.
+            variances: The diagonal of $\Sigma$.
+            later: $\tau_s^2$ of each coordinate.
+        """
+        operator, residual = data
+        (m, unravel), (sigma2, _), (tau2, _) = map(ravel_pytree, (step, variances, later))
+        keys, eta = jax.random.split(key, 3), self.sampler.inflation
+        noise = jax.random.normal(keys[0], m.shape, m.dtype)
+        free = m + jnp.sqrt(eta * sigma2) * noise
+        error = jax.random.normal(keys[1], residual.shape, residual.dtype)
+        error = error + operator @ (jnp.sqrt(tau2) * jax.random.normal(keys[2], m.shape, m.dtype))
+        one = jnp.eye(residual.size, dtype=m.dtype)
+        apart = jnp.linalg.cholesky(one + (operator * tau2) @ operator.T)
+        total = jnp.linalg.cholesky(one + (operator * (tau2 + eta * sigma2)) @ operator.T)
+        # A draw of the product from a draw of both, as in Kriging.
+        pull = jax.scipy.linalg.cho_solve((total, True), residual - operator @ free - error)
+        drawn = free + eta * sigma2 * (operator.T @ pull)
+        inflated = (1 / eta - 1) * (drawn - m) ** 2 / sigma2 + jnp.log(eta)
+        log_ratio = 0.5 * jnp.sum(inflated)
+        log_ratio += _log_normal(residual - operator @ m, total)
+        log_ratio -= _log_normal(residual - operator @ drawn, apart)
+        return unravel(drawn), log_ratio
+
+
+def _linear(bridge: Bridge, position: Position, mean: Position) -> tuple[Array, Array]:
+    """The operator as a matrix, and the residual that it leaves at 0."""
+    assert bridge.observed is not None
+    at = jax.lax.stop_gradient(mean)
+    bend: Curvature = curvature(lambda x: bridge.observed(position, x), None, at)  # type: ignore
+    residual, unravel = ravel_pytree(bend.residual)
+    back = lambda w: ravel_pytree(bend.back(unravel(w)))[0]  # type: ignore
+    operator = jax.vmap(back)(jnp.eye(residual.size, dtype=residual.dtype))
+    return operator, residual + operator @ ravel_pytree(at)[0]
+
+
+def _log_normal(x: Array, factor: Array) -> Array:
+    scaled = jax.scipy.linalg.solve_triangular(factor, x, lower=True)
+    return -0.5 * jnp.sum(scaled**2) - jnp.sum(jnp.log(jnp.diagonal(factor)))

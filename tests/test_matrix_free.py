@@ -1,0 +1,292 @@
+"""Twists that need no matrix, and what they read off observed sites: against closed forms."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from scipy.stats import multivariate_normal
+from test_twists import COVARIANCE, DATA, MEAN, OPERATOR, PRIOR, SIGMA, U, linear, noise
+
+import numpyro_diffusion as nd
+from numpyro_diffusion.bridge import combine
+from numpyro_diffusion.ppl.observed import observed_laws
+from numpyro_diffusion.schemes.conjugate import Conjugate
+from numpyro_diffusion.schemes.proposals import Guided
+
+
+def model(y, operator=OPERATOR, prior=PRIOR):
+    scale = numpyro.sample("scale", dist.LogNormal(-1.0, 1.0))
+    x = numpyro.sample("x", nd.DiffusionPrior(prior))
+    numpyro.sample("y", dist.Normal(jnp.asarray(operator) @ x, scale).to_event(1), obs=y)
+
+
+@eqx.filter_jit
+def softened(bridge, z, clocks):
+    """What the likelihood has become, at several clocks."""
+
+    def at(clock):
+        seen = bridge.see(z, clock)
+        rest = bridge.rest(z, seen.x_hat)
+        both = combine(bridge, z, clock, jnp.ones(()), seen, rest)
+        return both - seen.log_density - rest.log_prior
+
+    return jax.lax.map(at, jnp.asarray(clocks))
+
+
+def test_matrix_free_moments_are_the_moments_where_data_are_few():
+    """Two data: two directions span all that they speak of. The third and fourth are 0."""
+    dense, z = linear(nd.Moments()), {"x": jnp.asarray(U)}
+    free = [linear(nd.MatrixFree(n)) for n in (2, 4)]
+    clocks = [0.2, 0.5, 0.8]
+    expected = softened(dense, z, clocks)
+    for bridge in free:
+        np.testing.assert_allclose(softened(bridge, z, clocks), expected, rtol=1e-9)
+
+
+def test_other_sites_move_without_new_directions():
+    """Directions are found at one typical noise level; the density is right at any other."""
+    bridge = nd.from_model(model, DATA, twist=nd.MatrixFree(2))
+    clock, one = jnp.asarray(0.5), jnp.ones(())
+    z = {"x": jnp.asarray(U), "scale": jnp.log(SIGMA)}
+    seen = eqx.filter_jit(bridge.see)(z, clock)
+
+    @jax.jit
+    def density(log_scale):
+        moved = {**z, "scale": log_scale}
+        return combine(bridge, moved, clock, one, seen, bridge.rest(moved, seen.x_hat))
+
+    gap = lambda log_scale: (
+        float(density(log_scale))
+        - float(
+            dist.Normal(-1.0, 1.0).log_prob(
+                log_scale
+            )  # the log-normal prior in unconstrained space
+        )
+    )
+    offset = gap(jnp.log(SIGMA)) - float(
+        softened(linear(nd.Moments()), {"x": jnp.asarray(U)}, [0.5])[0]
+    )
+    floor = float(nd.from_energy(PRIOR).noise(jnp.zeros(()))["x"]) ** 2
+    prior = COVARIANCE + floor * np.eye(3)
+    gain = prior @ np.linalg.inv(prior + noise(0.5) * np.eye(3))
+    mean, left = MEAN + gain @ (U - MEAN), prior - gain @ prior
+    for sigma in (0.05, 2.0):
+        total = OPERATOR @ left @ OPERATOR.T + sigma**2 * np.eye(2)
+        expected = multivariate_normal.logpdf(DATA, OPERATOR @ mean, total)
+        np.testing.assert_allclose(gap(jnp.log(sigma)) - offset, expected, rtol=1e-7)
+    slope = jax.grad(density)(jnp.log(0.3))
+    rise = (density(jnp.log(0.3) + 1e-5) - density(jnp.log(0.3) - 1e-5)) / 2e-5
+    np.testing.assert_allclose(slope, rise, rtol=1e-6)
+
+
+def test_noised_observations():
+    found = softened(linear(nd.NoisedObservation()), {"x": jnp.asarray(U)}, [0.3, 0.7])
+    for clock, value in zip((0.3, 0.7), found, strict=True):
+        total = noise(clock) * OPERATOR @ OPERATOR.T + SIGMA**2 * np.eye(2)
+        expected = multivariate_normal.logpdf(DATA, OPERATOR @ U, total)
+        np.testing.assert_allclose(value, expected, rtol=1e-9)
+
+
+def test_many_data_need_no_matrix():
+    """150 data of 200 coordinates: what depends on them is exact, the determinant to some per cent."""
+    numbers = np.random.default_rng(0)
+    operator = numbers.standard_normal((150, 200)) / 10
+    prior = nd.Gaussian(np.zeros(200), np.eye(200))
+    places, y = numbers.standard_normal((2, 200)), numbers.standard_normal(150)
+
+    def many(y):
+        x = numpyro.sample("x", nd.DiffusionPrior(prior))
+        numpyro.sample("y", dist.Normal(jnp.asarray(operator) @ x, 0.5).to_event(1), obs=y)
+
+    bridge = nd.from_model(many, y, twist=nd.NoisedObservation())
+    at = eqx.filter_jit(lambda u: softened(bridge, {"x": u}, [0.5])[0])
+    found = [float(at(jnp.asarray(u))) for u in places]
+    total = noise(0.5, prior) * operator @ operator.T + 0.25 * np.eye(150)
+    exact = [multivariate_normal.logpdf(y, operator @ u, total) for u in places]
+    np.testing.assert_allclose(found[1] - found[0], exact[1] - exact[0], rtol=1e-6)
+    determinant = 0.5 * np.linalg.slogdet(total / 0.25)[1]
+    np.testing.assert_allclose(found[0], exact[0], atol=0.1 * determinant)
+
+
+ETA = 0.7
+LAWS = {
+    "normal": (lambda eta: dist.Normal(eta, 0.6), 1.9),
+    "student": (lambda eta: dist.StudentT(3.0, eta, 0.6), 1.9),
+    "cauchy": (lambda eta: dist.Cauchy(eta, 0.6), 1.9),
+    "laplace": (lambda eta: dist.Laplace(eta, 0.6), 1.9),
+    "logistic": (lambda eta: dist.Logistic(eta, 0.6), 1.9),
+    "log_normal": (lambda eta: dist.LogNormal(eta, 0.6), 1.9),
+    "bernoulli": (lambda eta: dist.Bernoulli(logits=eta), 1),
+    "binomial": (lambda eta: dist.Binomial(7, logits=eta), 5),
+    "poisson": (lambda eta: dist.Poisson(eta**2), 3),
+    "rate": (lambda eta: dist.Exponential(1 / eta), 1.9),  # not registered: mean and variance
+}
+
+
+@pytest.mark.parametrize("name", LAWS)
+def test_information_of_observed_laws(name):
+    """Mean and variance of the score, over draws of the law and at one datum."""
+    law, datum = LAWS[name]
+    centre, information, residual = nd.ppl.observed_law(law(ETA), datum)
+    np.testing.assert_allclose(centre, ETA, rtol=1e-6)
+    score = jax.grad(lambda eta, y: jnp.sum(law(eta).log_prob(y)))
+    np.testing.assert_allclose(information * residual, score(ETA, datum), rtol=1e-5)
+    draws = law(ETA).sample(jax.random.key(0), (20_000,))
+    scores = jax.vmap(lambda y: score(ETA, y))(draws)
+    error = float(jnp.std(scores**2)) / 20_000**0.5
+    assert abs(float(jnp.mean(scores**2)) - float(information)) <= 4 * error + 1e-9
+
+
+def test_information_through_masks_events_and_matrices():
+    covariance = np.array([[0.5, 0.2], [0.2, 0.3]])
+
+    def both(x):
+        seen = jnp.array([True, False, True])
+        numpyro.sample("a", dist.Normal(2 * x, 0.5).mask(seen), obs=jnp.ones(3))
+        numpyro.sample("b", dist.MultivariateNormal(x[:2], covariance), obs=jnp.zeros(2))
+
+    trace = numpyro.handlers.trace(both).get_trace(jnp.arange(3.0))
+    found = observed_laws(trace)
+    np.testing.assert_allclose(found.information["a"], [4, 0, 4])
+    np.testing.assert_allclose(found.residual["a"], [1, 0, -3])
+    np.testing.assert_allclose(found.information["b"], np.linalg.inv(covariance), rtol=1e-5)
+
+    def at(x):
+        return observed_laws(numpyro.handlers.trace(both).get_trace(x["x"]))
+
+    bend = nd.bridge.curvature(at, None, {"x": jnp.arange(3.0)})
+    v = jnp.array([1.0, -2.0, 0.5])
+    expected = 4 * np.array([4, 0, 4]) * v
+    expected = expected.at[:2].add(np.linalg.inv(covariance) @ np.asarray(v)[:2])
+    np.testing.assert_allclose(bend.times({"x": v})["x"], expected, rtol=1e-5)
+
+
+def test_a_law_that_is_not_known_is_named():
+    class Strange(dist.Distribution):
+        support = dist.constraints.real
+
+        def log_prob(self, value):
+            return -jnp.abs(value)
+
+    def strange():
+        numpyro.sample("x", nd.DiffusionPrior(PRIOR))
+        numpyro.sample("signal", Strange(), obs=1.0)
+
+    with pytest.raises(ValueError, match=r"site `signal`.*Strange.*observed_law.register"):
+        nd.from_model(strange, twist=nd.MatrixFree())
+
+
+def test_conjugate_steps():
+    """p psi / M is the same number for every draw: the draw is from the product, and it is normalised."""
+    numbers = np.random.default_rng(1)
+    step, sigma2, tau2 = numbers.normal(size=3), np.array([0.3, 0.5, 0.2]), 0.4
+    operator, residual = numbers.normal(size=(2, 3)), np.array([1.2, -0.4])
+    later = np.full(3, tau2)
+    psi = lambda u: multivariate_normal.logpdf(
+        residual, operator @ u, np.eye(2) + tau2 * operator @ operator.T
+    )
+    total = np.eye(2) + (operator * (tau2 + sigma2)) @ operator.T
+    evidence = multivariate_normal.logpdf(residual, operator @ step, total)
+
+    def draw(eta, key):
+        transport = Conjugate(Guided(jnp.zeros(1), {}, eta))
+        data = jnp.asarray(operator), jnp.asarray(residual)
+        parts = ({"x": jnp.asarray(part)} for part in (step, sigma2, later))
+        return transport.draw(key, data, *parts)
+
+    for seed in range(3):
+        u, log_ratio = draw(1.0, jax.random.key(seed))
+        np.testing.assert_allclose(log_ratio + psi(np.asarray(u["x"])), evidence, rtol=1e-9)
+    # With wider draws the ratio varies, and its mean under M stays what it is.
+    keys = jax.random.split(jax.random.key(3), 20_000)
+    u, log_ratio = jax.vmap(lambda key: draw(1.3, key))(keys)
+    inner = multivariate_normal(np.zeros(2), np.eye(2) + tau2 * operator @ operator.T)
+    ratio = np.exp(np.asarray(log_ratio) + inner.logpdf(residual - np.asarray(u["x"]) @ operator.T))
+    assert ratio.std() > 0.01
+    error = ratio.std() / len(ratio) ** 0.5
+    assert abs(ratio.mean() - np.exp(evidence)) < 4 * error
+
+
+def fixed(y, likelihood=None):
+    x = numpyro.sample("x", nd.DiffusionPrior(PRIOR))
+    if likelihood is None:
+        numpyro.sample("y", dist.Normal(jnp.asarray(OPERATOR) @ x, 0.8).to_event(1), obs=y)
+    else:
+        numpyro.factor("y", likelihood(x, y))
+
+
+def posterior():
+    floor = float(nd.from_energy(PRIOR).noise(jnp.zeros(()))["x"]) ** 2
+    prior = COVARIANCE + floor * np.eye(3)
+    total = OPERATOR @ prior @ OPERATOR.T + 0.64 * np.eye(2)
+    gain = prior @ OPERATOR.T @ np.linalg.inv(total)
+    evidence = multivariate_normal.logpdf(DATA, OPERATOR @ MEAN, total)
+    return (
+        MEAN + gain @ (DATA - OPERATOR @ MEAN),
+        np.diag(prior - gain @ OPERATOR @ prior) ** 0.5,
+        evidence,
+    )
+
+
+def check(smc, mean, deviation, evidence, slack):
+    found = smc.get_samples()["x"]
+    np.testing.assert_allclose(smc.log_evidence, evidence, atol=slack)
+    np.testing.assert_allclose(found.mean(0), mean, atol=1.5 * slack * deviation)
+    np.testing.assert_allclose(found.std(0), deviation, rtol=1.5 * slack)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("conjugate", [False, True])
+@pytest.mark.parametrize(
+    "twist", [nd.MatrixFree(2), nd.NoisedObservation()], ids=["free", "noised"]
+)
+def test_posterior_in_path_space(twist, conjugate):
+    scheme = nd.Twisted(levels=60, conjugate=conjugate)
+    smc = nd.SMC(fixed, scheme, twist=twist, num_particles=1000, num_chains=6, progress_bar=False)
+    check(smc.run(jax.random.key(0), DATA), *posterior(), 0.1)
+
+
+@pytest.mark.slow
+def test_black_box_likelihood():
+    """A likelihood of NumPy, which knows no derivative."""
+
+    def host(x, y):
+        gap = (np.asarray(y) - np.asarray(x) @ OPERATOR.T) / 0.8
+        return (-0.5 * gap**2 - np.log(0.8 * np.sqrt(2 * np.pi))).sum(-1).astype(x.dtype)
+
+    def likelihood(x, y):
+        shape = jax.ShapeDtypeStruct((), x.dtype)
+        return jax.pure_callback(host, shape, x, y, vmap_method="broadcast_all")
+
+    scheme = nd.Twisted(levels=60)
+    smc = nd.SMC(
+        lambda y: fixed(y, likelihood),
+        scheme,
+        twist=nd.BlackBox(),
+        num_particles=1500,
+        num_chains=6,
+        progress_bar=False,
+    )
+    check(smc.run(jax.random.key(0), DATA), *posterior(), 0.15)
+
+
+@pytest.mark.slow
+def test_importance_weights_of_a_heuristic():
+    """The heuristic's own draws, biased; their weights make up for it, and nothing is resampled."""
+    found = {}
+    for weights in ("none", "importance"):
+        scheme = nd.Twisted(levels=60, weights=weights)
+        smc = nd.SMC(fixed, scheme, num_particles=2000, num_chains=4, progress_bar=False)
+        found[weights] = smc.run(jax.random.key(0), DATA)
+    raw = np.asarray(found["none"].result.positions["x"])
+    kept = np.asarray(found["importance"].result.positions["x"])
+    np.testing.assert_allclose(raw, kept, rtol=1e-6)
+    assert not np.any(found["importance"].result.trace.resampled)
+    mean, deviation, evidence = posterior()
+    off = abs(raw.reshape(-1, 3).mean(0) - mean) / deviation
+    assert off.max() > 0.15, off
+    check(found["importance"], mean, deviation, evidence, 0.1)
+    assert np.all(nd.diagnostics.pareto_k(found["importance"].result) < 0.7)
