@@ -1,0 +1,184 @@
+"""Any move, that is any BlackJAX kernel, as a kernel of NumPyro's `MCMC`."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from numpyro.infer import init_to_sample
+from numpyro.infer.gibbs import GIBBS_SITES_KWARG
+from numpyro.infer.hmc_util import HMCAdaptState
+from numpyro.infer.util import initialize_model, unconstrain_fn
+
+from ..._typing import Position, PRNGKey, Scalar
+from ...moves import Move, hmc
+from ...preconditioner import Preconditioner
+from .adaptation import Adaptation, round_coordinates
+from .base import AbstractKernel
+from .unscored import unscored
+
+__all__ = ["MoveKernel", "MoveState"]
+
+
+class MoveState(NamedTuple):
+    """State of one chain.
+
+    Attributes:
+        i: Steps taken, warm-up included.
+        z: Unconstrained values by site.
+        inner: State of the BlackJAX kernel, in round coordinates.
+        preconditioner: Those coordinates.
+        potential_energy: Minus the log density at `z`.
+        accept_prob: Acceptance probability of the last step.
+        mean_accept_prob: Its mean, since warm-up or while it lasts.
+        adapt_state: Step size and covariances; `adapt_state.step_size` may be asked for.
+        rng_key: For the next step.
+    """
+
+    i: Scalar
+    z: Position
+    inner: Any
+    preconditioner: Preconditioner
+    potential_energy: Scalar
+    accept_prob: Scalar
+    mean_accept_prob: Scalar
+    adapt_state: HMCAdaptState
+    rng_key: PRNGKey
+
+
+class MoveKernel(AbstractKernel):
+    """Any `Move` as a kernel of `numpyro.infer.MCMC`, alone or as a block of `Gibbs`.
+
+    Warm-up adapts the step size to the move's target acceptance, and a scale per coordinate; both are then
+    frozen. Chains start from draws of the prior, since what a learned prior has seen is not near zero.
+    As a block it takes sites beside a diffusion site whose prior is a score alone; NumPyro's own kernels
+    ask for the density of that site, too.
+
+    Args:
+        model: A NumPyro model; discrete sites may be marked for enumeration.
+        move: The move, for instance `nd.moves.hmc(8)` or `nd.moves.from_blackjax(...)`.
+        dense: Whether coordinates that move together are learned, rather than a scale of each.
+        init_strategy: As for NumPyro's kernels.
+
+    `init_params` are unconstrained values, as for NUTS; those of a block of `Gibbs` are constrained.
+
+    Example:
+        >>> kernel = nd.MoveKernel(model, nd.moves.hmc(8))
+        >>> MCMC(kernel, num_warmup=500, num_samples=1000).run(jax.random.key(0), y=y)
+    """
+
+    def __init__(
+        self,
+        model: Callable,
+        move: Move | None = None,
+        *,
+        dense: bool = False,
+        init_strategy: Callable = init_to_sample,
+    ):
+        super().__init__(model)
+        self.move = hmc(8) if move is None else move
+        self.dense = dense
+        self.init_strategy = init_strategy
+        self._potential: Callable | None = None
+        self._constrain: Callable | None = None
+
+    @property
+    def default_fields(self) -> tuple[str, ...]:
+        """Draws and acceptance probabilities."""
+        return ("z", "accept_prob")
+
+    def get_diagnostics_str(self, state: MoveState) -> str:
+        """For the progress bar."""
+        size, mean = state.adapt_state.step_size, state.mean_accept_prob
+        return f"{self.move.name}, step size {size:.2e}, acc. prob={mean:.2f}"
+
+    def prepare(self, rng_key, values, args, kwargs):
+        """Find the sites of the model, and where to start."""
+        model = unscored(self._model)
+        info = initialize_model(
+            rng_key,
+            model,
+            init_strategy=self.init_strategy,
+            dynamic_args=True,
+            model_args=args,
+            model_kwargs=kwargs,
+        )
+        self._potential, self._constrain = info.potential_fn, info.postprocess_fn
+        first = info.param_info.z
+        if not first:
+            raise ValueError(
+                "`MoveKernel` has no continuous site to move: all are observed, discrete, or of other "
+                "blocks. Leave it out."
+            )
+        if values is None:
+            return first
+        if GIBBS_SITES_KWARG not in kwargs:
+            return values
+        return unconstrain_fn(model, args, kwargs, {name: values[name] for name in first})
+
+    def start(self, rng_key, values, args, kwargs):
+        """The first state of one chain."""
+        adapt_state = self._adaptation.start(values, 1.0)
+        preconditioner = round_coordinates(adapt_state, values)
+        inner = self.move.init(values, self._logdensity(args, kwargs), preconditioner)
+        zero = jnp.zeros_like(inner.logdensity)
+        none = jnp.zeros((), int), values, inner, preconditioner, -inner.logdensity
+        return MoveState(*none, zero, zero, adapt_state, rng_key)
+
+    def step(self, state, args, kwargs):
+        """One move, and what warm-up learns of it."""
+        rng_key, key_move = jax.random.split(state.rng_key)
+        old, adaptation = state.preconditioner, self._adaptation
+        inner, accepted = self.move.step(
+            key_move, state.inner, self._logdensity(args, kwargs), state.adapt_state.step_size, old
+        )
+        z = old.to_model(inner.position)
+        adapt_state = adaptation.update(state.i, accepted, z, state.adapt_state)
+        new = round_coordinates(adapt_state, z)
+        warm = state.i < self._num_warmup
+        choose = lambda a, b: jax.tree.map(lambda x, y: jnp.where(warm, x, y), a, b)
+        preconditioner, inner = choose((new, self._seen_from(new, old, z, inner)), (old, inner))
+        i = state.i + 1
+        count = jnp.where(i <= self._num_warmup, i, i - self._num_warmup)
+        mean = state.mean_accept_prob + (accepted - state.mean_accept_prob) / count
+        energy = -inner.logdensity
+        return MoveState(i, z, inner, preconditioner, energy, accepted, mean, adapt_state, rng_key)
+
+    def _seen_from(self, new: Preconditioner, old: Preconditioner, z: Position, inner: Any) -> Any:
+        """The state of the move in other coordinates; evaluates nothing."""
+        gradient = jax.tree.map(jnp.zeros_like, z)
+        if hasattr(inner, "logdensity_grad"):
+            gradient = self.move.gradient(inner, old)
+        return self.move.init_known(z, inner.logdensity, gradient, new)
+
+    def refresh(self, state, model_args, model_kwargs):
+        """The state with its density at what the other blocks have made of their sites."""
+        logdensity_fn = self._logdensity(model_args, model_kwargs)
+        inner = self.move.init(state.z, logdensity_fn, state.preconditioner)
+        return state._replace(inner=inner, potential_energy=-inner.logdensity)
+
+    def wrap_model(self, wrapper):
+        """The same kernel over `wrapper(model)`, not initialised."""
+        kernel = super().wrap_model(wrapper)
+        kernel._potential = kernel._constrain = None
+        return kernel
+
+    def postprocess_fn(self, model_args, model_kwargs):
+        """From `z` to values of all latent and deterministic sites."""
+        if self._constrain is None:
+            return lambda z: z
+        return self._constrain(*model_args, **({} if model_kwargs is None else model_kwargs))
+
+    @property
+    def _adaptation(self) -> Adaptation:
+        return Adaptation(self._num_warmup, self.move.target_acceptance, self.dense)
+
+    def _logdensity(self, args, kwargs) -> Callable[[Position], Scalar]:
+        assert self._potential is not None, "`init` must be called before `sample`."
+        potential = self._potential(*args, **({} if kwargs is None else kwargs))
+
+        def logdensity_fn(z):
+            value = -potential(z)
+            return jnp.where(jnp.isfinite(value), value, -jnp.inf)
+
+        return logdensity_fn

@@ -1,0 +1,94 @@
+"""What the kernels share that run particles: a scheme, a number of particles, and a problem made once."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from numpyro.infer.gibbs import GIBBS_SITES_KWARG
+
+from ...conditional import Pass, Path, PathModel, conditional_smc
+from ...schemes import AbstractScheme, ReverseDiffusion
+from ...schemes.kernels import Kernels
+from ...schemes.retrace import noised_path, path_model, remembered_path, retrace
+from ...twists import AbstractTwist
+from .base import AbstractKernel
+from .problem import Problem, prepare
+
+__all__ = ["AbstractParticles"]
+
+
+class AbstractParticles(AbstractKernel):
+    """A kernel that runs particles over the diffusion sites of its block.
+
+    Args:
+        model: A NumPyro model.
+        scheme: How particles get from noise to data: `ReverseDiffusion` (the default, without moves),
+            `Annealed`, or `Twisted` for a score alone.
+        num_particles: Particles of each run.
+        twist: What the likelihood sees at noisy levels; what the scheme prefers by default.
+        threshold: Resample below this share of the effective sample size.
+    """
+
+    def __init__(
+        self,
+        model: Callable,
+        scheme: AbstractScheme | None = None,
+        *,
+        num_particles: int,
+        twist: AbstractTwist | None = None,
+        threshold: float = 0.5,
+    ):
+        if num_particles < 2:
+            raise ValueError(f"`num_particles` must be at least 2; got {num_particles}.")
+        super().__init__(model)
+        self.scheme = ReverseDiffusion(num_moves=0) if scheme is None else scheme
+        self.num_particles, self.threshold = num_particles, threshold
+        self.twist = self.scheme.twist if twist is None else twist
+        self._problem: Problem | None = None
+        self._made_for: Any = None
+
+    @property
+    def problem(self) -> Problem:
+        """Bridge and levels; there once `init` has run."""
+        assert self._problem is not None, "`init` must be called before `sample`."
+        return self._problem
+
+    def wrap_model(self, wrapper):
+        """The same kernel over `wrapper(model)`, not initialised."""
+        kernel = super().wrap_model(wrapper)
+        kernel._problem = None
+        return kernel
+
+    def make(self, args: tuple, kwargs: dict[str, Any]) -> Problem:
+        """The problem, made anew unless it is there for the same arguments: chains in turn share it."""
+        plain = {k: v for k, v in kwargs.items() if k != GIBBS_SITES_KWARG}
+        names = sorted(kwargs.get(GIBBS_SITES_KWARG, {}))
+        leaves = [*jax.tree.leaves((args, plain)), *names]
+        if self._problem is None or not _same(leaves, self._made_for):
+            name = type(self).__name__
+            self._problem = prepare(name, self._model, self.scheme, self.twist, args, kwargs)
+            self._made_for = leaves
+        assert self._problem is not None
+        return self._problem
+
+    def model_of(self, kernels: Kernels) -> PathModel:
+        """The Feynman-Kac model at the present values of the other sites."""
+        return path_model(kernels, self.problem.levels)
+
+    def path(self, key, kernels: Kernels, model: PathModel, z: Any, trail: Any) -> Path:
+        """The path to keep: drawn anew from its end, or as it is remembered."""
+        if retrace(kernels.transport).back is None:
+            return remembered_path(kernels, model, trail)
+        return noised_path(key, kernels, model, z)
+
+    def run(self, key, model: PathModel, path: Path | None = None, *, stays: bool = False) -> Pass:
+        """One run of the particles."""
+        options: Any = {"threshold": self.threshold, "stays": stays}
+        return conditional_smc(key, model, self.num_particles, path, **options)
+
+
+def _same(new: list, old: list) -> bool:
+    """Whether all arrays are the very same, and all else is equal."""
+    plain = lambda a, b: isinstance(a, str | int | float | bool) and type(a) is type(b) and a == b
+    pairs = zip(new, old, strict=False)
+    return len(new) == len(old) and all(a is b or plain(a, b) for a, b in pairs)

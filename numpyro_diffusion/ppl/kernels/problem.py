@@ -1,0 +1,155 @@
+"""What particles are run on inside a Markov chain: diffusion sites, given all other sites of the model.
+
+Other sites are data like any others, and reach the model by the keyword argument through which NumPyro's
+`Gibbs` conditions its blocks. Bridge, levels and whatever a pilot measures are made once, before the chain
+starts, and of the data alone: no value of the chain enters them, so that each pass has the same target.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpyro import handlers
+from numpyro.infer import init_to_sample
+from numpyro.infer.gibbs import GIBBS_SITES_KWARG, conditioned, latent_sample_sites
+
+from ..._typing import PRNGKey
+from ...bridge import Bridge
+from ...schemes import AbstractScheme
+from ...schemes.kernels import Kernels
+from ...schemes.levels import Level
+from ...twists import AbstractTwist
+from ..bridge import from_model
+from ..sites import is_diffusion, stand_in, unwrapped
+
+__all__ = ["Problem", "prepare", "traced"]
+
+
+class Problem(NamedTuple):
+    """Particles over the diffusion sites of a block.
+
+    Attributes:
+        kernels: Over a bridge given some values of the other sites; see `given`.
+        levels: Frozen.
+        sites: The diffusion sites.
+        others: Other latent sites of the block.
+    """
+
+    kernels: Kernels
+    levels: Level
+    sites: tuple[str, ...]
+    others: tuple[str, ...]
+
+    def given(self, args: tuple, kwargs: dict[str, Any]) -> Kernels:
+        """The same at other data, and at the present values of the other sites."""
+        return self.kernels_over(given(self.kernels.bridge, args, kwargs))
+
+    def kernels_over(self, bridge: Bridge) -> Kernels:
+        """The same over another bridge."""
+        return dataclasses.replace(self.kernels, bridge=bridge)
+
+
+def given(bridge: Bridge, args: tuple, kwargs: dict[str, Any]) -> Bridge:
+    """The bridge of a model at other arguments of the same shapes; energies may depend on them."""
+    parts: Any = bridge.rest.__self__  # type: ignore[attr-defined]
+    args, kwargs = jax.tree.map(_as_jax, (args, kwargs))
+    parts = dataclasses.replace(parts, args=args, kwargs=kwargs)
+    if not bridge.path_space:  # there the law of the steps is fixed
+        trace = parts.trace(stand_in, jax.random.key(0))
+        energy = lambda name: unwrapped(trace[name]["fn"]).energy
+        sites = {n: dataclasses.replace(s, energy=energy(n)) for n, s in parts.sites.items()}
+        tempering = dataclasses.replace(parts.tempering, sites=sites)
+        parts = dataclasses.replace(parts, sites=sites, tempering=tempering)
+    return _over(bridge, parts)
+
+
+def _over(bridge: Bridge, parts: Any) -> Bridge:
+    methods = {n: getattr(parts, n) for n, f in bridge._asdict().items() if hasattr(f, "__self__")}
+    return bridge._replace(**methods)
+
+
+def _as_jax(leaf):
+    return jnp.asarray(leaf) if isinstance(leaf, np.ndarray) else leaf
+
+
+def traced(model: Callable, key: PRNGKey, args: tuple, kwargs: dict[str, Any]) -> Any:
+    """One trace with latent sites drawn from their priors, apart from diffusion sites: no sampler is run."""
+
+    def value(site):
+        return stand_in(site) if is_diffusion(site) else init_to_sample(site)
+
+    model = handlers.substitute(handlers.seed(conditioned(model), key), substitute_fn=value)
+    return handlers.trace(model).get_trace(*args, **kwargs)
+
+
+def prepare(
+    name: str,
+    model: Callable,
+    scheme: AbstractScheme,
+    twist: AbstractTwist,
+    args: tuple,
+    kwargs: dict[str, Any],
+) -> Problem:
+    """Bridge and levels for the diffusion sites that `kwargs` do not condition on.
+
+    A pilot chooses the levels for the joint posterior of all continuous sites, so that they suit those values
+    that the chain will visit.
+
+    Args:
+        name: Of the kernel, for messages.
+        model: The model.
+        scheme: How particles are run.
+        twist: What the likelihood sees at noisy levels.
+        args: Of the model; concrete.
+        kwargs: Of the model, with the values of the sites of other blocks, of which only the names matter.
+
+    Raises:
+        ValueError: If there is no diffusion site, a site is discrete, or the scheme is a heuristic; see also
+            `from_model`.
+        TypeError: For a prior that is a score alone, unless the scheme is in path space.
+    """
+    if getattr(scheme, "weights", "exact") != "exact":
+        raise ValueError(
+            f"`{name}` needs the weights of its particles: leave out `weights='none'`."
+        )
+    plain = {k: v for k, v in kwargs.items() if k != GIBBS_SITES_KWARG}
+    trace = traced(model, jax.random.key(0), args, plain)
+    latent = [n for n in latent_sample_sites(trace) if n not in kwargs.get(GIBBS_SITES_KWARG, {})]
+    sites = tuple(n for n in latent if is_diffusion(trace[n]))
+    others = tuple(n for n in latent if n not in sites)
+    if not sites:
+        raise ValueError(
+            f"`{name}` moves sites with a `DiffusionPrior`, and there is none among {latent}. Use NUTS or "
+            "`MoveKernel` for them."
+        )
+    for n in others:
+        if trace[n]["fn"].is_discrete:
+            raise ValueError(
+                f"latent site `{n}` is discrete; `{name}` cannot move it. Give it a block of its own: "
+                f"`Gibbs([(DiscreteGibbs(model), ['{n}']), ...])`."
+            )
+    rest = [n for n in latent_sample_sites(trace) if n not in sites]
+    values = {n: trace[n]["value"] for n in rest}
+    options: Any = {"twist": twist, "path_space": scheme.path_space}
+
+    def bridge_given(names):
+        chosen = {GIBBS_SITES_KWARG: {n: values[n] for n in names}}
+        return from_model(conditioned(model), *args, **options, **{**plain, **chosen})
+
+    bridge = joint = bridge_given(rest)
+    discrete = [n for n in rest if trace[n]["fn"].is_discrete or is_diffusion(trace[n])]
+    if len(discrete) < len(rest):
+        try:
+            joint = bridge_given(discrete)
+        except ValueError:  # another site is in the way, which the chain has no trouble with
+            if scheme.path_space:  # where the prior itself might be another for other values
+                raise
+            joint = bridge
+    levels = scheme(joint, jax.random.key(0)).levels
+    parts, whole = (b.rest.__self__ for b in (bridge, joint))  # type: ignore[attr-defined]
+    # Precision is measured along the same direction as by the pilot, whose curvatures depend on it.
+    bridge = _over(bridge, dataclasses.replace(parts, tempering=whole.tempering))
+    return Problem(scheme.kernels(bridge), levels, sites, others)

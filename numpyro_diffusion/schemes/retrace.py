@@ -1,0 +1,234 @@
+r"""Paths of a scheme, backwards: what a run asks for that keeps one of its particles.
+
+Where weights are made with a backward kernel $L$, the law of the paths that end in $x$ is $\gamma_0(x)$ times
+backward kernels: a path can be made anew from its end, and need not be remembered. A level's moves are
+reversible and are their own backward kernels. In path space the law of the paths is the sampler's own;
+they are remembered.
+
+Ancestor sampling asks for $M_k G_k$. With $G_k = \gamma_s(u_s)\, L(u_t \mid u_s) / \gamma_t(u_t)\, M(u_s \mid
+u_t)$ the proposal drops out: the past $u_t$ of a given $u_s$ is chosen by $L(u_t \mid u_s) / \gamma_t(u_t)$.
+"""
+
+from collections.abc import Callable
+from functools import singledispatch
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._typing import Position, PRNGKey, Scalar
+from ..bridge import Bridge
+from ..conditional import Path, PathModel
+from .kernels import Kernels, Particle
+from .levels import Level
+from .proposals import Guided, Reverse, spread, usable
+from .transport import AbstractTransport, Carry, Draws
+
+__all__ = ["Retrace", "noised_path", "path_model", "remembered_path", "retrace"]
+
+
+class Retrace(NamedTuple):
+    r"""A transport, for steps that are given.
+
+    Attributes:
+        log_ratio: `(bridge, particle, position, level) -> ()`: $\log R$ of the step to `position`.
+        log_link: `(bridge, particle, position, level) -> ()`: $\log M R$ of it, up to what does not depend
+            on the particle; `None` for a map, which has no density.
+        back: `(key, bridge, position, level) -> position`: a draw of the backward kernel; `None` where
+            the path is to be remembered.
+    """
+
+    log_ratio: Callable[[Bridge, Particle, Position, Level], Scalar]
+    log_link: Callable[[Bridge, Particle, Position, Level], Scalar] | None
+    back: Callable[[PRNGKey, Bridge, Position, Level], Position] | None
+
+
+@singledispatch
+def retrace(transport: AbstractTransport) -> Retrace:
+    """How to go back along a transport; register a function for a new one.
+
+    Raises:
+        TypeError: If nothing is registered for it.
+    """
+    raise TypeError(
+        f"the transport {type(transport).__name__} cannot go back, so that no path can be kept. Use "
+        "`ReverseDiffusion`, `Annealed` or `Twisted(conjugate=False)`."
+    )
+
+
+retrace.register(Draws, retrace.dispatch(object))
+
+
+@retrace.register
+def _(transport: Carry) -> Retrace:
+    def log_ratio(bridge, particle, position, level):
+        del position
+        return bridge.carry(particle.position, level.clock, level.next_clock)[1]
+
+    def back(key, bridge, position, level):
+        del key
+        return bridge.carry(position, level.next_clock, level.clock)[0]
+
+    return Retrace(log_ratio, None, back)
+
+
+@retrace.register
+def _(transport: Reverse) -> Retrace:
+    def log_ratio(bridge, particle, position, level):
+        total, old = jnp.zeros(()), particle.position
+        gradient = transport.steered(bridge, old, particle.gradient, level)
+        for name in bridge.diffusion_sites:
+            step = transport.step(bridge, old, gradient, level, name)
+            drift = (position[name] - old[name]).ravel()
+            total = total + step.log_ratio(drift, step.noise(drift - step.mean))
+        return total
+
+    def log_link(bridge, particle, position, level):
+        total = jnp.zeros(())
+        moves, noises = _noises(bridge, level)
+        for name, v in noises.items():
+            total = total - 0.5 * jnp.sum((particle.position[name] - position[name]) ** 2) / v
+        return jnp.where(moves, total, -jnp.inf)
+
+    def back(key, bridge, position, level):
+        moves, noises = _noises(bridge, level)
+        keys, new = jax.random.split(key, len(noises)), dict(position)
+        for k, (name, v) in zip(keys, noises.items(), strict=True):
+            noise = jnp.sqrt(v) * jax.random.normal(k, new[name].shape, new[name].dtype)
+            new[name] = new[name] + jnp.where(moves, noise, 0.0)
+        return new
+
+    return Retrace(log_ratio, log_link, back)
+
+
+def _noises(bridge: Bridge, level: Level):
+    """Whether two levels differ, and the variance of the noise between them, by site."""
+    moves = level.next_clock < level.clock
+    noisy, clean = bridge.noise(level.clock), bridge.noise(level.next_clock)
+    one = lambda n: jnp.where(moves, (noisy[n] - clean[n]) * (noisy[n] + clean[n]), 1.0)
+    return moves, {name: one(name) for name in bridge.diffusion_sites}
+
+
+@retrace.register
+def _(transport: Guided) -> Retrace:
+    def own(bridge, particle, position, level):
+        """Whether there is a step, its deviations from the mean of the sampler's own, their variances."""
+        moves = level.next_clock < level.clock
+        noisy, clean = bridge.noise(level.clock), bridge.noise(level.next_clock)
+        steps = {}
+        for n in bridge.diffusion_sites:
+            v, variance = spread(noisy[n], clean[n], moves, transport.at(level.clock, n))
+            drift = v * particle.seen.scores[n]
+            steps[n] = position[n] - particle.position[n] - drift, variance
+        return moves, steps
+
+    def log_ratio(bridge, particle, position, level):
+        moves, steps = own(bridge, particle, position, level)
+        total = jnp.zeros(())
+        for n, (pull, variance) in steps.items():
+            gap = pull - variance * usable(particle.gradient[n])
+            terms = gap**2 / (transport.inflation * variance) + jnp.log(transport.inflation)
+            total = total + 0.5 * jnp.sum(terms - pull**2 / variance)
+        return jnp.where(moves, total, 0.0)
+
+    def log_link(bridge, particle, position, level):
+        moves, steps = own(bridge, particle, position, level)
+        terms = [jnp.sum(pull**2 / variance) for pull, variance in steps.values()]
+        return jnp.where(moves, -0.5 * sum(terms, jnp.zeros(())), -jnp.inf)
+
+    return Retrace(log_ratio, log_link, None)
+
+
+def path_model(kernels: Kernels, levels: Level, *, samples_ancestors: bool = True) -> PathModel:
+    """The Feynman-Kac model of some kernels, for given paths.
+
+    All sites of the position must be diffusion sites. Levels that neither move nor weigh are left out.
+
+    Args:
+        kernels: Moves and weights over a bridge.
+        levels: Frozen levels, concrete.
+        samples_ancestors: Whether a path may take the past of another particle.
+    """
+    bridge, links = kernels.bridge, retrace(kernels.transport)
+    if not kernels.has_joint_moves:
+        levels = jax.tree.map(lambda leaf: jnp.asarray(leaf)[_weighs(levels)], levels)
+    clock, power = levels.clock[0], levels.power[0]
+
+    def log_initial(particle):
+        return particle.log_density - bridge.log_base(particle.position)
+
+    def init(key):
+        particle = kernels.remembered(kernels.evaluate(bridge.sample_base(key), clock, power))
+        return particle, log_initial(particle)
+
+    def move(key, particle, level):
+        return kernels.moved(key, particle, level)[0] if kernels.has_joint_moves else particle
+
+    def advance(key, particle, level):
+        new, log_weight, _ = kernels.advance(key, particle, level)
+        return new, log_weight
+
+    def log_increment(particle, new, level):
+        ratio = links.log_ratio(bridge, particle, new.position, level)
+        return new.log_density - particle.log_density + ratio
+
+    def log_link(particle, new, level):
+        assert links.log_link is not None
+        return links.log_link(bridge, particle, new.position, level) - particle.log_density
+
+    return PathModel(
+        init,
+        move,
+        advance,
+        log_initial,
+        log_increment,
+        log_link if samples_ancestors and links.log_link is not None else None,
+        levels,
+        _nothing if links.back is not None else _position,
+    )
+
+
+def _weighs(levels: Level) -> np.ndarray:
+    """Where noise falls or the likelihood fades in."""
+    falls = np.asarray(levels.next_clock) < np.asarray(levels.clock)
+    return falls | (np.asarray(levels.next_power) != np.asarray(levels.power))
+
+
+def _nothing(particle: Particle) -> None:
+    del particle
+
+
+def _position(particle: Particle) -> Position:
+    return particle.position
+
+
+def noised_path(key: PRNGKey, kernels: Kernels, model: PathModel, position: Position) -> Path:
+    """A path that ends at a position, drawn by the backward kernels."""
+    back = retrace(kernels.transport).back
+    assert back is not None
+    zero, one = jnp.zeros(()), jnp.ones(())
+
+    def one_level(arrived, row):
+        key, level = row
+        key_back, key_move = jax.random.split(key)
+        z = back(key_back, kernels.bridge, arrived.position, level)
+        moved = kernels.remembered(kernels.evaluate(z, level.clock, level.power))
+        return model.move(key_move, moved, level), (moved, arrived)
+
+    last = kernels.remembered(kernels.evaluate(position, zero, one))
+    keys = jax.random.split(key, model.levels.clock.shape[0])
+    rows = keys, model.levels
+    start, (moved, arrived) = jax.lax.scan(one_level, last, rows, reverse=True)
+    return Path(start, moved, arrived)
+
+
+def remembered_path(kernels: Kernels, model: PathModel, positions: Position) -> Path:
+    """The particles at remembered positions, which lead with the levels and the end."""
+    levels = model.levels
+    clocks = jnp.append(levels.clock, levels.next_clock[-1])
+    powers = jnp.append(levels.power, levels.next_power[-1])
+    see = lambda z, clock, power: kernels.remembered(kernels.evaluate(z, clock, power))
+    particles = jax.vmap(see)(positions, clocks, powers)
+    part = lambda index: jax.tree.map(lambda leaf: leaf[index], particles)
+    return Path(part(0), part(slice(None, -1)), part(slice(1, None)))
