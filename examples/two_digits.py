@@ -71,7 +71,7 @@ def main(argv: list[str] | None = None) -> None:
     for pair, count in Counter(map(tuple, read.tolist())).most_common(6):
         print(f"read as {pair}: {count / len(read):.1%}")
 
-    figure = plt.figure(figsize=(8.2, 4.6), layout="constrained")
+    figure = plt.figure(figsize=(8.2, 3.6), layout="constrained")
     top, bottom = figure.subfigures(1, 2, width_ratios=[3, 1.4])
     axes = top.subplots(3, 6)
     several = pairs[np.linspace(0, len(pairs) - 1, 12).round().astype(int)][1::2][:4]
