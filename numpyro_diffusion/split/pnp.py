@@ -1,5 +1,7 @@
 r"""Plug-and-play diffusion models (PnP-DM, also DPnP): a split Gibbs sampler."""
 
+from typing import Literal
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -7,7 +9,6 @@ import jax.numpy as jnp
 from .._typing import Position, PRNGKey, Scalar
 from ..bridge import Bridge
 from ..moves import Move, hmc, mala
-from ..schemes.base import Weights
 from .base import AbstractSplit, Clock, Prior, SplitState, Tuning, uses_energy
 from .blocks import added_noise, clock_at, ladder, moved, near, reverse_steps, seen_by_rest
 from .data import draw_seen
@@ -60,7 +61,7 @@ class PnPDM(AbstractSplit):
 
     noise_level: float = 0.2
     first_noise_level: float | None = None
-    weights: Weights = eqx.field(static=True, default="exact")
+    weights: Literal["exact", "none"] = eqx.field(static=True, default="exact")
     prior: Prior | None = eqx.field(static=True, default=None)
     num_steps: int = eqx.field(static=True, default=20)
     move: Move = eqx.field(default_factory=hmc)
