@@ -1,4 +1,4 @@
-"""Where weights of compositions stop working: errors of the log evidence from 2 to 128 dimensions.
+"""Where weights of compositions stop working: errors of the log evidence from 2 to 512 dimensions.
 
 Two mixtures of two Gaussians with unequal variances along every axis; their product, and the first at
 temperature 1/2, both with a normaliser in closed form. 100 levels equal in log-SNR, 500 particles, 8 clouds.
@@ -24,7 +24,7 @@ matplotlib.use("agg")
 import matplotlib.pyplot as plt
 
 jax.config.update("jax_enable_x64", True)
-DIMENSIONS = (2, 8, 32, 128)
+DIMENSIONS = (2, 8, 32, 128, 512)
 
 
 def energy_of(parameters, x, t):
