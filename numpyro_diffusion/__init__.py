@@ -71,6 +71,9 @@ from .ppl import DiffusionPrior as DiffusionPrior
 from .ppl import NoiseReparam as NoiseReparam
 from .ppl import noised as noised
 from .ppl.bridge import from_model as from_model
+from .ppl.kernels import MoveKernel as MoveKernel
+from .ppl.kernels import ParticleGibbs as ParticleGibbs
+from .ppl.kernels import ParticleMarginal as ParticleMarginal
 from .ppl.kernels.split import SplitKernel as SplitKernel
 from .ppl.model_energy import model_energy as model_energy
 from .ppl.smc import SMC as SMC

@@ -60,12 +60,21 @@ class AbstractParticles(AbstractKernel):
         return kernel
 
     def make(self, args: tuple, kwargs: dict[str, Any]) -> Problem:
-        """The problem, made anew unless it is there for the same arguments: chains in turn share it."""
+        """The problem, made anew unless it is there for the same arguments: chains in turn share it.
+
+        Under `vmap` or `jit` over data it must have been made before, for data of the same shapes.
+        """
         plain = {k: v for k, v in kwargs.items() if k != GIBBS_SITES_KWARG}
         names = sorted(kwargs.get(GIBBS_SITES_KWARG, {}))
         leaves = [*jax.tree.leaves((args, plain)), *names]
-        if self._problem is None or not _same(leaves, self._made_for):
-            name = type(self).__name__
+        name = type(self).__name__
+        if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+            if self._problem is None:
+                raise TypeError(
+                    f"`{name}` expects the values of the data, to choose its levels; got traced arrays. Call "
+                    "`kernel.init` for one data set first, outside of `jit` and `vmap`."
+                )
+        elif self._problem is None or not _same(leaves, self._made_for):
             self._problem = prepare(name, self._model, self.scheme, self.twist, args, kwargs)
             self._made_for = leaves
         assert self._problem is not None
