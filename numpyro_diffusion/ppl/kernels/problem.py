@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from numpyro import handlers
 from numpyro.infer import init_to_sample
 from numpyro.infer.gibbs import GIBBS_SITES_KWARG, conditioned, latent_sample_sites
@@ -21,6 +22,7 @@ from ...bridge import Bridge
 from ...schemes import AbstractScheme
 from ...schemes.kernels import Kernels
 from ...schemes.levels import Level
+from ...schemes.retrace import retrace
 from ...twists import AbstractTwist
 from ..bridge import from_model
 from ..sites import is_diffusion, stand_in, unwrapped
@@ -45,10 +47,7 @@ class Problem(NamedTuple):
 
     def given(self, args: tuple, kwargs: dict[str, Any]) -> Kernels:
         """The same at other data, and at the present values of the other sites."""
-        return self.kernels_over(given(self.kernels.bridge, args, kwargs))
-
-    def kernels_over(self, bridge: Bridge) -> Kernels:
-        """The same over another bridge."""
+        bridge = given(self.kernels.bridge, args, kwargs)
         return dataclasses.replace(self.kernels, bridge=bridge)
 
 
@@ -85,8 +84,37 @@ def traced(model: Callable, key: PRNGKey, args: tuple, kwargs: dict[str, Any]) -
     return handlers.trace(model).get_trace(*args, **kwargs)
 
 
+def refuse_unknown_normalizers(
+    model: Callable,
+    sites: tuple[str, ...],
+    values: dict[str, Any],
+    args: tuple,
+    kwargs: dict[str, Any],
+    path_space: bool,
+) -> None:
+    """Refuse energies that depend on the values of other sites, unless their normaliser is known."""
+    found = {}
+
+    def look(values):
+        trace = traced(model, jax.random.key(0), args, {**kwargs, GIBBS_SITES_KWARG: values})
+        for name in sites:
+            energy = unwrapped(trace[name]["fn"]).energy
+            if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(energy)):
+                found[name] = path_space or energy.log_normalizer is None
+        return jnp.zeros(())
+
+    jax.vmap(look)(jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], values))
+    for name in (name for name, refused in found.items() if refused):
+        raise ValueError(
+            f"the energy of site `{name}` depends on other sites, whose posterior then holds its normaliser; "
+            "that is not known. Give it one, `energy.with_log_normalizer(...)`, and use a scheme that needs "
+            "energies; or use one fixed prior, made outside the model."
+        )
+
+
 def prepare(
     name: str,
+    check: Callable[[tuple[str, ...], tuple[str, ...]], None],
     model: Callable,
     scheme: AbstractScheme,
     twist: AbstractTwist,
@@ -100,6 +128,7 @@ def prepare(
 
     Args:
         name: Of the kernel, for messages.
+        check: Told of the diffusion sites and the other sites of the block, to refuse them.
         model: The model.
         scheme: How particles are run.
         twist: What the likelihood sees at noisy levels.
@@ -131,8 +160,10 @@ def prepare(
                 f"latent site `{n}` is discrete; `{name}` cannot move it. Give it a block of its own: "
                 f"`Gibbs([(DiscreteGibbs(model), ['{n}']), ...])`."
             )
+    check(sites, others)
     rest = [n for n in latent_sample_sites(trace) if n not in sites]
     values = {n: trace[n]["value"] for n in rest}
+    refuse_unknown_normalizers(model, sites, values, args, plain, scheme.path_space)
     options: Any = {"twist": twist, "path_space": scheme.path_space}
 
     def bridge_given(names):
@@ -140,6 +171,8 @@ def prepare(
         return from_model(conditioned(model), *args, **options, **{**plain, **chosen})
 
     bridge = joint = bridge_given(rest)
+    kernels = scheme.kernels(bridge)
+    retrace(kernels.transport)  # refuses a scheme that cannot go back, before a pilot runs
     discrete = [n for n in rest if trace[n]["fn"].is_discrete or is_diffusion(trace[n])]
     if len(discrete) < len(rest):
         try:
@@ -152,4 +185,4 @@ def prepare(
     parts, whole = (b.rest.__self__ for b in (bridge, joint))  # type: ignore[attr-defined]
     # Precision is measured along the same direction as by the pilot, whose curvatures depend on it.
     bridge = _over(bridge, dataclasses.replace(parts, tempering=whole.tempering))
-    return Problem(scheme.kernels(bridge), levels, sites, others)
+    return Problem(dataclasses.replace(kernels, bridge=bridge), levels, sites, others)
