@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from numpyro.infer.gibbs import GIBBS_SITES_KWARG
 
 from ..._typing import Array, Position, PRNGKey, Scalar
 from ...schemes import AbstractScheme
@@ -93,19 +92,16 @@ class ParticleGibbs(AbstractParticles):
         """For the progress bar."""
         return f"{self.num_particles} particles, moved {state.mean_moved:.2f}"
 
-    def prepare(self, rng_key, values, args, kwargs):
-        """Bridge and levels; refuses sites that are not its own to move."""
-        del rng_key
-        problem = self.make(args, kwargs)
-        if problem.others:
-            names = ", ".join(f"`{n}`" for n in problem.others)
-            others = "by a block of their own: " if GIBBS_SITES_KWARG in kwargs else "beside it: "
+    def check(self, sites, others, in_block):
+        """Refuse sites of other priors."""
+        if others:
+            names = ", ".join(f"`{n}`" for n in others)
+            where = "by a block of their own" if in_block else "beside it"
             raise ValueError(
                 f"`ParticleGibbs` moves sites with a `DiffusionPrior`; {names} has another prior and is to "
-                f"be moved {others}`Gibbs([(ParticleGibbs(model), {list(problem.sites)}), (NUTS(model), "
-                "None)])`. (The diffusion site of a transformed prior is its base: `TransformReparam`.)"
+                f"be moved {where}: `Gibbs([(ParticleGibbs(model), {list(sites)}), (NUTS(model), None)])`. "
+                "(The diffusion site of a transformed prior is its base: `TransformReparam`.)"
             )
-        return values
 
     def start(self, rng_key, values, args, kwargs):
         """From given values, or from a run without a path to keep."""

@@ -98,16 +98,14 @@ class ParticleMarginal(AbstractParticles):
         """For the progress bar."""
         return f"{self.num_particles} particles, acc. prob={state.mean_accept_prob:.2f}"
 
-    def prepare(self, rng_key, values, args, kwargs):
-        """Bridge and levels; refuses a block without other sites."""
-        del rng_key
-        problem = self.make(args, kwargs)
-        if not problem.others:
+    def check(self, sites, others, in_block):
+        """Refuse a block without other sites."""
+        del in_block
+        if not others:
             raise ValueError(
-                f"`ParticleMarginal` sums out {list(problem.sites)} for the sake of other sites, and there "
-                "are none. Use `ParticleGibbs`."
+                f"`ParticleMarginal` sums out {list(sites)} for the sake of other sites, and there are "
+                "none. Use `ParticleGibbs`."
             )
-        return values
 
     def start(self, rng_key, values, args, kwargs):
         """At given values, or at draws of the prior."""

@@ -1,5 +1,6 @@
 """What the kernels share that run particles: a scheme, a number of particles, and a problem made once."""
 
+import abc
 from collections.abc import Callable
 from typing import Any
 
@@ -59,6 +60,16 @@ class AbstractParticles(AbstractKernel):
         kernel._problem = None
         return kernel
 
+    @abc.abstractmethod
+    def check(self, sites: tuple[str, ...], others: tuple[str, ...], in_block: bool) -> None:
+        """Refuse sites that are not the kernel's to move."""
+
+    def prepare(self, rng_key, values, args, kwargs):
+        """Bridge and levels."""
+        del rng_key
+        self.make(args, kwargs)
+        return values
+
     def make(self, args: tuple, kwargs: dict[str, Any]) -> Problem:
         """The problem, made anew unless it is there for the same arguments: chains in turn share it.
 
@@ -75,7 +86,8 @@ class AbstractParticles(AbstractKernel):
                     "`kernel.init` for one data set first, outside of `jit` and `vmap`."
                 )
         elif self._problem is None or not _same(leaves, self._made_for):
-            self._problem = prepare(name, self._model, self.scheme, self.twist, args, kwargs)
+            check = lambda sites, others: self.check(sites, others, GIBBS_SITES_KWARG in kwargs)
+            self._problem = prepare(name, check, self._model, self.scheme, self.twist, args, kwargs)
             self._made_for = leaves
         assert self._problem is not None
         return self._problem

@@ -103,7 +103,7 @@ def refuse_unknown_normalizers(
                 found[name] = path_space or energy.log_normalizer is None
         return jnp.zeros(())
 
-    jax.vmap(look)(jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], values))
+    jax.vmap(look, axis_size=1)(jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], values))
     for name in (name for name, refused in found.items() if refused):
         raise ValueError(
             f"the energy of site `{name}` depends on other sites, whose posterior then holds its normaliser; "
