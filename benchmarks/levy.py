@@ -2,13 +2,13 @@
 
 A signal is the sum of 64 independent increments, Laplace(1) or Student-t with 3 degrees of freedom, seen
 through one of four operators at 25 dB (see `data/README.md`); two signals a cell. The increments are the
-diffusion site. Both laws are scale mixtures of Gaussians, which a sum over some 50 scales gives at every
+diffusion site. Both laws are scale mixtures of Gaussians, which a sum over some 30 scales gives at every
 noise level (its error, by quadrature, is printed first). The reference is a Gibbs sampler over increments
 and scales, 16 chains of 1,500 sweeps, 500 of them left out. `mean`: largest difference of posterior means
 over the 64 samples of the signal; `interval`: of the ends of 90 % intervals; both in posterior standard
 deviations, the worse of the two signals; the bars are 0.15 and 0.2. `Gibbs again` has other seeds and as
 many draws: what the reference itself can tell; `Gibbs, stored` is a run by another program. SMC has
-4 clouds of 1,000 particles, NUTS 2 chains of 500 + 1,500 draws. `s` is the time of the second signal.
+4 clouds of 500 particles, NUTS 2 chains of 500 + 1,500 draws. `s` is the time of the second signal.
 """
 
 import sys
@@ -49,10 +49,10 @@ class ScaleMixture(nd.AbstractEnergy):
 
     def __init__(self, factor: str, size: int = 64):
         if factor == "laplace1":  # variances are exponential of mean 2
-            tau = np.arange(-20.0, 5.5, 0.4)
+            tau = np.arange(-16.0, 5.3, 0.6)
             weights = stats.expon.pdf(np.exp(tau), scale=2.0) * np.exp(tau)
         else:  # inverse gamma
-            tau = np.arange(-4.0, 14.5, 0.4)
+            tau = np.arange(-3.2, 12.0, 0.5)
             weights = stats.invgamma.pdf(np.exp(tau), 1.5, scale=1.5) * np.exp(tau)
         self.log_weights = jnp.asarray(np.log(weights / weights.sum()))
         self.variances, self.size = jnp.asarray(np.exp(tau)), size
@@ -131,7 +131,7 @@ def model(energy, operator, y, sigma):
 
 
 def by_smc(scheme, tiny):
-    clouds, size = (2, 32) if tiny else (4, 1000)
+    clouds, size = (2, 32) if tiny else (4, 500)
     smc = nd.SMC(model, scheme, num_particles=size, num_chains=clouds, progress_bar=False)
 
     def run(seed, *args):

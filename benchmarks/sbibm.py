@@ -6,13 +6,13 @@ likelihoods are ordinary NumPyro models. `C2ST` is the accuracy of a classifier 
 2,000 reference draws: 5-fold, two hidden layers of ten units a dimension, inputs scaled by the reference,
 seed 1; 0.5 is perfect. Each cell holds observations 1 to 5, then on how many the bar is met: 0.56, or 0.60
 for slcp and two_moons. `LikelihoodTempered` starts from exact draws of the prior, which the prior of a
-simulator always has; `Annealed`, the default of `SMC`, comes from noise. Both run 4 clouds of 1,000 particles,
-otherwise by default, under priors whose walls are soft over 0.4 % of a unit. BlackJAX's adaptive tempering has
-the exact prior, 4,000 particles, 5 HMC moves of 5 steps a stage and the best of three step sizes on
-observation 1, in units of the prior's standard deviation. `reference` compares reference draws among
-themselves, 1,000 with 1,000. `s` is the median time of a run, without the first of a task, which compiles.
-`nan`: no draws. Under the hard support of two_moons the denoised mean of pure noise has likelihood 0, so that
-`Annealed` cannot start, and says so.
+simulator always has; `Annealed`, the default of `SMC`, comes from noise. Both run 4 clouds of 1,000
+particles, otherwise by default, under priors whose walls are soft over 0.4 % of a unit. BlackJAX's
+adaptive tempering has the exact prior, 4,000 particles, 5 HMC moves of 5 steps a stage and the best of
+three step sizes on observation 1, in units of the prior's standard deviation. `reference` compares
+reference draws among themselves, 1,000 with 1,000. `s` is the median time of a run, without the first of
+a task, which compiles. `nan`: no draws. Under the hard support of two_moons the denoised mean of pure
+noise has likelihood 0, so that `Annealed` cannot start, and says so.
 """
 
 import sys

@@ -61,7 +61,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, default=Path("outputs"))
     options = parser.parse_args(argv)
     num, particles = (3, 8) if options.tiny else (options.num, 64)
-    scheme = nd.Annealed(num_pilot=8, levels=4, num_moves=1) if options.tiny else None
+    # Longer steps from level to level than by default: levels are dear where a particle is 16 images.
+    scheme = nd.Annealed(num_pilot=32, conditional_ess=0.9)
+    if options.tiny:
+        scheme = nd.Annealed(num_pilot=8, levels=4, num_moves=1)
 
     truth, true_contrast, y = dim_digits(num)
     smc = nd.SMC(model, scheme, num_particles=particles, num_chains=2)
