@@ -210,14 +210,14 @@ def against_reference(run, name: str, observations, num: int):
     return found, seconds
 
 
-def compare(name: str, tiny: bool):
+def compare(name: str, schemes, tiny: bool):
     """Rows of one task."""
     task, bar = TASKS[name], 0.60 if name in ("slcp", "two_moons") else 0.56
     observations, num = ([1], 60) if tiny else (range(1, 6), 2000)
     references = [DATA[f"{name}_{i}_draws"][:num] for i in observations]
     yield name, "reference", *_cells([c2st(*np.split(r, 2)) for r in references], bar), ""
 
-    runs = {label: by_smc(scheme, task, tiny) for label, scheme in SCHEMES.items()}
+    runs = {label: by_smc(SCHEMES[label], task, tiny) for label in schemes}
     trials = [by_blackjax(size, task, tiny) for size in STEP_SIZES]
     first = [against_reference(run, name, [1], num)[0][0] for run in trials]
     best = int(np.nanargmin(first)) if np.isfinite(first).any() else 0
@@ -236,10 +236,11 @@ def _cells(found, bar):
 def main() -> None:
     parser = _table.parser(__doc__)
     parser.add_argument("--only", nargs="+", choices=TASKS, default=list(TASKS), help="some tasks")
+    parser.add_argument("--schemes", nargs="+", choices=SCHEMES, default=list(SCHEMES))
     options = parser.parse_args()
     rows = []
     for name in options.only:
-        for row in compare(name, options.tiny):
+        for row in compare(name, options.schemes, options.tiny):
             rows.append(list(row))
             print("|", *(f"{cell} |" for cell in row), file=sys.stderr, flush=True)
     columns = ["task", "draws from", "C2ST", "bar met", "s"]

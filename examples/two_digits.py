@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=Path("outputs"))
     options = parser.parse_args(argv)
-    particles = 8 if options.tiny else 128
+    particles = 8 if options.tiny else 256
     scheme = nd.Annealed(num_pilot=8, levels=4, num_moves=1) if options.tiny else None
 
     images, labels = nd.pretrained.load_digits("test")  # the prior never saw them
