@@ -11,6 +11,16 @@ from scipy.stats import norm
 
 import numpyro_diffusion as nd
 
+
+@pytest.fixture(autouse=True)
+def hurried():
+    """Small programs: compiling them well takes longer than running them."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
 PRIOR = nd.GaussianMixture([0.3, 0.7], [[-1.5], [1.0]], [[[0.3]], [[0.6]]])
 Y = np.array([-0.9, 0.2, 1.3])
 
@@ -39,9 +49,9 @@ def by_quadrature():
 def assert_posterior(kernel, key, method):
     mcmc = MCMC(
         kernel,
-        num_warmup=300,
-        num_samples=700,
-        num_chains=24,
+        num_warmup=100,
+        num_samples=300,
+        num_chains=32,
         chain_method=method,
         progress_bar=False,
     )
@@ -50,7 +60,7 @@ def assert_posterior(kernel, key, method):
     sites = samples["x"][..., 0], samples["sigma"], samples["shift"]
     means = np.stack([v**power for v in sites for power in (1, 2)], -1).mean(1)
     error, exact = means.std(0, ddof=1) / len(means) ** 0.5, by_quadrature()
-    assert (error < 0.08).all(), error
+    assert (error < 0.12).all(), error
     assert (np.abs(means.mean(0) - exact) < 4 * error).all(), (means.mean(0), exact, error)
     return mcmc
 
