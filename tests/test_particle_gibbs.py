@@ -6,6 +6,7 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
+from assertions import Shifted
 from closed_form import two_dimensional
 from numpyro.infer import MCMC, NUTS, DiscreteGibbs, Gibbs
 from scipy.stats import multivariate_normal, norm
@@ -316,6 +317,10 @@ def test_refusals_name_the_site(key):
             "y", dist.Normal(numpyro.sample("x", nd.DiffusionPrior(PRIOR)) + other()), obs=y
         )
 
+    def of_unknown_normalizer(y):
+        prior = nd.DiffusionPrior(Shifted(PRIOR, other()))
+        numpyro.sample("y", dist.Normal(numpyro.sample("x", prior)), obs=y)
+
     def init(kernel):
         kernel.init(key, 1, None, (jnp.ones(1),), {})
 
@@ -323,6 +328,8 @@ def test_refusals_name_the_site(key):
         init(nd.ParticleGibbs(shifted, nd.ReverseDiffusion(levels=1, num_moves=0, num_pilot=2)))
     with pytest.raises(TypeError, match="site `x` has the score-only prior"):
         init(nd.ParticleMarginal(lambda y: noise_alone(y[0], score_only(PRIOR))))
+    with pytest.raises(ValueError, match="energy of site `x` depends on other sites"):
+        init(nd.ParticleMarginal(of_unknown_normalizer))
     with pytest.raises(ValueError, match="none among \\['b'\\]"):
         init(nd.ParticleGibbs(lambda y: other()))
     with pytest.raises(ValueError, match="`gain` is discrete"):
