@@ -279,21 +279,18 @@ def test_importance_weights_of_a_heuristic():
     """The heuristic's own draws, biased; their weights make up for it, and nothing is resampled."""
     found = {}
     for weights in ("none", "importance"):
-        scheme = nd.Twisted(levels=60, weights=weights, conjugate=True)
-        smc = nd.SMC(
-            fixed,
-            scheme,
-            twist=nd.NoisedObservation(),
-            num_particles=4000,
-            num_chains=4,
-            progress_bar=False,
-        )
+        scheme = nd.Twisted(levels=60, weights=weights)
+        smc = nd.SMC(fixed, scheme, num_particles=4000, num_chains=4, progress_bar=False)
         found[weights] = smc.run(jax.random.key(0), DATA)
     raw = np.asarray(found["none"].result.positions["x"])
     kept = np.asarray(found["importance"].result.positions["x"])
     np.testing.assert_allclose(raw, kept, rtol=1e-6)
     assert not np.any(found["importance"].result.trace.resampled)
     mean, deviation, evidence = posterior()
-    assert raw[..., 0].std() < 0.9 * deviation[0]  # too sure of itself
-    check(found["importance"], mean, deviation, evidence, 0.5)
-    assert np.all(np.isfinite(nd.diagnostics.pareto_k(found["importance"].result)))
+    off = (raw.reshape(-1, 3).mean(0) - mean) / deviation  # standard errors are .008
+    assert abs(off).max() > 0.05, off
+    values, share = found["importance"].get_weighted_samples()
+    weighted = np.einsum("cn,cni->i", share, values["x"])
+    assert abs((weighted - mean) / deviation).max() < 0.03
+    assert abs(found["importance"].log_evidence - evidence) < 0.03
+    assert np.all(nd.diagnostics.pareto_k(found["importance"].result) < 0.7)

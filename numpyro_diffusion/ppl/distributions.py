@@ -9,10 +9,8 @@ arguments, and never as constants.
 import math
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from numpyro.distributions import Distribution, constraints
 from numpyro.distributions.util import validate_sample
 
@@ -21,6 +19,7 @@ from ..density.estimate import AbstractLogDensity
 from ..energies.base import AbstractDenoiser, AbstractEnergy
 from ..energies.reverse import draw_prior
 from ..twists import added_variance
+from .packed import Packed
 
 __all__ = ["DiffusionPrior", "NoisedPrior", "batched"]
 
@@ -30,26 +29,6 @@ def batched(function, num_leading: int):
     for _ in range(num_leading):
         function = jax.vmap(function)
     return function
-
-
-class _Packed(eqx.Module):
-    """An energy split into its arrays and the rest (functions, numbers), which is metadata."""
-
-    arrays: AbstractDenoiser
-    rest: AbstractDenoiser = eqx.field(static=True)
-    ranks: tuple[int, ...] = eqx.field(static=True)
-
-    def __init__(self, energy: AbstractDenoiser):
-        is_array = lambda leaf: isinstance(leaf, jax.Array | np.ndarray)
-        self.arrays, self.rest = eqx.partition(energy, is_array)
-        self.ranks = tuple(leaf.ndim for leaf in jax.tree.leaves(self.arrays))
-
-    def unpack(self) -> AbstractDenoiser:
-        return eqx.combine(self.arrays, self.rest)
-
-    def is_stacked(self) -> bool:
-        """Whether something has added axes to the arrays since they were one energy's."""
-        return self.ranks != tuple(jnp.ndim(leaf) for leaf in jax.tree.leaves(self.arrays))
 
 
 class _Noised(Distribution):
@@ -79,12 +58,12 @@ class _Noised(Distribution):
     @property
     def energy(self) -> AbstractDenoiser:
         packed = self._packed
-        return packed.unpack() if isinstance(packed, _Packed) else packed
+        return packed.unpack() if isinstance(packed, Packed) else packed
 
     @energy.setter
     def energy(self, energy):
         # `vmap` puts axis numbers where energies are; they, and packed energies, pass as they are.
-        self._packed = _Packed(energy) if isinstance(energy, AbstractDenoiser) else energy
+        self._packed = Packed(energy) if isinstance(energy, AbstractDenoiser) else energy
 
     @property
     def time(self) -> Scalar:
