@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+from jax.core import Tracer
 from numpyro.infer.gibbs import GIBBS_SITES_KWARG
 
 from ...conditional import Pass, Path, PathModel, conditional_smc
@@ -79,7 +80,7 @@ class AbstractParticles(AbstractKernel):
         names = sorted(kwargs.get(GIBBS_SITES_KWARG, {}))
         leaves = [*jax.tree.leaves((args, plain)), *names]
         name = type(self).__name__
-        if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+        if any(isinstance(leaf, Tracer) for leaf in leaves):
             if self._problem is None:
                 raise TypeError(
                     f"`{name}` expects the values of the data, to choose its levels; got traced arrays. Call "
