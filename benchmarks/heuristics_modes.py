@@ -47,7 +47,8 @@ def main() -> None:
             ]
         )
         # The table is kept as it grows.
-        _table.emit("heuristics_modes", __doc__, COLUMNS, rows, options.save)
+        table = "-".join(["heuristics_modes", *filter(None, [options.only])])
+        _table.emit(table, __doc__, COLUMNS, rows, options.save)
 
 
 if __name__ == "__main__":
