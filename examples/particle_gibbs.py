@@ -4,7 +4,7 @@ A mixture in the plane is the prior of a point of which one noisy number is seen
 Each chain of NUTS stays in the mode in which it starts. In the other run NUTS has the noise level alone, and
 eight particles carry the point through the noise levels of the prior, where all modes are one.
 
-    python examples/particle_gibbs.py            about a minute on two cores
+    python examples/particle_gibbs.py            about two minutes on two cores
     python examples/particle_gibbs.py --tiny     a check that everything runs
 """
 
@@ -99,7 +99,7 @@ def main(argv: list[str] | None = None) -> None:
         bars[name] = shares(x).mean(0), color
     for k, (name, (heights, color)) in enumerate(bars.items()):
         axes[2].bar(places + 0.27 * (k - 1), heights, 0.25, color=color, label=name)
-    axes[2].set(title="mode probabilities", xticks=places, xlabel="mode")
+    axes[2].set(title="mode probabilities", xticks=places, xlabel="mode", ylim=(0, 0.7))
     axes[2].legend(frameon=False, fontsize=8)
     options.output.mkdir(parents=True, exist_ok=True)
     path = options.output / "particle_gibbs.png"
