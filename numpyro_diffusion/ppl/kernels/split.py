@@ -43,7 +43,8 @@ class SplitKernel(AbstractKernel):
     The values of diffusion sites are those that the data see. With `PnPDM` that is $v$, whose law is the
     posterior with the prior blurred by `noise_level`, and blocks beside this one, given $v$, leave the same
     joint law as it is; the other copy and its weight are there as
-    `extra_fields=("chain.position", "log_weight")`. With `DAPS` and an energy it is the posterior itself.
+    `extra_fields=("chain.position", "log_weight")`; that weight knows nothing of what other blocks do after
+    it, so it goes with the sites of this block alone. With `DAPS` and an energy it is the posterior itself.
     As a block the kernel may own other sites too, which it then moves.
 
     Args:
