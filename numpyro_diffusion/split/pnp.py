@@ -30,9 +30,9 @@ class PnPDM(AbstractSplit):
     so that $v$ and $\theta$ follow the model's own posterior with a prior that is blurred by $\rho$. Weights
     $p(\theta, y \mid x) / p(\theta, y \mid v)$ turn the law of $x$ and $\theta$ into the posterior without
     blur, since the extended law $p_0(x)\, p(\theta, y \mid x)\, \mathcal{N}(v; x, \rho^2)$ has it as a
-    marginal; they are averaged over the draws of $v$ in a sweep. Where data see $x$ itself with Gaussian noise
-    $\sigma$ their variance is finite for $\rho^2 \leq \sigma^2 / 2$ whatever the prior, and infinite from
-    $\rho = \sigma$ on.
+    marginal; they are averaged over the draws of $v$ in a sweep. Where data see $x$ itself with Gaussian
+    noise $\sigma$ their variance is finite for $\rho^2 \leq \sigma^2 / 2$ whatever the prior, and infinite
+    from $\rho = \sigma$ on.
 
     From the score alone, $x$ given $v$ is a discretised reverse diffusion from noise level $\rho$: an error
     of order one over `num_steps` comes on top, which no weight knows of.
