@@ -3,18 +3,19 @@
 import numpy as np
 
 from ..smc import SMCResult
+from ..split import SplitResult
 
 __all__ = ["pareto_k"]
 
 
-def pareto_k(result: SMCResult) -> np.ndarray:
-    r"""Shape of a generalised Pareto law fitted to the largest final weights, one a cloud.
+def pareto_k(result: SMCResult | SplitResult) -> np.ndarray:
+    r"""Shape of a generalised Pareto law fitted to the largest final weights, one a cloud or chain.
 
     Below 0.5 the weights have a variance and the usual error bars hold; above 0.7 a few unseen particles
     would change the answer. `nan` where the weights are equal, as after a resampling.
 
     Args:
-        result: A result of `run_smc`.
+        result: A result of `run_smc` or `split_gibbs`.
 
     References:
         Vehtari, Simpson, Gelman, Yao & Gabry (2024), Pareto Smoothed Importance Sampling, JMLR.
