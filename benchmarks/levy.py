@@ -8,9 +8,9 @@ and scales, 16 chains of 1,500 sweeps, 500 of them left out. `mean`: largest dif
 over the 64 samples of the signal; `interval`: of the ends of 90 % intervals; both in posterior standard
 deviations, the worse of the two signals; the bars are 0.15 and 0.2. `Gibbs again` has other seeds and as
 many draws: what the reference itself can tell; `Gibbs, stored` is a run by another program. SMC has
-4 clouds of 500 particles; `rank 64` is `preconditioner_rank=64`: sums of increments are seen, so the posterior
-is long and thin along many directions at once, which scales of single increments do not tell the moves. NUTS
-has 2 chains of 500 + 1,500 draws. `s` is the time of the second signal.
+4 clouds of 500 particles; `rank 64` is `preconditioner_rank=64`: sums of increments are seen, so the
+posterior is long and thin along many directions at once, of which scales of single increments tell the moves
+nothing. NUTS has 2 chains of 500 + 1,500 draws. `s` is the time of the second signal.
 """
 
 import sys
