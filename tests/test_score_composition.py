@@ -197,7 +197,7 @@ def test_what_is_refused():
         nd.from_energy(ONE * (lambda t: 2.0), path_space=True)
     with pytest.raises(ValueError, match="boundary"):
         nd.ReverseDiffusion(projection=lambda x: x)
-    with pytest.raises(ValueError, match="'exact', or 'none'"):
+    with pytest.raises(ValueError, match="'exact', 'importance'.*or 'none'"):
         nd.Annealed(weights="some")
 
 
