@@ -30,6 +30,8 @@ def test_evidence_without_moves_at_a_few_coarse_levels(covariance):
     total = OPERATOR @ (COVARIANCE + floor * np.eye(2)) @ OPERATOR.T + SIGMA**2 * np.eye(2)
     scheme = nd.ReverseDiffusion(levels=24, covariance=covariance, num_moves=0)
     model = scheme(bridge, jax.random.key(0))
-    assert scheme.evaluations_per_level(bridge) == bridge.evaluations + covariance.evaluations(bridge)
+    assert scheme.evaluations_per_level(bridge) == bridge.evaluations + covariance.evaluations(
+        bridge
+    )
     result = nd.run_smc(jax.random.key(1), model, 200, num_clouds=150)
     assert_unbiased(result.log_evidence, multivariate_normal.logpdf(DATA, OPERATOR @ MEAN, total))
