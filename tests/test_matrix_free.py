@@ -111,6 +111,51 @@ def test_many_data_need_no_matrix():
     np.testing.assert_allclose(found[0], exact[0], atol=0.1 * determinant)
 
 
+def several(y):
+    with numpyro.plate("images", 4):
+        x = numpyro.sample("x", nd.DiffusionPrior(PRIOR))
+        numpyro.sample("y", dist.Normal(x @ OPERATOR.T, SIGMA).to_event(1), obs=y)
+
+
+def added(y):
+    a, b = (numpyro.sample(name, nd.DiffusionPrior(PRIOR)) for name in "ab")
+    numpyro.sample("y", dist.Normal(OPERATOR @ (a + 2 * b), SIGMA).to_event(1), obs=y)
+
+
+def rewarded(y):
+    x = numpyro.sample("x", nd.DiffusionPrior(PRIOR))
+    gap = (jnp.asarray(y) - OPERATOR @ x) / SIGMA
+    numpyro.factor("y", jnp.sum(-0.5 * gap**2 - jnp.log(SIGMA * jnp.sqrt(2 * jnp.pi))))
+
+
+def test_plates_two_sites_and_factors():
+    """Each example has directions of its own, a datum of two sites is widened by both, a factor is one."""
+    numbers = np.random.default_rng(0)
+    y, u = numbers.normal(size=(4, 2)), numbers.normal(size=(4, 3))
+    floor = float(nd.from_energy(PRIOR).noise(jnp.zeros(()))["x"]) ** 2
+    prior, clock = COVARIANCE + floor * np.eye(3), 0.4
+    gain = prior @ np.linalg.inv(prior + noise(clock) * np.eye(3))
+    mean, left = MEAN + (u - MEAN) @ gain.T, prior - gain @ prior
+    open_, square = OPERATOR @ left @ OPERATOR.T, SIGMA**2 * np.eye(2)
+    noised = noise(clock) * OPERATOR @ OPERATOR.T + square
+
+    def check(model, data, twist, z, *terms):
+        found = softened(nd.from_model(model, data, twist=twist), z, [clock])[0]
+        expected = sum(multivariate_normal.logpdf(*term) for term in terms)
+        np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+    whole = {"x": jnp.asarray(u)}
+    terms = [(y[i], OPERATOR @ mean[i], open_ + square) for i in range(4)]
+    check(several, y, nd.MatrixFree(3), whole, *terms)
+    terms = [(y[i], OPERATOR @ u[i], noised) for i in range(4)]
+    check(several, y, nd.NoisedObservation(), whole, *terms)
+    pair = {"a": jnp.asarray(u[0]), "b": jnp.asarray(u[1])}
+    term = y[0], OPERATOR @ (mean[0] + 2 * mean[1]), 5 * open_ + square
+    check(added, y[0], nd.MatrixFree(3), pair, term)
+    term = y[0], OPERATOR @ mean[0], open_ + square
+    check(rewarded, y[0], nd.MatrixFree(3), {"x": jnp.asarray(u[0])}, term)
+
+
 ETA = 0.7
 LAWS = {
     "normal": (lambda eta: dist.Normal(eta, 0.6), 1.9),

@@ -50,9 +50,13 @@ class Curvature(NamedTuple):
 def curvature(
     observed: Callable[[Position], Observed] | None, log_likelihood: Callable | None, x: Position
 ) -> Curvature:
-    """$F$ at `x` for given other sites: of the laws where they are known, else minus the Hessian."""
-    if observed is None:
-        assert log_likelihood is not None
+    """$F$ at `x` for given other sites: of the laws where there are any, else minus the Hessian."""
+    if observed is None or not jax.eval_shape(observed, x).centre:
+        if log_likelihood is None:
+            raise ValueError(
+                "no observed site has a law, only factors: there is no operator and no noise to read off the "
+                "model. Write the data as `numpyro.sample(..., obs=y)`, or use `Twisted(conjugate=False)`."
+            )
         slope = jax.grad(log_likelihood)
         return Curvature(lambda v: jax.tree.map(jnp.negative, jax.jvp(slope, (x,), (v,))[1]))
     centre, forth = jax.linearize(lambda x: observed(x).centre, x)

@@ -80,8 +80,9 @@ class ModelBridge(eqx.Module):
         unready = bool(self.others) and not self.typical  # while the bridge is made
         if unready or not self.twist.num_directions:
             return seen
-        gradient = jax.grad(lambda x: self.rest(self.typical, x).log_likelihood)
-        bend = lambda x: curvature(lambda x: self.observed(self.typical, x), gradient, x)
+        log_likelihood = lambda x: self.rest(self.typical, x).log_likelihood
+        gradient = jax.grad(log_likelihood)
+        bend = lambda x: curvature(lambda x: self.observed(self.typical, x), log_likelihood, x)
         u = {name: z[name] for name in self.sites}
         roots = krylov(self.sites, self.twist.num_directions, gradient, bend, u, seen.x_hat, clock)
         return seen._replace(roots=roots)

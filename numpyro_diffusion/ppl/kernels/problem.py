@@ -142,7 +142,8 @@ def prepare(
     """
     if getattr(scheme, "weights", "exact") != "exact":
         raise ValueError(
-            f"`{name}` needs the weights of its particles: leave out `weights='none'`."
+            f"`{name}` resamples particles by their weights: `weights` of its scheme is 'exact'; got "
+            f"{scheme.weights!r}."  # type: ignore[attr-defined]
         )
     plain = {k: v for k, v in kwargs.items() if k != GIBBS_SITES_KWARG}
     trace = traced(model, jax.random.key(0), args, plain)
