@@ -180,7 +180,7 @@ def _disagreement(log_evidence: np.ndarray) -> str:
     return (
         f"The clouds disagree on the log evidence: their standard deviation is {spread:.1f} nats, so "
         "neither it nor its error means much, and modes may be missing from some clouds. Try more "
-        "particles or more moves."
+        "particles or moves; where coordinates are tied together, a `preconditioner_rank`."
     )
 
 
