@@ -36,6 +36,14 @@ COVARIANCE = 0.75 ** np.abs(np.subtract.outer(np.arange(SIZE), np.arange(SIZE)))
 OPERATOR = np.eye(SIZE)[SEEN]
 IMPORTANCE = ("`Tweedie()`, DPS", "`Widened()`, PiGDM")
 PRIOR = nd.Gaussian(np.zeros(SIZE), COVARIANCE)
+TWISTS = {
+    "`Tweedie()`, DPS": nd.Tweedie(),
+    "`Widened()`, PiGDM": nd.Widened(),
+    "`Moments()`, TMPD": nd.Moments(),
+    "`MatrixFree()`, MMPS": nd.MatrixFree(),
+    "`NoisedObservation()`, FPS": nd.NoisedObservation(),
+    "`BlackBox()`, FK steering": nd.BlackBox(),
+}
 
 
 def model(y):
@@ -120,15 +128,7 @@ def exact_draws(key, case, size):
 def methods():
     """By name, `(key, case, size) -> (draws, weights, log evidence, evaluations a draw, k-hat)`."""
     found = {}
-    twists = {
-        "`Tweedie()`, DPS": nd.Tweedie(),
-        "`Widened()`, PiGDM": nd.Widened(),
-        "`Moments()`, TMPD": nd.Moments(),
-        "`MatrixFree()`, MMPS": nd.MatrixFree(),
-        "`NoisedObservation()`, FPS": nd.NoisedObservation(),
-        "`BlackBox()`, FK steering": nd.BlackBox(),
-    }
-    for name, twist in twists.items():
+    for name, twist in TWISTS.items():
         kinds = ("none", "importance", "exact") if name in IMPORTANCE else ("none", "exact")
         for weights in kinds:
             found[f"{name}, {weights}"] = by_smc(nd.Twisted(BUDGET, weights=weights), twist)

@@ -10,7 +10,7 @@ import _table
 import jax
 import numpy as np
 from closed_form import ambiguous
-from heuristics import Case, methods
+from heuristics import TWISTS, Case, methods
 
 PROBLEM = ambiguous()
 COLUMNS = ["method", "mode probabilities", "TV (worst)", "sigma", "log evidence", "evaluations"]
@@ -19,6 +19,7 @@ COLUMNS = ["method", "mode probabilities", "TV (worst)", "sigma", "log evidence"
 def main() -> None:
     options = _table.parser(__doc__)
     options.add_argument("--only", default="", help="methods whose name holds this")
+    options.add_argument("--twists", action="store_true", help="only steps that a twist guides")
     options = options.parse_args()
     size, seeds = (100, 1) if options.tiny else (1000, options.seeds)
     exact, case = PROBLEM.exact(), Case(PROBLEM.model, (PROBLEM.operator, PROBLEM.data))
@@ -26,6 +27,8 @@ def main() -> None:
     rows = [["exact", truth, "", "", "", ""]]
     for name, method in reversed(methods().items()):  # the quick ones first
         if options.only not in name or name.endswith("importance"):
+            continue
+        if options.twists and not name.startswith((*TWISTS, "`NoisedObservation()`")):
             continue
         found = []
         for seed in range(seeds):
@@ -47,7 +50,8 @@ def main() -> None:
             ]
         )
         # The table is kept as it grows.
-        table = "-".join(["heuristics_modes", *filter(None, [options.only])])
+        part = "twists" if options.twists else options.only
+        table = "-".join(["heuristics_modes", *filter(None, [part])])
         _table.emit(table, __doc__, COLUMNS, rows, options.save)
 
 

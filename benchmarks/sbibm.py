@@ -247,9 +247,9 @@ def main() -> None:
     for name in options.only:
         for row in compare(name, options.methods, options.tiny):
             rows.append(list(row))
-            print("|", *(f"{cell} |" for cell in row), file=sys.stderr, flush=True)
-    columns = ["task", "draws from", "C2ST", "bar met", "s"]
-    _table.emit("sbibm", __doc__, columns, rows, options.save)
+        # The table is kept as it grows.
+        columns = ["task", "draws from", "C2ST", "bar met", "s"]
+        _table.emit("sbibm", __doc__, columns, rows, options.save)
 
 
 if __name__ == "__main__":
