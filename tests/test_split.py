@@ -11,7 +11,7 @@ from numpyro.infer import MCMC, NUTS, Gibbs
 
 import numpyro_diffusion as nd
 from numpyro_diffusion.split.base import Clock
-from numpyro_diffusion.split.blocks import added_noise, clock_at, ladder
+from numpyro_diffusion.split.blocks import added_noise, clock_at, ladder, reverse_steps
 
 MIXTURE = nd.GaussianMixture([0.3, 0.7], [[-1.5], [1.0]], [[[0.3]], [[0.6]]])
 LINE = np.linspace(-9, 9, 3001)
@@ -212,6 +212,37 @@ def test_warm_up_ends():
         (gain[:100] == 1).all() and (np.diff(gain[100:200]) < 0).all() and (gain[200:] == 0).all()
     )
     assert float(Clock(jnp.asarray(0), jnp.asarray(0)).annealed) == 1
+
+
+def test_starts_in_32_bits(float32):
+    """Noise a thousand times the prior's: the last clocks of the ladder all round to 0."""
+    schedule = nd.schedules.VariancePreserving()
+    ends = [float(schedule.time(-2 * jnp.log(s))) for s in (0.1, 100.0)]
+    prior = nd.Gaussian([1.0, -2.0], np.diag([0.25, 0.01]), schedule, *ends)
+    bridge = nd.from_energy(prior, path_space=True)
+    keys = jax.random.split(jax.random.key(3), 4000)
+
+    def one(key):
+        key_base, key_steps = jax.random.split(key)
+        clocks = ladder(bridge, jnp.ones(()), 100, 7.0)
+        return reverse_steps(key_steps, bridge, bridge.sample_base(key_base), clocks)["x"]
+
+    draws = np.asarray(jax.jit(jax.vmap(one))(keys))
+    assert np.isfinite(draws).all()
+    np.testing.assert_allclose(draws.mean(0), prior.mean, atol=0.03)
+    # The variable is the noised one at `t_min`.
+    np.testing.assert_allclose(draws.std(0), np.sqrt([0.26, 0.02]), rtol=0.1)
+
+
+def test_values_that_are_not_finite_are_refused(key):
+    bridge = nd.from_energy(MIXTURE, heavy, path_space=True)
+    initial = {"x": jnp.array([[0.5], [jnp.nan]])}
+    with pytest.raises(
+        FloatingPointError, match="site 'x'.*1 of 2 chains, first in chain 1"
+    ) as info:
+        nd.split_gibbs(key, bridge, num_draws=3, num_burn_in=2, num_chains=2, initial=initial)
+    result = info.value.result  # type: ignore[attr-defined]
+    assert np.isfinite(np.asarray(result.positions["x"][0])).all()
 
 
 def test_refusals(key):

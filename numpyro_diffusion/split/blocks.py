@@ -77,7 +77,9 @@ def reverse_steps(key: PRNGKey, bridge: Bridge, u: _Values, clocks: Array) -> _V
         keys = dict(zip(u, jax.random.split(key, len(u)), strict=True))
 
         def one(n):
-            moved = 1 - (clean[n] / noisy[n]) ** 2
+            # In 32 bits the last clocks may all round to 0.
+            share = jnp.where(noisy[n] > 0, clean[n] / jnp.where(noisy[n] > 0, noisy[n], 1), 1.0)
+            moved = 1 - share**2
             noise = noisy[n] * jnp.sqrt(moved) * jax.random.normal(keys[n], u[n].shape, u[n].dtype)
             return (u[n] + moved * (x_hat[n] - u[n]) + noise).astype(u[n].dtype)
 

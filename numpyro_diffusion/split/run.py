@@ -5,6 +5,7 @@ from typing import NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from .._typing import Array, Position, PRNGKey
 from ..bridge import Bridge
@@ -68,6 +69,8 @@ def split_gibbs(
 
     Raises:
         ValueError: If the bridge is not what the sampler needs, or a number is out of range.
+        FloatingPointError: If a chain has met a NaN or an infinite value, which no later sweep can mend; all
+            draws are there as its `result`.
 
     Example:
         >>> bridge = nd.from_energy(digits, lambda x: -0.5 * jnp.sum((y - blur @ x.ravel()) ** 2) / 0.1**2)
@@ -86,7 +89,29 @@ def split_gibbs(
     positions, log_weights, seen, acceptance = rows
     sweeps = num_burn_in + num_draws * thinning
     count = num_chains * sweeps * sampler.evaluations(bridge)
-    return SplitResult(positions, log_weights, seen, target, seen_target, exact, acceptance, count)
+    result = SplitResult(
+        positions, log_weights, seen, target, seen_target, exact, acceptance, count
+    )
+    _refuse_nonfinite(result)
+    return result
+
+
+def _refuse_nonfinite(result: SplitResult) -> None:
+    """Where the first value is that is not a number, if there is one."""
+    for name, values in [*result.positions.items(), *result.seen.items()]:
+        finite = np.isfinite(np.asarray(values)).reshape(*result.log_weights.shape, -1).all(-1)
+        if finite.all():
+            continue
+        draw = int(np.argmax(~finite.all(0)))
+        chain = int(np.argmax(~finite[:, draw]))
+        count = int((~finite.all(1)).sum())
+        error = FloatingPointError(
+            f"site {name!r} is not finite in {count} of {len(finite)} chains, first in chain {chain} at draw "
+            f"{draw}. Look at the denoiser at draws from its noisiest level, or give chains "
+            "finite values to start from (`initial`)."
+        )
+        error.result = result  # type: ignore[attr-defined]
+        raise error
 
 
 @eqx.filter_jit
