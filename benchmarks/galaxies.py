@@ -27,7 +27,6 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import optax
-from galaxy import draw
 from numpyro.infer import MCMC, NUTS, init_to_value
 from numpyro.infer.util import log_density
 
@@ -68,10 +67,8 @@ class Scene(NamedTuple):
 def simulate(teacher, offsets, num: int, steps: int):
     """Scenes with galaxies of their own."""
     rng, count = np.random.default_rng(len(offsets)), num * len(offsets)
-    noisy, t = jnp.asarray(draw(teacher, count, steps)), jnp.asarray(teacher.t_min)
-    alpha, _ = teacher.schedule(t)
-    clean = jax.lax.map(lambda u: teacher.denoise(alpha * u, t), noisy, batch_size=16)
-    fluxes = np.asarray(teacher.card.decode(clean)).reshape(num, len(offsets), 32, 32)
+    y = nd.teachers.draw_data(jax.random.key(len(offsets)), teacher, count, num_steps=steps)
+    fluxes = np.asarray(teacher.card.decode(y)).reshape(num, len(offsets), 32, 32)
     for flux in fluxes:
         sigma = SIGMA * np.exp(SPREAD * rng.standard_normal())
         seen = rendered(jnp.asarray(flux), offsets)

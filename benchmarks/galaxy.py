@@ -3,8 +3,9 @@
 The teacher is the HSC network of galaxygrad 0.2.1 for 32 x 32 pixels, read from the wheel that is named on
 the command line (`pip download --no-deps galaxygrad==0.2.1`; it states no licence, so none of it is kept).
 It lives in y = log(x + 1) / 0.1 of the flux x. Its training images are not published: data are draws from
-its own reverse process, from noise level 100 down to 0.1. Columns are noise levels s in units of y. `curl` is
-the antisymmetric over the symmetric part of the Jacobian of the teacher's score, which no energy can have.
+its own reverse process, from noise level 100 down to 0.1, denoised at the end. Columns are noise levels s in
+units of y. `curl` is the antisymmetric over the symmetric part of the Jacobian of the teacher's score, which
+no energy can have.
 Errors are those of the denoiser beside the teacher's, root mean square over fresh draws, relative to how far
 the teacher moves a noisy image (the error of the score) and, in brackets, to how far its answer is from the
 mean galaxy. `Gaussian` is where a student starts that knows the draws' covariance alone, `teacher's weights`
@@ -60,9 +61,8 @@ def check(teacher):
 
 
 def draw(teacher, num, steps):
-    prior = nd.DiffusionPrior(teacher, num_steps=steps)
-    parts = [prior.sample(jax.random.key(i), (128,)) for i in range(-(-num // 128))]
-    return np.concatenate([np.asarray(part) for part in parts])[:num]
+    data = nd.teachers.draw_data(jax.random.key(0), teacher, num, num_steps=steps, batch_size=128)
+    return np.asarray(data)
 
 
 def observe(teacher, truth, sigma=0.1):

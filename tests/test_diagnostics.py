@@ -86,10 +86,19 @@ def test_log_evidence_error_of_one_cloud_is_its_own():
 
 def test_log_evidence_error_counts_clouds_by_their_evidence():
     """A cloud with a vanishing share of the evidence has a vanishing share of the own error."""
-    result = made_up([0.0, -800.0], log_evidence_error=np.array([0.1, 50.0]))
-    assert diagnostics.log_evidence_error(result) == pytest.approx(1.0)  # across the clouds
+    result = made_up([0.0, 0.0, -800.0], log_evidence_error=np.array([0.1, 0.1, 50.0]))
+    assert diagnostics.log_evidence_error(result) == pytest.approx(0.5)  # 1, 1, 0 across the clouds
     shifted = result._replace(log_evidence=result.log_evidence + 1e4)
-    assert diagnostics.log_evidence_error(shifted) == pytest.approx(1.0)
+    assert diagnostics.log_evidence_error(shifted) == pytest.approx(0.5)
+
+
+def test_log_evidence_error_where_one_cloud_counts_for_all():
+    """The mean of 1, 0, 0, 0 has a standard error of a quarter of 4, whatever the noughts are logs of."""
+    gaps = np.array([0.0, -12.0, -18.0, -15.0])
+    result = made_up(gaps, log_evidence_error=np.full(4, 0.3))
+    assert diagnostics.log_evidence_error(result) == pytest.approx(gaps.std(ddof=1) / 2)
+    near = made_up(gaps / 10, log_evidence_error=np.full(4, 0.3))
+    assert 0.3 < diagnostics.log_evidence_error(near) < 0.6
 
 
 # ---- R-hat and the table

@@ -181,6 +181,20 @@ def test_mixer_weights_that_do_not_fit_are_refused(tmp_path):
     assert teachers.galaxygrad(wheel, "galaxygrad/net.eqx").shape == (12, 12)
 
 
+def test_draws_as_data_have_no_noise_left(key):
+    """Their variance is about the prior's where that is wide, and 0 where it is narrower than noise."""
+    prior = nd.Gaussian([1.0, -2.0], np.diag([4.0, 1e-4]))
+    t = prior.schedule.time(-2 * jnp.log(0.3))
+    prior = nd.Gaussian(prior.mean, np.diag([4.0, 1e-4]), prior.schedule, float(t))
+    data = np.asarray(teachers.draw_data(key, prior, 20_000, batch_size=5000))
+    np.testing.assert_allclose(data.mean(0), prior.mean, atol=0.06)
+    variances = np.array([4.0, 1e-4])
+    expected = variances**2 / (variances + 0.09)
+    np.testing.assert_allclose(data.var(0), expected, rtol=0.05)
+    with pytest.raises(ValueError, match="positive `num`"):
+        teachers.draw_data(key, prior, 0)
+
+
 WHEEL = os.environ.get("GALAXYGRAD_WHEEL")
 
 

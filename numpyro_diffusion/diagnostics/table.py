@@ -13,9 +13,11 @@ __all__ = ["log_evidence_error", "r_hat", "summary_table"]
 def log_evidence_error(result: SMCResult) -> float:
     r"""Standard error of the log of the mean of the clouds' evidences, in nats.
 
-    The larger of two estimates with $W_c \propto \hat Z_c$: across $C \ge 2$ clouds,
-    $\mathrm{sd}(C W_c) / \sqrt C$, and from their genealogies, $\sqrt{\sum_c (W_c s_c)^2}$. A few
-    clouds say little about their own spread; a genealogy knows nothing of a mode that was lost.
+    The larger of two estimates with $W_c \propto \hat Z_c$: from the clouds' genealogies,
+    $\sqrt{\sum_c (W_c s_c)^2}$, and across $C \ge 2$ clouds $\mathrm{sd}(C W_c) / \sqrt C$. A few
+    clouds say little about their own spread; a genealogy knows nothing of a mode that was lost. Where one
+    cloud counts for all ($1 / \sum_c W_c^2 < 3/2$) the latter is near 1 however far apart the clouds are, and
+    $\mathrm{sd}(\log \hat Z_c) / \sqrt C$ stands for it: next to nothing is known then.
 
     Args:
         result: Result with an axis of clouds.
@@ -28,7 +30,10 @@ def log_evidence_error(result: SMCResult) -> float:
     count = len(share)
     if count < 2:
         return error
-    return max(error, float(np.std(count * share, ddof=1) / np.sqrt(count)))
+    spread = np.std(count * share, ddof=1)
+    if np.sum(share**2) > 2 / 3:
+        spread = max(spread, np.std(log_evidence, ddof=1))
+    return float(max(error, spread / np.sqrt(count)))
 
 
 def r_hat(values: np.ndarray) -> np.ndarray:

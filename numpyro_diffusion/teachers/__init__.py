@@ -14,6 +14,7 @@ from .predictions import Noise as Noise
 from .predictions import Score as Score
 from .predictions import Velocity as Velocity
 from .scheduler import ddpm_schedule as ddpm_schedule
+from .student import draw_data as draw_data
 from .student import student_of as student_of
 from .student import teacher_weights as teacher_weights
 from .teacher import Teacher as Teacher

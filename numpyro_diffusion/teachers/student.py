@@ -7,15 +7,17 @@ network as its backbone begins near the end.
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._typing import Array, Scalar
-from ..energies import InnerProductEnergy
+from .._typing import Array, PRNGKey, Scalar
+from ..energies import AbstractDenoiser, InnerProductEnergy
+from ..energies.reverse import draw_prior
 from ..schedules import VariancePreserving
 from .teacher import Teacher
 
-__all__ = ["TeacherBackbone", "student_of", "teacher_weights"]
+__all__ = ["TeacherBackbone", "draw_data", "student_of", "teacher_weights"]
 
 
 class TeacherBackbone(eqx.Module):
@@ -49,6 +51,54 @@ class TeacherBackbone(eqx.Module):
         moved = self.teacher.denoise(alpha_t * u, t) - u
         # (D - m - c_skip v) / c_out without a difference of large numbers: c_skip = 1 - s^2 / total^2.
         return 0.5 * (moved + (s / total) ** 2 * v) * total / (s * self.scale)
+
+
+def draw_data(
+    key: PRNGKey,
+    teacher: AbstractDenoiser,
+    num: int,
+    *,
+    num_steps: int = 100,
+    batch_size: int = 64,
+) -> Array:
+    r"""Examples of a teacher whose training data are not at hand: its own draws, denoised once more.
+
+    A draw of a prior is a noised variable, at `t_min`. As data it would be noised again, and a student
+    would never see an example with as little noise as its energy is asked about: in $d$ dimensions those with
+    noise $\sqrt 2 s$ in place of $s$ are all elsewhere. The denoised mean of the draw is free of noise, and
+    of detail that is smaller than $s$: of variances $v$ it leaves $v^2 / (v + s^2)$.
+
+    Args:
+        key: PRNG key.
+        teacher: The teacher.
+        num: How many.
+        num_steps: Steps of the reverse process, one evaluation each.
+        batch_size: So many at a time.
+
+    Returns:
+        Array of shape `(num, *shape)`, in the network's units.
+
+    Raises:
+        ValueError: If a number is not positive.
+    """
+    if min(num, num_steps, batch_size) < 1:
+        raise ValueError(
+            "`draw_data` expects positive `num`, `num_steps` and `batch_size`; got "
+            f"{num}, {num_steps} and {batch_size}."
+        )
+    return _draw_data(teacher, jax.random.split(key, num), num_steps, min(batch_size, num))
+
+
+@eqx.filter_jit
+def _draw_data(teacher, keys, num_steps, batch_size):
+    t_min = jnp.asarray(teacher.t_min, jnp.result_type(float))
+    alpha = teacher.schedule(t_min)[0]
+
+    def one(key):
+        u = draw_prior(teacher, key, num_steps)
+        return teacher.denoise((alpha * u).astype(u.dtype), t_min)
+
+    return jax.lax.map(one, keys, batch_size=batch_size)
 
 
 def student_of(teacher: Teacher, data, *, noise_min: float, noise_max: float) -> InnerProductEnergy:
