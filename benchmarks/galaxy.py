@@ -22,6 +22,7 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import optax
+from numpyro.infer import MCMC, NUTS, init_to_value
 
 import numpyro_diffusion as nd
 from numpyro_diffusion.auditing import curl_ratio
@@ -85,6 +86,29 @@ def posterior(prior, transform, image, particles):
     return smc
 
 
+def wander(energy, galaxies):
+    """Energies and brightest pixels of galaxies with the prior's noise, and of where NUTS leads from there."""
+    t = jnp.asarray(energy.t_min)
+    alpha, sigma = energy.schedule(t)
+    value = eqx.filter_jit(lambda e, y: jax.lax.map(lambda u: e.energy(alpha * u, t), y))
+    kernel = NUTS(
+        lambda: numpyro.sample("y", nd.DiffusionPrior(energy)),
+        init_strategy=init_to_value(values={"y": galaxies[0]}),
+        max_tree_depth=6,
+    )
+    mcmc = MCMC(kernel, num_warmup=60, num_samples=1, progress_bar=False)
+    ends, starts = [], []
+    for i, galaxy in enumerate(galaxies):
+        noise = (sigma / alpha) * jax.random.normal(jax.random.key(i), galaxy.shape)
+        starts.append(galaxy + noise)
+        mcmc.run(jax.random.key(i), init_params={"y": starts[-1]})
+        ends.append(mcmc.get_samples()["y"][-1])
+    found = []
+    for y in (jnp.stack(starts), jnp.stack(ends)):
+        found += [float(np.median(value(energy, y))), float(np.median(y.max((1, 2))))]
+    return found
+
+
 def picture(path, rows):
     import matplotlib.pyplot as plt
 
@@ -144,6 +168,9 @@ def main() -> None:
     energy = result.energy
     rows.append([f"the same after {steps} steps", "error", *compare(energy, teacher, fresh)])
 
+    start_value, start_peak, end_value, end_peak = wander(energy, fresh[: 2 if options.tiny else 8])
+    clock("chains")
+
     flux, image = observe(teacher, draws[-1])
     smc = posterior(energy, teacher.card.transform, image, particles)
     clock("posterior")
@@ -155,6 +182,9 @@ def main() -> None:
     clouds = ", ".join(f"{value:.0f}" for value in np.atleast_1d(smc.result.log_evidence))
     notes = (
         "Seconds: " + ", ".join(f"{name} {value:.0f}" for name, value in seconds.items()) + ".",
+        f"Chains under the distilled energy, 60 steps of NUTS from 8 fresh draws with the prior's noise: median "
+        f"energy {start_value:.0f} at the start and {end_value:.0f} at the end, brightest pixel of y "
+        f"{start_peak:.1f} and {end_peak:.1f}.",
         f"Posterior of one fresh draw (brightest pixel {flux.max():.2f}) seen under noise 0.1, by "
         f"`Twisted` with 2 clouds of {particles}: sigma {sigma.mean():.4f} ± {sigma.std():.4f}; flux off "
         f"by {error:.4f} (root mean square), posterior standard deviation {spread:.4f}. {share:.0%} of "

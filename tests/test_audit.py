@@ -41,6 +41,7 @@ def test_an_exact_energy_passes_everything(report):
         "covariances are positive",
         "density and score agree",
         "nats of where scores put them",
+        "chains stay with the data",
         "draws cannot be told from data",
         "cannot be told from others",
     ):
@@ -62,6 +63,7 @@ def test_the_table_has_the_numbers(report, capsys):
     np.testing.assert_allclose(shown["residual"], report.denoising.residual, rtol=0.03)
     np.testing.assert_allclose(shown["SimA"], report.membership.auc[0], atol=1e-3)
     assert np.isnan(shown["L"][-1]) and not np.isnan(shown["L"][0])
+    assert f"60 chains from the data: energies fall by {report.rest.fall:.2f} +- " in printed
     assert report.verdict[0] in printed
 
 
@@ -92,7 +94,7 @@ def test_a_rotated_score_is_caught_and_not_asked_for_a_density():
     rotated = nd.ScoreFunction(turned, 2, params=(MIXTURE, turn), variance=np.var(DATA, 0))
     found = nd.audit(rotated, DATA, key=jax.random.key(2), num_steps=20, **SIZES)
     assert any("not a gradient" in words for words in found.findings)
-    assert found.gradient is None and found.offsets is None and found.membership is None
+    assert found.gradient is found.offsets is found.rest is found.membership is None
     assert len(found.skipped) == 2 and found.verdict[-2:] == list(found.skipped)
     assert "A denoiser alone has no density" in str(found) and "pass `held_out`" in str(found)
     assert found.draws_from == "the reverse process, 20 steps" and np.isnan(found.log_normalizer)
@@ -139,6 +141,14 @@ def test_a_ripple_and_an_offset_are_caught_by_the_normaliser(report, size, const
     )
     found = report._replace(offsets=found)
     assert found.findings == [] if phrases is None else only(found, *phrases) is None
+
+
+def test_chains_that_leave_the_data_are_caught(report):
+    """Wells of two nats or less, or within three errors, are let pass."""
+    at = lambda fall, error: report._replace(rest=report.rest._replace(fall=fall, fall_error=error))
+    only(at(571.0, 78.0), "Chains leave the data: energies fall by 571 +- 78 nats", "`Twisted`")
+    for fall, error in ((1.9, 0.1), (8.0, 3.0), (-30.0, 1.0)):
+        assert at(fall, error).findings == []
 
 
 def test_an_offset_between_levels_is_a_note_and_no_finding(report):
@@ -209,6 +219,7 @@ def test_a_report_goes_to_arviz_and_back_from_disk(report, tmp_path):
     np.testing.assert_array_equal(group["t"], report.times)
     np.testing.assert_array_equal(group["denoising_residual"], report.denoising.residual)
     np.testing.assert_array_equal(group["offsets_spread"], report.offsets.spread)
+    assert float(group["rest_fall"]) == report.rest.fall
     assert group["curl_ratio"].dims == ("level",) and list(group["level"].values) == [1, 2, 3, 4]
     auc = group["membership_auc"].sel(statistic="loss", level=2)
     assert float(auc) == report.membership.auc[2, 1]
@@ -231,13 +242,13 @@ def test_a_tree_holds_the_same(report, monkeypatch, tmp_path):
 
 def without_energy(report):
     skipped = ("no density", "no held-out examples")
-    return report._replace(gradient=None, offsets=None, membership=None, skipped=skipped)
+    return report._replace(gradient=None, offsets=None, rest=None, membership=None, skipped=skipped)
 
 
 def test_arviz_holds_what_was_asked(report):
     names = set(diagnostics.audit_to_arviz(without_energy(report))["audit"].data_vars)
     assert {"curl_ratio", "spectrum_smallest", "draws_scale"} <= names
-    assert not any(name.startswith(("gradient", "offsets", "membership")) for name in names)
+    assert not any(name.startswith(("gradient", "offsets", "rest", "membership")) for name in names)
 
 
 def test_the_figure_shows_the_numbers(report):
@@ -286,5 +297,6 @@ def test_the_digits_prior(float32):
     assert abs(found.offsets.value[0] - energy.log_normalizer) < 1
     assert 0.7 < found.membership.chosen_auc[0] < 0.9  # it saw each digit thousands of times
     words = "\n".join(found.verdict)
+    assert abs(found.rest.fall) < 4 * found.rest.fall_error and found.rest.distance > 5
     for phrase in ("fits them too closely", "off against each other", "density and score agree"):
         assert phrase in words

@@ -220,10 +220,43 @@ def test_a_wrong_gradient_is_measured(key):
     assert np.all((0.04 < ratio) & (ratio < 0.1))
 
 
-@pytest.mark.parametrize("function", [auditing.gradient_agreement, auditing.normalizer_spread])
+@pytest.mark.parametrize(
+    "function", [auditing.gradient_agreement, auditing.normalizer_spread, auditing.rest_of_data]
+)
 def test_a_denoiser_alone_has_no_density(function, key):
     with pytest.raises(TypeError, match="A score alone has no density"):
         function(rotated(MIXTURE, 0.0), exact_data(MIXTURE, 10), key)
+
+
+# ---- chains from the data
+
+
+def with_a_well(depth):
+    """An exact energy, and a well three standard deviations from the data, out of sight of training."""
+
+    def energy(mixture, x, t):
+        alpha_t, _ = mixture.schedule(t)
+        away = x / alpha_t - jnp.array([1.5, 3.0])
+        return mixture.energy(x, t) - depth * jnp.exp(-0.5 * jnp.sum(away**2) / 0.8**2)
+
+    variance = np.var(exact_data(MIXTURE, 2000), 0)
+    return nd.EnergyFunction(energy, (2,), params=MIXTURE, variance=variance)
+
+
+def test_data_rest_under_their_own_law_and_leave_for_a_well(key):
+    sizes = {"num_moves": 60, "num_steps": 4}
+    found = auditing.rest_of_data(MIXTURE, exact_data(MIXTURE, 300), key, **sizes)
+    assert abs(found.fall) < 4 * found.fall_error and found.fall_error < 0.15
+    np.testing.assert_allclose(found.fall, found.before - found.after, atol=1e-9)
+    # They went far: two independent draws are sqrt(2) standard deviations apart.
+    level = float(MIXTURE.schedule.noise_level(jnp.asarray(MIXTURE.t_min)))
+    spread = np.sqrt(2 * np.var(exact_data(MIXTURE, 2000), 0).mean()) / level
+    assert 0.5 * spread < found.distance < 1.2 * spread
+    assert 0.5 < found.acceptance <= 1 and found.num_chains == 300
+    found = auditing.rest_of_data(with_a_well(25.0), exact_data(MIXTURE, 100), key, **sizes)
+    assert found.fall > 2 and found.fall > 5 * found.fall_error
+    few = auditing.rest_of_data(MIXTURE, exact_data(MIXTURE, 9), key, batch_size=4, **sizes)
+    assert few.num_chains == 9 and np.isfinite(few.fall)
 
 
 # ---- the normaliser, point by point

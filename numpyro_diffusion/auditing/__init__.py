@@ -16,6 +16,8 @@ from .membership import Membership as Membership
 from .membership import membership_audit as membership_audit
 from .report import AuditReport as AuditReport
 from .report import audit as audit
+from .rest import Rest as Rest
+from .rest import rest_of_data as rest_of_data
 from .roc import auc_and_error as auc_and_error
 from .roc import roc_curve as roc_curve
 from .roc import true_positive_rate as true_positive_rate

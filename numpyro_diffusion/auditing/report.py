@@ -17,6 +17,7 @@ from .draws import Draws, compare_draws, many_draws, noised_to_prior
 from .gradient import Agreement, gradient_agreement
 from .levels import check_times, level_times, noise_levels
 from .membership import Membership, membership_audit
+from .rest import Rest, rest_of_data
 from .spectrum import Spectrum, posterior_spectrum
 from .spread import Offsets, normalizer_spread
 from .table import table
@@ -43,6 +44,7 @@ class AuditReport(NamedTuple):
         spectrum: Positivity of Tweedie's covariance.
         gradient: Density against score; `None` for a denoiser alone.
         offsets: The normaliser point by point; `None` for a denoiser alone.
+        rest: Where chains lead from the data; `None` for a denoiser alone.
         draws: Draws against data.
         membership: Memorisation; `None` without held-out examples.
         skipped: What was left out and why, one sentence each.
@@ -62,6 +64,7 @@ class AuditReport(NamedTuple):
     spectrum: Spectrum
     gradient: Agreement | None
     offsets: Offsets | None
+    rest: Rest | None
     draws: Draws
     membership: Membership | None
     skipped: tuple[str, ...]
@@ -101,14 +104,15 @@ def audit(
 ) -> AuditReport:
     r"""Measure whether a learned prior is what it says it is.
 
-    Seven questions, each a function of this package with its own standard error: does it denoise better
+    Eight questions, each a function of this package with its own standard error: does it denoise better
     than a straight line (`denoising_residual`), is its score a gradient (`curl_ratio`), is its posterior
     covariance one (`posterior_spectrum`), do density and score agree (`gradient_agreement`), do energies lie
-    where the scores put them (`normalizer_spread`), do its draws look like data (`compare_draws`), and has
-    it memorised its training examples (`membership_audit`)?
+    where the scores put them (`normalizer_spread`), do chains of the energy leave data where they are
+    (`rest_of_data`), do its draws look like data (`compare_draws`), and has it memorised its training
+    examples (`membership_audit`)?
 
     All but the last are asked of the held-out examples where there are some. A denoiser alone is not asked
-    the two questions about energies. The last needs held-out examples.
+    the three questions about energies. The last needs held-out examples.
 
     Args:
         prior: An energy or a denoiser.
@@ -133,7 +137,7 @@ def audit(
     held_out = None if held_out is None else check_data(prior, held_out)
     times = check_times(prior, level_times(prior, num_levels) if times is None else times)
     judged = data if held_out is None else held_out
-    key_some, key_noise, key_draw, *keys = jax.random.split(key, 10)
+    key_some, key_noise, key_draw, *keys = jax.random.split(key, 11)
     some = judged[jax.random.permutation(key_some, len(judged))[:num_examples]]
     rest: dict[str, Any] = {"batch_size": batch_size}
 
@@ -156,16 +160,17 @@ def audit(
         energy = prior
         jobs["gradient"] = lambda: gradient_agreement(energy, some, keys[3], times, **rest)
         jobs["offsets"] = lambda: normalizer_spread(energy, some, keys[4], times, **rest)
+        jobs["rest"] = lambda: rest_of_data(energy, some, keys[7], **rest)
     else:
         skipped.append(
-            "Not asked: whether density and score agree and energies lie right. A denoiser alone has no "
-            "density."
+            "Not asked: whether density and score agree, energies lie right and chains stay. A denoiser "
+            "alone has no density."
         )
     if held_out is None:
         skipped.append("Not asked: memorisation. It takes held-out examples: pass `held_out`.")
     else:
         jobs["membership"] = lambda: membership_audit(prior, data, held_out, keys[6], times, **rest)
-    found: dict[str, Any] = {"gradient": None, "offsets": None, "membership": None}
+    found: dict[str, Any] = {"gradient": None, "offsets": None, "rest": None, "membership": None}
     found |= _run(jobs, progress_bar)
     stored = getattr(prior, "log_normalizer", None)
     return AuditReport(

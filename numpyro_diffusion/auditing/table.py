@@ -44,6 +44,12 @@ def table(report: AuditReport) -> str:
         f"off by {draws.covariance_shift:.2g} (p {draws.covariance_p:.3f}), energy distance "
         f"{draws.energy_distance:.2g} (p {draws.energy_p:.3f})",
     ]
+    if report.rest is not None:
+        rest = report.rest
+        lines.append(
+            f"{rest.num_chains} chains from the data: energies fall by {rest.fall:.2f} +- "
+            f"{rest.fall_error:.2f} nats over a way of {rest.distance:.1f} noise levels"
+        )
     if report.membership is not None:
         found = report.membership
         lines += [

@@ -1,7 +1,6 @@
 r"""An audit in words: a verdict of what is wrong, what is fine and what to do.
 
-A finding needs two things: a size that matters, named below, and three standard errors (or a p-value below
-0.005) to tell it from chance. What is measured and small is said to be fine.
+What is measured and small is said to be fine.
 """
 
 from __future__ import annotations
@@ -10,38 +9,27 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .membership import STATISTICS
-from .table import number
+from . import faults
 
 if TYPE_CHECKING:
     from .report import AuditReport
 
 __all__ = ["findings", "verdict"]
 
-SURE = 3.0  # standard errors
-P_VALUE = 0.005
-MARGIN = 0.05  # by which a denoiser may be worse than a linear one
-CALIBRATION = 0.2  # relative, between the residual and what the denoiser expects of itself
-CURL = 0.02
-NEGATIVE = 0.01  # of the trace of a covariance
-SPREAD = 0.5  # nats
-SCALE = 0.02  # relative, of the standard deviation of draws
-AUC = 0.6
-MEMORISED = 0.9  # AUC from which on one may say so
-
 
 def findings(report: AuditReport) -> list[str]:
     """What is wrong and what to do about it; empty if nothing is."""
     found = [
-        _gradient(report),
-        _linear(report),
-        _calibration(report),
-        _curl(report),
-        _covariance(report),
-        _spread(report),
-        _normalizer(report),
-        *_draws(report),
-        _memorised(report),
+        faults.gradient(report),
+        faults.linear(report),
+        faults.calibration(report),
+        faults.curl(report),
+        faults.covariance(report),
+        faults.spread(report),
+        faults.rest(report),
+        faults.normalizer(report),
+        *faults.draws(report),
+        faults.memorised(report),
     ]
     return [finding for finding in found if finding]
 
@@ -49,203 +37,35 @@ def findings(report: AuditReport) -> list[str]:
 def verdict(report: AuditReport) -> list[str]:
     """Findings, then what is fine, then what was not asked."""
     wrong = findings(report)
-    note = _levels(report)
+    note = faults.levels(report)
     return [*wrong, _fine(report, wrong), *([note] if note else []), *report.skipped]
 
 
 def _fine(report: AuditReport, wrong: list[str]) -> str:
     draws, found = report.draws, report.membership
     parts = {
-        _linear: "it denoises no worse than a linear denoiser",
-        _calibration: "the error it expects of itself is about the one it makes",
-        _curl: f"its score is a gradient (curl at most {report.curl.ratio.max():.1g})",
-        _covariance: "its posterior covariances are positive",
+        faults.linear: "it denoises no worse than a linear denoiser",
+        faults.calibration: "the error it expects of itself is about the one it makes",
+        faults.curl: f"its score is a gradient (curl at most {report.curl.ratio.max():.1g})",
+        faults.covariance: "its posterior covariances are positive",
     }
     fine = [words for check, words in parts.items() if not check(report)]
-    if report.gradient is not None and not _gradient(report):
+    if report.gradient is not None and not faults.gradient(report):
         fine.append("density and score agree")
-    if report.offsets is not None and not _spread(report):
+    if report.offsets is not None and not faults.spread(report):
         fine.append(
             f"energies lie within {np.nanmax(report.offsets.spread):.2g} nats of where scores put them"
         )
-    if not _draws(report):
+    if report.rest is not None and not faults.rest(report):
+        fine.append(
+            f"chains stay with the data (energies fall by {report.rest.fall:.1f} +- "
+            f"{report.rest.fall_error:.1f} nats)"
+        )
+    if not faults.draws(report):
         fine.append(
             f"draws cannot be told from data (sd {draws.scale:.2f} +- {draws.scale_error:.2f} of theirs)"
         )
-    if found is not None and not _memorised(report):
+    if found is not None and not faults.memorised(report):
         fine.append(f"members cannot be told from others (AUC {found.chosen_auc.max():.2f})")
     start = "Fine otherwise: " if wrong else "Nothing to worry about: "
     return start + ", ".join(fine) + "." if fine else "Nothing was found to be fine."
-
-
-def _worst(report: AuditReport, bad: np.ndarray, size: np.ndarray) -> int | None:
-    return int(np.argmax(np.where(bad, size, -np.inf))) if np.any(bad) else None
-
-
-def _at(report: AuditReport, level: int, bad: np.ndarray) -> str:
-    """The worst level, and how many there are."""
-    others = int(np.sum(bad)) - 1
-    also = f" (and {others} other{'s'[: others != 1]})" if others else ""
-    return f"At noise level {number(report.noise_levels[level])}{also}"
-
-
-def _gradient(report: AuditReport) -> str:
-    found = report.gradient
-    if found is None or not np.any(bad := found.violations > 0):
-        return ""
-    level = int(np.argmax(found.violations))
-    return (
-        f"{_at(report, level, bad)} density and score disagree along {found.violations[level]:.0%} of short "
-        f"segments, by {found.discrepancy[level]:.2g} nats where energies rise by {found.rise[level]:.2g}: "
-        "Metropolis steps accept wrongly. Let `jax.grad` of the energy be the score; see `check_energy`."
-    )
-
-
-def _linear(report: AuditReport) -> str:
-    found = report.denoising
-    gap = found.residual - found.linear
-    bad = (gap > MARGIN * found.linear) & (gap > SURE * found.saving_error)
-    level = _worst(report, bad, found.residual / found.linear)
-    if level is None:
-        return ""
-    return (
-        f"{_at(report, level, bad)} the denoiser's squared error is {number(found.residual[level])} "
-        f"a coordinate, that of a straight line through the data's moments {number(found.linear[level])}: it "
-        "has learned too little there. Train longer, or check units and schedule."
-    )
-
-
-def _calibration(report: AuditReport) -> str:
-    found = report.denoising
-    gap = found.residual - found.predicted
-    bad = (np.abs(gap) > CALIBRATION * np.abs(found.predicted)) & (
-        np.abs(gap) > SURE * found.excess_error
-    )
-    ratio = found.residual / found.predicted
-    level = _worst(report, bad, np.abs(gap) / found.excess_error)
-    if level is None:
-        return ""
-    kind = "surer than it should be" if gap[level] > 0 else "less sure than it could be"
-    return (
-        f"{_at(report, level, bad)} the denoiser is {kind}: its squared error is {ratio[level]:.2f} of "
-        "what its own derivative expects, so that posteriors at this noise have the wrong width. Train on "
-        "more examples, or regularise."
-    )
-
-
-def _curl(report: AuditReport) -> str:
-    found = report.curl
-    bad = (found.ratio > np.maximum(CURL, found.rounding)) & (
-        found.ratio > SURE * found.ratio_error
-    )
-    level = _worst(report, bad, found.ratio)
-    if level is None:
-        return ""
-    return (
-        f"{_at(report, level, bad)} the score is not a gradient: its curl ratio is {found.ratio[level]:.2g} "
-        f"+- {found.ratio_error[level]:.1g}. Use it in path space only (`Twisted`), or `distill` an energy."
-    )
-
-
-def _covariance(report: AuditReport) -> str:
-    found = report.spectrum
-    bad = (found.negative_share > NEGATIVE) & (
-        found.negative_share > SURE * found.negative_share_error
-    )
-    level = _worst(report, bad, found.negative_share)
-    if level is None:
-        return ""
-    return (
-        f"{_at(report, level, bad)} {found.negative_share[level]:.1%} of the implied posterior covariance is "
-        f"negative (smallest eigenvalue {found.smallest[level]:.2g} of the noise's variance): it is no "
-        "covariance. Prefer `Widened` or `Tweedie` twists and `Isotropic` proposals there."
-    )
-
-
-def _spread(report: AuditReport) -> str:
-    found = report.offsets
-    if found is None:
-        return ""
-    bad = (found.spread > SPREAD) & (found.spread > SURE * found.spread_error)
-    level = _worst(report, bad, found.spread)
-    if level is None:
-        return ""
-    return (
-        f"{_at(report, level, bad)} energies of different examples are off against each other: "
-        f"they scatter by {found.spread[level]:.2g} +- {found.spread_error[level]:.1g} nats about where the "
-        "scores put them, and so do the probabilities of modes. Train with `energy_loss` and anchors."
-    )
-
-
-def _normalizer(report: AuditReport) -> str:
-    found = report.offsets
-    if found is None or np.isnan(report.log_normalizer) or report.times[0] != found.times[0]:
-        return ""
-    gap = found.value[0] - report.log_normalizer
-    error = np.hypot(found.value_error[0], report.log_normalizer_error)
-    # Scores that are off by the spread move the mean by about as much.
-    if not abs(gap) > max(SURE * error, SPREAD + found.spread[0]):
-        return ""
-    return (
-        f"The stored normaliser is {report.log_normalizer:.2f} nats, the scores say {found.value[0]:.2f} +- "
-        f"{error:.2f}: evidences are off. Measure it again with `prior_normalizer`, and store it with "
-        "`with_log_normalizer`."
-    )
-
-
-def _levels(report: AuditReport) -> str:
-    """No finding, since any function of time may be added to an energy."""
-    found = report.offsets
-    if found is None or np.isnan(found.value[0]):
-        return ""
-    drift = found.value - found.value[0]
-    error = np.hypot(found.value_error, found.value_error[0])
-    bad = np.abs(drift) > np.maximum(SURE * error, SPREAD + found.spread + found.spread[0])
-    level = _worst(report, bad, np.abs(drift))
-    if level is None:
-        return ""
-    return (
-        f"{_at(report, level, bad)} energies are off by {-drift[level]:.2g} nats against those at t_min. "
-        "Posteriors and their evidences do not feel it; what compares levels does, such as simulated "
-        "tempering or a posterior of the noise level itself."
-    )
-
-
-def _draws(report: AuditReport) -> list[str]:
-    found, words = report.draws, []
-    if found.mean_p < P_VALUE:
-        words.append(f"their mean is off by {found.mean_shift:.2g} sd")
-    # The scale looks at all directions, the p-value at the leading ones.
-    off = abs(found.scale - 1) > max(SCALE, SURE * found.scale_error)
-    if found.covariance_p < P_VALUE or off:
-        words.append(
-            f"their covariance is off by {found.covariance_shift:.2g} (sd {found.scale:.2f} +- "
-            f"{found.scale_error:.2f} of the data's)"
-        )
-    if found.energy_p < P_VALUE and not words:
-        words.append(f"their energy distance to the data is {found.energy_distance:.2g}")
-    if not words:
-        return []
-    return [
-        f"Draws ({report.draws_from}) differ from the data: " + "; ".join(words) + ". Look at "
-        "`draws.mean_z` and `draws.variance_z`, and at draws; more steps tell a sampler's error from the "
-        "prior's."
-    ]
-
-
-def _memorised(report: AuditReport) -> str:
-    found = report.membership
-    if found is None:
-        return ""
-    bad = (found.chosen_auc > AUC) & (found.chosen_auc - 0.5 > SURE * found.chosen_auc_error)
-    if not bad.any():
-        return ""
-    best = int(np.argmax(np.where(bad, found.chosen_auc, 0)))
-    kind = "has memorised them" if found.chosen_auc[best] > MEMORISED else "fits them too closely"
-    return (
-        f"Training examples can be told from others, so the prior {kind}: AUC {found.chosen_auc[best]:.2f} "
-        f"+- {found.chosen_auc_error[best]:.2f} by {STATISTICS[best]} at noise level "
-        f"{number(found.noise_levels[found.level[best]])}, {found.chosen_tpr[best]:.0%} of them at "
-        f"{found.false_positive_rate:.0%} false alarms. Stop earlier, regularise, or train on more; do not "
-        "publish it if the examples are private."
-    )

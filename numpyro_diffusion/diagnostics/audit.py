@@ -46,8 +46,10 @@ def audit_to_arviz(report: AuditReport) -> Any:
         for field, value in {} if part is None else part._asdict().items():
             if field not in ("times", "noise_levels"):
                 parts[f"{name}_{field}"] = (("level",)[: np.ndim(value)], value)
-    for field, value in report.draws._asdict().items():
-        parts[f"draws_{field}"] = ((), value)
+    for name in ("draws", "rest"):
+        part = getattr(report, name)
+        for field, value in {} if part is None else part._asdict().items():
+            parts[f"{name}_{field}"] = ((), value)
     if report.membership is not None:
         for field, dims in _MEMBERSHIP.items():
             parts[f"membership_{field}"] = (dims, getattr(report.membership, field))
