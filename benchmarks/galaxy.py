@@ -22,10 +22,9 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import optax
-from numpyro.infer import MCMC, NUTS, init_to_value
 
 import numpyro_diffusion as nd
-from numpyro_diffusion.auditing import curl_ratio
+from numpyro_diffusion.auditing import curl_ratio, rest_of_data
 
 LEVELS = (0.15, 0.3, 1.0, 3.0, 10.0)
 # At time 1 of galaxygrad, the score of pixel (16, 17) of the image in `check`, by its own code.
@@ -84,29 +83,6 @@ def posterior(prior, transform, image, particles):
     smc = nd.SMC(model, scheme, num_particles=particles, num_chains=2, progress_bar=False)
     smc.run(jax.random.key(5), image)
     return smc
-
-
-def wander(energy, galaxies):
-    """Energies and brightest pixels of galaxies with the prior's noise, and of where NUTS leads from there."""
-    t = jnp.asarray(energy.t_min)
-    alpha, sigma = energy.schedule(t)
-    value = eqx.filter_jit(lambda e, y: jax.lax.map(lambda u: e.energy(alpha * u, t), y))
-    kernel = NUTS(
-        lambda: numpyro.sample("y", nd.DiffusionPrior(energy)),
-        init_strategy=init_to_value(values={"y": galaxies[0]}),
-        max_tree_depth=6,
-    )
-    mcmc = MCMC(kernel, num_warmup=60, num_samples=1, progress_bar=False)
-    ends, starts = [], []
-    for i, galaxy in enumerate(galaxies):
-        noise = (sigma / alpha) * jax.random.normal(jax.random.key(i), galaxy.shape)
-        starts.append(galaxy + noise)
-        mcmc.run(jax.random.key(i), init_params={"y": starts[-1]})
-        ends.append(mcmc.get_samples()["y"][-1])
-    found = []
-    for y in (jnp.stack(starts), jnp.stack(ends)):
-        found += [float(np.median(value(energy, y))), float(np.median(y.max((1, 2))))]
-    return found
 
 
 def picture(path, rows):
@@ -168,7 +144,9 @@ def main() -> None:
     energy = result.energy
     rows.append([f"the same after {steps} steps", "error", *compare(energy, teacher, fresh)])
 
-    start_value, start_peak, end_value, end_peak = wander(energy, fresh[: 2 if options.tiny else 8])
+    chains = 2 if options.tiny else 32
+    sizes = {"num_moves": 4 if options.tiny else 100, "batch_size": 16}
+    rest = rest_of_data(energy, fresh[:chains], jax.random.key(6), **sizes)
     clock("chains")
 
     flux, image = observe(teacher, draws[-1])
@@ -182,9 +160,8 @@ def main() -> None:
     clouds = ", ".join(f"{value:.0f}" for value in np.atleast_1d(smc.result.log_evidence))
     notes = (
         "Seconds: " + ", ".join(f"{name} {value:.0f}" for name, value in seconds.items()) + ".",
-        f"Chains under the distilled energy, 60 steps of NUTS from 8 fresh draws with the prior's noise: median "
-        f"energy {start_value:.0f} at the start and {end_value:.0f} at the end, brightest pixel of y "
-        f"{start_peak:.1f} and {end_peak:.1f}.",
+        f"{chains} chains under the distilled energy, from fresh draws with the prior's noise: energies fall "
+        f"by {rest.fall:.0f} ± {rest.fall_error:.0f} nats in {sizes['num_moves']} Hamiltonian moves.",
         f"Posterior of one fresh draw (brightest pixel {flux.max():.2f}) seen under noise 0.1, by "
         f"`Twisted` with 2 clouds of {particles}: sigma {sigma.mean():.4f} ± {sigma.std():.4f}; flux off "
         f"by {error:.4f} (root mean square), posterior standard deviation {spread:.4f}. {share:.0%} of "
