@@ -200,6 +200,37 @@ def judged(draws, scene: Scene, transform):
     ]
 
 
+def picture(teacher, tiny: bool) -> None:
+    """Truth, data, posterior means and spreads of the first scene of each kind."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(3, 5, figsize=(8, 4.9), layout="constrained")
+    lines = iter(axes)
+    for offsets in OFFSETS.values():
+        scene = next(simulate(teacher, offsets, 1, 5 if tiny else 60))
+        draws, _ = by_split(teacher, offsets, tiny)(0, scene.image)
+        for k, truth in enumerate(scene.fluxes):
+            flux = np.asarray(teacher.card.transform.inverse(draws[f"y{k}"]))
+            low, high = np.quantile(flux.sum((1, 2)), [0.05, 0.95])
+            line = next(lines)
+            shown = {
+                f"truth, flux {truth.sum():.1f}": truth,
+                f"data, noise {scene.sigma:.3f}": np.asarray(scene.image),
+                f"mean, flux {low:.1f} to {high:.1f}": flux.mean(0),
+                "one draw": flux[-1],
+                "standard deviation": flux.std(0),
+            }
+            for axis, (name, image) in zip(line, shown.items(), strict=True):
+                top = 0.3 if name.startswith("standard") else 0.8
+                axis.imshow(image, vmin=0, vmax=top, cmap="magma", origin="lower")
+                axis.set(xticks=[], yticks=[])
+                axis.set_title(name, fontsize=7)
+    figure.savefig(_table.ROOT / "benchmarks" / "results" / "galaxies.png", dpi=110)
+
+
 METHODS = {"`PnPDM`": by_split, "MAP": by_map, "NUTS, raw score": by_nuts}
 
 
@@ -207,10 +238,15 @@ def main() -> None:
     parser = _table.parser(__doc__)
     parser.add_argument("wheel", help="path of galaxygrad-0.2.1-py3-none-any.whl")
     parser.add_argument("--only", choices=OFFSETS, nargs="+", default=list(OFFSETS))
+    parser.add_argument("--picture", action="store_true", help="only draw the first scenes")
     parser.set_defaults(seeds=20)
     options = parser.parse_args()
     num, steps = (1, 5) if options.tiny else (options.seeds, 60)
     teacher, rows = nd.teachers.galaxygrad(options.wheel), []
+    if options.picture or options.save:
+        picture(teacher, options.tiny)
+    if options.picture:
+        return
     for which in options.only:
         scenes = list(simulate(teacher, OFFSETS[which], num, steps))
         for name, method in METHODS.items():

@@ -201,7 +201,14 @@ def main() -> None:
     rows = [row for factor in options.only for row in compare(factor, names, num, options)]
     columns = ["increments", "operator", "method", "dB", "coverage", "distance", "sd", "s"]
     note = f"{num} signals an operator."
-    _table.emit("levy_learned", __doc__, columns, rows, options.save, (note,))
+    parts = [options.only, options.operators]
+    chosen = [
+        n
+        for part, whole in zip(parts, (FACTORS, OPERATORS), strict=True)
+        if part != whole
+        for n in part
+    ]
+    _table.emit("-".join(["levy_learned", *chosen]), __doc__, columns, rows, options.save, (note,))
 
 
 if __name__ == "__main__":

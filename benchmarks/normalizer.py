@@ -10,6 +10,8 @@ import numpy as np
 
 import numpyro_diffusion as nd
 
+METHODS = nd.pointwise_normalizer, nd.thermodynamic_normalizer, nd.adjacent_normalizer
+
 
 def main() -> None:
     options = _table.parser(__doc__).parse_args()
@@ -27,7 +29,7 @@ def main() -> None:
     for split in ("test", "train"):
         images, _ = nd.pretrained.load_digits(split)
         images = images[:40] if options.tiny else images
-        for method in (nd.thermodynamic_normalizer, nd.adjacent_normalizer):
+        for method in METHODS:
             result = method(energy, images, jax.random.key(1))
             value = f"{result.value:.2f} +- {result.standard_error:.2f}"
             data = f"{len(images)} {split} digits"
