@@ -95,9 +95,10 @@ def by_chains(kernel, data, num_warmup: int, num_samples: int):
 
 def evaluations_of(particles, num_samples: int, passes: int) -> float:
     """Network evaluations of runs of particles, with `passes` evaluations for the path that is kept."""
-    levels = particles.problem.levels
+    levels, bridge = particles.problem.levels, particles.problem.kernels.bridge
     count = int(np.sum(np.asarray(levels.next_clock) < np.asarray(levels.clock)))
-    return num_samples * (particles.num_particles * (count + 1) + passes * (count + 1))
+    each = particles.scheme.evaluations_per_level(bridge)  # derivatives included
+    return num_samples * each * (count + 1) * (particles.num_particles + passes)
 
 
 def few_levels(chosen: bool) -> dict:
