@@ -6,6 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from .._typing import Array, Position, PRNGKey
 from ..bridge import Bridge
@@ -99,14 +100,16 @@ def split_gibbs(
 def _refuse_nonfinite(result: SplitResult) -> None:
     """Where the first value is that is not a number, if there is one."""
     for name, values in [*result.positions.items(), *result.seen.items()]:
-        finite = np.isfinite(np.asarray(values)).reshape(*result.log_weights.shape, -1).all(-1)
-        if finite.all():
+        if isinstance(values, Tracer):  # within a program of the caller's
+            return
+        bad = ~np.isfinite(np.asarray(values)).reshape(*result.log_weights.shape, -1)
+        wrong: np.ndarray = np.any(bad, -1)
+        if not wrong.any():
             continue
-        draw = int(np.argmax(~finite.all(0)))
-        chain = int(np.argmax(~finite[:, draw]))
-        count = int((~finite.all(1)).sum())
+        draw = int(np.argmax(np.any(wrong, 0)))
+        chain, count = int(np.argmax(wrong[:, draw])), int(np.sum(np.any(wrong, 1)))
         error = FloatingPointError(
-            f"site {name!r} is not finite in {count} of {len(finite)} chains, first in chain {chain} at draw "
+            f"site {name!r} is not finite in {count} of {len(wrong)} chains, first in chain {chain} at draw "
             f"{draw}. Look at the denoiser at draws from its noisiest level, or give chains "
             "finite values to start from (`initial`)."
         )
