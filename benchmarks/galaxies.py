@@ -231,7 +231,7 @@ def picture(teacher, tiny: bool) -> None:
                 axis.imshow(image, vmin=0, vmax=top, cmap="magma", origin="lower")
                 axis.set(xticks=[], yticks=[])
                 axis.set_title(name, fontsize=7)
-    figure.savefig(_table.ROOT / "benchmarks" / "results" / "galaxies.png", dpi=110)
+    figure.savefig(_table.ROOT / "docs" / "images" / "galaxies.png", dpi=110)
 
 
 METHODS = {"PnPDM": by_split, "MAP": by_map, "NUTS, raw score": by_nuts}
