@@ -4,7 +4,7 @@ Every image is dim, blurred and noisy. A plate holds the sixteen diffusion sites
 latent numbers in all; sixteen images tell the noise level that they share far better than one of them could.
 All that the sampler needs to know of it is the word `plate`.
 
-    python examples/many_digits.py            about five minutes on two cores
+    python examples/many_digits.py            about two minutes on two cores
     python examples/many_digits.py --tiny     a check that everything runs
 """
 
