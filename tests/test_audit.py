@@ -147,6 +147,7 @@ def test_chains_that_leave_the_data_are_caught(report):
     """Wells of two nats or less, or within three errors, are let pass."""
     at = lambda fall, error: report._replace(rest=report.rest._replace(fall=fall, fall_error=error))
     only(at(571.0, 78.0), "Chains leave the data: energies fall by 571 +- 78 nats", "`Twisted`")
+    only(at(np.nan, np.nan), "energies fall by nan")
     for fall, error in ((1.9, 0.1), (8.0, 3.0), (-30.0, 1.0)):
         assert at(fall, error).findings == []
 

@@ -144,7 +144,7 @@ def spread(report: AuditReport) -> str:
 
 def rest(report: AuditReport) -> str:
     found = report.rest
-    if found is None or not found.fall > max(FALL, SURE * found.fall_error):
+    if found is None or found.fall <= max(FALL, SURE * found.fall_error):  # NaN is a finding
         return ""
     return (
         f"Chains leave the data: energies fall by {found.fall:.3g} +- {found.fall_error:.2g} nats on the "
