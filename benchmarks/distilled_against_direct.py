@@ -247,18 +247,25 @@ def main() -> None:
                 row = judged(model, models["teacher"], data, scale)
                 found[name].append({**row, "ms a step": milliseconds[name]})
             print(which, seed, {n: found[n][-1] for n in found}, flush=True)
-        counts = [
-            f"{ahead(found, 'loss over teacher [%]', 1)} of {seeds}",
-            f"{ahead(found, 'log density', -1)} of {seeds}",
-        ]
-        for name, values in found.items():
-            cells = [_cell([v[n] for v in values]) if n in values[0] else "" for n in NAMES]
-            rows.append([which, name, *cells, *(counts if name == "distilled" else ["", ""])])
-        # After every set, so that an interrupted run leaves the sets it has done.
-        name = "distilled_against_direct"
-        if options.sets != list(SETS):  # a file of its own for a part
-            name += "-" + "-".join(which.split()[0] for which in options.sets)
-        _table.emit(name, __doc__, COLUMNS, rows, options.save)
+            # After every seed, so that an interrupted run leaves what it has done.
+            name = "distilled_against_direct"
+            if options.sets != list(SETS):  # a file of its own for a part
+                name += "-" + "-".join(which.split()[0] for which in options.sets)
+            shown = rows + table_rows(which, found)
+            _table.emit(name, __doc__, COLUMNS, shown, options.save)
+        rows += table_rows(which, found)
+
+
+def table_rows(which: str, found) -> list[list[str]]:
+    seeds, rows = len(found["teacher"]), []
+    counts = [
+        f"{ahead(found, 'loss over teacher [%]', 1)} of {seeds}",
+        f"{ahead(found, 'log density', -1)} of {seeds}",
+    ]
+    for name, values in found.items():
+        cells = [_cell([v[n] for v in values]) if n in values[0] else "" for n in NAMES]
+        rows.append([which, name, *cells, *(counts if name == "distilled" else ["", ""])])
+    return rows
 
 
 def ahead(found, name: str, sign: int) -> int:

@@ -13,8 +13,6 @@ from test_twists import COVARIANCE, DATA, MEAN, OPERATOR, PRIOR, SIGMA, U, linea
 import numpyro_diffusion as nd
 from numpyro_diffusion.bridge import combine
 from numpyro_diffusion.ppl.observed import observed_laws
-from numpyro_diffusion.schemes.conjugate import Conjugate
-from numpyro_diffusion.schemes.proposals import Guided
 
 
 def model(y, operator=OPERATOR, prior=PRIOR):
@@ -222,37 +220,6 @@ def test_a_law_that_is_not_known_is_named():
 
     with pytest.raises(ValueError, match=r"site `signal`.*Strange.*observed_law.register"):
         nd.from_model(strange, twist=nd.MatrixFree())
-
-
-def test_conjugate_steps():
-    """p psi / M is the same number for every draw: the draw is from the product, and it is normalised."""
-    numbers = np.random.default_rng(1)
-    step, sigma2, tau2 = numbers.normal(size=3), np.array([0.3, 0.5, 0.2]), 0.4
-    operator, residual = numbers.normal(size=(2, 3)), np.array([1.2, -0.4])
-    later = np.full(3, tau2)
-    psi = lambda u: multivariate_normal.logpdf(
-        residual, operator @ u, np.eye(2) + tau2 * operator @ operator.T
-    )
-    total = np.eye(2) + (operator * (tau2 + sigma2)) @ operator.T
-    evidence = multivariate_normal.logpdf(residual, operator @ step, total)
-
-    def draw(eta, key):
-        transport = Conjugate(Guided(jnp.zeros(1), {}, eta))
-        data = jnp.asarray(operator), jnp.asarray(residual)
-        parts = ({"x": jnp.asarray(part)} for part in (step, sigma2, later))
-        return transport.draw(key, data, *parts)
-
-    for seed in range(3):
-        u, log_ratio = draw(1.0, jax.random.key(seed))
-        np.testing.assert_allclose(log_ratio + psi(np.asarray(u["x"])), evidence, rtol=1e-9)
-    # With wider draws the ratio varies, and its mean under M stays what it is.
-    keys = jax.random.split(jax.random.key(3), 20_000)
-    u, log_ratio = jax.vmap(lambda key: draw(1.3, key))(keys)
-    inner = multivariate_normal(np.zeros(2), np.eye(2) + tau2 * operator @ operator.T)
-    ratio = np.exp(np.asarray(log_ratio) + inner.logpdf(residual - np.asarray(u["x"]) @ operator.T))
-    assert ratio.std() > 0.01
-    error = ratio.std() / len(ratio) ** 0.5
-    assert abs(ratio.mean() - np.exp(evidence)) < 4 * error
 
 
 def fixed(y, likelihood=None):

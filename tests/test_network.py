@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from numpyro_diffusion import Gaussian, InnerProductEnergy, ProperEnergy
-from numpyro_diffusion.nets import ResidualMLP
+from numpyro_diffusion.nets import ResidualMLP, convolve
 from numpyro_diffusion.schedules import VarianceExploding, VariancePreserving
 
 MEAN = np.array([0.5, -1.0, 2.0])
@@ -203,3 +203,17 @@ def test_wrong_arguments_are_explained():
         ProperEnergy.from_data(None, np.ones((5, 2)), noise_min=1.0, noise_max=0.1)
     with pytest.raises(ValueError, match="at least 1"):
         ResidualMLP(None, (2,), depth=0)
+
+
+@pytest.mark.parametrize(
+    ("side", "stride", "padding"), [(3, 1, 1), (3, 2, 0), (1, 1, 0), (4, 3, 2)]
+)
+def test_convolution_is_that_of_jax(side, stride, padding, key):
+    """By matrix products on a CPU, since a loop there would make the other one slow."""
+    x = jax.random.normal(key, (3, 9, 7))
+    weight = jax.random.normal(jax.random.fold_in(key, 1), (5, 3, side, side))
+    edges = [(padding, padding)] * 2
+    expected = jax.lax.conv_general_dilated(x[None], weight, (stride, stride), edges)[0]
+    np.testing.assert_allclose(
+        convolve(x, weight, stride=stride, padding=padding), expected, rtol=1e-9, atol=1e-12
+    )

@@ -3,6 +3,7 @@
 from .condition import AbstractCondition as AbstractCondition
 from .condition import Labels as Labels
 from .condition import Vectors as Vectors
+from .convolve import convolve as convolve
 from .mlp import Linear as Linear
 from .mlp import NoiseLevel as NoiseLevel
 from .mlp import ResidualBlock as ResidualBlock

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from .._typing import Array, PRNGKey, Scalar
 from .condition import AbstractCondition, told_of
+from .convolve import convolve
 from .mlp import Linear, NoiseLevel
 
 __all__ = ["Convolution", "ImageBlock", "UNet"]
@@ -40,7 +41,7 @@ class Convolution(eqx.Module):
         self.bias = jnp.zeros((size_out, 1, 1))
 
     def __call__(self, x: Array) -> Array:
-        return jax.lax.conv(x[None], self.weight, (1, 1), "SAME")[0] + self.bias
+        return convolve(x, self.weight, padding=self.weight.shape[-1] // 2) + self.bias
 
 
 class ImageBlock(eqx.Module):

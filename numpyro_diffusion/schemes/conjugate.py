@@ -4,11 +4,13 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from .._typing import Array, Position
 from ..bridge import Bridge, Curvature, curvature
-from .proposals import Guided, spread
+from .guided import Guided
+from .proposals import Step
 from .transport import AbstractTransport
 
 __all__ = ["Conjugate"]
@@ -45,49 +47,55 @@ class Conjugate(AbstractTransport):
     def __call__(self, key, bridge, position, gradient, seen, level):
         del gradient
         assert seen is not None
-        moves = level.next_clock < level.clock
         noisy, clean = bridge.noise(level.clock), bridge.noise(level.next_clock)
         end = bridge.noise(jnp.zeros(()))
         u = {name: position[name] for name in bridge.diffusion_sites}
-        step, variances, later, mean = {}, {}, {}, {}
+        steps, later, mean = self.sampler.steps(bridge, seen, level), {}, {}
         for name, value in u.items():
-            h = self.sampler.at(level.clock, name)
-            v, variance = spread(noisy[name], clean[name], moves, h)
-            score = seen.scores[name]
-            step[name] = value + v * score
-            variances[name] = jnp.broadcast_to(variance, value.shape)
             gap = jnp.maximum(clean[name] ** 2 - end[name] ** 2, 0.0)
             gap = jnp.where(level.next_clock <= 0, 0.0, gap)
-            later[name] = jnp.broadcast_to(gap, value.shape).astype(value.dtype)
-            mean[name] = value + (noisy[name] ** 2 - end[name] ** 2) * score
-        drawn, log_ratio = self.draw(key, _linear(bridge, position, mean), step, variances, later)
-        new = {name: jnp.where(moves, drawn[name], u[name]) for name in u}
-        return {**position, **new}, jnp.where(moves, log_ratio, 0.0)
+            later[name] = jnp.full(value.size, gap, value.dtype)
+            mean[name] = value + (noisy[name] ** 2 - end[name] ** 2) * seen.scores[name]
+        data = _linear(bridge, position, mean)
+        drawn, log_ratio = self.draw(key, data, u, steps, later)
+        new = {name: jnp.where(steps[name].moves, drawn[name], u[name]) for name in u}
+        return {**position, **new}, jnp.where(level.next_clock < level.clock, log_ratio, 0.0)
 
-    def draw(self, key, data, step: Position, variances: Position, later: Position):
+    def draw(self, key, data, u: Position, steps: dict[str, Step], later: dict[str, Array]):
         r"""A draw of $M$ and $\log p / M$ there.
 
         Args:
             key: PRNG key.
             data: Operator $G$ and residual at 0, both in units of the data's standard deviations.
-            step: $m$.
-            variances: The diagonal of $\Sigma$.
-            later: $\tau_s^2$ of each coordinate.
+            u: $u_t$.
+            steps: The sampler's own steps from there.
+            later: $\tau_s^2$ of each coordinate, flat.
         """
         operator, residual = data
-        (m, unravel), (sigma2, _), (tau2, _) = map(ravel_pytree, (step, variances, later))
+        start, unravel = ravel_pytree(u)
+        joined = lambda parts: jnp.concatenate([parts[name] for name in sorted(steps)])
+        m, tau2 = start + joined({n: step.mean for n, step in steps.items()}), joined(later)
+        sizes = [steps[name].mean.size for name in sorted(steps)]
+
+        def by_site(apply, flat):
+            parts = jnp.split(flat, np.cumsum(sizes)[:-1])
+            named = zip(sorted(steps), parts, strict=True)
+            return jnp.concatenate([apply(steps[name], part) for name, part in named])
+
         keys, eta = jax.random.split(key, 3), self.sampler.inflation
         noise = jax.random.normal(keys[0], m.shape, m.dtype)
-        free = m + jnp.sqrt(eta * sigma2) * noise
+        free = m + jnp.sqrt(eta) * by_site(Step.deviation, noise)
         error = jax.random.normal(keys[1], residual.shape, residual.dtype)
         error = error + operator @ (jnp.sqrt(tau2) * jax.random.normal(keys[2], m.shape, m.dtype))
         one = jnp.eye(residual.size, dtype=m.dtype)
-        apart = jnp.linalg.cholesky(one + (operator * tau2) @ operator.T)
-        total = jnp.linalg.cholesky(one + (operator * (tau2 + eta * sigma2)) @ operator.T)
+        noised = one + (operator * tau2) @ operator.T
+        crossed = eta * jax.vmap(lambda row: by_site(Step.times_covariance, row))(operator)
+        apart = jnp.linalg.cholesky(noised)
+        total = jnp.linalg.cholesky(noised + crossed @ operator.T)
         # A draw of the product from a draw of both, as in Kriging.
         pull = jax.scipy.linalg.cho_solve((total, True), residual - operator @ free - error)
-        drawn = free + eta * sigma2 * (operator.T @ pull)
-        inflated = (1 / eta - 1) * (drawn - m) ** 2 / sigma2 + jnp.log(eta)
+        drawn = free + crossed.T @ pull
+        inflated = (1 / eta - 1) * by_site(Step.noise, drawn - m) ** 2 + jnp.log(eta)
         log_ratio = 0.5 * jnp.sum(inflated)
         log_ratio += _log_normal(residual - operator @ m, total)
         log_ratio -= _log_normal(residual - operator @ drawn, apart)

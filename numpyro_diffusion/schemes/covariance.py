@@ -8,6 +8,7 @@ weights even.
 """
 
 import abc
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -17,7 +18,7 @@ import jax.numpy as jnp
 from .._typing import Array, Position, PRNGKey, Scalar
 from ..bridge import Bridge, log_density
 
-__all__ = ["AbstractCovariance", "Diagonal", "Full", "Local", "Isotropic"]
+__all__ = ["AbstractCovariance", "AbstractMeasured", "Diagonal", "Full", "Local", "Isotropic"]
 
 
 class AbstractCovariance(eqx.Module):
@@ -40,19 +41,48 @@ class AbstractCovariance(eqx.Module):
         """Network evaluations a draw."""
 
 
-class _Measured(AbstractCovariance):
-    """One that a pilot measures and a draw looks up."""
+class AbstractMeasured(AbstractCovariance):
+    """One that a cloud measures and a draw looks up."""
 
-    def second_derivative(self, measured, bridge, z, name, clock, power):
-        del power
-        return _at(measured[name], bridge, z, clock)
+    @abc.abstractmethod
+    def mean(
+        self, key: PRNGKey, gradient: Callable, noise: dict[str, Scalar], cloud: Position
+    ) -> dict[str, Any]:
+        r"""$h$ of each site, averaged over a cloud.
+
+        Args:
+            key: PRNG key.
+            gradient: From a position to the gradient of its log density, by site.
+            noise: Noise level of each site in units of the data.
+            cloud: Positions, with a leading axis.
+        """
 
     def evaluations(self, bridge):
         del bridge
         return 0
 
 
-class Diagonal(_Measured):
+class _ByCoordinate(AbstractMeasured):
+    """One whose values can be averaged over particles of like precision."""
+
+    @abc.abstractmethod
+    def each(self, key: PRNGKey, gradient: Callable, noise: dict, cloud: Position) -> dict:
+        """$h$ of each site and particle."""
+
+    def mean(self, key, gradient, noise, cloud):
+        each = self.each(key, gradient, noise, cloud)
+        return jax.tree.map(lambda leaf: jnp.mean(_finite(leaf), 0), each)
+
+    def measure(self, key, bridge, cloud, clock, power):
+        each = self.each(key, _gradient(bridge, clock, power), bridge.noise(clock), cloud)
+        return jax.tree.map(lambda leaf: _line(bridge, cloud, clock, leaf), each)
+
+    def second_derivative(self, measured, bridge, z, name, clock, power):
+        del power
+        return _at(measured[name], bridge, z, clock)
+
+
+class Diagonal(_ByCoordinate):
     r"""The diagonal of $\nabla^2 \log \gamma_t$, averaged over a pilot cloud: the default.
 
     By differences of gradients along random signs, a quarter of the noise level to both sides: a secant at
@@ -62,29 +92,26 @@ class Diagonal(_Measured):
     follows.
     """
 
-    def measure(self, key, bridge, cloud, clock, power):
-        each = _secants(key, bridge, cloud, clock, power)
-        return jax.tree.map(lambda leaf: _line(bridge, cloud, clock, leaf), each)
+    def each(self, key, gradient, noise, cloud):
+        return _secants(key, gradient, noise, cloud)
 
 
-class Isotropic(_Measured):
+class Isotropic(_ByCoordinate):
     r"""One number for all coordinates: the trace of $\nabla^2 \log \gamma_t$ over the dimension.
 
     References:
         Bao et al. (2022), Analytic-DPM, ICLR.
     """
 
-    def measure(self, key, bridge, cloud, clock, power):
-        each = _secants(key, bridge, cloud, clock, power)
-
+    def each(self, key, gradient, noise, cloud):
         def flat(leaf):
             mean = jnp.mean(leaf, tuple(range(1, leaf.ndim)), keepdims=True)
-            return _line(bridge, cloud, clock, jnp.broadcast_to(mean, leaf.shape))
+            return jnp.broadcast_to(mean, leaf.shape)
 
-        return jax.tree.map(flat, each)
+        return jax.tree.map(flat, _secants(key, gradient, noise, cloud))
 
 
-class Full(_Measured):
+class Full(AbstractMeasured):
     r"""The matrix $\nabla^2 \log \gamma_t$ of a site, averaged over a pilot cloud.
 
     The pilot pays one evaluation a coordinate for `num_probes` of its particles, a draw nothing. Worth it
@@ -96,15 +123,18 @@ class Full(_Measured):
 
     num_probes: int = eqx.field(static=True, default=64)
 
-    def measure(self, key, bridge, cloud, clock, power):
+    def mean(self, key, gradient, noise, cloud):
         del key
         few = jax.tree.map(lambda leaf: leaf[: self.num_probes], cloud)
 
         def mean(name):
-            each = jax.vmap(lambda z: _hessian(bridge, z, name, clock, power))(few)
+            each = jax.vmap(lambda z: _hessian(gradient, z, name))(few)
             return jnp.linalg.eigh(jnp.mean(_finite(each), 0))
 
-        return {name: tuple(mean(name)) for name in bridge.diffusion_sites}
+        return {name: tuple(mean(name)) for name in noise}
+
+    def measure(self, key, bridge, cloud, clock, power):
+        return self.mean(key, _gradient(bridge, clock, power), bridge.noise(clock), cloud)
 
     def second_derivative(self, measured, bridge, z, name, clock, power):
         del bridge, z, clock, power
@@ -123,7 +153,7 @@ class Local(AbstractCovariance):
 
     def second_derivative(self, measured, bridge, z, name, clock, power):
         del measured
-        return tuple(jnp.linalg.eigh(_finite(_hessian(bridge, z, name, clock, power))))
+        return tuple(jnp.linalg.eigh(_finite(_hessian(_gradient(bridge, clock, power), z, name))))
 
     def evaluations(self, bridge):
         shapes = jax.eval_shape(bridge.sample_base, jax.random.key(0))
@@ -156,11 +186,13 @@ def _at(line: Line, bridge: Bridge, z: Position, clock: Scalar) -> Array:
     return line.mean + line.slope * (_softness(bridge, z, clock) - line.centre)
 
 
-def _secants(key: PRNGKey, bridge: Bridge, cloud: Position, clock: Scalar, power: Scalar):
+def _gradient(bridge: Bridge, clock: Scalar, power: Scalar) -> Callable:
+    return jax.grad(lambda z: log_density(bridge, z, clock, power)[0])
+
+
+def _secants(key: PRNGKey, gradient: Callable, noise: dict[str, Scalar], cloud: Position):
     """Diagonals of the second derivative, by site and particle, from two gradients of each."""
-    noise = bridge.noise(clock)
     count = jax.tree.leaves(cloud)[0].shape[0]
-    gradient = jax.grad(lambda z: log_density(bridge, z, clock, power)[0])
 
     def one(key, z):
         keys = dict(zip(noise, jax.random.split(key, max(len(noise), 1)), strict=False))
@@ -180,12 +212,12 @@ def _finite(leaf: Array) -> Array:
     return jnp.nan_to_num(leaf, nan=0.0, posinf=0.0, neginf=0.0)
 
 
-def _hessian(bridge: Bridge, z: Position, name: str, clock: Scalar, power: Scalar) -> Array:
-    """Second derivative of the log density in one site, flattened to a symmetric matrix."""
+def _hessian(gradient: Callable, z: Position, name: str) -> Array:
+    """Derivative of the gradient in one site, flattened to a symmetric matrix."""
     shape = z[name].shape
 
-    def value(flat):
-        return log_density(bridge, {**z, name: flat.reshape(shape)}, clock, power)[0]
+    def slope(flat):
+        return gradient({**z, name: flat.reshape(shape)})[name].ravel()
 
-    h = jax.hessian(value)(z[name].ravel())
+    h = jax.jacfwd(slope)(z[name].ravel())
     return 0.5 * (h + h.T)

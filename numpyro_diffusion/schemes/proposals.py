@@ -1,4 +1,4 @@
-"""Transports that are draws: steps of the reverse diffusion, and what their weights owe to that."""
+"""Transports that are draws of the reverse diffusion, and what their weights owe to that."""
 
 from collections.abc import Callable
 from typing import ClassVar, NamedTuple
@@ -14,7 +14,7 @@ from .covariance import AbstractCovariance, Diagonal, Local
 from .levels import Level
 from .transport import AbstractTransport
 
-__all__ = ["Guided", "Reverse", "Step", "spread", "usable"]
+__all__ = ["Reverse", "Step", "spread", "usable"]
 
 _BEYOND = 2.0  # how far the noise in d coordinates may be longer than sqrt(d)
 
@@ -143,8 +143,15 @@ class Step(NamedTuple):
 
     def noise(self, deviation: Array) -> Array:
         """The other way round."""
-        along = deviation if self.vectors is None else self.vectors.T @ deviation
-        return along / self.root
+        return self.along(deviation) / self.root
+
+    def times_covariance(self, gradient: Array) -> Array:
+        """The covariance times a vector."""
+        return self.deviation(self.root * self.along(gradient))
+
+    def along(self, flat: Array) -> Array:
+        """Components along the eigenvectors."""
+        return flat if self.vectors is None else self.vectors.T @ flat
 
     def log_ratio(self, drift: Array, noise: Array) -> Scalar:
         r"""$\log q(u_t | u_s) - \log M(u_s | u_t)$ of a step made with this noise; 0 if there is none."""
@@ -180,56 +187,3 @@ def spread(noisy: Scalar, clean: Scalar, moves: Array, curvature: Array) -> tupl
     sharp = jnp.maximum(-(noisy**2) * curvature, 1.0)
     share = jnp.where(sharp > 1, clean**2 / (clean**2 + v * sharp), 1 + v * curvature)
     return v, jnp.where(moves, v * jnp.minimum(share, 4.0), 1.0)
-
-
-class Guided(AbstractTransport):
-    r"""A draw of the reverse sampler steered by the likelihood, weighed against the sampler itself.
-
-    The sampler's own step is $p(u_s \mid u_t) = \mathcal{N}(u_t + v\,s(u_t),\ \Sigma)$ with the score $s$
-    from the denoised mean and $\Sigma = v + v^2 h$; $h$ is tabulated from the sampler alone, so that its
-    law does not depend on data. The draw is from
-    $M(u_s \mid u_t) = \mathcal{N}(u_t + v\,s + \Sigma \nabla \log \psi_t(u_t),\ \eta \Sigma)$, with
-    $\psi_t$ the twisted likelihood, and $\log R = \log p(u_s \mid u_t) - \log M(u_s \mid u_t)$.
-
-    Attributes:
-        clocks: Where `curvature` is tabulated, falling.
-        curvature: $h$ by site, with a leading axis along `clocks`.
-        inflation: $\eta \ge 1$.
-
-    References:
-        Wu et al. (2023), Practical and Asymptotically Exact Conditional Sampling in Diffusion Models.
-    """
-
-    clocks: Array
-    curvature: dict[str, Array]
-    inflation: float = 1.0
-    needs_gradient: ClassVar[bool] = True
-
-    @property
-    def needs_curvature(self) -> bool:
-        return False
-
-    def evaluations(self, bridge):
-        del bridge
-        return 0
-
-    def __call__(self, key, bridge, position, gradient, seen, level):
-        assert gradient is not None and seen is not None
-        new, log_ratio = dict(position), jnp.zeros(())
-        moves = level.next_clock < level.clock
-        noisy, clean = bridge.noise(level.clock), bridge.noise(level.next_clock)
-        keys = jax.random.split(key, len(bridge.diffusion_sites))
-        for k, name in zip(keys, bridge.diffusion_sites, strict=True):
-            v, variance = spread(noisy[name], clean[name], moves, self.at(level.clock, name))
-            u = position[name]
-            drift = v * seen.scores[name]
-            noise = jax.random.normal(k, u.shape, u.dtype)
-            pull = variance * usable(gradient[name]) + jnp.sqrt(self.inflation * variance) * noise
-            new[name] = u + jnp.where(moves, drift + pull, 0.0)
-            terms = noise**2 + jnp.log(self.inflation) - pull**2 / variance
-            log_ratio = log_ratio + jnp.where(moves, 0.5 * jnp.sum(terms), 0.0)
-        return new, log_ratio
-
-    def at(self, clock: Scalar, name: str) -> Array:
-        """The tabulated curvature of the level that begins at `clock`."""
-        return self.curvature[name][jnp.argmin(jnp.abs(self.clocks - clock))]

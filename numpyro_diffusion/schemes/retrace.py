@@ -20,9 +20,10 @@ import numpy as np
 from .._typing import Position, PRNGKey, Scalar
 from ..bridge import Bridge
 from ..conditional import Path, PathModel
+from .guided import Guided
 from .kernels import Kernels, Particle
 from .levels import Level
-from .proposals import Guided, Reverse, spread, usable
+from .proposals import Reverse, usable
 from .transport import AbstractTransport, Carry, Draws
 
 __all__ = ["Retrace", "noised_path", "path_model", "remembered_path", "retrace"]
@@ -112,30 +113,26 @@ def _noises(bridge: Bridge, level: Level):
 
 @retrace.register
 def _(transport: Guided) -> Retrace:
-    def own(bridge, particle, position, level):
-        """Whether there is a step, its deviations from the mean of the sampler's own, their variances."""
-        moves = level.next_clock < level.clock
-        noisy, clean = bridge.noise(level.clock), bridge.noise(level.next_clock)
-        steps = {}
-        for n in bridge.diffusion_sites:
-            v, variance = spread(noisy[n], clean[n], moves, transport.at(level.clock, n))
-            drift = v * particle.seen.scores[n]
-            steps[n] = position[n] - particle.position[n] - drift, variance
-        return moves, steps
+    def pulls(bridge, particle, position, level):
+        """The steps of the sampler itself, and how far the given one is off their means."""
+        steps = transport.steps(bridge, particle.seen, level)
+        for n, step in steps.items():
+            yield n, step, (position[n] - particle.position[n]).ravel() - step.mean
 
     def log_ratio(bridge, particle, position, level):
-        moves, steps = own(bridge, particle, position, level)
         total = jnp.zeros(())
-        for n, (pull, variance) in steps.items():
-            gap = pull - variance * usable(particle.gradient[n])
-            terms = gap**2 / (transport.inflation * variance) + jnp.log(transport.inflation)
-            total = total + 0.5 * jnp.sum(terms - pull**2 / variance)
-        return jnp.where(moves, total, 0.0)
+        for n, step, pull in pulls(bridge, particle, position, level):
+            gap = pull - step.times_covariance(usable(particle.gradient[n]).ravel())
+            terms = step.noise(gap) ** 2 / transport.inflation + jnp.log(transport.inflation)
+            terms = 0.5 * jnp.sum(terms - step.noise(pull) ** 2)
+            total = total + jnp.where(step.moves, terms, 0.0)
+        return total
 
     def log_link(bridge, particle, position, level):
-        moves, steps = own(bridge, particle, position, level)
-        terms = [jnp.sum(pull**2 / variance) for pull, variance in steps.values()]
-        return jnp.where(moves, -0.5 * sum(terms, jnp.zeros(())), -jnp.inf)
+        total = jnp.zeros(())
+        for _, step, pull in pulls(bridge, particle, position, level):
+            total = total - 0.5 * jnp.sum(step.noise(pull) ** 2)
+        return jnp.where(level.next_clock < level.clock, total, -jnp.inf)
 
     return Retrace(log_ratio, log_link, None)
 

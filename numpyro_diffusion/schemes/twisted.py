@@ -12,18 +12,17 @@ $$w = \frac{\psi_{k-1}(u_{k-1}, \theta)}{\psi_k(u_k, \theta)}
 from typing import ClassVar
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 
-from .._typing import Array
 from ..bridge import Bridge
 from ..moves import Move, hmc, mala
 from ..twists import AbstractTwist, Tweedie
 from .base import AbstractScheme, Claims, Weights, check_choices, check_has_diffusion
 from .conjugate import Conjugate
+from .covariance import AbstractMeasured, Diagonal
+from .guided import Guided, sampler_curvature
 from .kernels import Kernels
 from .levels import Level
-from .proposals import Guided, spread
 
 __all__ = ["Twisted"]
 
@@ -38,6 +37,10 @@ class Twisted(AbstractScheme):
     Attributes:
         levels: Number of steps of the sampler, equal in log-SNR; or the frozen levels of an earlier
             run with the same number.
+        covariance: Of the sampler's own steps: `Isotropic()`, `Diagonal()` or `Full()`, measured once in
+            `num_pilot` draws without data. `Full()` is worth it where steps are few and the prior ties
+            coordinates together: the law of the sampler is then nearer to that of its scores, and for a
+            Gaussian the same at any number of steps.
         inflation: Factor on the variance of a proposal.
         conjugate: Whether steps are conditioned on linear Gaussian data in closed form, as read off the model
             (`from_model`), in the place of a pull along the gradient of the likelihood. For few hundred data.
@@ -56,6 +59,7 @@ class Twisted(AbstractScheme):
     """
 
     levels: int | Level = 100
+    covariance: AbstractMeasured = eqx.field(default_factory=Diagonal)
     inflation: float = 1.0
     conjugate: bool = eqx.field(static=True, default=False)
     other_move: Move = eqx.field(default_factory=mala)
@@ -67,6 +71,11 @@ class Twisted(AbstractScheme):
 
     def __check_init__(self):
         check_choices(self, 0)
+        if not isinstance(self.covariance, AbstractMeasured):
+            raise ValueError(
+                "`Twisted` expects a covariance that is the same for all particles, since its steps are the"
+                f" prior: `Isotropic()`, `Diagonal()` or `Full()`; got {self.covariance!r}."
+            )
 
     path_space: ClassVar[bool] = True
 
@@ -97,7 +106,7 @@ class Twisted(AbstractScheme):
                 " `from_energy` has a log likelihood alone. Use `from_model`, or `conjugate=False`."
             )
         clocks = jnp.linspace(1.0, 0.0, self.num_levels + 1)
-        curvature = _sampler_curvature(bridge, clocks, self.num_pilot)
+        curvature = sampler_curvature(bridge, clocks, self.num_pilot, self.covariance)
         transport = Guided(clocks[:-1], curvature, self.inflation)
         if self.conjugate:
             transport = Conjugate(transport)
@@ -107,35 +116,3 @@ class Twisted(AbstractScheme):
         """The posterior under the sampler's law, and the evidence of that law."""
         target = f"{bridge.target}, with {self.num_levels} steps"
         return Claims(target, "p(y) under the reverse sampler's own law", normalized=True)
-
-
-@eqx.filter_jit
-def _sampler_curvature(bridge: Bridge, clocks: Array, count: int) -> dict[str, Array]:
-    r"""$h$ of each step, $\overline{\nabla^2 \log p}$ on the diagonal, from a run without data.
-
-    By differences of the score along random signs. The key is fixed, since this is part of the prior's
-    definition.
-    """
-    key_base, key_steps = jax.random.split(jax.random.key(0))
-    names = bridge.diffusion_sites
-    cloud = jax.vmap(bridge.sample_base)(jax.random.split(key_base, count))
-    cloud = {name: cloud[name] for name in names}
-
-    def step(cloud, level):
-        clock, following, key = level
-        noisy, clean = bridge.noise(clock), bridge.noise(following)
-        keys = dict(zip(names, jax.random.split(key, len(names)), strict=True))
-        signs = {n: jax.random.rademacher(keys[n], u.shape, u.dtype) for n, u in cloud.items()}
-        see = jax.vmap(lambda z: bridge.see(z, clock).scores)
-        at = lambda sign: see({n: u + sign * 0.25 * noisy[n] * signs[n] for n, u in cloud.items()})
-        above, below, score = at(1.0), at(-1.0), see(cloud)
-        new, curvature = {}, {}
-        for n, u in cloud.items():
-            curvature[n] = jnp.mean(signs[n] * (above[n] - below[n]), 0) / (0.5 * noisy[n])
-            v, variance = spread(noisy[n], clean[n], following < clock, curvature[n])
-            noise = jax.random.normal(jax.random.fold_in(keys[n], 1), u.shape, u.dtype)
-            new[n] = u + v * score[n] + jnp.sqrt(variance) * noise
-        return new, curvature
-
-    keys = jax.random.split(key_steps, clocks.shape[0] - 1)
-    return jax.lax.scan(step, cloud, (clocks[:-1], clocks[1:], keys))[1]

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from .._typing import Array, Scalar
+from ..nets import convolve
 
 __all__ = ["UNet", "UNetForm"]
 
@@ -149,7 +150,7 @@ class UNet(eqx.Module):
     ) -> Array:
         weight = self._take(f"{name}.weight", (channels, len(x), size, size))
         edge = size // 2 if padding is None else padding
-        (y,) = jax.lax.conv_general_dilated(x[None], weight, (stride, stride), 2 * [(edge, edge)])
+        y = convolve(x, weight, stride=stride, padding=edge)
         return y + self._take(f"{name}.bias", (channels,))[:, None, None]
 
     def _linear(self, name: str, x: Array) -> Array:
