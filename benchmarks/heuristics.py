@@ -3,15 +3,16 @@
 An autoregressive Gaussian in 16 dimensions, every fourth coordinate seen with noise 0.5, exact scores; 20
 data sets, 1,000 draws, at most 200 evaluations of the score a draw. A score counts with one gradient
 through it; further derivatives count one each. `--steps`: 200 steps for twists that need those, whatever they
-cost. `--full`: the same 200,000 evaluations as a few steps with a matrix of covariance and more draws, as many
-as the row says; what a pilot asks of the prior, once, is not counted.
+cost. `--full`: the same 200,000 evaluations as a few steps with a matrix of covariance and more draws, as
+many as the row says; what a pilot asks of the prior, once, is not counted.
 
-`W2` is the 2-Wasserstein distance between the Gaussians of the (weighted) draws' moments and of the posterior,
-`mean` the mean absolute error of the posterior mean in its standard deviations, `sd` the mean ratio of
-standard deviations, `log evidence` the mean absolute error and the largest one, in nats. `k-hat` is the shape
-of the tail of the weights where nothing was resampled, averaged. `none`, `importance` and `exact` are the
-`weights` of a sampler: left out, as one product at the end, and with resampling. Samplers that make chains
-have 50 of them, and keep 20 draws of each; a sweep of DAPS cannot be split, and its warm-up comes on top.
+`W2` is the 2-Wasserstein distance between the Gaussians of the moments of the (weighted) draws and of the
+posterior, `mean` the mean absolute error of the posterior mean in its standard deviations, `sd` the mean
+ratio of standard deviations, `log evidence` the mean absolute error and the largest one, in nats. `k-hat`
+is the shape of the tail of the weights where nothing was resampled, averaged. `none`, `importance` and
+`exact` are the `weights` of a sampler: left out, as one product at the end, and with resampling. Samplers
+that make chains have 50 of them, and keep 20 draws of each; a sweep of DAPS cannot be split, and its warm-
+up comes on top.
 
 Peers (`--peers`) run where they can be imported, with the same exact score, 200 steps, and settings that are
 named or their defaults.
