@@ -11,8 +11,11 @@ BIN := $(VENV)/bin
 
 # Quick and slow tests have processes of their own: thousands of compiled programs in one process have
 # crashed the compiler. Two workers share the machine: one compute thread each, or they fight over the cores.
+# Compiling is two thirds of their time, and many programs are the same: they are kept on disk.
 TEST_ENV := XLA_FLAGS="--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1" \
-	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 JAX_PLATFORMS=cpu MPLBACKEND=agg
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 JAX_PLATFORMS=cpu MPLBACKEND=agg \
+	JAX_COMPILATION_CACHE_DIR="$(abspath $(VENV))/jax-cache" JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 \
+	JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES=-1
 
 # Quick tests spend their time on compiling programs that run once, so the compiler is told to hurry.
 HURRY := JAX_DISABLE_MOST_OPTIMIZATIONS=1
