@@ -17,6 +17,7 @@ level; `TV` is the total variation distance to the exact mode probabilities, mea
 import time
 
 import _table
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,6 +27,7 @@ from closed_form import ambiguous
 from numpyro import handlers
 from numpyro.diagnostics import effective_sample_size
 from numpyro.infer import MCMC, NUTS, Gibbs, init_to_sample
+from numpyro.infer.gibbs import GIBBS_SITES_KWARG
 from scipy.special import logsumexp
 from scipy.stats import halfnorm, multivariate_normal
 
@@ -34,6 +36,9 @@ import numpyro_diffusion as nd
 jax.config.update("jax_enable_x64", True)
 
 SIZE, SEEN, SCALE = 16, np.arange(1, 16, 4), 0.5
+LEVELS = (
+    170  # what the pilot chooses for most data sets; the same for all, so that they run at once
+)
 COVARIANCE = 0.75 ** np.abs(np.subtract.outer(np.arange(SIZE), np.arange(SIZE)))
 PRIOR = nd.Gaussian(np.zeros(SIZE), COVARIANCE)
 
@@ -72,15 +77,28 @@ def interval(values, weights, share):
     return values[order][[low, min(high, len(values) - 1)]]
 
 
-def by_chains(kernel, data, num_warmup: int, num_samples: int):
-    """One chain a data set, all at once: draws of the noise level, and leapfrog steps if it makes any."""
-    kernel.init(
-        jax.random.key(0), num_warmup, None, (data[0],), {}
-    )  # what needs the values of data
+def by_chains(kernel, data, num_warmup: int, num_samples: int, particles=None):
+    """One chain a data set, all at once: draws of the noise level, and leapfrog steps if it makes any.
+
+    A kernel of particles measures its levels for each data set, as it would for a user.
+    """
+    kernel.init(jax.random.key(0), num_warmup, None, (data[0],), {})
+    stacked = static = None
+    if particles is not None:
+        others = {} if particles(kernel) is kernel else {"sigma": jnp.ones(())}  # another block's
+        kwargs, problems = {GIBBS_SITES_KWARG: others} if others else {}, []
+        for y in data:
+            problem = particles(kernel).make((jnp.asarray(y),), kwargs)
+            arrays, static = eqx.partition(problem, eqx.is_array)
+            problems.append(arrays)
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *problems)
 
     @jax.jit
     @jax.vmap
-    def run(key, y):
+    def run(key, y, problem):
+        if particles is not None:
+            particles(kernel)._problem = eqx.combine(problem, static)
+
         def step(state, _):
             state = kernel.sample(state, (y,), {})
             return state, (state.z["sigma"], getattr(state, "num_steps", jnp.zeros(())))
@@ -89,7 +107,8 @@ def by_chains(kernel, data, num_warmup: int, num_samples: int):
         state, _ = jax.lax.scan(step, state, length=num_warmup)
         return jax.lax.scan(step, state, length=num_samples)[1]
 
-    log_sigma, steps = run(jax.random.split(jax.random.key(1), len(data)), jnp.asarray(data))
+    keys = jax.random.split(jax.random.key(1), len(data))
+    log_sigma, steps = run(keys, jnp.asarray(data), stacked)
     return np.exp(np.asarray(log_sigma)), np.asarray(steps).sum(1).mean()
 
 
@@ -101,24 +120,26 @@ def evaluations_of(particles, num_samples: int, passes: int) -> float:
     return num_samples * each * (count + 1) * (particles.num_particles + passes)
 
 
-def few_levels(chosen: bool) -> dict:
+def kernels_of(kind: str) -> dict:
     """Kernels that know the prior's covariance need few levels."""
-    if not chosen:
-        return {}
-    scheme = nd.ReverseDiffusion(levels=8, num_moves=0, covariance=nd.schemes.Full())
+    if kind == "default":  # with as many levels for each data set
+        return {"scheme": nd.ReverseDiffusion(levels=LEVELS, num_moves=0)}
+    covariance = nd.schemes.Full() if kind == "full" else nd.schemes.Local()
+    scheme = nd.ReverseDiffusion(levels=8, num_moves=0, covariance=covariance)
     return {"scheme": scheme, "twist": nd.Moments()}
 
 
-def by_gibbs(data, num_warmup, num_samples, num_particles, few=False):
-    particles = nd.ParticleGibbs(model, num_particles=num_particles, **few_levels(few))
+def by_gibbs(data, num_warmup, num_samples, num_particles, kind="default"):
+    particles = nd.ParticleGibbs(model, num_particles=num_particles, **kernels_of(kind))
     kernel = Gibbs([(particles, ["x"]), (NUTS(model), None)])
-    sigma, _ = by_chains(kernel, data, num_warmup, num_samples)
-    return sigma, evaluations_of(kernel.blocks[0][0], num_samples, 1)
+    block = lambda kernel: kernel.blocks[0][0]
+    sigma, _ = by_chains(kernel, data, num_warmup, num_samples, block)
+    return sigma, evaluations_of(block(kernel), num_samples, 1)
 
 
-def by_marginal(data, num_warmup, num_samples, num_particles, few=False):
-    kernel = nd.ParticleMarginal(model, num_particles=num_particles, **few_levels(few))
-    sigma, _ = by_chains(kernel, data, num_warmup, num_samples)
+def by_marginal(data, num_warmup, num_samples, num_particles, kind="default"):
+    kernel = nd.ParticleMarginal(model, num_particles=num_particles, **kernels_of(kind))
+    sigma, _ = by_chains(kernel, data, num_warmup, num_samples, lambda kernel: kernel)
     return sigma, evaluations_of(kernel, num_samples, 0)
 
 

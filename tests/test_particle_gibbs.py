@@ -13,7 +13,7 @@ from scipy.stats import multivariate_normal, norm
 
 import numpyro_diffusion as nd
 from numpyro_diffusion.conditional import Path, PathModel, conditional_smc, systematic
-from numpyro_diffusion.schemes.retrace import noised_path, path_model
+from numpyro_diffusion.schemes.retrace import needed, noised_path, path_model
 
 
 @pytest.fixture(autouse=True)
@@ -183,7 +183,7 @@ def sweep_of(scheme):
         path = noised_path(key_path, kernels, model, {"x": x})
         return conditional_smc(key_run, model, 4, path).particle.position["x"]
 
-    right = path_model(kernels, levels)
+    right = path_model(kernels, needed(kernels, levels))
     forgetful = right._replace(
         log_increment=lambda particle, new, level: new.log_density - particle.log_density
     )

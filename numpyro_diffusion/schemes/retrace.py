@@ -26,7 +26,7 @@ from .levels import Level
 from .proposals import Reverse, usable
 from .transport import AbstractTransport, Carry, Draws
 
-__all__ = ["Retrace", "noised_path", "path_model", "remembered_path", "retrace"]
+__all__ = ["Retrace", "needed", "noised_path", "path_model", "remembered_path", "retrace"]
 
 
 class Retrace(NamedTuple):
@@ -140,16 +140,14 @@ def _(transport: Guided) -> Retrace:
 def path_model(kernels: Kernels, levels: Level, *, samples_ancestors: bool = True) -> PathModel:
     """The Feynman-Kac model of some kernels, for given paths.
 
-    All sites of the position must be diffusion sites. Levels that neither move nor weigh are left out.
+    All sites of the position must be diffusion sites.
 
     Args:
         kernels: Moves and weights over a bridge.
-        levels: Frozen levels, concrete.
+        levels: Frozen levels; see `needed`.
         samples_ancestors: Whether a path may take the past of another particle.
     """
     bridge, links = kernels.bridge, retrace(kernels.transport)
-    if not kernels.has_joint_moves:
-        levels = jax.tree.map(lambda leaf: jnp.asarray(leaf)[_weighs(levels)], levels)
     clock, power = levels.clock[0], levels.power[0]
 
     def log_initial(particle):
@@ -186,10 +184,13 @@ def path_model(kernels: Kernels, levels: Level, *, samples_ancestors: bool = Tru
     )
 
 
-def _weighs(levels: Level) -> np.ndarray:
-    """Where noise falls or the likelihood fades in."""
+def needed(kernels: Kernels, levels: Level) -> Level:
+    """Concrete levels without those that neither move nor weigh."""
+    if kernels.has_joint_moves:
+        return levels
     falls = np.asarray(levels.next_clock) < np.asarray(levels.clock)
-    return falls | (np.asarray(levels.next_power) != np.asarray(levels.power))
+    weighs = falls | (np.asarray(levels.next_power) != np.asarray(levels.power))
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf)[weighs], levels)
 
 
 def _nothing(particle: Particle) -> None:

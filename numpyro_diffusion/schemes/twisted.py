@@ -38,9 +38,9 @@ class Twisted(AbstractScheme):
         levels: Number of steps of the sampler, equal in log-SNR; or the frozen levels of an earlier
             run with the same number.
         covariance: Of the sampler's own steps: `Isotropic()`, `Diagonal()` or `Full()`, measured once in
-            `num_pilot` draws without data. `Full()` is worth it where steps are few and the prior ties
-            coordinates together: the law of the sampler is then nearer to that of its scores, and for a
-            Gaussian the same at any number of steps.
+            `num_pilot` draws without data. `Full()` is for few steps where the prior ties
+            coordinates together: for a Gaussian the law of the sampler is then that of its scores at any
+            number of steps.
         inflation: Factor on the variance of a proposal.
         conjugate: Whether steps are conditioned on linear Gaussian data in closed form, as read off the model
             (`from_model`), in the place of a pull along the gradient of the likelihood. For few hundred data.

@@ -6,6 +6,7 @@ starts, and of the data alone: no value of the chain enters them, so that each p
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -22,7 +23,7 @@ from ...bridge import Bridge
 from ...schemes import AbstractScheme
 from ...schemes.kernels import Kernels
 from ...schemes.levels import Level
-from ...schemes.retrace import retrace
+from ...schemes.retrace import needed, retrace
 from ...twists import AbstractTwist
 from ..bridge import from_model
 from ..sites import is_diffusion, stand_in, unwrapped
@@ -82,6 +83,17 @@ def traced(model: Callable, key: PRNGKey, args: tuple, kwargs: dict[str, Any]) -
 
     model = handlers.substitute(handlers.seed(conditioned(model), key), substitute_fn=value)
     return handlers.trace(model).get_trace(*args, **kwargs)
+
+
+_conditioned = functools.lru_cache(maxsize=32)(conditioned)
+
+
+def once_conditioned(model: Callable) -> Callable:
+    """The same function each time, so that new data find the programs that were compiled for old ones."""
+    try:
+        return _conditioned(model)
+    except TypeError:  # a model that cannot be hashed
+        return conditioned(model)
 
 
 def refuse_unknown_normalizers(
@@ -169,7 +181,7 @@ def prepare(
 
     def bridge_given(names):
         chosen = {GIBBS_SITES_KWARG: {n: values[n] for n in names}}
-        return from_model(conditioned(model), *args, **options, **{**plain, **chosen})
+        return from_model(once_conditioned(model), *args, **options, **{**plain, **chosen})
 
     bridge = joint = bridge_given(rest)
     kernels = scheme.kernels(bridge)
@@ -182,7 +194,7 @@ def prepare(
             if scheme.path_space:  # where the prior itself might be another for other values
                 raise
             joint = bridge
-    levels = scheme(joint, jax.random.key(0)).levels
+    levels = needed(kernels, scheme(joint, jax.random.key(0)).levels)
     parts, whole = (b.rest.__self__ for b in (bridge, joint))  # type: ignore[attr-defined]
     # Precision is measured along the same direction as by the pilot, whose curvatures depend on it.
     bridge = _over(bridge, dataclasses.replace(parts, tempering=whole.tempering))
