@@ -108,7 +108,10 @@ def by_chains(kernel, data, num_warmup: int, num_samples: int, particles=None):
         return jax.lax.scan(step, state, length=num_samples)[1]
 
     keys = jax.random.split(jax.random.key(1), len(data))
+    kept = None if particles is None else particles(kernel).problem
     log_sigma, steps = run(keys, jnp.asarray(data), stacked)
+    if particles is not None:
+        particles(kernel)._problem = kept  # not the traced one
     return np.exp(np.asarray(log_sigma)), np.asarray(steps).sum(1).mean()
 
 

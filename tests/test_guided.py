@@ -67,6 +67,7 @@ def test_the_law_of_three_steps(covariance, least, most):
     assert least <= off <= most, off
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("twist", "options"),
     [

@@ -81,7 +81,10 @@ def test_alone(key):
 def test_beside_nuts(key):
     """Another block moves `shift`: the estimate is made anew along the path of the draw."""
     kernel = Gibbs(
-        [(nd.ParticleMarginal(model, SCHEME, **OPTIONS), ["x", "sigma"]), (NUTS(model), None)]
+        [
+            (nd.ParticleMarginal(model, SCHEME, **OPTIONS), ["x", "sigma"]),
+            (NUTS(model, max_tree_depth=3), None),
+        ]
     )
     assert_posterior(kernel, key, jax.vmap)
 

@@ -81,11 +81,11 @@ def sampler_law(bridge, kernels):
     mean, variance = prior.moments(jnp.asarray(prior.t_max))
     mean, covariance = np.asarray(mean / alpha), np.diag(np.asarray(variance / alpha**2))
     clocks = [*np.asarray(transport.clocks), 0.0]
-    for here, there in zip(clocks[:-1], clocks[1:], strict=True):
+    pairs = zip(clocks[:-1], clocks[1:], strict=True)
+    for (here, there), h in zip(pairs, np.asarray(transport.curvature["x"]), strict=True):
         noisy, clean = (float(bridge.noise(jnp.asarray(c))["x"]) ** 2 for c in (here, there))
         step = noisy - clean
         gain = np.eye(2) - step * np.linalg.inv(COVARIANCE + noisy * np.eye(2))
-        h = np.asarray(transport.at(jnp.asarray(here), "x"))
         sharp = np.maximum(-noisy * h, 1)
         share = np.where(sharp > 1, clean / (clean + step * sharp), np.minimum(1 + step * h, 4))
         spread = step * share
