@@ -6,7 +6,8 @@ and unknown; 100 data sets from the model, all run at once. The posterior of the
 the mean ratio of standard deviations, `coverage` how many of the true noise levels lie in central intervals
 of 50 and 90 per cent (standard errors 5 and 3), `exact` that of the integral itself. Each chain has 1,000
 draws after 200 of warm-up, `SMC` four clouds of 256 particles. `8 levels` are of `ReverseDiffusion` with full
-covariances and the twist `Moments`, which one Gaussian allows. `evaluations` are network evaluations,
+covariances and the twist `Moments`, which one Gaussian allows; `Local()` with those of each particle, and so of
+the noise level that it is run at. `evaluations` are network evaluations,
 gradients included, of sampling alone, in thousands, a data set; `ESS` is the mean effective sample size of
 the logarithm of the noise level.
 
@@ -166,7 +167,7 @@ def by_smc(data, num_particles):
     return np.stack(draws), np.mean(evaluations)
 
 
-def noise_rows(tiny: bool):
+def noise_rows(tiny: bool, rows_with: str):
     truth, data = simulate(3 if tiny else 100)
     exact = [by_quadrature(y) for y in data]
     mean = np.array([(g * p).sum() for g, p in exact])
@@ -176,10 +177,13 @@ def noise_rows(tiny: bool):
         "`SMC`": lambda: by_smc(data, 16 if tiny else 256),
         f"`ParticleGibbs`, {few} particles, and NUTS": lambda: by_gibbs(data, warmup, size, few),
         f"`ParticleGibbs`, {few} particles, 8 levels, and NUTS": lambda: by_gibbs(
-            data, warmup, size, few, True
+            data, warmup, size, few, "full"
         ),
         f"`ParticleMarginal`, {many} particles, 8 levels": lambda: by_marginal(
-            data, warmup, size, many, True
+            data, warmup, size, many, "full"
+        ),
+        "`ParticleMarginal`, 4 particles, 8 levels, `Local()`": lambda: by_marginal(
+            data, warmup, size, 4, "local"
         ),
         f"`ParticleMarginal`, {many} particles": lambda: by_marginal(data, warmup, size, many),
         "NUTS": lambda: by_nuts(data, warmup, size),
@@ -187,6 +191,8 @@ def noise_rows(tiny: bool):
     }
     rows = [["exact", "0", "1", *coverage(truth, exact), "", "", ""]]
     for name, method in methods.items():
+        if rows_with not in name:
+            continue
         started = time.perf_counter()
         sigma, evaluations = method()
         seconds = time.perf_counter() - started
@@ -257,11 +263,14 @@ def mode_rows(tiny: bool, seeds: int):
 def main() -> None:
     parser = _table.parser(__doc__)
     parser.add_argument("--only", choices=("noise", "modes"), help="one of the two tables")
+    parser.add_argument("--rows", default="", help="methods of the first whose name holds this")
     options = parser.parse_args()
     if options.only != "modes":
         columns = ["method", "error of mean", "sd", "coverage 50 %", "coverage 90 %"]
         columns += ["evaluations / 1000", "ESS", "s in all"]
-        _table.emit("unknown_noise", __doc__, columns, noise_rows(options.tiny), options.save)
+        rows = noise_rows(options.tiny, options.rows)
+        name = "unknown_noise" + "-rows" * bool(options.rows)
+        _table.emit(name, __doc__, columns, rows, options.save)
     if options.only != "noise":
         columns = ["method", "mode probabilities", "TV", "s a run"]
         rows = mode_rows(options.tiny, options.seeds)
