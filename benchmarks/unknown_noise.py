@@ -1,13 +1,13 @@
 """An unknown noise level: its posterior and coverage, and mode probabilities, by particles inside MCMC.
 
 *Noise.* An autoregressive Gaussian in 16 dimensions, every fourth coordinate seen, noise level half-normal
-and unknown; 100 data sets from the model, all run at once. The posterior of the noise level is one integral.
-`error of mean` is the root mean square error of its posterior mean, in posterior standard deviations, `sd`
-the mean ratio of standard deviations, `coverage` how many of the true noise levels lie in central intervals
-of 50 and 90 per cent (standard errors 5 and 3), `exact` that of the integral itself. Each chain has 1,000
-draws after 200 of warm-up, `SMC` four clouds of 256 particles. `8 levels` are of `ReverseDiffusion` with full
-covariances and the twist `Moments`, which one Gaussian allows; `Local()` with those of each particle, and so of
-the noise level that it is run at. `evaluations` are network evaluations,
+and unknown; 100 data sets from the model, all run at once. The posterior of the noise level is one
+integral. `error of mean` is the root mean square error of its posterior mean, in posterior standard
+deviations, `sd` the mean ratio of standard deviations, `coverage` how many of the true noise levels lie in
+central intervals of 50 and 90 per cent (standard errors 5 and 3), `exact` that of the integral itself. Each
+chain has 1,000 draws after 200 of warm-up, `SMC` four clouds of 256 particles. `8 levels` are of
+`ReverseDiffusion` with full covariances and the twist `Moments`, which one Gaussian allows; `Local()` with
+those of each particle, and so of the noise level that it is run at. `evaluations` are network evaluations,
 gradients included, of sampling alone, in thousands, a data set; `ESS` is the mean effective sample size of
 the logarithm of the noise level.
 
