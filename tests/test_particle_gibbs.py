@@ -9,6 +9,7 @@ import pytest
 from assertions import Shifted
 from closed_form import two_dimensional
 from numpyro.infer import MCMC, NUTS, DiscreteGibbs, Gibbs
+from numpyro.infer.gibbs import GIBBS_SITES_KWARG
 from scipy.stats import multivariate_normal, norm
 
 import numpyro_diffusion as nd
@@ -343,3 +344,18 @@ def test_refusals_name_the_site(key):
                 nd.LikelihoodTempered(num_pilot=16),
             )
         )
+
+
+def test_new_data_find_the_programs_of_old_ones():
+    traces = []
+
+    def counted(y):
+        traces.append(1)
+        noise_alone(y, PRIOR)
+
+    kernel, counts = nd.ParticleGibbs(counted, nd.ReverseDiffusion(levels=2, num_pilot=8)), []
+    for y in (1.1, 0.4, 0.7):
+        traces.clear()
+        kernel.make((jnp.asarray(y),), {GIBBS_SITES_KWARG: {"sigma": jnp.ones(())}})
+        counts.append(len(traces))
+    assert counts[2] == counts[1] < counts[0], counts  # each looks at the sites of new data
