@@ -53,7 +53,8 @@ class ParticleMarginal(AbstractParticles):
     p(\theta, y)\}$, where $\hat p$ is the unbiased estimate of a run of $N$ particles at fixed $\theta'$, of
     which one is kept. The target is that of `ParticleGibbs`, exact for *any* $N$. With few particles the
     chain sticks at estimates that happen to be large: the standard deviation of $\log \hat p$ should be
-    about 1. The prior's normaliser drops out.
+    about 1, also where $\theta$ is far from typical, such as at a tiny noise level;
+    `ReverseDiffusion(covariance=Local())` follows $\theta$ there. The prior's normaliser drops out.
 
     Warm-up adapts step and covariance of the walk, which are then frozen. For a handful of other sites that
     are tied closely to the diffusion sites, where Gibbs steps would be short.
