@@ -18,6 +18,13 @@ with warnings.catch_warnings():
 
 jax.config.update("jax_enable_x64", True)
 
+# JAX writes its cache of compiled programs without locks: each worker has a folder of its own, and so have
+# the processes that it starts.
+_CACHE, _WORKER = "JAX_COMPILATION_CACHE_DIR", os.environ.get("PYTEST_XDIST_WORKER")
+if _WORKER and os.environ.get(_CACHE):
+    os.environ[_CACHE] = os.path.join(os.environ[_CACHE], _WORKER)
+    jax.config.update("jax_compilation_cache_dir", os.environ[_CACHE])
+
 
 @pytest.fixture(scope="module", autouse=True)
 def drop_compiled_programs():
