@@ -208,8 +208,10 @@ def test_wrong_arguments_are_explained():
 @pytest.mark.parametrize(
     ("side", "stride", "padding"), [(3, 1, 1), (3, 2, 0), (1, 1, 0), (4, 3, 2)]
 )
-def test_convolution_is_that_of_jax(side, stride, padding, key):
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
+def test_convolution_is_that_of_jax(side, stride, padding, device, key, monkeypatch):
     """By matrix products on a CPU, since a loop there would make the other one slow."""
+    monkeypatch.setattr(jax, "default_backend", lambda: device)
     x = jax.random.normal(key, (3, 9, 7))
     weight = jax.random.normal(jax.random.fold_in(key, 1), (5, 3, side, side))
     edges = [(padding, padding)] * 2
