@@ -154,3 +154,24 @@ def test_conjugate_steps(full):
     assert ratio.std() > 0.1 * ratio.mean()
     error = ratio.std() / len(ratio) ** 0.5
     assert abs(ratio.mean() - np.exp(evidence)) < 4 * error
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("conjugate", [False, True], ids=["guided", "conjugate"])
+def test_three_steps_of_two_sites_and_a_plate(conjugate):
+    """y_k = z[0] + a_k[1] + noise: each site with a matrix of its own, in any order of names."""
+    other, data = nd.Gaussian([0.2, 0.9], [[0.7, 0.4], [0.4, 1.1]]), jnp.array([0.3, 2.4])
+
+    def model(y):
+        z = numpyro.sample("z", nd.DiffusionPrior(PRIOR))
+        with numpyro.plate("cases", 2):
+            a = numpyro.sample("a", nd.DiffusionPrior(other))
+        numpyro.sample("y", dist.Normal(z[0] + a[:, 1], SIGMA).to_event(1), obs=y)
+
+    twist = nd.NoisedObservation() if conjugate else nd.Tweedie()
+    bridge = nd.from_model(model, data, twist=twist, path_space=True)
+    scheme = nd.Twisted(levels=3, covariance=Full(), conjugate=conjugate)
+    result = nd.run_smc(jax.random.key(1), scheme(bridge), 200, num_clouds=150)
+    floor = {n: float(s) ** 2 for n, s in bridge.noise(jnp.zeros(())).items()}
+    total = COVARIANCE[0, 0] + floor["z"] + (1.1 + floor["a"] + SIGMA**2) * np.eye(2)
+    assert_unbiased(result.log_evidence, multivariate_normal.logpdf(data, [1.4, 1.4], total))
