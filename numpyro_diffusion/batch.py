@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ._prng import lean
 from ._typing import Array, PRNGKey, PyTree
 
 __all__ = ["by_cloud", "flat", "mean_info", "over_particles", "split_keys"]
@@ -66,8 +67,8 @@ def mean_info(info: Any) -> Any:
 
 
 def split_keys(keys: PRNGKey, num: int) -> PRNGKey:
-    """Split the key of every cloud; the new axis comes second."""
-    return jax.vmap(lambda key: jax.random.split(key, num))(keys)
+    """Split the key of every cloud, in the form of `lean`; the new axis comes second."""
+    return jax.vmap(lambda key: jax.random.split(key, num))(lean(keys))
 
 
 def flat(tree: PyTree) -> PyTree:

@@ -12,9 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ._prng import alike
 from ._typing import Array, PRNGKey
 from .batch import flat, over_particles, split_keys
 from .cloud import SMCState, add, clean, conditional_ess, effective_sample_size, log_mean_exp
+from .packing import pack
 from .result import Trace
 
 __all__ = ["EachParticle", "Resampler", "WasteFree"]
@@ -57,7 +59,7 @@ class EachParticle(eqx.Module):
             particle = jax.tree.map(lambda leaf: leaf[parent], source)
             key = jax.random.fold_in(keys_step[cloud], place)
             new, increment, info = self.step(key, particle, level)
-            return (new, increment), info
+            return (new, increment), pack(info)
 
         (particles, increments), info = over_particles(
             one, num_clouds, num_particles, self.batch_size
@@ -65,7 +67,7 @@ class EachParticle(eqx.Module):
         new_log_weights = clean(log_weights + increments)
         ancestors = _pick(state.ancestors, index)
         new = state._replace(
-            key=keys,
+            key=alike(keys, state.key),
             particles=particles,
             log_weights=new_log_weights,
             log_evidence=log_evidence,
@@ -128,7 +130,7 @@ class WasteFree(eqx.Module):
             key = jax.random.fold_in(keys_chain[cloud], place)
             states, increments, infos = self.chain(key, particle, level)
             mean = lambda leaf: jnp.mean(leaf.astype(increments.dtype), 0)
-            return (states, increments), jax.tree.map(mean, infos)
+            return (states, increments), pack(jax.tree.map(mean, infos))
 
         chains, info = over_particles(one, num_clouds, num_chains, batch)
         # (clouds, chains, length, ...): states of one chain stay together.
@@ -141,7 +143,7 @@ class WasteFree(eqx.Module):
         log_evidence, lost = add(state.log_evidence, state.lost, gain)
         each_chain = log_weights.reshape(num_clouds, num_chains, -1)
         new = state._replace(
-            key=keys,
+            key=alike(keys, state.key),
             particles=particles,
             log_weights=log_weights,
             log_evidence=log_evidence,

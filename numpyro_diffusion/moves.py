@@ -5,6 +5,7 @@ algorithm, in the round coordinates of a `Preconditioner`: `init` builds a state
 `init_known` from an evaluation at hand, `step` goes on from it.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -28,6 +29,8 @@ class Move(eqx.Module):
         evaluations: Density-and-gradient evaluations a step.
         target_acceptance: Acceptance rate that the pilot aims for.
         name: For printing.
+        leapfrog: Whether the parameters are `step_size` and `num_integration_steps` of leapfrog steps, so
+            that a chain may begin at a position that was not evaluated.
     """
 
     algorithm: Any = eqx.field(static=True)
@@ -35,6 +38,7 @@ class Move(eqx.Module):
     evaluations: int = eqx.field(static=True)
     target_acceptance: float = eqx.field(static=True)
     name: str = eqx.field(static=True)
+    leapfrog: bool = eqx.field(static=True, default=False)
 
     def init(
         self, position: Position, logdensity_fn: Callable, preconditioner: Preconditioner
@@ -54,10 +58,23 @@ class Move(eqx.Module):
         slope = preconditioner.gradient_to_round(gradient)
 
         def linear(y):
-            gaps = jax.tree.map(lambda g, a, b: jnp.sum(g * (a - b)), slope, y, at)
-            return value + sum(jax.tree.leaves(gaps))
+            return value + jnp.sum(slope * (y - at))
 
         return self.algorithm.init(at, linear)
+
+    def init_blind(self, position: Position, preconditioner: Preconditioner) -> Any:
+        """State at a position that is evaluated by a first `step` of no length.
+
+        Its log density is -inf, so that the step is accepted wherever there is a density. A loop over moves
+        thereby holds the only copy of the density that is compiled.
+
+        Raises:
+            TypeError: If the kernel makes no leapfrog steps.
+        """
+        if not self.leapfrog:
+            raise TypeError(f"move `{self.name}` makes no leapfrog steps; use `init`.")
+        at = preconditioner.to_round(position)
+        return self.algorithm.init(at, lambda y: jnp.sum(0 * y) - jnp.inf)
 
     def step(
         self,
@@ -66,10 +83,24 @@ class Move(eqx.Module):
         logdensity_fn: Callable,
         step_size: Scalar,
         preconditioner: Preconditioner,
+        first: Array | None = None,
     ) -> tuple[Any, Scalar]:
-        """One move; returns the new state and its acceptance probability."""
+        """One move; returns the new state and its acceptance probability.
+
+        Args:
+            key: PRNG key.
+            state: Where it starts.
+            logdensity_fn: What it leaves invariant.
+            step_size: In round coordinates.
+            preconditioner: Round coordinates.
+            first: After `init_blind`: whether this is the step that evaluates and stays.
+        """
         kernel = self.algorithm.build_kernel()
         parameters = self.parameters(step_size, state.position)
+        if first is not None:
+            length, count = parameters["step_size"], parameters["num_integration_steps"]
+            length, count = jnp.where(first, 0.0, length), jnp.where(first, 1, count)
+            parameters |= {"step_size": length, "num_integration_steps": count}
         state, info = kernel(key, state, _in_round(logdensity_fn, preconditioner), **parameters)
         return state, jnp.nan_to_num(info.acceptance_rate)
 
@@ -118,18 +149,31 @@ def _ones(position: Position) -> Array:
     return jnp.ones(_dimension(position), jnp.result_type(*jax.tree.leaves(position)))
 
 
-def _mala_parameters(step_size, position):
+def _step_size_alone(step_size, position):
     del position
     return {"step_size": step_size}
 
 
+def _mala_parameters(step_size, position):
+    length = jnp.sqrt(2 * step_size)
+    return {
+        "step_size": length,
+        "inverse_mass_matrix": _ones(position),
+        "num_integration_steps": 1,
+    }
+
+
 def mala() -> Move:
-    """Metropolis-adjusted Langevin: one evaluation a move.
+    """Metropolis-adjusted Langevin (MALA): one evaluation a move.
+
+    It is Hamiltonian Monte Carlo with one leapfrog step of length `sqrt(2 * step_size)`, and run as that.
 
     References:
         Roberts & Tweedie (1996), Exponential convergence of Langevin distributions, Bernoulli.
+        Neal (2011), section 5.5.2, for their equality.
     """
-    return from_blackjax(blackjax.mala, _mala_parameters, target_acceptance=0.6, name="mala")
+    move = from_blackjax(blackjax.hmc, _mala_parameters, target_acceptance=0.6, name="mala")
+    return dataclasses.replace(move, leapfrog=True)
 
 
 class _HMCParameters(eqx.Module):
@@ -153,13 +197,14 @@ def hmc(num_integration_steps: int = 2) -> Move:
         raise ValueError(
             f"`num_integration_steps` must be at least 1; got {num_integration_steps}."
         )
-    return from_blackjax(
+    move = from_blackjax(
         blackjax.hmc,
         _HMCParameters(num_integration_steps),
         evaluations=num_integration_steps,
         target_acceptance=0.75,
         name=f"hmc({num_integration_steps})",
     )
+    return dataclasses.replace(move, leapfrog=True)
 
 
 class _RandomWalk(NamedTuple):
@@ -191,4 +236,4 @@ class _RandomWalk(NamedTuple):
 
 def random_walk() -> Move:
     """Gaussian random-walk Metropolis: no gradient, for likelihoods that have none."""
-    return from_blackjax(_RandomWalk, _mala_parameters, target_acceptance=0.3, name="random_walk")
+    return from_blackjax(_RandomWalk, _step_size_alone, target_acceptance=0.3, name="random_walk")

@@ -1,12 +1,14 @@
 r"""Coordinates in which a cloud looks round: what a move sees in place of a position.
 
-A position is $z = S\,(I + Q^\top (R - I)\, Q)\, y$ with $S$ a scale per coordinate and, where a pilot found
+Round coordinates are one vector, so that a move is the same few operations for any number of sites. A
+position is $z = S\,(I + Q^\top (R - I)\, Q)\, y$ with $S$ a scale per coordinate and, where a pilot found
 that coordinates move together, a few orthonormal directions (the rows of $Q$) that are stretched by $R$.
 """
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from ._typing import Array, Position
@@ -28,29 +30,40 @@ class Preconditioner(eqx.Module):
     directions: Array | None = None
     stretch: Array | None = None
 
-    def to_model(self, y: Position) -> Position:
-        """Position at round coordinates."""
-        return jax.tree.map(jnp.multiply, self._stretched(y, self.stretch), self.scale)
+    def to_model(self, y: Array) -> Position:
+        """Position at round coordinates, a vector."""
+        return self._tree(self._stretched(y, self.stretch) * self._flat(self.scale))
 
-    def to_round(self, z: Position) -> Position:
-        """Round coordinates of a position."""
-        inverse = None if self.stretch is None else 1 / self.stretch
-        return self._stretched(jax.tree.map(jnp.divide, z, self.scale), inverse)
+    def to_round(self, z: Position) -> Array:
+        """Round coordinates of a position, a vector."""
+        return self._stretched(self._flat(z) / self._flat(self.scale), self._inverse)
 
-    def gradient_to_round(self, gradient: Position) -> Position:
+    def gradient_to_round(self, gradient: Position) -> Array:
         """Gradient in round coordinates from that in the coordinates of the model."""
-        return self._stretched(jax.tree.map(jnp.multiply, gradient, self.scale), self.stretch)
+        return self._stretched(self._flat(gradient) * self._flat(self.scale), self.stretch)
 
-    def gradient_to_model(self, gradient: Position) -> Position:
-        """The other way round."""
-        inverse = None if self.stretch is None else 1 / self.stretch
-        return jax.tree.map(jnp.divide, self._stretched(gradient, inverse), self.scale)
+    def gradient_to_model(self, gradient: Array) -> Position:
+        """Inverse of `gradient_to_round`."""
+        return self._tree(self._stretched(gradient, self._inverse) / self._flat(self.scale))
 
-    def _stretched(self, tree: Position, stretch: Array | None) -> Position:
+    @property
+    def _inverse(self) -> Array | None:
+        return None if self.stretch is None else 1 / self.stretch
+
+    def _stretched(self, flat: Array, stretch: Array | None) -> Array:
         if self.directions is None or stretch is None:
-            return tree
-        flat, unravel = ravel_pytree(tree)
-        return unravel(flat + ((stretch - 1) * (self.directions @ flat)) @ self.directions)
+            return flat
+        return flat + ((stretch - 1) * (self.directions @ flat)) @ self.directions
+
+    def _flat(self, tree: Position) -> Array:
+        return jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(tree)])
+
+    def _tree(self, flat: Array) -> Position:
+        leaves, structure = jax.tree.flatten(self.scale)
+        ends = np.cumsum([leaf.size for leaf in leaves])
+        parts = [flat[end - leaf.size : end] for end, leaf in zip(ends, leaves, strict=True)]
+        shaped = [part.reshape(leaf.shape) for part, leaf in zip(parts, leaves, strict=True)]
+        return jax.tree.unflatten(structure, shaped)
 
 
 def standard_deviations(cloud: Position) -> Position:

@@ -1,5 +1,6 @@
 """What the engine hands back: a weighted cloud with its history, whole, interrupted or dead."""
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -9,6 +10,7 @@ import numpy as np
 from ._typing import Array, PyTree
 from .cloud import SMCState, family_weights, genealogy_error, log_mean_exp
 from .feynman_kac import FeynmanKac
+from .packing import Packed, pack
 
 __all__ = ["SMCResult", "Trace"]
 
@@ -34,6 +36,19 @@ class Trace(NamedTuple):
     unique_ancestors: Array
     info: Any
     parents: Array | None = None
+
+
+def packed(row: Trace) -> tuple[Packed, Packed, Array | None]:
+    """What happened at one level of all clouds, in one array for the numbers and one for the info."""
+    return pack(tuple(row[:5]), 1), row.info, row.parents
+
+
+def unpacked(rows: tuple[Packed, Packed, Array | None], used: int) -> Trace:
+    """The first levels of some rows, on the host: another number of levels compiles nothing."""
+    first = lambda leaf: np.asarray(leaf)[:used].swapaxes(0, 1)
+    numbers, info, parents = jax.tree.map(first, rows)
+    ess, share, gain, resampled, ancestors = numbers.unpack(exact=True)
+    return Trace(ess, share, gain, resampled, ancestors, info.unpack(), parents)
 
 
 class SMCResult(NamedTuple):
@@ -93,19 +108,16 @@ def make_result(
     chain_length: int | None = None,
 ) -> SMCResult:
     """The result of a run after `done` levels, without the axis of clouds if `num_clouds` is `None`."""
-    if chain_length is not None:
-        errors = jnp.sqrt(cloud.chain_variance)
-    else:
-        errors = jax.vmap(genealogy_error)(cloud.log_weights, cloud.ancestors, cloud.prior_family)
-    known = 1.0 if model.weighted else jnp.nan  # no evidence rather than a plausible one
+    weights = cloud._replace(particles=None)
+    log_evidence, errors = _evidence(weights, chain_length is not None, model.weighted)
     trace = None
     if traces:
         trace = jax.tree.map(lambda *parts: jax.device_put(np.concatenate(parts, 1)), *traces)
     result = SMCResult(
         positions=model.position(cloud.particles),
         log_weights=cloud.log_weights,
-        log_evidence=known * (_total(cloud) - cloud.prior_log_evidence),
-        log_evidence_error=known * errors,
+        log_evidence=log_evidence,
+        log_evidence_error=errors,
         initial_info=initial_info,
         trace=trace,  # type: ignore[arg-type]
         levels=model.levels,
@@ -124,6 +136,17 @@ def make_result(
     names = SMCResult._fields[:6] + ("state",)
     first = {n: jax.tree.map(lambda leaf: leaf[0], getattr(result, n)) for n in names}
     return result._replace(**first)
+
+
+@partial(jax.jit, static_argnames=("of_chains", "weighted"))
+def _evidence(cloud: SMCState, of_chains: bool, weighted: bool) -> tuple[Array, Array]:
+    """Log evidence of each cloud and its error; NaN rather than a plausible number without weights."""
+    if of_chains:
+        errors = jnp.sqrt(cloud.chain_variance)
+    else:
+        errors = jax.vmap(genealogy_error)(cloud.log_weights, cloud.ancestors, cloud.prior_family)
+    log_evidence = _total(cloud) - cloud.prior_log_evidence
+    return (log_evidence, errors) if weighted else (jnp.nan * log_evidence, jnp.nan * errors)
 
 
 def _total(cloud: SMCState) -> Array:

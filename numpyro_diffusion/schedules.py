@@ -14,6 +14,7 @@ from typing import NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ._typing import Array, Scalar
 
@@ -64,8 +65,14 @@ class AbstractSchedule(eqx.Module):
         The defaults run from noise of 0.4 % of a unit to noise of 100 units.
         """
         with jax.ensure_compile_time_eval():
-            t_min, t_max = self.time(jnp.asarray(log_snr_max)), self.time(jnp.asarray(log_snr_min))
+            ends = jnp.asarray([log_snr_max, log_snr_min])
+            t_min, t_max = np.asarray(_times(self, ends))
             return max(float(t_min), 0.0), min(float(t_max), 1.0)
+
+
+@eqx.filter_jit
+def _times(schedule: AbstractSchedule, log_snrs: Array) -> Array:
+    return jax.vmap(schedule.time)(log_snrs)
 
 
 class VariancePreserving(AbstractSchedule):

@@ -11,13 +11,14 @@ progress bar can move, and an interrupt keeps what is done.
 
 from functools import partial
 
-import blackjax.smc.resampling as resampling
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from tqdm.auto import tqdm
 
+from . import resampling
+from ._prng import alike
 from ._typing import Array, PRNGKey
 from .batch import over_particles, split_keys
 from .cloud import SMCState as SMCState
@@ -29,9 +30,11 @@ from .cloud import log_mean_exp as log_mean_exp
 from .feynman_kac import FeynmanKac
 from .interrupt import Deferred
 from .level import EachParticle, Resampler, WasteFree, relative_variance
+from .packing import pack
 from .result import SMCResult as SMCResult
 from .result import Trace as Trace
-from .result import begin_evidence, dead_cloud, go_on, make_result
+from .result import begin_evidence, dead_cloud, go_on, make_result, packed, unpacked
+from .staging import brief_jit
 
 __all__ = [
     "SMCResult",
@@ -49,15 +52,16 @@ def resample_equal(key: PRNGKey, log_weights: Array, num_samples: int) -> Array:
     return resampling.systematic(key, jax.nn.softmax(log_weights), num_samples)
 
 
-@eqx.filter_jit
-def _start_clouds(keys, init, num_particles, batch_size, with_prior):
-    keys, keys_init = split_keys(keys, 2).swapaxes(0, 1)
+@brief_jit
+def _start_clouds(key, num_clouds, init, num_particles, batch_size, with_prior):
+    cloud_keys = key[None] if num_clouds is None else jax.random.split(key, num_clouds)
+    keys, keys_init = split_keys(cloud_keys, 2).swapaxes(0, 1)
     num_clouds = keys.shape[0]
 
     def one(i):
         key = jax.random.fold_in(keys_init[i // num_particles], i % num_particles)
         particle, log_weight, info = init(key)
-        return (particle, log_weight), info
+        return (particle, log_weight), pack(info)
 
     (particles, log_weights), info = over_particles(one, num_clouds, num_particles, batch_size)
     log_weights = clean(log_weights)
@@ -65,7 +69,7 @@ def _start_clouds(keys, init, num_particles, batch_size, with_prior):
     zeros = jnp.zeros(num_clouds, log_weights.dtype)
     width = num_particles if with_prior else 1
     state = SMCState(
-        key=keys,
+        key=alike(keys, cloud_keys),
         particles=particles,
         log_weights=log_weights,
         log_evidence=zeros,
@@ -88,7 +92,7 @@ def _run_chunk(fixed, state: SMCState):
     one_level, levels, count = fixed
     level_at = lambda k: jax.tree.map(lambda leaf: leaf[k], levels)
     length = jax.tree.leaves(levels)[0].shape[0]
-    rows = jax.eval_shape(lambda s: one_level(s, level_at(0))[1], state)
+    rows = jax.eval_shape(lambda s: packed(one_level(s, level_at(0))[1]), state)
     rows = jax.tree.map(lambda row: jnp.zeros((length, *row.shape), row.dtype), rows)
 
     def goes_on(carry):
@@ -99,13 +103,13 @@ def _run_chunk(fixed, state: SMCState):
         k, state, _, rows = carry
         new, row = one_level(state, level_at(k))
         alive = jnp.all(jnp.isfinite(new.log_evidence + jnp.max(new.log_weights, -1)))
-        state = jax.tree.map(lambda a, b: jnp.where(alive, a, b), new, state)
-        rows = jax.tree.map(lambda whole, one: whole.at[k].set(one), rows, row)
+        state = jax.lax.cond(alive, lambda new, old: new, lambda new, old: old, new, state)
+        rows = jax.tree.map(lambda whole, one: whole.at[k].set(one), rows, packed(row))
         return k + 1, state, alive, rows
 
     # A loop with an end of its own, not a scan: levels that pad a chunk cost neither time nor memory.
     k, state, alive, rows = jax.lax.while_loop(goes_on, body, (0, state, jnp.asarray(True), rows))
-    return state, alive, k - ~alive, jax.tree.map(lambda leaf: leaf.swapaxes(0, 1), rows)
+    return state, alive, k - ~alive, rows
 
 
 def run_smc(
@@ -167,10 +171,10 @@ def run_smc(
     num_levels = jax.tree.leaves(all_levels)[0].shape[0]
     chunk = max(1, levels_per_chunk)
     if state is None:
-        keys = key[None] if num_clouds is None else jax.random.split(key, num_clouds)
         cloud, initial_info = _start_clouds(
-            keys, model.init, num_particles, batch_size, model.evidence_from > 0
+            key, num_clouds, model.init, num_particles, batch_size, model.evidence_from > 0
         )
+        initial_info = jax.tree.map(jax.device_put, initial_info.unpack())
         done, traces = 0, []
     else:
         cloud, initial_info, done, traces = go_on(state, num_particles, num_clouds)
@@ -193,8 +197,7 @@ def run_smc(
                 cloud, alive, gone, trace = jax.block_until_ready(
                     _run_chunk((one_level, levels, np.asarray(used)), cloud)
                 )
-                # On the host: another number of levels compiles nothing.
-                trace = jax.tree.map(lambda leaf, used=used: np.asarray(leaf)[:, :used], trace)
+                trace = unpacked(trace, used)
                 traces, done = [*traces, trace], done + int(gone)
                 if bool(alive) and done == model.evidence_from:
                     cloud = begin_evidence(cloud)

@@ -8,6 +8,7 @@ os.environ.setdefault("MPLBACKEND", "agg")
 
 import jax
 import numpy as np
+import psutil
 import pytest
 
 # ArviZ 0.23 warns once a day and notes the day in a file. Import it before pytest-xdist starts its
@@ -26,11 +27,15 @@ if _WORKER and os.environ.get(_CACHE):
     jax.config.update("jax_compilation_cache_dir", os.environ[_CACHE])
 
 
+_MOST_MEMORY = 5e9  # bytes of a worker: compiled programs are kept for later tests until then
+
+
 @pytest.fixture(scope="module", autouse=True)
-def drop_compiled_programs():
-    """Drop a module's programs after it, so that thousands do not pile up in one process."""
+def bounded_memory():
+    """Keep compiled programs from module to module, but not thousands of them in one process."""
     yield
-    jax.clear_caches()
+    if psutil.Process().memory_info().rss > _MOST_MEMORY:
+        jax.clear_caches()
 
 
 @pytest.fixture

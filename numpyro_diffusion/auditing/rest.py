@@ -96,8 +96,9 @@ def rest_of_data(
 def _chains(energy, start: Array, key, num_moves, num_steps, batch_size):
     t = jnp.asarray(energy.t_min, start.dtype)
     alpha_t, sigma_t = energy.schedule(t)
-    move, scale = hmc(num_steps), Preconditioner(sigma_t / alpha_t)
-    value = lambda u: -energy.energy(alpha_t * u, t)
+    move = hmc(num_steps)
+    scale = Preconditioner({"u": jnp.full(start.shape[1:], sigma_t / alpha_t, start.dtype)})
+    value = lambda z: -energy.energy(alpha_t * z["u"], t)
     mapped = lambda f, xs: jax.lax.map(f, xs, batch_size=batch_size or len(start))
 
     def sweep(carry, i):
@@ -110,9 +111,9 @@ def _chains(energy, start: Array, key, num_moves, num_steps, batch_size):
         log_step = log_step + (gain * (accepted - move.target_acceptance)).astype(log_step.dtype)
         return (states, log_step), accepted
 
-    states = mapped(lambda u: move.init(u, value, scale), start)
+    states = mapped(lambda u: move.init({"u": u}, value, scale), start)
     first = states.logdensity
     log_step = jnp.log(jnp.asarray(0.5, start.dtype))
     (states, _), accepted = jax.lax.scan(sweep, (states, log_step), jnp.arange(num_moves))
-    end = jax.vmap(scale.to_model)(states.position)
+    end = jax.vmap(scale.to_model)(states.position)["u"]
     return end, -first, -states.logdensity, jnp.mean(accepted[num_moves // 2 :])

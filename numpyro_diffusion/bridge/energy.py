@@ -1,5 +1,6 @@
 """The bridge of one energy and one likelihood, without a NumPyro model."""
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 
 from .._typing import Array, Scalar
 from ..energies import AbstractDenoiser, AbstractEnergy
+from ..staging import Settled, brief_jit, settle
 from ..twists import AbstractTwist, Tweedie
 from .base import Bridge, Rest, Seen
 from .krylov import krylov
@@ -23,8 +25,13 @@ __all__ = ["from_energy"]
 class _EnergyBridge(eqx.Module):
     site: DiffusionSite
     twist: AbstractTwist
-    log_likelihood: Callable | None
+    likelihood: Settled | None
+    data: Any = None
     tempering: Tempering | None = None
+
+    def log_likelihood(self, x):
+        assert self.likelihood is not None
+        return self.likelihood(self.data, x)
 
     def sample_base(self, key):
         return {"x": self.site.sample_base(key)}
@@ -37,7 +44,7 @@ class _EnergyBridge(eqx.Module):
 
     def see(self, z, clock):
         seen = Seen.of({"x": self.site.see(self.twist, z["x"], clock)})
-        if not self.twist.num_directions or self.log_likelihood is None:
+        if not self.twist.num_directions or self.likelihood is None:
             return seen
         log_likelihood = lambda x: self.rest({}, x).log_likelihood
         at = lambda x: curvature(None, log_likelihood, x)
@@ -45,10 +52,16 @@ class _EnergyBridge(eqx.Module):
         roots = krylov(sites, count, jax.grad(log_likelihood), at, z, seen.x_hat, clock)
         return seen._replace(roots=roots)
 
+    def clean(self, key):
+        """What the likelihood sees, for its shape."""
+        u = self.site.sample_base(key)
+        x_hat = self.site.see(self.twist, u, jnp.asarray(0.5))[1]
+        return x_hat.astype(jnp.result_type(x_hat, u))
+
     def rest(self, z, x_hat):
         del z
         zero = jnp.zeros((), x_hat["x"].dtype)
-        if self.log_likelihood is None:
+        if self.likelihood is None:
             return Rest(zero, zero, zero, zero, {})
         value = self.log_likelihood(x_hat["x"])
         return Rest(zero, value, zero, zero, {"likelihood": value})
@@ -99,13 +112,12 @@ def from_energy(
         )
     site = DiffusionSite(energy, (), path_space, initial)
     twist = (Tweedie() if twist is None else twist).of_size(math.prod(site.shape))
-    parts = _EnergyBridge(site, twist, log_likelihood)
+    parts = _EnergyBridge(site, twist, None)
     if log_likelihood is not None:
-        if twist.takes_gradients:
-            tempering = Tempering.towards_the_data(parts.rest, {"x": site}, {})
-        else:
-            tempering = Tempering.without_gradients({"x": site})
-        parts = _EnergyBridge(site, twist, log_likelihood, tempering)
+        data, fixed = eqx.partition(log_likelihood, eqx.is_array)
+        of_data = lambda data, x: eqx.combine(data, fixed)(x)
+        likelihood = settle(of_data, data, jax.eval_shape(parts.clean, jax.random.key(0)))
+        parts = _settled(_EnergyBridge(site, twist, likelihood, data))
     prior = "the reverse sampler's law" if path_space else "exp(-E(x, t_min))"
     return Bridge.of(
         parts,
@@ -119,3 +131,16 @@ def from_energy(
         observed=None,
         evaluations=twist.evaluations(energy),
     )
+
+
+def _settled(parts: _EnergyBridge) -> _EnergyBridge:
+    """The same with its tempering found."""
+    sites = {"x": parts.site}
+    if not parts.twist.takes_gradients:
+        return dataclasses.replace(parts, tempering=Tempering.without_gradients(sites))
+    return dataclasses.replace(parts, tempering=Tempering(sites, _direction(parts)))
+
+
+@brief_jit
+def _direction(parts: _EnergyBridge):
+    return Tempering.towards_the_data(parts.rest, {"x": parts.site}, {}).direction

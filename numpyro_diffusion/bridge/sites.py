@@ -187,6 +187,11 @@ class DiffusionSite(eqx.Module):
         return jnp.broadcast_to(mean, self.shape)
 
     @property
+    def dtype(self) -> Any:
+        """Of its centre and scale; nothing is computed."""
+        return jax.eval_shape(lambda: self.scale).dtype
+
+    @property
     def scale(self) -> Array:
         _, variance = self.moments(jnp.asarray(0.0))
         return jnp.broadcast_to(jnp.sqrt(variance), self.shape)

@@ -45,8 +45,7 @@ class Tempering(eqx.Module):
         """Along random signs."""
         numbers = np.random.default_rng(0)
         signs = {
-            n: jnp.asarray(numbers.choice([-1.0, 1.0], s.shape), s.scale.dtype)
-            for n, s in sites.items()
+            n: jnp.asarray(numbers.choice([-1.0, 1.0], s.shape), s.dtype) for n, s in sites.items()
         }
         return cls(sites, signs, summed=True)
 
@@ -62,11 +61,12 @@ class Tempering(eqx.Module):
             others: Draws of the other sites, unconstrained, with one leading axis.
         """
         numbers = np.random.default_rng(0)  # fixed: equal models get equal bridges
-        start = {
-            n: jnp.asarray(numbers.standard_normal(s.shape), s.scale.dtype)
-            for n, s in sites.items()
-        }
-        start = _bounded(start)
+        start = _bounded(
+            {
+                n: jnp.asarray(numbers.standard_normal(s.shape), s.scale.dtype)
+                for n, s in sites.items()
+            }
+        )
         return cls(sites, _direction(rest, sites, others, start) if sites else start)
 
     def __call__(self, rest: _Rest, z: Position, clock: Scalar) -> Scalar:
@@ -107,7 +107,6 @@ def _bounded(v: dict[str, Array]) -> dict[str, Array]:
     return jax.tree.map(lambda leaf: leaf / jnp.where(top > 0, top, 1.0), v)
 
 
-@eqx.filter_jit
 def _direction(rest, sites, others, start):
     """Power iteration for every draw of the other sites; the mean of what they find."""
 

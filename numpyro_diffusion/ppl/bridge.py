@@ -1,8 +1,9 @@
 r"""From a NumPyro model to the bridge of densities that ends in its posterior.
 
-The model is traced once to learn its sites. Sites with a `DiffusionPrior` are followed through the noise
-levels, all other latent sites live in unconstrained space, observed sites and factors make up the
-likelihood. The model is otherwise run as it is: only through handlers, and only through public API.
+The model is looked at once to learn its sites, and then traced once to programs. Sites with a
+`DiffusionPrior` are followed through the noise levels, all other latent sites live in unconstrained space,
+observed sites and factors make up the likelihood. The model is otherwise run as it is: only through handlers,
+and only through public API.
 """
 
 import math
@@ -15,10 +16,10 @@ import numpy as np
 
 from ..bridge import Bridge, Tempering, normalizer_error
 from ..twists import AbstractTwist, Tweedie
-from .checks import check_compiles, check_site, diffusion_site, refuse_varying_energies
-from .model_bridge import ModelBridge
-from .observed import observed_laws
-from .sites import is_diffusion, is_other, stand_in, taken_apart
+from .checks import check_site, diffusion_site, refuse_varying_energies, values_needed
+from .look import look
+from .model_bridge import LiveModel, ModelBridge
+from .sites import is_diffusion, is_other, taken_apart
 
 __all__ = ["from_model", "taken_apart"]
 
@@ -55,9 +56,8 @@ def from_model(
         TypeError: For a diffusion site whose prior is a score without energy, unless in path space.
     """
     args, kwargs = jax.tree.map(_as_jax, (args, kwargs))
-    none = Tempering({}, {})
-    probe = ModelBridge(model, args, kwargs, {}, Tweedie(), (), none)
-    trace = _first_trace(probe)
+    live = LiveModel(model, args, kwargs)
+    trace, again = (look(live, deviations) for deviations in (0.0, 1.0))
     sites = {
         n: diffusion_site(n, site, path_space, (initial or {}).get(n))
         for n, site in trace.items()
@@ -68,9 +68,7 @@ def from_model(
         raise ValueError(
             f"`initial` names {unknown}, but the diffusion sites of the model are {sorted(sites)}."
         )
-    if sites:
-        again = probe.trace(lambda site: stand_in(site, 1.0), jax.random.key(1))
-        refuse_varying_energies(sites, again)
+    refuse_varying_energies(sites, again)
     others = tuple(n for n, site in trace.items() if is_other(site))
     if not sites and not others:
         raise ValueError("the model has no latent site, so there is nothing to infer.")
@@ -78,11 +76,11 @@ def from_model(
         check_site(name, site, trace)
     size = sum(math.prod(site.shape) for site in sites.values())
     twist = (Tweedie() if twist is None else twist).of_size(size)
-    parts = ModelBridge(model, args, kwargs, sites, twist, others, none)
-    check_compiles(parts)
-    parts = parts.towards_the_data()
-    if twist.num_directions:  # names a site whose law is not known
-        observed_laws(trace)
+    live = LiveModel(model, args, kwargs, tuple(sites), others)
+    with values_needed():
+        parts = ModelBridge(live, sites, twist, Tempering({}, {})).towards_the_data()
+    if twist.num_directions and isinstance(parts.functions.laws, str):  # type: ignore[union-attr]
+        raise ValueError(parts.functions.laws)  # type: ignore[union-attr]
     prior = "the reverse sampler's law" if path_space else "exp(-E(., t_min))"
     return Bridge.of(
         parts,
@@ -99,20 +97,3 @@ def from_model(
 
 def _as_jax(leaf):
     return jnp.asarray(leaf) if isinstance(leaf, np.ndarray) else leaf
-
-
-def _first_trace(probe: ModelBridge) -> dict[str, dict]:
-    """Trace the model with other latent sites drawn from their priors; name one without a sampler."""
-    met = []
-
-    def values(site):
-        met.append(site["name"])
-        return stand_in(site)
-
-    try:
-        return probe.trace(values, jax.random.key(0))
-    except NotImplementedError as error:
-        raise ValueError(
-            f"latent site `{met[-1]}` has no sampler, for instance an improper prior. Particles start "
-            "from the prior: give the site a proper one."
-        ) from error

@@ -1,25 +1,25 @@
 """Refusals: models, data and densities that no weight would be right for, named by site."""
 
+import contextlib
 import warnings
 from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from .. import diagnostics
 from ..bridge import DiffusionSite
 from ..energies import AbstractEnergy
 from ..smc import SMCResult
-from .sites import counts, refuse_estimator, site_shape, unwrapped
+from .sites import refuse_estimator, site_shape, unwrapped
 
 __all__ = [
-    "check_compiles",
     "check_site",
     "diffusion_site",
     "refuse_varying_energies",
     "report_non_finite",
+    "values_needed",
 ]
 
 
@@ -46,7 +46,7 @@ def _check_latent(name: str, site: dict, trace: dict[str, dict]) -> None:
         )
     # NumPyro splits `y` with an `obs_mask` into `y_observed` and `y_unobserved`.
     partner = trace.get(name.removesuffix("_unobserved") + "_observed", {})
-    if not partner.get("is_observed") and not counts(site["fn"], site["fn"].shape()).all():
+    if not partner.get("is_observed") and not np.all(np.asarray(site["counts"])):
         raise ValueError(
             f"the latent site `{name}` is masked, which would leave it without a prior; mask the "
             "observed sites instead."
@@ -60,9 +60,11 @@ def _check_latent(name: str, site: dict, trace: dict[str, dict]) -> None:
 
 
 def _check_observed(name: str, site: dict) -> None:
-    value = np.asarray(site["value"])
-    if site["value"] is None or value.dtype == object or value.size == 0:
+    if site["counts"] is None:
         return  # a factor
+    value = np.asarray(site["value"])
+    if value.dtype == object or value.size == 0:
+        return
     expected = site_shape(site)
     try:
         fits = np.broadcast_shapes(value.shape, expected) in (value.shape, expected)
@@ -75,7 +77,7 @@ def _check_observed(name: str, site: dict) -> None:
             "data, or what its distribution is made of."
         )
     bad = ~np.isfinite(value.astype(float))
-    bad = bad & counts(site["fn"], bad.shape)
+    bad = bad & np.asarray(site["counts"])
     if bad.any():
         raise ValueError(
             f"observed site `{name}` has {int(bad.sum())} values that are not finite, the first at "
@@ -87,13 +89,29 @@ def _check_observed(name: str, site: dict) -> None:
 def refuse_varying_energies(sites: dict[str, DiffusionSite], again: dict[str, dict]) -> None:
     """Refuse energies that are others in a second trace, at other values of the latent sites."""
     for name, site in sites.items():
-        other = unwrapped(again[name]["fn"]).energy
-        if not eqx.tree_equal(site.energy, other):
+        if not _equal(site.energy, again[name]["energy"]):
             raise ValueError(
                 f"the energy of site `{name}` depends on other latent sites, or is built anew from new "
                 "functions whenever the model runs; its normaliser would be part of the posterior and "
                 "is not known. Use one fixed energy a site, made outside the model."
             )
+
+
+def _equal(a: Any, b: Any) -> bool:
+    """Whether two pytrees are equal, compared on the host: nothing is compiled."""
+    (leaves, structure), (others, same) = jax.tree.flatten(a), jax.tree.flatten(b)
+    if structure != same:
+        return False
+
+    def one(x, y):
+        if x is y:
+            return True
+        if not (eqx.is_array_like(x) and eqx.is_array_like(y)):
+            return x == y
+        x, y = np.asarray(x), np.asarray(y)
+        return x.shape == y.shape and x.dtype == y.dtype and bool((x == y).all())
+
+    return all(map(one, leaves, others))
 
 
 _NEEDS_VALUES = (
@@ -104,15 +122,11 @@ _NEEDS_VALUES = (
 )
 
 
-def check_compiles(parts: Any) -> None:
-    """Trace the model with abstract arguments, as `jit` will; `parts` has the methods of a bridge."""
-
-    def density(parts, key):
-        z = parts.sample_base(key)
-        return parts.rest(z, parts.see(z, jnp.asarray(1.0)).x_hat)
-
+@contextlib.contextmanager
+def values_needed():
+    """Say in plain words that a model cannot be traced."""
     try:
-        eqx.filter_eval_shape(density, parts, jax.random.key(0))
+        yield
     except _NEEDS_VALUES as error:
         raise ValueError(
             "the model needs the values of its array arguments, not only their shapes, so it cannot be "
@@ -151,7 +165,7 @@ def report_non_finite(result: SMCResult, error: FloatingPointError | None) -> No
 def diffusion_site(name: str, site: dict, path_space: bool, initial: Any) -> DiffusionSite:
     """The diffusion variable at a site; refuses a score where a density is needed."""
     refuse_estimator(name, unwrapped(site["fn"]))
-    energy, shape = unwrapped(site["fn"]).energy, site_shape(site)
+    energy, shape = site["energy"], site_shape(site)
     if not (path_space or isinstance(energy, AbstractEnergy)):
         raise TypeError(
             f"site `{name}` has the score-only prior {type(energy).__name__}: particles cannot be "

@@ -2,37 +2,62 @@
 
 from typing import Any
 
+import equinox as eqx
 import jax
+import numpy as np
+from scipy.special import logsumexp
 
+from .._prng import lean
 from .._typing import Array, PRNGKey
 from ..bridge import Bridge
 from ..smc import SMCResult, log_mean_exp, resample_equal
 
-__all__ = ["constrained", "drawn", "drawn_by_cloud", "pooled_log_weights", "take"]
+__all__ = ["constrained", "drawn", "drawn_by_cloud", "log_mean", "pooled_log_weights", "take"]
+
+
+def log_mean(values: Array) -> float:
+    """Log of the mean of exponentials of some numbers, on the host."""
+    return float(logsumexp(np.asarray(values, np.float64)) - np.log(values.size))
 
 
 def pooled_log_weights(result: SMCResult) -> Array:
     """Log weights of all particles that sum to 1 over all clouds; a cloud counts by its evidence."""
-    pooled = result.log_weights - log_mean_exp(result.log_weights)[:, None]
-    if result.weighted:
-        pooled = pooled + result.log_evidence[:, None]
+    return _pooled(result.log_weights, result.log_evidence if result.weighted else None)
+
+
+@jax.jit
+def _pooled(log_weights: Array, log_evidence: Array | None) -> Array:
+    pooled = log_weights - log_mean_exp(log_weights)[:, None]
+    if log_evidence is not None:
+        pooled = pooled + log_evidence[:, None]
     return jax.nn.log_softmax(pooled.ravel()).reshape(pooled.shape)
 
 
 def drawn(key: PRNGKey, result: SMCResult) -> dict[str, Array]:
     """Positions of as many equally weighted draws as there are particles, from all clouds together."""
-    count = result.log_weights.size
-    index = resample_equal(key, pooled_log_weights(result).ravel(), count)
-    return jax.tree.map(lambda leaf: leaf.reshape(count, *leaf.shape[2:])[index], result.positions)
+    return _drawn(key, pooled_log_weights(result), result.positions)
+
+
+@jax.jit
+def _drawn(key: PRNGKey, log_weights: Array, positions: Any) -> Any:
+    count = log_weights.size
+    index = resample_equal(lean(key), log_weights.ravel(), count)
+    return jax.tree.map(lambda leaf: leaf.reshape(count, *leaf.shape[2:])[index], positions)
 
 
 def drawn_by_cloud(key: PRNGKey, result: SMCResult) -> Array:
     """Which particle each draw of each cloud is, shape `(num_clouds, num_particles)`."""
-    num_clouds, num_particles = result.log_weights.shape
-    keys = jax.random.split(key, num_clouds)
-    return jax.vmap(lambda k, w: resample_equal(k, w, num_particles))(keys, result.log_weights)
+    return _by_cloud(key, result.log_weights)
 
 
+@jax.jit
+def _by_cloud(key: PRNGKey, log_weights: Array) -> Array:
+    num_clouds, num_particles = log_weights.shape
+    keys = jax.random.split(lean(key), num_clouds)
+    return jax.vmap(lambda k, w: resample_equal(k, w, num_particles))(keys, log_weights)
+
+
+@jax.jit
 def take(index: Array, cloud: Any) -> Any:
     """Those particles of each cloud."""
     return jax.tree.map(lambda leaf: jax.vmap(lambda one, i: one[i])(leaf, index), cloud)
@@ -40,7 +65,11 @@ def take(index: Array, cloud: Any) -> Any:
 
 def constrained(bridge: Bridge, positions: dict[str, Array], num_axes: int) -> dict[str, Array]:
     """Latent and deterministic sites at positions that lead with `num_axes` axes of draws."""
-    one = bridge.constrain
+    return _constrained(bridge.constrain, positions, num_axes)
+
+
+@eqx.filter_jit
+def _constrained(constrain: Any, positions: dict[str, Array], num_axes: int) -> dict[str, Array]:
     for _ in range(num_axes):
-        one = jax.vmap(one)
-    return jax.jit(one)(positions)
+        constrain = jax.vmap(constrain)
+    return constrain(positions)

@@ -3,7 +3,9 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 from numpyro import handlers
 from numpyro.infer import Predictive
@@ -14,6 +16,8 @@ from .._typing import Array, PRNGKey
 from ..bridge import Bridge
 from ..smc import SMCResult
 from .draws import constrained, drawn_by_cloud, pooled_log_weights, take
+from .look import look
+from .model_bridge import LiveModel
 from .sites import taken_apart
 
 __all__ = ["Run", "arviz_groups", "level_times"]
@@ -59,9 +63,10 @@ def arviz_groups(
     if predictive:
         groups |= _predictions(run, latent, tuple(samples), tuple(observed), num_prior)
     if log_likelihood and observed:
-        pointwise = pointwise_log_likelihood(
+        each = lambda latent: pointwise_log_likelihood(
             taken_apart(model), latent, *args, parallel=True, batch_ndims=2, **kwargs
         )
+        pointwise = jax.jit(each)(latent)
         groups["log_likelihood"] = {n: v for n, v in pointwise.items() if n in observed}
     groups["observed_data"] = observed
     groups["constant_data"] = diagnostics.array_arguments(model, args, kwargs, observed)
@@ -72,18 +77,14 @@ def arviz_groups(
 
 def _observed(run: Run) -> dict[str, Any]:
     """Observed values by site."""
-    position = jax.tree.map(lambda leaf: leaf[0, 0], run.result.positions)
-    values = run.bridge.constrain(position)
-    model = handlers.seed(taken_apart(run.model), jax.random.key(0))
-    model = handlers.substitute(model, data=values)
-    trace = handlers.trace(model).get_trace(*run.args, **run.kwargs)
+    trace = look(LiveModel(run.model, run.args, run.kwargs), 0.0)
     return {
         n: s["value"]
         for n, s in trace.items()
         if s["type"] == "sample"
         and s["is_observed"]
-        and np.size(s["value"])
         and s["value"] is not None
+        and np.size(s["value"])
     }
 
 
@@ -100,7 +101,7 @@ def _predictions(run: Run, latent, sites, observed, num_prior: int) -> dict[str,
     """Draws of the prior and of new data; data among the arguments stay where they are."""
     model = handlers.uncondition(taken_apart(run.model))
     prior = Predictive(model, num_samples=num_prior, return_sites=[*sites, *observed])
-    drawn = prior(run.keys["prior"], *run.args, **run.kwargs)
+    drawn = jax.tree.map(np.asarray, prior(run.keys["prior"], *run.args, **run.kwargs))
     groups = {
         "prior": {n: drawn[n][None] for n in sites},
         "prior_predictive": {n: drawn[n][None] for n in observed},
@@ -116,5 +117,10 @@ def level_times(run: Run) -> np.ndarray | None:
     clock = getattr(run.result.levels, "next_clock", None)
     if clock is None or not run.bridge.diffusion_sites:
         return None
-    times = jax.vmap(run.bridge.times)(clock)
+    times = _times(run.bridge.times, jnp.asarray(clock))
     return np.asarray(times[run.bridge.diffusion_sites[0]])
+
+
+@eqx.filter_jit
+def _times(times: Callable, clock: Array) -> dict[str, Array]:
+    return jax.vmap(times)(clock)

@@ -10,26 +10,25 @@ import jax.numpy as jnp
 from numpyro import handlers
 from numpyro.distributions import biject_to
 
+from .._prng import lean, threefry
 from .._typing import Array, Position
 from ..bridge import DiffusionSite, Rest, Seen, Tempering, curvature, krylov
+from ..staging import Settled, brief_jit, settle
 from ..twists import AbstractTwist
 from .observed import observed_laws
 from .sites import log_density, log_peak_and_number, taken_apart, unmasked
 
-__all__ = ["ModelBridge"]
+__all__ = ["LiveModel", "ModelBridge", "SettledModel"]
 
 
-class ModelBridge(eqx.Module):
-    """The functions of a bridge over one model and one data set; data are leaves of the pytree."""
+class LiveModel(eqx.Module):
+    """A NumPyro model at one data set, run anew for every answer."""
 
     model: Callable = eqx.field(static=True)
     args: tuple
     kwargs: dict[str, Any]
-    sites: dict[str, DiffusionSite]
-    twist: AbstractTwist
-    others: tuple[str, ...] = eqx.field(static=True)
-    tempering: Tempering
-    typical: Position = eqx.field(default_factory=dict)
+    diffusion: tuple[str, ...] = eqx.field(static=True, default=())
+    others: tuple[str, ...] = eqx.field(static=True, default=())
 
     def trace(self, values: Callable, key: Array | None = None) -> dict[str, dict]:
         """Trace of the model with latent sites given by `values(site)`; `None` lets them be drawn."""
@@ -38,54 +37,11 @@ class ModelBridge(eqx.Module):
             model = handlers.seed(model, key)
         return handlers.trace(model).get_trace(*self.args, **self.kwargs)
 
-    def sample_base(self, key):
-        key_sites, key_model = jax.random.split(key)
-        keys = jax.random.split(key_sites, max(len(self.sites), 1))
-        u = {n: s.sample_base(k) for k, (n, s) in zip(keys, self.sites.items(), strict=False)}
-        return self.beside(u, jnp.asarray(1.0), key_model)
-
-    def sample_prior(self, key):
-        key_sites, key_model = jax.random.split(key)
-        keys = jax.random.split(key_sites, max(len(self.sites), 1))
-        u = {n: s.sample_prior(k) for k, (n, s) in zip(keys, self.sites.items(), strict=False)}
-        return self.beside(u, jnp.asarray(0.0), key_model)
-
-    def beside(self, u, clock, key):
-        """The diffusion sites together with draws of the others from their prior."""
-        if not self.others:
-            return u
-        return {**u, **self.draw_others(self.see(u, clock).x_hat, key)}
-
     def draw_others(self, x, key):
         """The other sites from their prior, unconstrained, given the diffusion sites."""
         trace = self.trace(lambda site: x.get(site["name"]), key)
         sites = {name: trace[name] for name in self.others}
         return {n: biject_to(s["fn"].support)._inverse(s["value"]) for n, s in sites.items()}
-
-    def towards_the_data(self):
-        """The same with its tempering and typical values of the other sites found."""
-        others = _typical_others(self) if self.others else {}
-        typical = jax.tree.map(lambda leaf: jnp.median(leaf, 0), others)
-        parts = dataclasses.replace(self, typical=typical)
-        if not self.twist.takes_gradients:
-            return dataclasses.replace(parts, tempering=Tempering.without_gradients(self.sites))
-        tempering = Tempering.towards_the_data(self.rest, self.sites, others)
-        return dataclasses.replace(parts, tempering=tempering)
-
-    def log_base(self, z):
-        return sum((s.log_base(z[n]) for n, s in self.sites.items()), jnp.zeros(()))
-
-    def see(self, z, clock):
-        seen = Seen.of({n: s.see(self.twist, z[n], clock) for n, s in self.sites.items()})
-        unready = bool(self.others) and not self.typical  # while the bridge is made
-        if unready or not self.twist.num_directions:
-            return seen
-        log_likelihood = lambda x: self.rest(self.typical, x).log_likelihood
-        gradient = jax.grad(log_likelihood)
-        bend = lambda x: curvature(lambda x: self.observed(self.typical, x), log_likelihood, x)
-        u = {name: z[name] for name in self.sites}
-        roots = krylov(self.sites, self.twist.num_directions, gradient, bend, u, seen.x_hat, clock)
-        return seen._replace(roots=roots)
 
     def observed(self, z, x):
         return observed_laws(self.trace(self.values(z, x)))
@@ -107,7 +63,7 @@ class ModelBridge(eqx.Module):
         log_prior, log_likelihood, log_peak, num_data = (jnp.zeros(()),) * 4
         sites = {}
         for name, site in self.trace(self.values(z, x_hat)).items():
-            if site["type"] != "sample" or name in self.sites:
+            if site["type"] != "sample" or name in self.diffusion:
                 continue
             if site["is_observed"]:
                 term = log_density(site, site["fn"])
@@ -125,6 +81,167 @@ class ModelBridge(eqx.Module):
             sites[name] = term
         return Rest(log_prior, log_likelihood, log_peak, num_data, sites)
 
+    def constrain(self, z):
+        trace = self.trace(self.values(z, {n: z[n] for n in self.diffusion}))
+        keep = (*self.diffusion, *self.others)
+        return {
+            name: site["value"]
+            for name, site in trace.items()
+            if name in keep or site["type"] == "deterministic"
+        }
+
+    def settled(self, u: Position, x_hat: Position) -> "SettledModel":
+        """The programs of this model.
+
+        Args:
+            u: Diffusion sites, or their shapes.
+            x_hat: What the model sees of them, or its shapes.
+        """
+        dynamic, static = eqx.partition((self.args, self.kwargs), eqx.is_array)
+        data = jax.tree.leaves(dynamic)
+        with_data = lambda data: dataclasses.replace(
+            self, **self._arguments(jax.tree.structure(dynamic), static, data)
+        )
+        draws = lambda data, x, key: with_data(data).draw_others(x, key)
+        draw = settle(draws, data, x_hat, lean(jax.random.key(0)))
+        z = jax.eval_shape(draws, data, x_hat, jax.random.key(0))
+        observed: Settled | str
+        try:
+            observed = settle(lambda d, z, x: with_data(d).observed(z, x), data, z, x_hat)
+        except (
+            AttributeError,
+            TypeError,
+            ValueError,
+        ) as error:  # a law that is not known; only some twists ask for it
+            observed = str(error)
+        return SettledModel(
+            self.diffusion,
+            self.others,
+            data,
+            draw,
+            settle(lambda d, z, x: with_data(d).rest(z, x), data, z, x_hat),
+            settle(lambda d, z: with_data(d).constrain(z), data, {**u, **z}),
+            observed,
+        )
+
+    @staticmethod
+    def _arguments(structure, static, data):
+        args, kwargs = eqx.combine(jax.tree.unflatten(structure, data), static)
+        return {"args": args, "kwargs": kwargs}
+
+
+class SettledModel(eqx.Module):
+    """The programs of a NumPyro model, and one data set.
+
+    Equal programs compile once, whatever function they came from; what the model read when it was traced is
+    data or part of the program.
+    """
+
+    diffusion: tuple[str, ...] = eqx.field(static=True)
+    others: tuple[str, ...] = eqx.field(static=True)
+    data: list[Array]
+    draw: Settled
+    density: Settled
+    values: Settled
+    laws: Settled | str
+
+    def draw_others(self, x, key):
+        return self.draw(self.data, self._diffusion(x), threefry(key))
+
+    def rest(self, z, x_hat):
+        return self.density(self.data, self._others(z), self._diffusion(x_hat))
+
+    def constrain(self, z):
+        return self.values(self.data, {**self._diffusion(z), **self._others(z)})
+
+    def observed(self, z, x):
+        if isinstance(self.laws, str):
+            raise ValueError(self.laws)
+        return self.laws(self.data, self._others(z), self._diffusion(x))
+
+    def _others(self, z):
+        return {name: z[name] for name in self.others}
+
+    def _diffusion(self, x):
+        return {name: x[name] for name in self.diffusion}
+
+
+class ModelBridge(eqx.Module):
+    """The functions of a bridge over one model and one data set; data are leaves of the pytree."""
+
+    functions: LiveModel | SettledModel
+    sites: dict[str, DiffusionSite]
+    twist: AbstractTwist
+    tempering: Tempering
+    typical: Position = eqx.field(default_factory=dict)
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        return self.functions.others
+
+    def sample_base(self, key):
+        key_sites, key_model = jax.random.split(key)
+        keys = jax.random.split(key_sites, max(len(self.sites), 1))
+        u = {n: s.sample_base(k) for k, (n, s) in zip(keys, self.sites.items(), strict=False)}
+        return self.beside(u, jnp.asarray(1.0), key_model)
+
+    def sample_prior(self, key):
+        key_sites, key_model = jax.random.split(key)
+        keys = jax.random.split(key_sites, max(len(self.sites), 1))
+        u = {n: s.sample_prior(k) for k, (n, s) in zip(keys, self.sites.items(), strict=False)}
+        return self.beside(u, jnp.asarray(0.0), key_model)
+
+    def beside(self, u, clock, key):
+        """The diffusion sites together with draws of the others from their prior."""
+        if not self.others:
+            return u
+        return {**u, **self.draw_others(self.see(u, clock).x_hat, key)}
+
+    def draw_others(self, x, key):
+        return self.functions.draw_others(x, key)
+
+    def towards_the_data(self):
+        """The same, settled, with its tempering and typical values of the other sites found."""
+        shapes = jax.eval_shape(lambda: self._diffusion_shapes())
+        parts = dataclasses.replace(self, functions=self.functions.settled(*shapes))  # type: ignore
+        typical, direction = _towards_the_data(parts)
+        if not self.twist.takes_gradients:
+            tempering = Tempering.without_gradients(self.sites)
+        else:
+            tempering = Tempering(self.sites, direction)
+        return dataclasses.replace(parts, typical=typical, tempering=tempering)
+
+    def _diffusion_shapes(self):
+        """The diffusion sites, and what the rest of the model sees of them."""
+        keys = jax.random.split(jax.random.key(0), max(len(self.sites), 1))
+        u = {n: s.sample_base(k) for k, (n, s) in zip(keys, self.sites.items(), strict=False)}
+        x_hat = Seen.of(
+            {n: s.see(self.twist, u[n], jnp.asarray(0.5)) for n, s in self.sites.items()}
+        ).x_hat
+        wide = lambda a, b: a.astype(jnp.result_type(a, b))
+        return u, {n: wide(x_hat[n], u[n]) for n in u}
+
+    def log_base(self, z):
+        return sum((s.log_base(z[n]) for n, s in self.sites.items()), jnp.zeros(()))
+
+    def see(self, z, clock):
+        seen = Seen.of({n: s.see(self.twist, z[n], clock) for n, s in self.sites.items()})
+        unready = bool(self.others) and not self.typical  # while the bridge is made
+        if unready or not self.twist.num_directions:
+            return seen
+        log_likelihood = lambda x: self.rest(self.typical, x).log_likelihood
+        gradient = jax.grad(log_likelihood)
+        bend = lambda x: curvature(lambda x: self.observed(self.typical, x), log_likelihood, x)
+        u = {name: z[name] for name in self.sites}
+        roots = krylov(self.sites, self.twist.num_directions, gradient, bend, u, seen.x_hat, clock)
+        return seen._replace(roots=roots)
+
+    def observed(self, z, x):
+        return self.functions.observed(z, x)
+
+    def rest(self, z, x_hat):
+        return self.functions.rest(z, x_hat)
+
     def carry(self, z, clock, next_clock):
         carried, log_det = dict(z), jnp.zeros(())
         for name, site in self.sites.items():
@@ -133,14 +250,7 @@ class ModelBridge(eqx.Module):
         return carried, log_det
 
     def constrain(self, z):
-        x = {n: z[n] for n in self.sites}
-        trace = self.trace(self.values(z, x))
-        keep = (*self.sites, *self.others)
-        return {
-            name: site["value"]
-            for name, site in trace.items()
-            if name in keep or site["type"] == "deterministic"
-        }
+        return self.functions.constrain(z)
 
     def times(self, clock):
         return {n: s.time(clock) for n, s in self.sites.items()}
@@ -152,9 +262,15 @@ class ModelBridge(eqx.Module):
         return self.tempering(self.rest, z, clock)
 
 
-@eqx.filter_jit
-def _typical_others(parts: ModelBridge):
-    """A few draws of the other sites beside the prior mean of the diffusion sites."""
-    x = {name: site.centre for name, site in parts.sites.items()}
-    keys = jax.random.split(jax.random.key(0), 8)
-    return jax.vmap(lambda key: parts.draw_others(x, key))(keys)
+@brief_jit
+def _towards_the_data(parts: ModelBridge):
+    """Typical values of the other sites, and the direction of which the data say most."""
+    others = {}
+    if parts.others:  # a few draws beside the prior mean of the diffusion sites
+        x = {name: site.centre for name, site in parts.sites.items()}
+        keys = jax.random.split(lean(jax.random.key(0)), 8)
+        others = jax.vmap(lambda key: parts.draw_others(x, key))(keys)
+    typical = jax.tree.map(lambda leaf: jnp.median(leaf, 0), others)
+    if not (parts.sites and parts.twist.takes_gradients):
+        return typical, {}
+    return typical, Tempering.towards_the_data(parts.rest, parts.sites, others).direction

@@ -58,11 +58,13 @@ def unmasked(fn: Any) -> Any:
     return fn
 
 
-def counts(fn: Any, shape: tuple[int, ...]) -> np.ndarray:
+def counts(fn: Any, shape: tuple[int, ...]) -> Any:
     """Which entries of a value enter its log density: those that no mask leaves out."""
     if isinstance(fn, dist.MaskedDistribution):
-        mask = np.reshape(fn._mask, np.shape(fn._mask) + (1,) * fn.event_dim)
-        return np.broadcast_to(mask, shape) & counts(fn.base_dist, shape)
+        known = isinstance(fn._mask, bool | np.ndarray)
+        xp = np if known else jnp
+        mask = xp.reshape(fn._mask, np.shape(fn._mask) + (1,) * fn.event_dim)
+        return xp.broadcast_to(mask, shape) & counts(fn.base_dist, shape)
     if isinstance(fn, dist.ExpandedDistribution | dist.Independent):
         return counts(fn.base_dist, shape)
     return np.ones(shape, bool)

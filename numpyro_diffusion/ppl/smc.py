@@ -13,6 +13,7 @@ would be several times too large.
 import math
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -20,14 +21,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import diagnostics
+from .._prng import alike, lean
 from .._typing import Array, PRNGKey
 from ..bridge import Bridge
 from ..schemes import AbstractScheme, Annealed
-from ..smc import SMCResult, log_mean_exp, run_smc
+from ..smc import SMCResult, run_smc
 from ..twists import AbstractTwist
 from .bridge import from_model
 from .checks import report_non_finite
-from .draws import constrained, drawn, drawn_by_cloud, pooled_log_weights, take
+from .draws import constrained, drawn, drawn_by_cloud, log_mean, pooled_log_weights, take
 from .groups import Run, arviz_groups, level_times
 
 __all__ = ["SMC"]
@@ -119,7 +121,7 @@ class SMC:
                 computed stays in `result`.
         """
         names = ("pilot", "run", "resample", "predict", "prior")
-        self._keys = dict(zip(names, jax.random.split(key, len(names)), strict=True))
+        self._keys = dict(zip(names, _split(key, len(names)), strict=True))
         self._arguments = args, kwargs
         self._result = self._feynman_kac = None
         self._bridge = from_model(
@@ -200,7 +202,7 @@ class SMC:
         is known (see `evidence_is_normalized`), otherwise up to a constant that is the same for all
         models with the same diffusion sites.
         """
-        return float(log_mean_exp(self._finished.log_evidence))
+        return log_mean(self._finished.log_evidence)
 
     @property
     def log_evidence_error(self) -> float:
@@ -226,7 +228,7 @@ class SMC:
         """
         result = self._finished
         values = constrained(self.bridge, result.positions, num_axes=2)
-        return values, jnp.exp(pooled_log_weights(result))
+        return values, _exp(pooled_log_weights(result))
 
     def get_samples(self, group_by_chain: bool = False) -> dict[str, Array]:
         """Equally weighted draws of latent and deterministic sites, in the space of the model.
@@ -299,3 +301,11 @@ class SMC:
             "scheme": repr(self.scheme),
         }
         return diagnostics.to_arviz(groups, result, level_times(run), attributes)
+
+
+_exp = jax.jit(jnp.exp)
+
+
+@partial(jax.jit, static_argnums=1)
+def _split(key: PRNGKey, num: int) -> list[PRNGKey]:
+    return list(alike(jax.random.split(lean(key), num), key))

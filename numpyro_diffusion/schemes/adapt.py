@@ -6,9 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from .._typing import Array, Position, PRNGKey, Scalar
-from ..bridge import combine
 from ..preconditioner import Preconditioner, principal_directions, standard_deviations
-from .kernels import Kernels, Particle
+from .kernels import Here, Kernels, Particle
 from .levels import Level
 
 __all__ = ["Pilot", "adapt", "enough_moves"]
@@ -57,62 +56,67 @@ def adapt(kernels: Kernels, pilot: Pilot, extra_rounds) -> tuple[Pilot, Level]:
     if rank and block:
         other = principal_directions(block, block_scale, rank)
     pilot = pilot._replace(key=key)
+    one = jax.tree.map(lambda leaf: leaf[0], pilot.particles)
+    here = kernels.here(clock, power, one.position, one.seen)
     if kernels.in_blocks:
-        pilot = _adapt_others(kernels, pilot, key_other, other, extra_rounds)
+        pilot = _adapt_others(kernels, pilot, here, key_other, other, extra_rounds)
     num_moves = jnp.asarray(kernels.num_moves or 0)
     if kernels.has_joint_moves:
-        pilot, num_moves = _adapt_joint(kernels, pilot, key_joint, joint, extra_rounds)
+        pilot, num_moves = _adapt_joint(kernels, pilot, here, key_joint, joint, extra_rounds)
     steps = jnp.exp(pilot.log_step), jnp.exp(pilot.other_log_step)
     level = Level(clock, power, clock, power, *steps, num_moves, joint, other)
     return pilot, level
 
 
-def _adapt_others(kernels: Kernels, pilot: Pilot, key, preconditioner, extra_rounds) -> Pilot:
-    count, bridge = pilot.particles.log_density.shape[0], kernels.bridge
-    clock, power = pilot.clock, pilot.power
+def _adapt_others(
+    kernels: Kernels, pilot: Pilot, here: Here, key, preconditioner, extra_rounds
+) -> Pilot:
+    count = pilot.particles.log_density.shape[0]
 
     def one_round(i, carry):
-        z, log_step = carry
+        z, _, log_step = carry
         keys = jax.random.split(jax.random.fold_in(key, i), count)
         move = lambda key, particle, z: kernels.move_others(
-            key, particle._replace(position=z), clock, power, jnp.exp(log_step), preconditioner
+            key, particle._replace(position=z), here.given, jnp.exp(log_step), preconditioner
         )
-        z, _, acceptance = jax.vmap(move)(keys, pilot.particles, z)
+        z, values, acceptance = jax.vmap(move)(keys, pilot.particles, z)
         error = jnp.mean(acceptance) - kernels.other_move.target_acceptance
-        return z, log_step + _gain(i) * error
+        return z, values, log_step + _gain(i) * error
 
-    start = pilot.particles.position, pilot.other_log_step
-    z, log_step = jax.lax.fori_loop(0, rounds_of(kernels) + extra_rounds, one_round, start)
-
-    def value(particle, z):
-        rest = bridge.rest(z, particle.seen.x_hat)
-        return combine(bridge, z, clock, power, particle.seen, rest)
-
-    values = jax.vmap(value)(pilot.particles, z)
-    particles = pilot.particles._replace(position=z, log_density=values)
+    particles = pilot.particles
+    start = particles.position, particles.log_density, pilot.other_log_step
+    rounds = rounds_of(kernels) + extra_rounds
+    z, values, log_step = jax.lax.fori_loop(0, rounds, one_round, start)
+    particles = particles._replace(position=z, log_density=values)
     return pilot._replace(particles=particles, other_log_step=log_step)
 
 
-def _adapt_joint(kernels: Kernels, pilot: Pilot, key, preconditioner, extra_rounds):
+def _adapt_joint(kernels: Kernels, pilot: Pilot, here: Here, key, preconditioner, extra_rounds):
     count = pilot.particles.log_density.shape[0]
-    logdensity_fn = kernels.logdensity(pilot.clock, pilot.power)
-    start = lambda particle: kernels.start_move(
-        particle, particle.position, logdensity_fn, preconditioner
-    )
+    move, known = kernels.move, pilot.particles.gradient is not None
+    blind = not known and move.leapfrog
+
+    def start(particle):
+        if known:
+            return kernels.known_start(particle, particle.position, preconditioner)
+        if blind:
+            return move.init_blind(particle.position, preconditioner)
+        return move.init(particle.position, here.logdensity, preconditioner)
 
     def one_round(i, carry):
         states, log_step = carry
         keys = jax.random.split(jax.random.fold_in(key, i), count)
-        move = lambda key, state: kernels.move.step(
-            key, state, logdensity_fn, jnp.exp(log_step), preconditioner
+        first = i == 0 if blind else None
+        step = lambda key, state: move.step(
+            key, state, here.logdensity, jnp.exp(log_step), preconditioner, first
         )
-        states, acceptance = jax.vmap(move)(keys, states)
-        error = jnp.mean(acceptance) - kernels.move.target_acceptance
-        return states, log_step + _gain(i) * error
+        states, acceptance = jax.vmap(step)(keys, states)
+        change = _gain(i - blind) * (jnp.mean(acceptance) - move.target_acceptance)
+        return states, log_step + (change if first is None else jnp.where(first, 0.0, change))
 
     rounds = rounds_of(kernels) + extra_rounds
     before = jax.vmap(start)(pilot.particles)
-    after, log_step = jax.lax.fori_loop(0, rounds, one_round, (before, pilot.log_step))
+    after, log_step = jax.lax.fori_loop(0, rounds + blind, one_round, (before, pilot.log_step))
     end = lambda particle, state: kernels.end_move(particle, state, preconditioner)
     particles = jax.vmap(end)(pilot.particles, after)
     num_moves = jnp.asarray(kernels.num_moves or 1)

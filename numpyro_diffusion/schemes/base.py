@@ -5,7 +5,7 @@ from typing import Literal, NamedTuple
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
+import numpy as np
 
 from .._typing import Position, PRNGKey
 from ..bridge import Bridge
@@ -98,9 +98,7 @@ class AbstractScheme(eqx.Module):
                 progress_bar=progress_bar,
             )
         # Levels that made a cloud of the prior do not count for an evidence that begins with it.
-        begins = (
-            int(jnp.argmax(jnp.asarray(levels.clock) == 0)) if claims.path is prior_first else 0
-        )
+        begins = int(np.argmax(np.asarray(levels.clock) == 0)) if claims.path is prior_first else 0
         model = FeynmanKac(
             kernels.init,
             kernels.step,
@@ -157,13 +155,13 @@ class AbstractScheme(eqx.Module):
             return weight
         num_moves = kernels.num_moves
         if levels is not None:
-            num_moves = float(jnp.mean(jnp.asarray(levels.num_moves)))
+            num_moves = float(np.mean(np.asarray(levels.num_moves)))
         if num_moves is None:
             raise ValueError("the pilot chose the number of moves; give `levels=result.levels`.")
         moves = num_moves * kernels.move.evaluations * see
         if chain_length is None:
             if kernels.from_prior and levels is not None:  # exact draws make no moves
-                moves *= 1 - 1 / len(jnp.asarray(levels.clock))
+                moves *= 1 - 1 / len(np.asarray(levels.clock))
             return weight + kernels.in_blocks * see + moves
         return weight + (2 * kernels.in_blocks * see + moves) * (1 - 1 / chain_length)
 
@@ -179,7 +177,7 @@ def _check_start(levels: Level, kernels: Kernels) -> None:
             "the frozen levels hold no curvature, which the reverse proposals need: they are of another "
             "scheme. Let a pilot choose new ones."
         )
-    start = float(jnp.asarray(levels.clock)[0])
+    start = float(np.asarray(levels.clock)[0])
     if kernels.bridge.diffusion_sites and (start == 0) != kernels.from_prior:
         raise ValueError(
             f"the frozen levels begin at clock {start:g}, but the particles start from "

@@ -4,6 +4,7 @@ It is moved by kernels that leave $\gamma_{c, \beta}$ invariant, transported to 
 weighed there. The pilot and all schemes run these functions.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -13,10 +14,11 @@ import jax.numpy as jnp
 from .._typing import Position, PRNGKey, Scalar
 from ..bridge import Bridge, Rest, Seen, combine, log_density
 from ..moves import Move
+from ..staging import Done, hoist
 from .levels import Level
 from .transport import AbstractTransport
 
-__all__ = ["Info", "Kernels", "Level", "Particle"]
+__all__ = ["Here", "Info", "Kernels", "Level", "Particle"]
 
 
 class Particle(NamedTuple):
@@ -46,6 +48,31 @@ class Info(NamedTuple):
     other_acceptance: Scalar
     nan: dict[str, Scalar]
     infinite: dict[str, Scalar]
+
+
+class Here(NamedTuple):
+    """Densities at one clock and power; what all particles share has been computed.
+
+    Attributes:
+        density: `z -> (value, (seen, rest))`, one network evaluation.
+        given: `(z, seen) -> value`, none: the same where the diffusion sites are as they were seen.
+    """
+
+    density: Callable[[Position], tuple[Scalar, tuple[Seen, Rest]]]
+    given: Callable[[Position, Seen], Scalar] | None = None
+
+    def logdensity(self, z: Position) -> Scalar:
+        """The value for a move: -inf where it is not finite."""
+        return _finite(self.density(z)[0])
+
+
+def _finite(value: Scalar) -> Scalar:
+    return jnp.where(jnp.isfinite(value), value, -jnp.inf)
+
+
+def _evaluated(state: Any, known: Scalar) -> Scalar:
+    """The log density of a state; what was known before where no step could be made from there."""
+    return jnp.where(jnp.isneginf(state.logdensity), known, state.logdensity)
 
 
 class Kernels(eqx.Module):
@@ -92,54 +119,99 @@ class Kernels(eqx.Module):
     def keeps_denoised(self) -> bool:
         return self.in_blocks or not self.has_joint_moves
 
-    def evaluate(self, z: Position, clock: Scalar, power: Scalar) -> Particle:
+    def here(
+        self,
+        clock: Scalar,
+        power: Scalar,
+        z: Position,
+        seen: Seen | None = None,
+        done: Done | None = None,
+    ) -> Here:
+        """The densities of a level.
+
+        Args:
+            clock: Of the level.
+            power: Of the level.
+            z: A position, or its shapes.
+            seen: What was seen at a particle, or its shapes, where moves of other sites are to come.
+            done: What was computed before in this scope.
+        """
+        bridge = self.bridge
+        density = hoist(lambda z: log_density(bridge, z, clock, power), z, done=done)
+        if seen is None or not self.in_blocks:
+            return Here(density)
+
+        def given(z, seen):
+            return combine(bridge, z, clock, power, seen, bridge.rest(z, seen.x_hat))
+
+        return Here(density, hoist(given, z, seen, done=done))
+
+    def evaluate(
+        self, z: Position, clock: Scalar, power: Scalar, done: Done | None = None
+    ) -> Particle:
         """One network evaluation; with its gradient where the next move can start from it."""
+        return self.evaluated(self.here(clock, power, z, done=done), z)
 
-        def density(z):
-            return log_density(self.bridge, z, clock, power)
-
+    def evaluated(self, here: Here, z: Position) -> Particle:
+        """`evaluate` where the densities of the level are at hand."""
         gradient = None
         if self.keeps_gradient:
-            (value, (seen, rest)), gradient = jax.value_and_grad(density, has_aux=True)(z)
+            (value, (seen, rest)), gradient = jax.value_and_grad(here.density, has_aux=True)(z)
         else:
-            value, (seen, rest) = density(z)
+            value, (seen, rest) = here.density(z)
         if not self.keeps_denoised:
             # Only moves of other sites look at `x_hat` again; kept, it could cost a gradient of its own.
             seen = seen._replace(x_hat={}, roots={}, scores={})
         return Particle(z, value, gradient, seen, rest)
 
-    def logdensity(self, clock: Scalar, power: Scalar):
-        def logdensity_fn(z):
-            value, _ = log_density(self.bridge, z, clock, power)
-            return jnp.where(jnp.isfinite(value), value, -jnp.inf)
-
-        return logdensity_fn
-
-    def move_others(self, key, particle: Particle, clock, power, step_size, preconditioner):
+    def move_others(self, key, particle: Particle, given, step_size, preconditioner):
         """Moves of the non-diffusion sites given what was seen: no network evaluation."""
         block = {name: particle.position[name] for name in self.bridge.other_sites}
-
-        def logdensity_fn(block):
-            z = {**particle.position, **block}
-            rest = self.bridge.rest(z, particle.seen.x_hat)
-            value = combine(self.bridge, z, clock, power, particle.seen, rest)
-            return jnp.where(jnp.isfinite(value), value, -jnp.inf)
-
-        state = self.other_move.init(block, logdensity_fn, preconditioner)
-
-        def one(state, key):
-            return self.other_move.step(key, state, logdensity_fn, step_size, preconditioner)
-
-        keys = jax.random.split(key, self.num_other_moves)
-        state, acceptance = jax.lax.scan(one, state, keys)
+        # What depends on the diffusion sites alone, such as an operator's image of them, is computed once.
+        value_of = hoist(lambda block: given({**particle.position, **block}, particle.seen), block)
+        logdensity_fn = lambda block: _finite(value_of(block))
+        state, acceptance = self.run_moves(
+            self.other_move,
+            key,
+            block,
+            logdensity_fn,
+            step_size,
+            preconditioner,
+            self.num_other_moves,
+        )
         moved = preconditioner.to_model(state.position)
-        return {**particle.position, **moved}, state.logdensity, jnp.mean(acceptance)
+        value = _evaluated(state, particle.log_density)
+        return {**particle.position, **moved}, value, acceptance / self.num_other_moves
 
-    def start_move(self, particle: Particle, z: Position, logdensity_fn, preconditioner):
-        if particle.gradient is None:
-            return self.move.init(z, logdensity_fn, preconditioner)
-        value = jnp.where(jnp.isfinite(particle.log_density), particle.log_density, -jnp.inf)
-        return self.move.init_known(z, value, particle.gradient, preconditioner)
+    def run_moves(
+        self, move, key, z, logdensity_fn, step_size, preconditioner, num_moves, state=None
+    ):
+        """The state after some moves, and the sum of their acceptance probabilities.
+
+        Where nothing is known at the first position, a loop of moves evaluates it too if it can.
+        """
+        blind = state is None and move.leapfrog
+        if blind:
+            state = move.init_blind(z, preconditioner)
+        elif state is None:
+            state = move.init(z, logdensity_fn, preconditioner)
+
+        def one(i, carry):
+            state, total = carry
+            first = i == 0 if blind else None
+            state, accepted = move.step(
+                jax.random.fold_in(key, i), state, logdensity_fn, step_size, preconditioner, first
+            )
+            return state, total + (accepted if first is None else jnp.where(first, 0.0, accepted))
+
+        return jax.lax.fori_loop(0, num_moves + blind, one, (state, jnp.zeros(())))
+
+    def known_start(self, particle: Particle, z: Position, preconditioner) -> Any:
+        """The state of the joint move at a particle whose gradient is at hand."""
+        assert particle.gradient is not None
+        return self.move.init_known(
+            z, _finite(particle.log_density), particle.gradient, preconditioner
+        )
 
     def end_move(self, particle: Particle, state, preconditioner) -> Particle:
         """The particle where a move has brought it; what was seen there is not known yet."""
@@ -148,7 +220,8 @@ class Kernels(eqx.Module):
         if known or self.transport.needs_gradient:
             gradient = self.move.gradient(state, preconditioner)
         position = preconditioner.to_model(state.position)
-        return particle._replace(position=position, log_density=state.logdensity, gradient=gradient)
+        value = _evaluated(state, particle.log_density)
+        return particle._replace(position=position, log_density=value, gradient=gradient)
 
     def remembered(self, particle: Particle) -> Particle:
         """What the next level reads of a particle: the rest is memory."""
@@ -183,40 +256,33 @@ class Kernels(eqx.Module):
             jax.tree.map(jnp.isposinf, sites),
         )
 
-    def moved(self, key: PRNGKey, particle: Particle, level: Level):
+    def moved(self, key: PRNGKey, particle: Particle, level: Level, done: Done | None = None):
         """The particle after the moves of its level, and how many of them were accepted.
 
         Position, density and gradient are those after the moves, `seen` and `rest` as old as they were.
         """
         key_other, key_joint = jax.random.split(key)
         z, acceptance, other_acceptance = particle.position, jnp.ones(()), jnp.ones(())
+        here = self.here(level.clock, level.power, z, particle.seen, done)
         if self.in_blocks:
             z, value, other_acceptance = self.move_others(
-                key_other,
-                particle,
-                level.clock,
-                level.power,
-                level.other_step_size,
-                level.other_preconditioner,
+                key_other, particle, here.given, level.other_step_size, level.other_preconditioner
             )
             particle = particle._replace(position=z, log_density=value)
         if not self.has_joint_moves:
             return particle, (acceptance, other_acceptance)
-        logdensity_fn = self.logdensity(level.clock, level.power)
-        state = self.start_move(particle, z, logdensity_fn, level.preconditioner)
-
-        def one(i, carry):
-            state, total = carry
-            state, accepted = self.move.step(
-                jax.random.fold_in(key_joint, i),
-                state,
-                logdensity_fn,
-                level.step_size,
-                level.preconditioner,
-            )
-            return state, total + accepted
-
-        state, total = jax.lax.fori_loop(0, level.num_moves, one, (state, 0 * acceptance))
+        state, total = self.run_moves(
+            self.move,
+            key_joint,
+            z,
+            here.logdensity,
+            level.step_size,
+            level.preconditioner,
+            level.num_moves,
+            None
+            if particle.gradient is None
+            else self.known_start(particle, z, level.preconditioner),
+        )
         particle = self.end_move(particle, state, level.preconditioner)
         acceptance = jnp.where(level.num_moves > 0, total / jnp.maximum(level.num_moves, 1), 1.0)
         return particle, (acceptance, other_acceptance)
@@ -229,21 +295,35 @@ class Kernels(eqx.Module):
         return self.remembered(particle), acceptances
 
     def advance(
-        self, key: PRNGKey, particle: Particle, level: Level, acceptances: Any = None
+        self,
+        key: PRNGKey,
+        particle: Particle,
+        level: Level,
+        acceptances: Any = None,
+        done: Done | None = None,
     ) -> tuple[Particle, Scalar, Any]:
         """To the next level, without moves at this one, and the weight there."""
-        z, log_ratio = self.transport(
-            key, self.bridge, particle.position, particle.gradient, particle.seen, level
-        )
-        new = self.evaluate(z, level.next_clock, level.next_power)
+        done = Done() if done is None else done
+        transported = self.transported(key, particle, level, done)
+        z, log_ratio = transported(key, particle.position, particle.gradient, particle.seen)
+        new = self.evaluate(z, level.next_clock, level.next_power, done)
         log_weight = new.log_density - particle.log_density + log_ratio
         info = self.info(new, *(acceptances or (jnp.ones(()), jnp.ones(()))))
         info.nan["transport"] = jnp.isnan(log_ratio)
         return self.remembered(new), log_weight, info
 
+    def transported(self, key, particle: Particle, level: Level, done: Done | None = None):
+        """The transport of a level as a function of a particle: `(key, position, gradient, seen) -> ...`."""
+
+        def one(key, position, gradient, seen):
+            return self.transport(key, self.bridge, position, gradient, seen, level)
+
+        return hoist(one, key, particle.position, particle.gradient, particle.seen, done=done)
+
     def step(self, key: PRNGKey, particle: Particle, level: Level) -> tuple[Particle, Scalar, Any]:
         key_moves, key_transport = jax.random.split(key)
         if self.from_prior:  # exact draws need no moves
             level = level._replace(num_moves=jnp.where(level.power > 0, level.num_moves, 0))
-        particle, acceptances = self.moved(key_moves, particle, level)
-        return self.advance(key_transport, particle, level, acceptances)
+        done = Done()
+        particle, acceptances = self.moved(key_moves, particle, level, done)
+        return self.advance(key_transport, particle, level, acceptances, done)

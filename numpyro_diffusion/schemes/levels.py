@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from .._typing import Array, Position
 from ..bridge import Bridge
@@ -97,19 +98,19 @@ def check_levels(levels: Level, start: float = 1.0) -> None:
         levels: The levels.
         start: Clock at which they must begin: 1, or 0 where particles start from the prior itself.
     """
-    clock, following = jnp.asarray(levels.clock), jnp.asarray(levels.next_clock)
-    if clock.ndim != 1 or bool(jnp.any(following > clock)):
+    clock, following = np.asarray(levels.clock), np.asarray(levels.next_clock)
+    if clock.ndim != 1 or bool(np.any(following > clock)):
         raise ValueError(
             "`levels` must run from noise (clock 1) to data (clock 0), one entry a level; got clocks "
             f"{clock} -> {following}. Did you pass them in data-to-noise order?"
         )
-    if clock[0] != start or following[-1] != 0 or bool(jnp.any(clock[1:] != following[:-1])):
+    if clock[0] != start or following[-1] != 0 or bool(np.any(clock[1:] != following[:-1])):
         raise ValueError(
             f"`levels` must begin at clock {start:g}, end at clock 0 and leave no gap; got "
             f"{clock} -> {following}."
         )
-    power, next_power = jnp.asarray(levels.power), jnp.asarray(levels.next_power)
-    gaps = bool(jnp.any(power[1:] != next_power[:-1]))
+    power, next_power = np.asarray(levels.power), np.asarray(levels.next_power)
+    gaps = bool(np.any(power[1:] != next_power[:-1]))
     if gaps or bool(power[0] != 0) or bool(next_power[-1] != 1):
         raise ValueError(
             "the likelihood's power must pass without gaps from 0 at the first level, where particles "

@@ -14,10 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm.auto import tqdm
 
+from .._prng import lean
 from .._typing import PRNGKey
-from ..bridge import log_density
 from ..smc import conditional_ess as share_left
 from ..smc import resample_equal
+from ..staging import Done, brief_jit
 from .adapt import Pilot, adapt
 from .kernels import Kernels, Particle
 from .levels import Level
@@ -104,9 +105,9 @@ def _never_finite(particles: Particle) -> str:
     return f"; no log density is finite at site {', '.join(names)}" if names else ""
 
 
-@eqx.filter_jit
+@brief_jit
 def _start_pilot(kernels: Kernels, key: PRNGKey, num_particles: int) -> Pilot:
-    key, key_init, key_resample = jax.random.split(key, 3)
+    key, key_init, key_resample = jax.random.split(lean(key), 3)
     particles, log_weights, _ = jax.vmap(kernels.start)(jax.random.split(key_init, num_particles))
     log_weights = jnp.where(jnp.isfinite(log_weights), log_weights, -jnp.inf)
     index = resample_equal(key_resample, log_weights, num_particles)
@@ -130,50 +131,47 @@ def _advance(kernels: Kernels, pilot: Pilot, target, next_clock, extra_rounds, p
         measured = kernels.transport.measure(key_probe, bridge, cloud, pilot.clock, pilot.power)
         here = here._replace(curvature=measured)
     keys = jax.random.split(key_transport, count)  # the same noise for every stride that is tried
+    before = pilot.particles
+    one = jax.tree.map(lambda leaf: leaf[0], before)
 
     def transported(clock, power):
-        row = here._replace(next_clock=clock, next_power=power)
-
-        def one(key, particle):
-            return kernels.transport(
-                key, bridge, particle.position, particle.gradient, particle.seen, row
-            )
-
-        return row, jax.vmap(one)(keys, pilot.particles)
+        row, done = here._replace(next_clock=clock, next_power=power), Done()
+        move = jax.vmap(kernels.transported(keys[0], one, row, done))
+        z, log_ratio = move(keys, before.position, before.gradient, before.seen)
+        return row, z, log_ratio, kernels.here(clock, power, one.position, done=done)
 
     zeros = jnp.zeros(count)
     goal = -jnp.log(target)
+    fixed = jnp.isfinite(next_clock)
 
     def loss(stride):
-        clock, power = path(bridge, pilot.clock, pilot.power, stride)
-        _, (z, log_ratio) = transported(clock, power)
-        values = jax.vmap(lambda z: log_density(bridge, z, clock, power)[0])(z)
-        share = share_left(zeros, values - pilot.particles.log_density + log_ratio)
+        _, z, log_ratio, there = transported(*path(bridge, pilot.clock, pilot.power, stride))
+        values = jax.vmap(lambda z: there.density(z)[0])(z)
+        share = share_left(zeros, values - before.log_density + log_ratio)
         return -jnp.log(jnp.maximum(share, 1e-6))
 
-    def bisect(_, bounds):
-        # In log stride; the lower bound has always been seen to keep the wanted share.
-        low, high = bounds
-        middle = jnp.exp(0.5 * (jnp.log(low) + jnp.log(high)))
-        good = loss(middle) <= goal
-        return jnp.where(good, middle, low), jnp.where(good, high, middle)
+    def bisect(carry):
+        # In log stride, all that remains first; the lower bound was always seen to keep the wanted share.
+        i, low, high = carry
+        stride = jnp.where(i == 0, 1.0, jnp.exp(0.5 * (jnp.log(low) + jnp.log(high))))
+        good = loss(stride) <= goal
+        return i + 1, jnp.where(good, stride, low), jnp.where(good, high, stride)
 
-    def search(_):
-        one = jnp.ones(())
-        bounds = jax.lax.fori_loop(0, 10, bisect, (1e-5 * one, one))
-        return jnp.where(loss(one) <= goal, one, bounds[0])
+    def unsure(carry):
+        i, low, _ = carry
+        return ~fixed & (i < 11) & (low < 1)
 
-    fixed = jnp.isfinite(next_clock)
-    stride = jax.lax.cond(fixed, lambda _: jnp.ones(()), search, None)
-    clock, power = path(bridge, pilot.clock, pilot.power, stride)
+    whole = jnp.ones(())
+    _, low, _ = jax.lax.while_loop(unsure, bisect, (0, 1e-5 * whole, whole))
+    clock, power = path(bridge, pilot.clock, pilot.power, jnp.where(fixed, whole, low))
     if bridge.diffusion_sites:  # on a grid the likelihood is there from the first level on
         clock, power = jnp.where(fixed, next_clock, clock), jnp.where(fixed, 1.0, power)
     else:
         clock, power = 0 * clock, jnp.where(fixed, 1 - next_clock, power)
 
-    row, (z, log_ratio) = transported(clock, power)
-    particles = jax.vmap(lambda z: kernels.evaluate(z, clock, power))(z)
-    log_weights = particles.log_density - pilot.particles.log_density + log_ratio
+    row, z, log_ratio, there = transported(clock, power)
+    particles = jax.vmap(lambda z: kernels.evaluated(there, z))(z)
+    log_weights = particles.log_density - before.log_density + log_ratio
     log_weights = jnp.where(jnp.isfinite(log_weights), log_weights, -jnp.inf)
     index = resample_equal(key_resample, log_weights, count)
     particles = jax.tree.map(lambda leaf: leaf[index], particles)

@@ -168,7 +168,7 @@ class _Chain(NamedTuple):
             u = position["x"]
             return -self.energy.energy(alpha_t * u, t) - jnp.sum((u - u_next) ** 2) / (2 * variance)
 
-        units = Preconditioner({"x": s * jnp.sqrt(variance) / s_next})
+        units = Preconditioner({"x": jnp.full(u_next.shape, s * jnp.sqrt(variance) / s_next)})
         key_start, key_moves = jax.random.split(key)
         start = self.initializer.draw(key_start, u_next, s, s_next)
         state = self.move.init({"x": start}, log_conditional, units)

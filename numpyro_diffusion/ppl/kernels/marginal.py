@@ -145,8 +145,9 @@ class ParticleMarginal(AbstractParticles):
         """One proposal of the walk."""
         rng_key, key_walk, key_run, key_accept = jax.random.split(state.rng_key, 4)
         old = {n: state.z[n] for n in self.problem.others}
-        noise = _normal_like(key_walk, old)
-        away = round_coordinates(state.adapt_state, old).to_model(noise)
+        coordinates = round_coordinates(state.adapt_state, old)
+        here = coordinates.to_round(old)
+        away = coordinates.to_model(jax.random.normal(key_walk, here.shape, here.dtype))
         size = state.adapt_state.step_size
         others = jax.tree.map(lambda a, b: a + size * b, old, away)
         z, trail, log_evidence = self.estimate(key_run, others, None, None, args, kwargs)
@@ -208,9 +209,3 @@ class ParticleMarginal(AbstractParticles):
         model = handlers.substitute(model, substitute_fn=value)
         trace = handlers.trace(model).get_trace(*args, **kwargs)
         return {n: trace[n]["value"] for n in z}, sum(log_dets, jnp.zeros(()))
-
-
-def _normal_like(key: PRNGKey, z: Position) -> Position:
-    keys = jax.random.split(key, len(z))
-    draw = lambda k, leaf: jax.random.normal(k, leaf.shape, leaf.dtype)
-    return {n: draw(k, leaf) for k, (n, leaf) in zip(keys, z.items(), strict=True)}

@@ -26,6 +26,7 @@ from ...schemes.levels import Level
 from ...schemes.retrace import needed, retrace
 from ...twists import AbstractTwist
 from ..bridge import from_model
+from ..model_bridge import LiveModel
 from ..sites import is_diffusion, stand_in, unwrapped
 
 __all__ = ["Problem", "prepare", "traced"]
@@ -39,26 +40,29 @@ class Problem(NamedTuple):
         levels: Frozen.
         sites: The diffusion sites.
         others: Other latent sites of the block.
+        model: Which may be conditioned on all other sites by keyword.
     """
 
     kernels: Kernels
     levels: Level
     sites: tuple[str, ...]
     others: tuple[str, ...]
+    model: Callable
 
     def given(self, args: tuple, kwargs: dict[str, Any]) -> Kernels:
         """The same at other data, and at the present values of the other sites."""
-        bridge = given(self.kernels.bridge, args, kwargs)
+        bridge = given(self.model, self.kernels.bridge, args, kwargs)
         return dataclasses.replace(self.kernels, bridge=bridge)
 
 
-def given(bridge: Bridge, args: tuple, kwargs: dict[str, Any]) -> Bridge:
+def given(model: Callable, bridge: Bridge, args: tuple, kwargs: dict[str, Any]) -> Bridge:
     """The bridge of a model at other arguments of the same shapes; energies may depend on them."""
     parts: Any = bridge.rest.__self__  # type: ignore[attr-defined]
     args, kwargs = jax.tree.map(_as_jax, (args, kwargs))
-    parts = dataclasses.replace(parts, args=args, kwargs=kwargs)
+    live = LiveModel(model, args, kwargs, bridge.diffusion_sites, bridge.other_sites)
+    parts = dataclasses.replace(parts, functions=live)
     if not bridge.path_space:  # there the law of the steps is fixed
-        trace = parts.trace(stand_in, jax.random.key(0))
+        trace = live.trace(stand_in, jax.random.key(0))
         energy = lambda name: unwrapped(trace[name]["fn"]).energy
         sites = {n: dataclasses.replace(s, energy=energy(n)) for n, s in parts.sites.items()}
         tempering = dataclasses.replace(parts.tempering, sites=sites)
@@ -198,4 +202,5 @@ def prepare(
     parts, whole = (b.rest.__self__ for b in (bridge, joint))  # type: ignore[attr-defined]
     # Precision is measured along the same direction as by the pilot, whose curvatures depend on it.
     bridge = _over(bridge, dataclasses.replace(parts, tempering=whole.tempering))
-    return Problem(dataclasses.replace(kernels, bridge=bridge), levels, sites, others)
+    kernels = dataclasses.replace(kernels, bridge=bridge)
+    return Problem(kernels, levels, sites, others, once_conditioned(model))

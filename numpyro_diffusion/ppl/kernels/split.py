@@ -68,6 +68,7 @@ class SplitKernel(AbstractKernel):
         self.sampler = PnPDM() if sampler is None else sampler
         self.path_space = path_space
         self._bridge: Bridge | None = None
+        self._conditioned: Callable = model
         self._transforms: dict[str, Callable] = {}
 
     def prepare(self, rng_key, values, args, kwargs):
@@ -89,14 +90,14 @@ class SplitKernel(AbstractKernel):
                 f"`SplitKernel` has the sites {sorted(known)}; got values of {unknown}. (The diffusion site "
                 "of a transformed prior is its base: `TransformReparam`.)"
             )
-        self._bridge = bridge
+        self._bridge, self._conditioned = bridge, conditioned(self.model)
         self._transforms = {n: biject_to(trace[n]["fn"].support) for n in bridge.other_sites}
         return values
 
     def _given(self, args: tuple, kwargs: dict[str, Any]) -> Bridge:
         if self._bridge is None:
             raise RuntimeError("`SplitKernel` needs `init` before `sample`.")
-        return given(self._bridge, args, kwargs)
+        return given(self._conditioned, self._bridge, args, kwargs)
 
     def start(self, rng_key, values, args, kwargs):
         """At a draw of the prior, or at given values."""
