@@ -1,5 +1,7 @@
 """What tests say of a weighted cloud: evidence and posterior against a closed form."""
 
+import contextlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -75,3 +77,23 @@ class Shifted(nd.AbstractEnergy):
 
     def moments(self, t):
         return self.inner.moments(t)
+
+
+_COMPILED: list[str] = []
+
+
+def _note(event: str, seconds: float, **more) -> None:
+    del seconds, more
+    if event == "/jax/core/compile/backend_compile_duration":
+        _COMPILED.append(event)
+
+
+jax.monitoring.register_event_duration_secs_listener(_note)
+
+
+@contextlib.contextmanager
+def counting_programs():
+    """A list that gets the number of programs compiled inside."""
+    before, found = len(_COMPILED), []
+    yield found
+    found.append(len(_COMPILED) - before)

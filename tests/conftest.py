@@ -1,7 +1,11 @@
 """Shared settings: 64-bit floats, fixed seeds, no display."""
 
+import json
 import os
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "agg")
@@ -36,6 +40,35 @@ def bounded_memory():
     yield
     if psutil.Process().memory_info().rss > _MOST_MEMORY:
         jax.clear_caches()
+
+
+class Pages:
+    """A process that runs scripts as a reader would: 32-bit floats, a folder of their own."""
+
+    def __init__(self):
+        environment = {**os.environ, "JAX_ENABLE_X64": "0", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+        command = [sys.executable, str(Path(__file__).parent / "page_server.py")]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        self.process = subprocess.Popen(command, env=environment, **pipes)
+
+    def run(self, script, *arguments, folder):
+        """Exit code and output of a script."""
+        asked = {"script": str(script), "arguments": list(arguments), "folder": str(folder)}
+        self.process.stdin.write(json.dumps(asked) + "\n")
+        self.process.stdin.flush()
+        answer = self.process.stdout.readline()
+        assert answer, f"the process that runs {script} has died"
+        answer = json.loads(answer)
+        return answer["code"], answer["output"]
+
+
+@pytest.fixture(scope="session")
+def pages():
+    """One process for all pages and examples of a worker."""
+    server = Pages()
+    yield server
+    server.process.stdin.close()
+    server.process.wait(timeout=60)
 
 
 @pytest.fixture

@@ -1,18 +1,15 @@
 """Documentation that runs, and that is complete.
 
 The Python blocks of the README and of the documentation run as they are printed: the blocks of one
-page in order, as one script in a process of its own, since a reader computes with 32-bit floats. A
+page in order, as one script with 32-bit floats, since that is what a reader has (see `page_server.py`). A
 block whose fence reads ```` ```python notest ```` is skipped. A hidden comment `<!-- setup: ... -->`
 holds code that runs in its place without being shown: data that the page takes for granted.
 """
 
 import doctest
 import importlib
-import os
 import pkgutil
 import re
-import subprocess
-import sys
 import textwrap
 from pathlib import Path
 
@@ -53,18 +50,11 @@ SCRIPTS = {str(page.relative_to(ROOT)): as_script(page.read_text()) for page in 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page, script in SCRIPTS.items() if script.strip()])
-def test_blocks_run(page, tmp_path):
+def test_blocks_run(page, pages, tmp_path):
     script = tmp_path / "page.py"
     script.write_text(SCRIPTS[page])
-    run = subprocess.run(
-        [sys.executable, str(script)],
-        cwd=tmp_path,
-        env={**os.environ, "JAX_ENABLE_X64": "0"},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert run.returncode == 0, f"the code of {page} failed:\n{run.stdout}\n{run.stderr}"
+    code, output = pages.run(script, folder=tmp_path)
+    assert code == 0, f"the code of {page} failed:\n{output}"
 
 
 def test_blocks_keep_their_lines():

@@ -6,7 +6,7 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
-from assertions import Shifted
+from assertions import Shifted, counting_programs
 from closed_form import two_dimensional
 from numpyro.infer import MCMC, NUTS, DiscreteGibbs, Gibbs
 from numpyro.infer.gibbs import GIBBS_SITES_KWARG
@@ -347,15 +347,10 @@ def test_refusals_name_the_site(key):
 
 
 def test_new_data_find_the_programs_of_old_ones():
-    traces = []
-
-    def counted(y):
-        traces.append(1)
-        noise_alone(y, PRIOR)
-
-    kernel, counts = nd.ParticleGibbs(counted, nd.ReverseDiffusion(levels=2, num_pilot=8)), []
+    kernel, counts = nd.ParticleGibbs(noise_alone, nd.ReverseDiffusion(levels=2, num_pilot=8)), []
     for y in (1.1, 0.4, 0.7):
-        traces.clear()
-        kernel.make((jnp.asarray(y),), {GIBBS_SITES_KWARG: {"sigma": jnp.ones(())}})
-        counts.append(len(traces))
-    assert counts[2] == counts[1] < counts[0], counts  # each looks at the sites of new data
+        with counting_programs() as found:
+            kwargs = {GIBBS_SITES_KWARG: {"sigma": jnp.ones(())}}
+            kernel.make((jnp.asarray(y), PRIOR), kwargs)
+        counts.append(found[0])
+    assert counts[1] == counts[2] == 0 < counts[0], counts

@@ -15,6 +15,7 @@ from ..smc import SMCResult
 from .sites import refuse_estimator, site_shape, unwrapped
 
 __all__ = [
+    "NEEDS_VALUES",
     "check_site",
     "diffusion_site",
     "refuse_varying_energies",
@@ -114,7 +115,7 @@ def _equal(a: Any, b: Any) -> bool:
     return all(map(one, leaves, others))
 
 
-_NEEDS_VALUES = (
+NEEDS_VALUES = (
     jax.errors.ConcretizationTypeError,
     jax.errors.TracerArrayConversionError,
     jax.errors.TracerIntegerConversionError,
@@ -127,7 +128,7 @@ def values_needed():
     """Say in plain words that a model cannot be traced."""
     try:
         yield
-    except _NEEDS_VALUES as error:
+    except NEEDS_VALUES as error:
         raise ValueError(
             "the model needs the values of its array arguments, not only their shapes, so it cannot be "
             "compiled for all data at once: this comes from an `if`, a NumPy function or an index made "

@@ -13,7 +13,7 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, Literal, jaxpr_as_fun
 from numpyro import distributions as dist
 
-from .checks import values_needed
+from .checks import NEEDS_VALUES
 from .model_bridge import LiveModel
 from .sites import counts, is_diffusion, stand_in, unwrapped
 
@@ -32,7 +32,7 @@ def look(live: LiveModel, deviations: float) -> dict[str, dict]:
             latent sites are drawn from their priors, with another key for another value.
 
     Raises:
-        ValueError: If a latent site has no sampler, or the model needs the values of its arguments.
+        ValueError: If a latent site has no sampler.
     """
     met: list[str] = []
     seen: dict[str, dict] = {}
@@ -48,18 +48,22 @@ def look(live: LiveModel, deviations: float) -> dict[str, dict]:
         seen[""] = rest
         return arrays
 
+    key = jax.random.key(int(deviations))
     try:
-        with values_needed():
-            closed, shapes = jax.make_jaxpr(traced, return_shape=True)(
-                jax.random.key(int(deviations))
-            )
+        try:
+            closed, shapes = jax.make_jaxpr(traced, return_shape=True)(key)
+            arrays = _evaluated(closed, key)
+            structure = jax.tree.structure(shapes)
+        except (
+            NEEDS_VALUES
+        ):  # an energy that is made in the model may; anything else is refused later
+            arrays, structure = jax.tree.flatten(traced(key))
     except NotImplementedError as error:
         raise ValueError(
             f"latent site `{met[-1]}` has no sampler, for instance an improper prior. Particles start "
             "from the prior: give the site a proper one."
         ) from error
-    arrays = _evaluated(closed, jax.random.key(int(deviations)))
-    kept = eqx.combine(jax.tree.unflatten(jax.tree.structure(shapes), arrays), seen.pop(""))
+    kept = eqx.combine(jax.tree.unflatten(structure, arrays), seen.pop(""))
     return {name: {**site, **kept[name]} for name, site in seen.items()}
 
 

@@ -1,0 +1,42 @@
+"""Run scripts one after the other in one process: `python page_server.py`, a JSON line each on stdin.
+
+A line holds `script`, `arguments` and `folder`; the answer is a line with `code` and `output`. What a reader
+has is kept: 32-bit floats, a folder of its own, no display; what scripts share is the compiler's work.
+"""
+
+import contextlib
+import io
+import json
+import os
+import runpy
+import sys
+import traceback
+
+
+def run(script: str, arguments: list[str], folder: str) -> dict:
+    """Run one script as `__main__`."""
+    out, code, before = io.StringIO(), 0, os.getcwd()
+    sys.argv = [script, *arguments]
+    os.chdir(folder)
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
+            runpy.run_path(script, run_name="__main__")
+    except SystemExit as end:
+        code = int(end.code or 0) if not isinstance(end.code, str) else 1
+    except BaseException:
+        code = 1
+        out.write(traceback.format_exc())
+    finally:
+        os.chdir(before)
+    return {"code": code, "output": out.getvalue()}
+
+
+def main() -> None:
+    answers, sys.stdout = sys.stdout, sys.stderr
+    for line in sys.stdin:
+        answers.write(json.dumps(run(**json.loads(line))) + "\n")
+        answers.flush()
+
+
+if __name__ == "__main__":
+    main()
