@@ -73,8 +73,9 @@ def split_keys(keys: PRNGKey, num: int) -> PRNGKey:
 
 def flat(tree: PyTree) -> PyTree:
     """One axis for the particles of all clouds: one `vmap`, and one matrix product a layer."""
-    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), tree)
+    return jax.tree.map(lambda x: x.reshape(x.shape[0] * x.shape[1], *x.shape[2:]), tree)
 
 
 def by_cloud(tree: PyTree, num_clouds: int) -> PyTree:
-    return jax.tree.map(lambda leaf: leaf.reshape(num_clouds, -1, *leaf.shape[1:]), tree)
+    split = lambda x: x.reshape(num_clouds, x.shape[0] // num_clouds, *x.shape[1:])
+    return jax.tree.map(split, tree)

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from ._prng import lean
 from ._typing import Array, PRNGKey, PyTree, Scalar
 from .cloud import clean, effective_sample_size, log_mean_exp
 
@@ -109,7 +110,7 @@ def conditional_smc(
     """
     if num_particles < 2:
         raise ValueError(f"`num_particles` must be at least 2; got {num_particles}.")
-    key_start, key_levels, key_choice = jax.random.split(key, 3)
+    key_start, key_levels, key_choice = jax.random.split(lean(key), 3)
     particles, log_weights = jax.vmap(model.init)(jax.random.split(key_start, num_particles))
     if path is not None:
         particles = _first(path.start, particles)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from blackjax.ns.utils import finalise, log_weights
 
+from ._prng import lean
 from ._typing import Array, Position, PRNGKey
 from .bridge import Bridge
 
@@ -87,7 +88,7 @@ def nested_sampling(
             "`num_delete` must be at least 1 and less than `num_live`; got "
             f"{num_delete} and {num_live}."
         )
-    key_draws, key_steps, key_weights = jax.random.split(key, 3)
+    key_draws, key_steps, key_weights = jax.random.split(lean(key), 3)
     draws = jax.jit(jax.vmap(bridge.sample_prior))(jax.random.split(key_draws, num_live))
     size = sum(leaf[0].size for leaf in jax.tree.leaves(draws))
     zero = jnp.zeros(())

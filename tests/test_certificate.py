@@ -221,6 +221,15 @@ def test_the_certificate_averages_them_over_data(exact, prior):
     assert "energy" in str(found) and "spread" in str(found)
 
 
+def test_data_are_noised_to_where_the_law_is():
+    """With as much noise at `t_min` as there is in the data: the mean is minus the entropy of their sum."""
+    gaussian, data = nd.Gaussian([0.0], [[0.25]]), 0.5 * np.random.default_rng(0).normal(size=2000)
+    prior = gaussian.with_horizon(t_min=float(gaussian.schedule.time(-2 * jnp.log(0.5))))
+    found = density_certificate(prior, data[:, None], estimators={"energy": NormalizedEnergy()})
+    gap = found.log_density[0] + 0.5 * np.log(2 * np.pi * np.e * 0.5)
+    assert abs(gap) < 4 * found.standard_error[0] < 0.1
+
+
 def test_the_error_of_a_normaliser_and_what_a_denoiser_has():
     sure = nd.EnergyFunction(lambda x, t: 0.5 * jnp.sum(x**2), 2, log_normalizer=1.8)
     unsure = sure.with_log_normalizer(1.8, 0.5)

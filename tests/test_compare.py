@@ -43,7 +43,7 @@ def test_a_comparison_knows_differences_better_than_densities():
     shift = np.array([0.4, 0.0])
     # Divergences of Gaussians in closed form: what each is short of the right one.
     short = {"wide": np.log(4) + 0.25 - 1, "right": 0.0, "shifted": 0.5 * shift @ precision @ shift}
-    right = found.names.index("right")
+    right, logs = found.names.index("right"), []
     for i, name in enumerate(found.names):
         gap, error = found.difference[right, i], found.difference_error[right, i]
         assert abs(gap - short[name]) < 3.5 * error + 1e-12, name
@@ -52,6 +52,12 @@ def test_a_comparison_knows_differences_better_than_densities():
         # A Gaussian is its own reference, so nothing is left to chance but the data.
         np.testing.assert_allclose(found.log_density[i], exact.mean(), atol=1e-5)
         np.testing.assert_allclose(found.standard_error[i], exact.std(ddof=1) / 20, rtol=1e-4)
+        logs.append(exact)
+    by_pairs = (logs[right] - np.stack(logs)).std(1, ddof=1) / 20
+    np.testing.assert_allclose(found.difference_error[right], by_pairs, rtol=1e-4, atol=1e-9)
+    # A ratio to the shifted one is linear in the data.
+    deviation = short["shifted"] ** 0.5 * 2**0.5
+    assert abs(found.difference_error[right, 2] / (deviation / 20) - 1) < 4 / 800**0.5
     assert found.difference_error[right, 2] < 0.7 * found.standard_error[right]
     assert str(found).splitlines()[1].split()[:2] == ["right", "0"]
     np.testing.assert_allclose(found.difference, -found.difference.T, atol=1e-12)

@@ -16,6 +16,7 @@ from safetensors.numpy import load_file, save_file
 
 from numpyro_diffusion import teachers
 from numpyro_diffusion.tabulated import Tabulated, from_betas
+from numpyro_diffusion.teachers.scheduler import ddpm_schedule
 
 DATA = Path(__file__).parent / "data"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -185,6 +186,17 @@ def test_damaged_folders_are_refused(folder):
     (folder / "config.json").write_text("[1]")
     with pytest.raises(ValueError, match="JSON object"):
         teachers.diffusers_unet(folder, **UNITS)
+
+
+def test_scaled_linear_betas_have_linear_roots():
+    """Those of Stable Diffusion, and the signal that is left in the end as printed elsewhere."""
+    config = {"_class_name": "PNDMScheduler", "beta_schedule": "scaled_linear"}
+    config |= {"beta_start": 0.00085, "beta_end": 0.012}
+    roots = 0.00085**0.5 + np.arange(1000) / 999 * (0.012**0.5 - 0.00085**0.5)
+    signal = np.cumprod(1 - roots**2)
+    alpha, _ = jax.vmap(ddpm_schedule(config))(jnp.arange(1000) / 999)
+    np.testing.assert_allclose(alpha**2, signal, rtol=1e-9)
+    assert signal[-1] ** 0.5 == pytest.approx(0.068265, rel=1e-5)  # Lin et al. (2024), table 1
 
 
 def test_linear_betas_are_those_of_ddpm():

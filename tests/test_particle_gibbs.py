@@ -14,6 +14,8 @@ from scipy.stats import multivariate_normal, norm
 
 import numpyro_diffusion as nd
 from numpyro_diffusion.conditional import Path, PathModel, conditional_smc, systematic
+from numpyro_diffusion.ppl.kernels.gibbs import ParticleGibbsState
+from numpyro_diffusion.schemes.levels import Level
 from numpyro_diffusion.schemes.retrace import needed, noised_path, path_model
 
 
@@ -308,6 +310,28 @@ def test_a_score_alone(key):
     _, means = run_chains(kernel, key, 1.1, prior)
     noise = float(PRIOR.schedule.noise_level(jnp.asarray(PRIOR.t_min)))
     assert_close(means, by_quadrature(1.1, 0.3, 1.0 + noise**2, ((1.0, 2.0),)))
+
+
+def test_the_path_that_is_remembered_ends_at_the_value(key):
+    """Whichever path is chosen is kept by the next step."""
+
+    def model(y):
+        numpyro.sample("y", dist.Normal(numpyro.sample("x", nd.DiffusionPrior(PRIOR)), 0.5), obs=y)
+
+    clock, power = jnp.array([1.0, 0.6, 0.3, 0.0, 0.0]), jnp.array([0.0, 0.3, 0.6, 1.0, 1.0])
+    scheme = nd.Twisted(Level.by_hand(clock, power, {"x": jnp.ones((4, 1))}))
+    kernel, data, moved = nd.ParticleGibbs(model, scheme, num_particles=4), (jnp.ones(1),), []
+    kernel.make(data, {})
+    zero, trail = jnp.zeros(()), {"x": jnp.zeros((4, 1))}
+    z, start = {"x": trail["x"][-1]}, (zero, zero > 0, zero, key)
+    state = ParticleGibbsState(jnp.zeros((), int), z, trail, *start)
+    sample = jax.jit(lambda state: kernel.sample(state, data, {}))
+    for _ in range(6):
+        state = sample(state)
+        assert state.trail["x"].shape == (4, 1)
+        np.testing.assert_array_equal(state.trail["x"][-1], state.z["x"])
+        moved.append(bool(state.moved))
+    assert any(moved)
 
 
 def test_refusals_name_the_site(key):

@@ -219,6 +219,7 @@ def test_parts_are_read_where_the_whole_is():
         nd.Mixture([early, later])
     assert nd.Joint([early, later]).log_normalizer is None
     assert nd.Joint([early, early]).log_normalizer == pytest.approx(3.4)
+    assert nd.Joint(early, 3).log_normalizer == pytest.approx(5.1)
     other = nd.Gaussian([0.0], [[1.0]], schedule=nd.schedules.VarianceExploding())
     with pytest.raises(ValueError, match="share one schedule"):
         ONE + nd.LawFactor(other)

@@ -12,6 +12,7 @@ from numpyro.infer import MCMC, NUTS, Gibbs
 import numpyro_diffusion as nd
 from numpyro_diffusion.split.base import Clock
 from numpyro_diffusion.split.blocks import added_noise, clock_at, ladder, reverse_steps
+from numpyro_diffusion.split.daps import flow
 
 MIXTURE = nd.GaussianMixture([0.3, 0.7], [[-1.5], [1.0]], [[[0.3]], [[0.6]]])
 LINE = np.linspace(-9, 9, 3001)
@@ -148,15 +149,33 @@ def test_daps_with_a_score_is_off_by_a_known_amount(key):
     for clock in np.linspace(float(clock_at(bridge, 20.0)), float(clock_at(bridge, 0.3)), 10):
         noise = float(added_noise(bridge, jnp.asarray(clock))["x"])
         factor, _ = reverse_map(ladder(bridge, jnp.asarray(clock), 2, 7.0), bridge, s, noisy=False)
-        flow = (basis * factor) @ basis.T
+        back = (basis * factor) @ basis.T
         law = law[0], law[1] + noise**2 * np.eye(2)
-        law = after(*law, flow, MEAN - flow @ MEAN, np.zeros((2, 2)))
+        law = after(*law, back, MEAN - back @ MEAN, np.zeros((2, 2)))
         law = after(*law, *data_side(noise))
     precision = np.linalg.inv((basis * s) @ basis.T) + OPERATOR.T @ OPERATOR / SIGMA**2
     assert np.abs(law[1] / np.linalg.inv(precision) - 1).max() > 0.1
     found = nd.split_gibbs(key, bridge, sampler, num_chains=300, num_draws=20, num_burn_in=2)
     assert_law(found.positions["x"], *law)
     assert not found.exact and "DAPS with 10 levels" in found.target
+
+
+def test_the_flow_of_a_gaussian(key):
+    """Steps that leave much of the noise, as they are said to be; and many, against the exact flow."""
+    prior, s, basis = prior_and_basis()
+    bridge = nd.from_energy(prior, path_space=True)
+    start = clock_at(bridge, 1.5)
+    u, run = np.asarray(jax.random.normal(key, (2,))), jax.jit(lambda *at: flow(bridge, *at))
+
+    def ends(num_steps, factor):
+        clocks = ladder(bridge, start, num_steps, 1.0)
+        expected = MEAN + (basis * factor(clocks)) @ basis.T @ (u - MEAN)
+        return run({"x": jnp.asarray(u)}, clocks)["x"], expected
+
+    steps = lambda clocks: reverse_map(clocks, bridge, s, noisy=False)[0]
+    np.testing.assert_allclose(*ends(4, steps), rtol=1e-6)
+    # Along the flow a value stays as many deviations from the mean as it is.
+    np.testing.assert_allclose(*ends(400, lambda clocks: np.sqrt(s / (s + 1.5**2))), atol=0.01)
 
 
 def model(operator, y, sigma_scale=0.5):

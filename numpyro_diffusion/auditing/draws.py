@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._prng import lean
 from .._typing import PRNGKey
 from ..density.paths import check_data, over_examples
 from ..energies import AbstractDenoiser
@@ -229,7 +230,7 @@ def many_draws(
         num_steps: Steps of the reverse process.
         batch_size: Draws at once, to bound memory; all of them if `None`.
     """
-    return np.asarray(_many(prior, jax.random.split(key, num), num_steps, batch_size))
+    return np.asarray(_many(prior, jax.random.split(lean(key), num), num_steps, batch_size))
 
 
 @eqx.filter_jit

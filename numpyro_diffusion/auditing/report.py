@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm.auto import tqdm
 
+from .._prng import lean
 from .._typing import PRNGKey
 from ..density.paths import check_data
 from ..energies import AbstractDenoiser, AbstractEnergy
@@ -137,7 +138,7 @@ def audit(
     held_out = None if held_out is None else check_data(prior, held_out)
     times = check_times(prior, level_times(prior, num_levels) if times is None else times)
     judged = data if held_out is None else held_out
-    key_some, key_noise, key_draw, *keys = jax.random.split(key, 11)
+    key_some, key_noise, key_draw, *keys = jax.random.split(lean(key), 11)
     some = judged[jax.random.permutation(key_some, len(judged))[:num_examples]]
     rest: dict[str, Any] = {"batch_size": batch_size}
 

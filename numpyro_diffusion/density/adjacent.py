@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._prng import lean
 from .._typing import PRNGKey
 from ..energies import AbstractEnergy
 from .normalizer import Normalizer, anchor_normalizer, check_has_density, unnormalized
@@ -68,7 +69,7 @@ def adjacent_normalizer(
     data = check_data(energy, data, num_levels=num_levels, **counts)
     low, high = log_noise(energy, [energy.t_min, energy.t_max])
     times = times_at(energy, np.linspace(low, high, num_levels + 1))
-    key_anchor, key_pilot, key_data = jax.random.split(key, 3)
+    key_anchor, key_pilot, key_data = jax.random.split(lean(key), 3)
     anchor, anchor_error = anchor_normalizer(energy, key_anchor, num_anchors, initial)
     reference, num_pilot = Reference.of(data), min(num_pilot, len(data))
     keys = jax.random.split(key_pilot, num_pilot), jax.random.split(key_data, len(data))

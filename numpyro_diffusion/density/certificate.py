@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 import jax
 
+from .._prng import lean
 from .._typing import PRNGKey
 from ..energies import AbstractDenoiser, AbstractEnergy
 from .compare import common_error
@@ -80,7 +81,7 @@ def density_certificate(
     estimators = default_estimators(prior) if estimators is None else estimators
     key_noise, key_points = jax.random.split(jax.random.key(0) if key is None else key)
     u = noised_to_t_min(prior, data, key_noise)
-    keys = jax.random.split(key_points, len(u))
+    keys = jax.random.split(lean(key_points), len(u))
     points = []
     for estimator in estimators.values():
         points.append(estimates_at(estimator, prior, u, keys, int(batch_size)))

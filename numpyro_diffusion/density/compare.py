@@ -7,6 +7,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from .._prng import lean
 from .._typing import PRNGKey
 from ..energies import AbstractDenoiser
 from .estimate import (
@@ -75,7 +76,7 @@ def compare_priors(
     for prior in priors.values():
         check_prior("compare_priors", prior)
         x = check_data(prior, data, batch_size=batch_size)
-        keys = jax.random.split(key, len(x))
+        keys = jax.random.split(lean(key), len(x))
         points.append(estimates_at(estimator, prior, x, keys, int(batch_size)))
         report_nan(estimator, points[-1].value, (len(x),))
         common.append(common_error(estimator, prior))

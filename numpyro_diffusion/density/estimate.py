@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from .._prng import lean
 from .._typing import Array, PRNGKey, Scalar
 from ..energies import AbstractDenoiser
 
@@ -123,7 +124,7 @@ class AbstractLogDensity(eqx.Module):
                 f"{batch_size} and {max_evaluations}."
             )
         key = jax.random.key(0) if key is None else key
-        found = estimates_at(self, prior, x, jax.random.split(key, len(x)), int(batch_size))
+        found = estimates_at(self, prior, x, jax.random.split(lean(key), len(x)), int(batch_size))
         if tolerance is not None:
             found = _until(self, prior, x, key, found, tolerance, max_evaluations, batch_size)
         report_nan(self, found.value, batch)
@@ -167,7 +168,7 @@ def _until(estimator, prior, x, key, found, tolerance, max_evaluations, batch_si
             break
         # Few sizes, so few compilations: the next power of two, filled with the first of them.
         filled = np.resize(todo, 2 ** math.ceil(math.log2(len(todo))))
-        keys = jax.random.split(jax.random.fold_in(key, number), len(filled))
+        keys = jax.random.split(jax.random.fold_in(lean(key), number), len(filled))
         more = estimates_at(estimator, prior, x[filled], keys, batch_size)
         for total, part in zip(sums, more[:3], strict=True):
             total[todo] += np.asarray(part)[: len(todo)]

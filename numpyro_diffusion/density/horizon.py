@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._prng import lean
 from .._typing import PRNGKey, Scalar
 from ..energies import AbstractDenoiser
 from ..initial import StandardNormal
@@ -119,7 +120,7 @@ def elbo_vs_horizon(
         ends = ends[:-1]
     log_s, weights = gauss_legendre(ends, num_nodes)
     nodes = times_at(energy, log_s), jnp.asarray(weights, data.dtype)
-    keys = jax.random.split(key, len(data))
+    keys = jax.random.split(lean(key), len(data))
     models = energy, truth, Reference.of(data), initial
     times = jnp.asarray(horizons, data.dtype)
     values = _terms(models, data, keys, nodes, times, num_noises, batch_size)

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._prng import lean
 from .._typing import Array, PRNGKey, Scalar
 from ..energies import AbstractEnergy
 from .paths import check_data, gauss_legendre, log_noise, over_examples, times_at
@@ -98,7 +99,7 @@ def thermodynamic_normalizer(
     data = check_data(energy, data, num_anchors=num_anchors, **counts)
     log_s, weights = gauss_legendre(log_noise(energy, [energy.t_min, energy.t_max]), num_nodes)
     times = times_at(energy, log_s)
-    key_anchor, key_data = jax.random.split(key)
+    key_anchor, key_data = jax.random.split(lean(key))
     anchor, anchor_error = anchor_normalizer(energy, key_anchor, num_anchors, initial)
     keys = jax.random.split(key_data, len(data))
     nodes = times, jnp.asarray(weights[0], data.dtype)
@@ -143,7 +144,7 @@ def _path_values(energy, reference, data, keys, nodes, num_noises, batch_size):
 
     def path(x0, key):
         times, weights = nodes
-        keys = jax.random.split(key, len(times) + 2)
+        keys = jax.random.split(lean(key), len(times) + 2)
         slopes = jax.lax.map(lambda at: mirrored(slope, x0, *at), (keys[2:], times))
         clean, noisy = jax.lax.map(lambda at: mirrored(gap, x0, *at), (keys[:2], ends))
         return clean - noisy + jnp.sum(weights * slopes)

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._prng import lean
 from .._typing import Array, PRNGKey
 from ..energies import AbstractEnergy
 from .classify import by_label, check_conditional
@@ -76,7 +77,7 @@ def pointwise_normalizer(
     check_has_density("pointwise_normalizer", energy)
     data = check_data(energy, data, batch_size=batch_size)
     estimator = ScoreFormula() if estimator is None else estimator
-    key_noise, key_points = jax.random.split(key)
+    key_noise, key_points = jax.random.split(lean(key))
     u = noised_to_t_min(energy, data, key_noise)
     keys = jax.random.split(key_points, len(u))
     found = estimates_at(estimator, energy, u, keys, int(batch_size))
@@ -131,7 +132,7 @@ def label_normalizers(
     counts = np.bincount(labels, minlength=num_labels or 0)
     check_conditional("label_normalizers", energy, jnp.arange(len(counts)))
     estimator = ScoreFormula() if estimator is None else estimator
-    key_noise, key_points = jax.random.split(key)
+    key_noise, key_points = jax.random.split(lean(key))
     u = noised_to_t_min(energy, data, key_noise)
     keys, told = jax.random.split(key_points, len(u)), jnp.asarray(labels)
     found = by_label(estimator, energy, u, told, keys, jnp.arange(len(u)), int(batch_size))

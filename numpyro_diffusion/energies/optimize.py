@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._prng import lean
 from .._typing import Array, PRNGKey, Scalar
 
 __all__ = ["OptimizeResult", "mbd_optimize"]
@@ -98,7 +99,7 @@ def _anneal(key, log_density, demonstration, start, levels, num, temperature, st
         centre = jnp.tensordot(weights, draws, 1)
         return centre, (centre, 1 / jnp.sum(weights**2))
 
-    return jax.lax.scan(step, start, (jax.random.split(key, len(levels)), levels))[1]
+    return jax.lax.scan(step, start, (jax.random.split(lean(key), len(levels)), levels))[1]
 
 
 def _levels() -> np.ndarray:

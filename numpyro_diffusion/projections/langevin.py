@@ -7,6 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._prng import lean
 from .._typing import Array, PRNGKey
 from ..energies import AbstractEnergy
 
@@ -77,7 +78,7 @@ def projected_langevin(
     if initial is not None and initial.shape != shape:
         raise ValueError(f"`initial` must have shape {shape}; got {initial.shape}.")
     eta = jnp.asarray(step_size, jnp.result_type(float))
-    keys = jax.random.split(key, num_samples)
+    keys = jax.random.split(lean(key), num_samples)
     positions = _chains(keys, energy, projection, eta, num_steps, initial)
     target = f"projected Langevin steps of size {step_size:g}: feasible, with mass on the boundary"
     return ProjectedDraws(positions, target)

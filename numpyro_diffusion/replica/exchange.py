@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm.auto import tqdm
 
+from .._prng import lean
 from .._typing import PRNGKey
 from ..bridge import Bridge
 from ..schemes import AbstractScheme, Annealed, Carry
@@ -90,7 +91,7 @@ def replica_exchange(
             "replica exchange compares densities at every level, and a bridge in path space has none. Make "
             "the bridge without `path_space`, from an energy."
         )
-    key_pilot, key_walk, key_run = jax.random.split(key, 3)
+    key_pilot, key_walk, key_run = jax.random.split(lean(key), 3)
     model = scheme(bridge, key_pilot, progress_bar=progress_bar)
     kernels = scheme.kernels(bridge)
     if not kernels.has_joint_moves:

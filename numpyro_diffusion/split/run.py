@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from .._prng import lean
 from .._typing import Array, Position, PRNGKey
 from ..bridge import Bridge
 from .base import AbstractSplit, Clock, start
@@ -85,7 +86,7 @@ def split_gibbs(
             f"least 0; got {num_draws}, {num_chains}, {thinning} and {num_burn_in}."
         )
     target, seen_target, exact = sampler.claims(bridge)
-    keys = jax.random.split(key, num_chains)
+    keys = jax.random.split(lean(key), num_chains)
     rows = _chains(keys, bridge, sampler, initial, num_burn_in, num_draws, thinning)
     positions, log_weights, seen, acceptance = rows
     sweeps = num_burn_in + num_draws * thinning
