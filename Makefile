@@ -10,7 +10,8 @@ PYTEST_ARGS ?=
 BIN := $(VENV)/bin
 
 # Quick and slow tests have processes of their own: thousands of compiled programs in one process have
-# crashed the compiler. Two workers share the machine: one compute thread each, or they fight over the cores.
+# crashed the compiler. A file of quick tests stays in one worker, where its tests find each other's programs;
+# slow tests are shared out one by one. Two workers share the machine: one compute thread each, or they fight over the cores.
 # Compiling is two thirds of their time, and many programs are the same: they are kept on disk.
 TEST_ENV := XLA_FLAGS="--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1" \
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 JAX_PLATFORMS=cpu MPLBACKEND=agg \
@@ -27,7 +28,7 @@ demo: $(VENV)/.stamp-demo
 	$(BIN)/python examples/restore_digit.py
 
 test: lint $(VENV)/.stamp-test
-	$(TEST_ENV) $(HURRY) $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" $(PYTEST_ARGS)
+	$(TEST_ENV) $(HURRY) $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" $(PYTEST_ARGS)
 	$(TEST_ENV) $(BIN)/python -m pytest -n 2 --dist worksteal -m slow $(PYTEST_ARGS)
 	$(BIN)/python -m mkdocs build --strict --quiet
 
