@@ -69,6 +69,7 @@ def pages():
     yield server
     server.process.stdin.close()
     server.process.wait(timeout=60)
+    server.process.stdout.close()
 
 
 @pytest.fixture
