@@ -30,7 +30,7 @@ demo: $(VENV)/.stamp-demo
 test: lint $(VENV)/.stamp-test
 	$(TEST_ENV) $(HURRY) $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" $(PYTEST_ARGS)
 	$(TEST_ENV) $(BIN)/python -m pytest -n 2 --dist worksteal -m slow $(PYTEST_ARGS)
-	$(BIN)/python -m mkdocs build --strict --quiet
+	$(BIN)/python -m mkdocs build --strict
 
 lint: $(VENV)/.stamp-test
 	$(BIN)/python -m ruff check .

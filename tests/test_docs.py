@@ -2,7 +2,8 @@
 
 The Python blocks of the README and of the documentation run as they are printed: the blocks of one
 page in order, as one script with 32-bit floats, since that is what a reader has (see `page_server.py`). A
-block whose fence reads ```` ```python notest ```` is skipped. A hidden comment `<!-- setup: ... -->`
+block whose fence reads ```` ```{ .python .notest } ```` is rendered and not run. A hidden comment
+`<!-- setup: ... -->`
 holds code that runs in its place without being shown: data that the page takes for granted.
 """
 
@@ -32,8 +33,6 @@ def as_script(text: str) -> str:
     for match in BLOCK.finditer(text):
         if match["setup"] is not None:
             start, code = match.start("setup"), textwrap.dedent(match["setup"]).strip(" ")
-        elif "notest" in match["info"].split():
-            continue
         else:
             start, code = match.start("code"), textwrap.dedent(match["code"])
         script += "\n" * (text.count("\n", 0, start) - script.count("\n")) + code
@@ -57,9 +56,16 @@ def test_blocks_run(page, pages, tmp_path):
     assert code == 0, f"the code of {page} failed:\n{output}"
 
 
+def test_fences_are_ones_that_the_site_renders():
+    """A fence headed `python notest` is no code to the renderer, and its end swallows prose."""
+    for page in PAGES:
+        heads = re.findall(r"^ *```+(.*\S)", page.read_text(), re.MULTILINE)
+        assert all(re.fullmatch(r"\w+|\{.*\}", head.strip()) for head in heads), (page.name, heads)
+
+
 def test_blocks_keep_their_lines():
     text = (
-        "<!-- setup: a = 1 -->\n```python\nb = a + 1\n```\n```python notest\nfail\n```\n"
+        "<!-- setup: a = 1 -->\n```python\nb = a + 1\n```\n```{ .python .notest }\nfail\n```\n"
         "- item\n\n    ```python\n    c = b\n    ```\n```bash\nls\n```\n"
     )
     lines = as_script(text).splitlines()

@@ -120,8 +120,7 @@ class FeynmanKacCorrection(AbstractCorrection):
 
     Attributes:
         noise: $b^2$: 1 for the noise of one law ("target score"), `None` for $1 / B$ ("tempered noise"),
-        which is
-            what $\pi_t$ has at high noise.
+            which is what $\pi_t$ has at high noise.
 
     References:
         Skreta et al. (2025), Feynman-Kac Correctors in Diffusion, ICML, propositions 3.1 to 3.3.
