@@ -1,7 +1,7 @@
 """Random bits from small programs: JAX's Threefry generator, unrolled where it compiles to loops.
 
-On CPUs every draw, split and fold of a key becomes a loop of some twenty compiled kernels, half of what a
-sampler's program is made of. Here the same twenty rounds are one expression. The bits are the same.
+On CPUs every draw, split and fold of a key becomes a loop of many compiled kernels. Here the same twenty
+rounds are one expression. The bits are the same.
 """
 
 from functools import partial
