@@ -1,5 +1,6 @@
 # make demo   restore a held-out digit (makes its own virtual environment first)
-# make test   lint, types, import layers, all tests, documentation
+# make test   lint, types, import layers, tests of every law, pages and examples, documentation
+# make test-long   more keys, larger clouds and further combinations of the same laws: hours
 #
 # Both need only python3 (3.11 or newer) and make. PYTHON=... picks another interpreter,
 # VENV=... another place, PYTEST_ARGS=... adds options, such as '-x'.
@@ -9,8 +10,7 @@ VENV ?= .venv
 PYTEST_ARGS ?=
 BIN := $(VENV)/bin
 
-# Quick and slow tests have processes of their own: thousands of compiled programs in one process have
-# crashed the compiler. A file of quick tests stays in one worker, where its tests find each other's programs;
+# Quick and slow tests have processes of their own: the quick ones have a compiler that hurries. A file of quick tests stays in one worker, where its tests find each other's programs;
 # slow tests are shared out one by one. Two workers share the machine: one compute thread each, or they fight over the cores.
 # Compiling is two thirds of their time, and many programs are the same: they are kept on disk.
 TEST_ENV := XLA_FLAGS="--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1" \
@@ -21,16 +21,19 @@ TEST_ENV := XLA_FLAGS="--xla_cpu_multi_thread_eigen=false intra_op_parallelism_t
 # Quick tests spend their time on compiling programs that run once, so the compiler is told to hurry.
 HURRY := JAX_DISABLE_MOST_OPTIMIZATIONS=1
 
-.PHONY: demo test lint docs clean
+.PHONY: demo test test-long lint docs clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.stamp-demo
 	$(BIN)/python examples/restore_digit.py
 
 test: lint $(VENV)/.stamp-test
-	$(TEST_ENV) $(HURRY) $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" $(PYTEST_ARGS)
+	$(TEST_ENV) $(HURRY) $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not long" $(PYTEST_ARGS)
 	$(TEST_ENV) $(BIN)/python -m pytest -n 2 --dist worksteal -m slow $(PYTEST_ARGS)
 	$(BIN)/python -m mkdocs build --strict
+
+test-long: $(VENV)/.stamp-test
+	$(TEST_ENV) $(BIN)/python -m pytest -n 2 --dist loadfile -m long $(PYTEST_ARGS)
 
 lint: $(VENV)/.stamp-test
 	$(BIN)/python -m ruff check .

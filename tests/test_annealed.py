@@ -29,7 +29,7 @@ def run(problem: Problem, seed: int, num_particles: int = 1000, num_chains: int 
     return smc.run(jax.random.key(seed), problem.operator, y=problem.data)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_evidence_and_posterior_by_default(name):
     problem = PROBLEMS[name]
@@ -165,7 +165,7 @@ def test_product_at_low_temperature_and_an_arbitrary_constant():
     )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_model_without_diffusion_agrees_with_blackjax():
     y = jnp.array([0.9, 1.4, -0.3, 2.2])
 

@@ -87,7 +87,7 @@ def turned(params, x, t):
     return params[1] @ params[0].score(x, t)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_rotated_score_is_caught_and_not_asked_for_a_density():
     c, s = np.cos(0.3), np.sin(0.3)
     turn = jnp.asarray([[c, -s], [s, c]])
@@ -284,7 +284,7 @@ def test_bad_input_is_refused_before_anything_is_computed(key):
         nd.audit(MIXTURE, DATA, key=key, times=[2.0])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_digits_prior(float32):
     """A real prior: better than a line, a gradient throughout, and not above suspicion."""
     energy = nd.load_pretrained("digits-8x8")

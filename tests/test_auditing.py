@@ -66,7 +66,7 @@ def test_residual_of_a_gaussian_is_its_posterior_variance(key):
     assert np.all(np.abs(found.predicted - truth) < 4 * found.predicted_error + 1e-12)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_residual_of_a_mixture_beats_the_line_and_is_what_it_expects(key):
     found = auditing.denoising_residual(MIXTURE, exact_data(MIXTURE, 1000), key)
     gap = found.residual - found.predicted
@@ -123,7 +123,7 @@ def test_curl_of_an_energy_is_rounding(key):
     assert np.all(found.ratio <= found.rounding) and np.all(found.rounding < 1e-14)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_curl_of_an_exact_score_in_float32_is_rounding(key, float32):
     """A denoiser's score is a difference: at low noise its own digits set the limit."""
     mixture = nd.GaussianMixture()
@@ -194,7 +194,7 @@ def test_lanczos_stops_where_there_is_nothing_left(key):
 # ---- density against score
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_density_and_score_of_an_exact_energy_agree(key):
     found = auditing.gradient_agreement(MIXTURE, exact_data(MIXTURE, 50), key)
     assert np.all(found.violations == 0) and np.all(found.discrepancy < 1e-6 * found.rise)
@@ -211,7 +211,7 @@ class Inconsistent(Shifted):
 INCONSISTENT = Inconsistent(MIXTURE, jnp.asarray(0.0))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_wrong_gradient_is_measured(key):
     """Scores too long by a tenth: so is their integral, on every segment."""
     found = auditing.gradient_agreement(INCONSISTENT, exact_data(MIXTURE, 100), key, [0.1, 0.4])
@@ -262,7 +262,7 @@ def test_data_rest_under_their_own_law_and_leave_for_a_well(key):
 # ---- the normaliser, point by point
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_normalizer_of_an_exact_energy_is_the_same_everywhere(key):
     energy = Shifted(MIXTURE, jnp.asarray(1.3))
     times = auditing.level_times(energy, 5)
@@ -288,7 +288,7 @@ def scattered(size):
     return nd.EnergyFunction(energy, (2,), params=MIXTURE, variance=variance, log_normalizer=0.0)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_spread_is_that_of_the_energy_beyond_monte_carlo(key):
     """At t_min the ripple is in the energy; the integral of scores from there on hardly holds it."""
     found = auditing.normalizer_spread(scattered(1.0), exact_data(MIXTURE, 150), key, num_draws=8)
@@ -296,7 +296,7 @@ def test_spread_is_that_of_the_energy_beyond_monte_carlo(key):
     assert found.spread_error[0] < 0.15
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_monte_carlo_variance_is_taken_off(key):
     """Two noises a node leave much chance in each value, and none in the spread."""
     data = exact_data(MIXTURE, 150)

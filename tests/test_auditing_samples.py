@@ -75,7 +75,7 @@ def test_samples_that_cannot_be_compared_are_refused(rng, key):
         auditing.compare_draws(rng.normal(size=(50, 2)), rng.normal(size=(19, 2)), key)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_draws_of_a_closed_form_and_of_the_reverse_process_are_those_of_noised_data(key):
     """The prior keeps noise at t_min; here that is half of one standard deviation."""
     noisy = MIXTURE.with_horizon(t_min=float(MIXTURE.schedule.time(-2 * jnp.log(0.5))))

@@ -118,7 +118,7 @@ def test_priors_of_labels_batches_and_the_compiled_function():
     np.testing.assert_allclose(part.log_probs[..., 0] - part.log_probs[..., 1], gap, rtol=1e-8)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_single_precision(float32):
     found = classify(labelled.classes(), POINTS, LABELS)
     assert found.log_probs.dtype == jnp.float32

@@ -64,7 +64,7 @@ def test_a_comparison_knows_differences_better_than_densities():
     assert (np.diag(found.difference_error) == 0).all() and found.noise_error.max() < 1e-6
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_noise_is_shared_and_its_part_of_the_error_is_told():
     """The same mixture twice: no difference and no error. Another: less error than without pairing."""
     mixture, near = nd.GaussianMixture(), nd.GaussianMixture([0.4, 0.6])
@@ -149,7 +149,7 @@ def test_too_low_and_too_high_are_untypical():
     assert abs(found.typical_score - 25 * np.log(2 * np.pi * np.e)) < 1.0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_ranks_are_p_values_for_a_wrong_prior_and_noisy_estimates_too():
     """By exchangeability: whatever the score says of a point, its rank among its like is uniform."""
     wrong = nd.GaussianMixture()

@@ -28,7 +28,7 @@ CASES = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", CASES)
 def test_forty_levels_reach_the_law_and_its_constant(name):
     """No moves: weights alone. A negative power is harder than a positive one."""

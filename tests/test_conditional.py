@@ -139,7 +139,7 @@ def test_unet_refuses_what_it_cannot_halve():
         UNet(None, (8, 6), channels=(4, 4, 4))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_training_finds_the_law_of_each_label_and_of_all(key):
     keys = jax.random.split(key, 4)
     label = jax.random.choice(keys[0], 3, (6000,), p=jnp.asarray(SHARES))

@@ -61,7 +61,7 @@ def test_the_rule_of_bayes_holds_for_a_gaussian_at_any_step(key):
         assert consistency_loss(GAUSSIAN, key, data_of(GAUSSIAN, 200), step=step) < 1e-20
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_what_skewness_leaves_is_of_the_order_of_the_step(key):
     data = data_of(MIXTURE, 20_000)
     values = [float(consistency_loss(MIXTURE, key, data, step=step)) for step in (0.2, 0.1, 0.05)]
@@ -113,7 +113,7 @@ def bent(c):
     return Changed(GAUSSIAN, change)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_gradient_is_that_of_the_heat_equation(key):
     """Also with probes, whose kernels have the wrong covariance: pairs of steps take the bias away."""
     data, c = data_of(GAUSSIAN, 20_000), jnp.array([0.04, -0.05, 0.02])
@@ -139,7 +139,7 @@ def test_a_kernel_that_follows_a_stopped_energy_is_no_descent(key):
     assert jax.grad(loss)(c, True)[0] < -0.02
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_no_gradient_goes_through_a_teacher(key):
     """A parameter that moves the score of the teacher alone moves the loss, yet has no gradient."""
     data = data_of(MIXTURE, 300)
@@ -178,7 +178,7 @@ def test_steps_that_do_not_fit_are_refused(key):
         consistency_loss(GAUSSIAN, key, data_of(GAUSSIAN, 4), step=0.0)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_network_learns_its_normaliser_with_its_score():
     """The offset of a network energy learns -L: levels of one energy are normalised alike."""
     data = data_of(MIXTURE, 8000)

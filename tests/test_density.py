@@ -78,7 +78,7 @@ def test_equals_the_truth_whatever_the_scale_of_the_data(dimension, scale):
         assert (found.standard_error == 0).all()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_far_tail_converges():
     """Ten standard deviations out, where the Gaussian reference is of no help: -70 nats."""
     prior, x = mixture(2), np.array([[6.0, 5.0]])
@@ -127,7 +127,7 @@ def test_is_unbiased_and_knows_its_error(name):
     assert 0.9 <= covered <= 0.99
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("dimension", [4, 16])
 def test_many_dimensions(dimension):
     prior = wide(dimension)
@@ -149,7 +149,7 @@ def test_a_reference_that_is_the_law_leaves_nothing_to_estimate():
     assert (found.standard_error < 1e-6).all()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_spends_evaluations_until_the_error_bar_is_met():
     prior = mixture(2)
     found = score_formula(prior, POINTS[2], jax.random.key(4), tolerance=0.02)
@@ -160,7 +160,7 @@ def test_spends_evaluations_until_the_error_bar_is_met():
     assert (short.num_evaluations == 512).all() and (short.standard_error > 1e-6).all()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_gradient_is_the_score_and_batching_changes_nothing():
     prior, x = mixture(2), jnp.asarray(POINTS[2])
     estimator = ScoreFormula(GaussLegendre(32), GaussHermite(16))
@@ -174,7 +174,7 @@ def test_gradient_is_the_score_and_batching_changes_nothing():
     assert whole.value.shape == (2, 2)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_derivative_in_parameters():
     """The density of a mixture whose means move, differentiated through its scores alone."""
     x, estimator = jnp.array([0.4, -0.2]), ScoreFormula(GaussLegendre(32), GaussHermite(16))
@@ -192,7 +192,7 @@ def test_single_floats(float32):
     np.testing.assert_allclose(found.value, exact(prior, x), rtol=2e-6, atol=2e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_plug_in_value_is_a_bound_whose_gap_is_the_error_of_the_score():
     r"""$E_p[\log p - \ell] = \frac12 \int E |\Delta s|^2 dr$, here with a score that is off by a field."""
     prior = mixture(1)
@@ -241,7 +241,7 @@ def test_steps_of_ddpm_without_the_constant(dimension):
     assert (-0.53 < snr).all() and (snr < -0.43).all()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_random_steps_agree_with_their_error_bars():
     prior, x = mixture(2), np.tile(POINTS[2][1], (100, 1))
     found = nd.density.elbo(prior, x, jax.random.key(6), num_steps=100, noises=Mirrored(4))
@@ -250,7 +250,7 @@ def test_random_steps_agree_with_their_error_bars():
     assert 0.8 < np.sqrt(np.mean(np.asarray(found.standard_error) ** 2)) / errors.std() < 1.25
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_score_as_the_prior_of_a_model():
     """Importance sampling over a grid of x with the estimated density: evidence of the closed form."""
     problem = two_dimensional(sigma=0.5)

@@ -11,6 +11,7 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
+from scipy import stats
 
 import numpyro_diffusion as nd
 from numpyro_diffusion import diagnostics, plots
@@ -27,7 +28,7 @@ def made_up(log_evidence=(0.1, 0.0, -0.1, 0.05), num_particles=512, num_levels=3
     full = functools.partial(np.full, (clouds, num_levels))
     nothing = {"x": np.zeros(clouds), "y": np.zeros(clouds)}
     later = {"x": full(0.0), "y": full(0.0)}
-    info = Info(full(0.6), full(0.55), later, later)
+    info = Info(full(0.6), full(0.55), later, later, later)
     trace = Trace(full(0.8), full(0.95), full(0.0), full(False), full(200), info)
     weights = np.zeros((clouds, num_particles))
     result = SMCResult(
@@ -35,7 +36,7 @@ def made_up(log_evidence=(0.1, 0.0, -0.1, 0.05), num_particles=512, num_levels=3
         log_weights=weights,
         log_evidence=np.array(log_evidence),
         log_evidence_error=np.full(clouds, 0.1),
-        initial_info=Info(np.ones(clouds), np.ones(clouds), nothing, nothing),
+        initial_info=Info(np.ones(clouds), np.ones(clouds), nothing, nothing, nothing),
         trace=trace,
         levels={"clock": np.linspace(1, 0, num_levels)},
         target="the posterior",
@@ -277,6 +278,53 @@ def test_non_finite_at_the_start():
     start = result.initial_info._replace(infinite={"x": np.array([0, 0, 2 / 512, 0])})
     words = diagnostics.non_finite(result._replace(initial_info=start), "infinite")
     assert words == "site `x`: 2 of 2048 particles at the start"
+
+
+def test_zeros_count_where_noise_and_likelihood_are_there():
+    """Before the likelihood enters a zero is silent, and at clock 0 supports are nested."""
+    clock = np.concatenate([np.ones(2), np.linspace(1, 0, 30)])
+    power = np.concatenate([np.zeros(2), np.ones(30)])
+    levels = Level.by_hand(clock, power, {"x": np.ones(31)})
+    share = np.zeros((4, 31))
+    share[0, 0] = share[0, 30] = 0.5
+    calm = made_up(zero={"x": share}, levels=levels)
+    assert "Nothing to worry about" in diagnostics.verdict(calm)
+    lost = made_up(zero={"x": share, "hard": changed(share, (2, 5), 3 / 512)}, levels=levels)
+    assert "is 0 where noise is left, at site `hard`: 3 of 2048 particles at level 6 (of 31)" in (
+        diagnostics.verdict(lost)
+    )
+
+
+def one_side(y=None):
+    x = numpyro.sample("x", nd.DiffusionPrior(ENERGY))
+    numpyro.factor("hard", jnp.where(x[0] > 0.8, -jnp.inf, 0.0))
+    numpyro.sample("y", dist.Normal(x[0], 1.0), obs=y)
+
+
+def test_a_hard_set_is_right_where_supports_are_nested_and_named_where_they_are_not(key):
+    r"""$p(y, x_0 < 0.8)$ in closed form: the first coordinate is a mixture of two Gaussians."""
+    y, weights, means, sds = 0.3, np.array([0.3, 0.7]), np.array([-2.0, 1.0]), np.sqrt([0.5, 0.2])
+    total = np.sqrt(sds**2 + 1)
+    posterior_mean = (means + y * sds**2) / total**2
+    inside = stats.norm.cdf((0.8 - posterior_mean) * total / sds)
+    exact = np.log(np.sum(weights * stats.norm.pdf(y, means, total) * inside))
+    run = lambda scheme: nd.SMC(
+        one_side, scheme, num_particles=1000, num_chains=4, progress_bar=False
+    )
+    nested = run(nd.LikelihoodTempered())
+    nested.run(key, y=y)
+    assert abs(nested.log_evidence - exact) < 4 * nested.log_evidence_error, (
+        f"log p(y, x < 0.8): expected {exact:.3f}, got {nested.log_evidence:.3f} "
+        f"+- {nested.log_evidence_error:.3f}"
+    )
+    assert "The density is 0" not in diagnostics.verdict(nested.result)
+    lossy = run(nd.Annealed(levels=frozen_levels(), num_moves=1))
+    lossy.run(key, y=y)
+    assert "The density is 0 where noise is left, at site `hard`" in (
+        diagnostics.verdict(lossy.result)
+    )
+    trace = lossy.to_arviz().smc_trace
+    assert float(trace["zero_density"].max()) > 0
 
 
 def frozen_levels(count=10):

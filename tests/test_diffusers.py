@@ -131,7 +131,7 @@ def test_what_is_not_known_is_refused_by_name(name, folder):
         teachers.diffusers_unet(folder, **UNITS)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["config.json", "scheduler_config.json"])
 def test_settings_of_the_wrong_kind_raise_value_errors_only(name, folder):
     """Every setting as something else: either no matter, or refused."""

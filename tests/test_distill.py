@@ -61,7 +61,7 @@ def test_the_exact_score_is_the_best_energy_for_a_turned_teacher():
     assert least > 0.01  # the rotation stays in the loss
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_distilled_energy_has_the_true_score():
     data = draws(20_000)
     student = nd.ProperEnergy.from_data(

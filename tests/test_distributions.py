@@ -410,7 +410,7 @@ def posterior_draws(model, key, num_warmup=500, num_samples=500, **options):
     return mcmc.get_samples(), mcmc.get_extra_fields()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_score_without_density_fails_silently_and_an_energy_does_not(key):
     """Prior N(0, I) in 49 dimensions, y = 2, unit noise: the posterior is N(1, 1/2) in each."""
     size = 49
@@ -448,7 +448,7 @@ def ess_error(draws):
     return np.std(draws, 0) / np.sqrt(ess)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_nuts_on_plates_masks_and_several_sites_is_exact(key):
     """Two sites, one in a plate with a masked datum: a linear-Gaussian posterior."""
     shared, local = Gaussian(MEAN, COVARIANCE), Gaussian([0.0], [[2.0]])

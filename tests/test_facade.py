@@ -339,7 +339,7 @@ def test_a_model_without_diffusion_site_is_tempered():
     assert smc.evidence_is_normalized
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_nuts_on_the_same_model_agrees():
     """Nothing here has a closed form: two samplers, one model object, masked data."""
     seen = jnp.array([True, True, False, True, True])

@@ -65,7 +65,7 @@ def test_a_mixture_to_the_tolerance_of_the_solver(tolerance):
     assert errors[:12].max() < 10 * tolerance + 2e-6
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_another_solver_and_eight_correlated_dimensions():
     prior = eight_dimensional().prior
     x, estimator = draws(prior, 6), FlowDensity(solver=diffrax.Dopri5())
@@ -108,7 +108,7 @@ def test_random_probes_are_unbiased_and_know_their_error():
     assert (np.asarray(found.num_evaluations) % per_step == 0).all()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_tolerance_averages_probes():
     prior = eight_dimensional().prior
     found = probability_flow(prior, draws(prior, 2), divergence=Hutchinson(4), tolerance=0.5)
@@ -177,7 +177,7 @@ def test_with_model_error_it_is_the_flows_own_density():
     assert 0.005 < divergence < 0.2
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_gradients_in_the_point_and_in_the_parameters():
     """Of a mixture whose covariance has equal eigenvalues: the basis of the reference is arbitrary then."""
     prior = nd.GaussianMixture([0.3, 0.7], np.zeros((2, 2)), [np.eye(2), 0.25 * np.eye(2)])

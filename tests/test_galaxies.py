@@ -63,7 +63,7 @@ class Curved(eqx.Module):
         return -(self.matrix @ jnp.tanh(x))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_student_is_distilled_and_only_its_network_changes():
     teacher = teachers.Teacher(Curved(jnp.array([[1.0, 0.2], [-0.1, 0.6]])), CARD)
     draws = np.random.default_rng(0).normal(size=(320, 2))

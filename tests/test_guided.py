@@ -67,7 +67,7 @@ def test_the_law_of_three_steps(covariance, least, most):
     assert least <= off <= most, off
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("twist", "options"),
     [
@@ -156,7 +156,7 @@ def test_conjugate_steps(full):
     assert abs(ratio.mean() - np.exp(evidence)) < 4 * error
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("conjugate", [False, True], ids=["guided", "conjugate"])
 def test_three_steps_of_two_sites_and_a_plate(conjugate):
     """y_k = z[0] + a_k[1] + noise: each site with a matrix of its own, in any order of names."""

@@ -356,7 +356,7 @@ def test_bad_input_is_refused_with_a_remedy(run, error, message, key):
 # --- Under NUTS -------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_nuts_at_an_intermediate_level_has_the_exact_posterior(key):
     """A Gaussian prior makes Tweedie linear, so the posterior at every level is Gaussian."""
     t, sigma, y = jnp.asarray(0.3), 0.5, jnp.array([1.0, -0.3])

@@ -76,7 +76,7 @@ def test_the_best_horizon_under_a_constant_error_of_the_score(error, best):
     assert report.loss[place] == 0 and np.all(report.loss_error[place - 3 : place + 4] < 1e-3)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_fitted_mixture_makes_a_short_horizon_as_good_as_a_long_one():
     mixture = nd.GaussianMixture(t_max=0.8)
     draw = lambda key: mixture.draw(key, jnp.asarray(0.0))
@@ -91,7 +91,7 @@ def test_a_fitted_mixture_makes_a_short_horizon_as_good_as_a_long_one():
     assert normal.loss[0] > 0.2 and normal.loss[1] > 0.1 and normal.best == 0.8
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("t", "variance"), [(0.2, 1.6494), (0.3, 2.4265), (0.5, 3.8040), (1.0, 4.0000)]
 )
@@ -107,7 +107,7 @@ def test_a_start_from_the_wrong_law_is_felt_without_weights(t, variance):
         np.testing.assert_allclose(np.var(np.asarray(run(keys))), expected, rtol=0.02)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_initial_weight_repairs_the_variance_at_a_short_horizon():
     energy = gaussian(1, t_max=0.2)
     bridge = nd.from_energy(energy, initial=nd.StandardNormal.of(energy))

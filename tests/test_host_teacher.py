@@ -84,7 +84,7 @@ def test_wrong_outputs_and_arguments_are_refused():
         teachers.HostTeacher(Outside(), None)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_it_can_be_distilled():
     """From a start at unit variance to the Gaussian that lives outside JAX."""
     teacher = teachers.HostTeacher(Outside(), CARD)

@@ -81,7 +81,7 @@ def check(model, log_truth, mean, sd, **options):
     assert abs(means.mean() - mean) < 4 * means.std(ddof=1) / 2 + 0.03 * sd
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", CASES)
 def test_hostile_models_are_right_by_default(name):
     model, theta, weights, log_likelihood = CASES[name]
@@ -92,12 +92,12 @@ def test_hostile_models_are_right_by_default(name):
     check(model, log_truth, mean, np.sqrt(p @ (X[:, 0] - mean) ** 2))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_spike_a_thousand_times_sharper_than_the_prior():
     check(spike, float(log_prior(np.array(-1.7))), -1.7, 1e-3)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_nan_on_a_part_of_the_space_is_weight_0_and_said():
     """NaN for x > 1.9, in some 2% of the prior's draws: the law without that part, and a warning."""
 

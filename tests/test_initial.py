@@ -81,7 +81,7 @@ def test_fits_of_images_in_many_dimensions_and_of_few_points(float32):
         assert np.isfinite(law.log_prob(draw)) and law.log_prob(draw).shape == ()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["standard normal", "mixture"])
 def test_evidence_is_exact_from_any_of_them(name):
     """A short horizon, where the standard normal is far off: the initial weight makes up for it."""
@@ -96,7 +96,7 @@ def test_evidence_is_exact_from_any_of_them(name):
     assert_unbiased(result.log_evidence, problem.exact().log_evidence)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_short_horizon_from_a_fitted_mixture_needs_fewer_levels():
     """Two thirds of the levels of the long way from the standard normal, for the same evidence."""
     mixture = eight_dimensional().prior

@@ -99,7 +99,7 @@ def assert_agrees(smc, truth: Exact, images, names=()):
         assert_near(by_cloud(smc, lambda s, name=name: s[name]), value, 0.08 * scale)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_images_in_one_datum_may_change_places():
     """Nothing tells which of two images under one prior is which: both answers, in equal shares."""
     y = PLANE[1].sum(0) + np.array([0.2, -0.3])
@@ -125,7 +125,7 @@ def blur(width, xp=jnp):
     return weights / weights.sum(1, keepdims=True)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_plate_of_images_shares_an_unknown_blur_and_noise_level():
     law, num = nd.GaussianMixture(*SPACE), 3
 

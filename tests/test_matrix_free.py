@@ -250,7 +250,7 @@ def check(smc, mean, deviation, evidence, slack):
     np.testing.assert_allclose(found.std(0), deviation, rtol=0.1)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("twist", "conjugate", "slack"),
     [(nd.MatrixFree(2), False, 0.1), (nd.NoisedObservation(), True, 0.3)],
@@ -262,7 +262,7 @@ def test_posterior_in_path_space(twist, conjugate, slack):
     check(smc.run(jax.random.key(0), DATA), *posterior(), slack)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_black_box_likelihood():
     """A likelihood of NumPy, which knows no derivative."""
 
@@ -286,7 +286,7 @@ def test_black_box_likelihood():
     check(smc.run(jax.random.key(0), DATA), *posterior(), 0.15)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_importance_weights_of_a_heuristic():
     """The heuristic's own draws, biased; their weights make up for it, and nothing is resampled."""
     found = {}

@@ -59,7 +59,7 @@ def assert_posterior(mcmc, y):
     return samples
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("dense", [False, True], ids=["diagonal", "dense"])
 def test_hmc_with_a_site_summed_out(dense, key):
     """Vectorized chains, enumeration by NumPyro; warm-up ends, and a run goes on from it."""

@@ -32,7 +32,7 @@ def test_evidence_and_posterior_of_a_gaussian(key):
     assert 10_000 < found.num_evaluations < 500_000
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_evidence_and_posterior_in_noise(key):
     problem = two_dimensional(sigma=0.5)
     bridge = in_noise(problem, num_steps=8)
@@ -57,7 +57,7 @@ def gaussian_prior():
     )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("where", ["x", "noise"])
 def test_agrees_with_the_particle_sampler_in_eight_dimensions(where, key):
     """A mixture in `x`, whose prior is in closed form, and a Gaussian in noise."""

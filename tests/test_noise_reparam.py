@@ -147,7 +147,7 @@ def assert_moments(draws, exact, floor):
         assert abs(draws["sigma"].mean() - exact.sigma_mean) < floor * exact.sigma_sd
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_nuts_from_a_score_alone(key):
     problem = two_dimensional(sigma=0.5)
     model = in_noise(model_of(problem, score_only(problem.prior)), num_steps=8)
@@ -157,7 +157,7 @@ def test_nuts_from_a_score_alone(key):
     np.testing.assert_allclose(np.mean(modes == 0), problem.exact().modes[0], atol=0.06)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_nuts_with_unknown_noise(key):
     """As many data as pin the noise level down: a funnel is as hard in noise as it is in `x`."""
     rng = np.random.default_rng(4)
@@ -168,7 +168,7 @@ def test_nuts_with_unknown_noise(key):
     assert_moments(nuts(model, problem, 1000, key), problem.exact(), 0.2)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_elliptical_slices(key):
     """The prior is standard normal, which is what elliptical slice sampling asks for."""
     problem = two_dimensional(sigma=0.5)
@@ -194,7 +194,7 @@ def test_elliptical_slices(key):
     assert_moments({"x": np.asarray(x)}, problem.exact(), 0.15)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_variational_inference_bounds_the_evidence(key):
     """A Gaussian guide in noise; its bound is below the evidence, and not far for one mode."""
     problem = two_dimensional(sigma=1.0)._replace(data=np.array([1.5]))

@@ -48,7 +48,7 @@ def test_a_gaussian_is_its_own_control_variate():
     np.testing.assert_allclose(again.value, result.value, rtol=1e-8)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_standard_errors_are_honest():
     """Over repeated data sets and noises the estimates spread as each of them says."""
     mixture = nd.GaussianMixture()
@@ -106,7 +106,7 @@ def test_quadrature_and_reference():
     np.testing.assert_allclose(gradient, score, rtol=1e-8)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_prior_run_finds_the_normalizer():
     energy, truth = shifted(nd.GaussianMixture())
     result = nd.prior_normalizer(energy, jax.random.key(0), num_particles=2000, num_clouds=8)

@@ -193,7 +193,7 @@ def sweep_of(scheme):
     return tuple(jax.vmap(lambda k, x, m=m: sweep(m, k, x)) for m in (right, forgetful))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     "scheme",
     [
@@ -271,7 +271,7 @@ def run_chains(kernel, key, *args):
     return samples, np.stack([x, x**2, gain, sigma, sigma**2], -1).mean(1)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_beside_nuts_and_a_discrete_site(key):
     """Three blocks on one model; four particles, eight levels."""
     particles = nd.ParticleGibbs(

@@ -66,7 +66,7 @@ def test_normaliser_of_one_law_and_where_it_disagrees():
     assert abs(other.value - exact) < 1e-3
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_wrong_energy_shows_in_the_spread():
     """Between two far modes the energy is off by half a nat, which its score there does not say."""
     far = nd.GaussianMixture(
@@ -150,7 +150,7 @@ def test_the_label_of_a_hidden_point(found):
     assert np.abs(normalised(log_evidences(found[0])) - right).max() > 0.3
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_label_and_hidden_point_by_gibbs_steps_of_numpyro(found):
     """A Categorical label picks the prior of a latent point; arbitrary offsets would pick the label."""
 

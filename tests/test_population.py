@@ -125,7 +125,7 @@ def test_energy_distance_flow_copies_the_data(rng, key):
     assert abs(float(x.std()) - data.std()) < 0.03  # tails come last
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_mean_of_a_gaussian_population(key):
     """A linear kernel compares means: mean, spread and evidence of the population's own mean."""
     num, strength, of_reference = 8, 1.5, 0.8
@@ -167,7 +167,7 @@ def fixed_point(strength: float) -> tuple[np.ndarray, np.ndarray]:
     return grid, q * (grid[1] - grid[0])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_population_is_poststratified_to_a_reference(key):
     """Half of the prior's mass is on the left, 85 % of the reference: what a large population does."""
     left = {}

@@ -127,7 +127,7 @@ def langevin(energy, start, key, num_steps, step_size):
     return x, accepted / num_steps
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_long_chains_stay_among_the_digits(energy, float32):
     """An energy with deep wells off the data would keep these chains there."""
     images, train = jnp.asarray(load_digits("test")[0][:100]), load_digits("train")[0]

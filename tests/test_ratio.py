@@ -130,7 +130,7 @@ def sampled(law, num_particles=2000):
     return nd.run_smc(jax.random.key(1), model, num_particles=num_particles, num_clouds=2)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_learned_ratio_at_every_level():
     """Where noised target examples are, and the law that it leads to with the ratio itself at last."""
     keys = jax.random.split(jax.random.key(5), 6000)
@@ -160,7 +160,7 @@ def test_a_learned_ratio_at_every_level():
     np.testing.assert_allclose(variances(sampled(SOURCE + learned)), [0.1, 0.6], atol=0.03)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_regression_of_the_logarithm_has_the_known_bias():
     """Led by E[log q / p | u] alone, particles end up too narrow both ways, for (0.1, 0.6)."""
     scheme = nd.ReverseDiffusion(levels=100, num_moves=0, num_pilot=64, weights="none")
@@ -173,7 +173,7 @@ def test_regression_of_the_logarithm_has_the_known_bias():
     np.testing.assert_allclose(along.var(0) / [0.071, 0.452], 1.0, atol=0.12)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_classifier_knows_the_ratio():
     """Few target examples: it leaves out a part of their tails, and gets the rest of the way."""
     keys = jax.random.split(jax.random.key(11), 6000)

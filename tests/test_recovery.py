@@ -120,7 +120,7 @@ def mixture_of_two():
     return nd.GaussianMixture([0.3, 0.7], [[-1.5], [1.0]], [[[0.1]], [[0.25]]])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_small_network_learns_the_density_of_a_mixture():
     mixture = mixture_of_two()
     keys = jax.random.split(jax.random.key(0), 8000)

@@ -97,7 +97,7 @@ def test_swaps_keep_the_joint_law(key):
     np.testing.assert_allclose([again["x"][0], back + forth], [1.0, 0.0], atol=1e-12)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_model_with_an_unknown_offset(key):
     """Three anisotropic components and a common offset: both sites move, in both kinds of blocks."""
     problem = three_modes()

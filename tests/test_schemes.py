@@ -28,7 +28,7 @@ SCHEMES = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", SCHEMES)
 def test_evidence_of_small_clouds_is_unbiased_and_its_error_honest(name):
     twist = nd.Tweedie(reuse_score=True) if "reused" in name else None
@@ -46,7 +46,7 @@ def test_evidence_of_small_clouds_is_unbiased_and_its_error_honest(name):
     assert_near(by_cloud(smc, lambda s: modes(SMALL, s["x"])), SMALL.exact().modes, 0.02)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["tempered", "reverse"])
 def test_posterior_by_default(name):
     problem = {"tempered": eight_dimensional(), "reverse": ambiguous()}[name]
@@ -208,7 +208,7 @@ def test_draws_without_a_finite_likelihood_are_passed_over():
         scheme(nothing, jax.random.key(0))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_reverse_draws_have_light_tails():
     """Steep twisted likelihoods once threw rare particles into the bulk: sd .25, clouds at 5 times Z."""
     problem = three_modes()
@@ -343,7 +343,7 @@ def test_reusing_the_score_changes_drifts_and_not_densities():
     np.testing.assert_allclose(exact[0].means, same[0].means, rtol=1e-8)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     "scheme", [nd.ReverseDiffusion(), nd.Twisted()], ids=["reverse", "twisted"]
 )

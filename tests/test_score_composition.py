@@ -45,7 +45,7 @@ def scores(energy):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_ratios_of_kernels_need_scores_alone():
     """An error of order one over the levels, and hardly any spread."""
     log_z, below = truth(ONE + OTHER)
@@ -63,7 +63,7 @@ def test_ratios_of_kernels_need_scores_alone():
     assert "RadonNikodym" in result.target and result.exact and result.normalized
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_continuous_time_weights_and_what_a_control_does_to_them():
     """Guidance and a power of 1.5: weights without densities, and far more even ones with a drift."""
     schemes = nd.schemes
@@ -111,7 +111,7 @@ def test_a_law_as_a_factor_of_a_sampler():
     assert abs(shares.mean() - below) < 3 * shares.std(ddof=1) / 8**0.5 + 0.01
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_set_and_its_probability():
     """By a slack, which leads, and by a yes or no, which chooses."""
     log_p = on_grid(ONE)
@@ -127,7 +127,7 @@ def test_a_set_and_its_probability():
         assert x.min() >= -1.5 and x.max() <= 0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_half_the_guidance_may_propose():
     """The target stays what it is, and levels reach it with more even weights."""
     law = nd.cfg(HALVED, PART, 4.0)
@@ -141,7 +141,7 @@ def test_half_the_guidance_may_propose():
     assert max(spreads) < 0.1
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_temperature_that_falls_with_the_noise():
     """Another path, the same law at its end."""
     law = ONE * (lambda t: 1 + jnp.exp(-3 * t / ONE.t_max) * 1.0)

@@ -84,7 +84,7 @@ def weighted(found):
     return np.asarray(found.positions["x"]), weights / weights.sum()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_law_of_the_demo():
     """Two wells with ripples: moments, both halves and the normaliser, with few draws inside."""
     grid = np.linspace(-2, 2, 8001)

@@ -142,7 +142,7 @@ def sampled(law, num_levels=40, **options):
     return nd.run_smc(jax.random.key(1), model, num_particles=4000, num_clouds=2)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_law_and_its_constant_with_weights_and_the_known_bias_without():
     """A curved reward: what the reverse diffusion led by the denoised mean comes to is known as well."""
     law = BASE + tilted("curved", nd.MonteCarloValue(32))
@@ -183,7 +183,7 @@ def test_guidance_with_weights_is_the_tilted_law(w, truth):
     assert np.all(np.abs(np.subtract(found, exact)) < [0.03, 0.04, 0.03]), found
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(("w", "cost"), [(0.5, 1.551), (1.0, 1.346), (2.0, 1.184), (4.0, 1.090)])
 def test_guidance_without_weights_lowers_the_mean_cost(w, cost):
     """Of 1 / p(c | x), from 2; and what it draws is another law than the tilted one."""
@@ -195,7 +195,7 @@ def test_guidance_without_weights_lowers_the_mean_cost(w, cost):
         np.testing.assert_allclose([x.mean(), x.var()], [1.222, 0.723], atol=0.03)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_training_with_weights_learns_the_tilted_law():
     """Weights exp(1.5 x) on draws of N(0, 1): N(1.5, 1), noised, by a tenth of the examples."""
     data = np.random.default_rng(5).normal(size=(100_000, 1))
@@ -214,7 +214,7 @@ def test_training_with_weights_learns_the_tilted_law():
     assert abs(mean - 1.5) < 0.05 and abs(variance - 1.09) < 0.08
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_learned_value():
     """Right where particles of the tilted law go, at every level."""
     name, exact = "curved", exact_value("curved")

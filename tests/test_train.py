@@ -130,7 +130,7 @@ def test_anchors_lie_on_the_density_of_their_level(key):
     assert anchor_loss(exact, moved) > 1.0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("kind", [InnerProductEnergy, ProperEnergy])
 def test_fit_recovers_the_score_of_a_gaussian_at_every_level(kind, key):
     exact = Gaussian(MEAN, COVARIANCE, t_min=0.02, t_max=0.6)
@@ -153,7 +153,7 @@ def test_fit_recovers_the_score_of_a_gaussian_at_every_level(kind, key):
     assert np.ptp(constants) < 0.15  # L(t) is one number: levels are told apart by their energies
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_fit_weighs_far_modes_right(key):
     # At t_min nothing lies between the modes: denoising alone cannot tell .85 from .15.
     exact = GaussianMixture(

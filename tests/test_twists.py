@@ -178,7 +178,7 @@ def test_moments_and_full_covariances_leave_no_variance_for_gaussian_priors():
     assert np.all(result.trace.conditional_ess > 0.99)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("twist", [nd.Widened(), nd.Moments()], ids=["widened", "moments"])
 def test_evidence_with_an_unknown_noise_level(twist):
     problem = two_dimensional()

@@ -36,7 +36,7 @@ def test_evidence_is_unbiased_and_its_error_honest(smc):
     assert 0.5 < own / log_evidence.std(ddof=1) < 1.6
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_all_states_are_draws_of_the_posterior(smc):
     exact = SMALL.exact()
     assert_near(by_cloud(smc, lambda s: modes(SMALL, s["x"])), exact.modes, 0.02)
@@ -45,7 +45,7 @@ def test_all_states_are_draws_of_the_posterior(smc):
     assert min(distinct) > 3 * 16  # sixteen chains, and they move
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_genealogy_tells_who_descends_from_whom(smc):
     parents = np.asarray(smc.result.trace.parents)
     assert parents.shape == (150, smc.result.num_levels_run, 128)

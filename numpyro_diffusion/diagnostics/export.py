@@ -93,6 +93,7 @@ def _trace_variables(
         "unique_ancestors": trace.unique_ancestors,
         "acceptance": getattr(info, "acceptance", None),
         "other_acceptance": getattr(info, "other_acceptance", None),
+        "zero_density": _largest(getattr(info, "zero", None)),
         "resampled": trace.resampled,
     }
     by_cloud = {
@@ -110,6 +111,11 @@ def _trace_variables(
         for name, value in values.items()
         if value is not None
     }
+
+
+def _largest(shares: Mapping[str, Any] | None) -> np.ndarray | None:
+    """The largest share of any site."""
+    return np.max([np.asarray(share) for share in shares.values()], 0) if shares else None
 
 
 def _dataset(xarray, variables: Mapping[str, tuple[tuple[str, ...], np.ndarray]]) -> Any:

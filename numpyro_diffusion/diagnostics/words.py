@@ -3,6 +3,9 @@
 Each finding is a function of its own that answers with nothing if all is well.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import jax
 import numpy as np
 
@@ -24,6 +27,11 @@ def non_finite(result: SMCResult, kind: str) -> str:
     """
     start = getattr(result.initial_info, kind, {})
     later = getattr(getattr(result.trace, "info", None), kind, {})
+    return _places(result, start, later)
+
+
+def _places(result: SMCResult, start: Mapping[str, Any], later: Mapping[str, Any]) -> str:
+    """Where shares of particles by site, at the start and by level, are not 0."""
     total = np.asarray(result.log_weights).size
     each = np.asarray(result.log_weights).shape[-1]
     planned = _num_levels(result)
@@ -68,6 +76,7 @@ def verdict(result: SMCResult) -> str:
         _unfinished(result),
         _unweighted(result),
         _dead_values(result),
+        _lost_to_zeros(result),
         _collapse(trace.unique_ancestors, num_particles),
         _steep_level(trace.conditional_ess),
         _uneven_weights(trace.ess),
@@ -124,6 +133,31 @@ def _dead_values(result: SMCResult) -> str:
     if lines and lines[-1].startswith("Log density +inf"):
         lines.append("No weight is right for a particle of infinite density: bound the likelihood.")
     return " ".join(lines)
+
+
+def _lost_to_zeros(result: SMCResult) -> str:
+    """Particles that met a density of 0 where noise was left; nothing where supports are nested.
+
+    A particle of weight 0 at a noisy level has no offspring, and the clean values that it would have come
+    to are allowed, perhaps: what they hold is missing from the evidence, and in the weights nothing shows.
+    Where the likelihood comes last, at clock 0, the set of what is allowed only shrinks.
+    """
+    levels = result.levels
+    clock, power = (getattr(levels, name, None) for name in ("next_clock", "next_power"))
+    zeros = getattr(getattr(result.trace, "info", None), "zero", None)
+    if clock is None or power is None or not zeros:
+        return ""
+    noisy = ((np.asarray(clock) > 0) & (np.asarray(power) > 0))[: result.num_levels_run]
+    seen = {name: np.where(noisy, share, 0.0) for name, share in zeros.items()}
+    where = _places(result, {}, seen)
+    if not where:
+        return ""
+    return (
+        f"The density is 0 where noise is left, at {where}. Values that become possible as the noise "
+        "falls are lost with such particles, so the evidence may be too low, and draws too near "
+        "to where nothing was lost, by more than any error says; more particles do not mend it. "
+        "`LikelihoodTempered()` lets the likelihood in after the noise and loses none."
+    )
 
 
 def _collapse(ancestors: np.ndarray, num_particles: int) -> str:

@@ -42,12 +42,14 @@ class Info(NamedTuple):
         other_acceptance: The same for the move on the non-diffusion sites.
         nan: By site, share of particles whose log density is NaN after the carry.
         infinite: By site, share of particles whose log density is +inf after the carry.
+        zero: By site, share of particles whose log density is -inf after the carry.
     """
 
     acceptance: Scalar
     other_acceptance: Scalar
     nan: dict[str, Scalar]
     infinite: dict[str, Scalar]
+    zero: dict[str, Scalar]
 
 
 class Here(NamedTuple):
@@ -254,6 +256,7 @@ class Kernels(eqx.Module):
             other_acceptance,
             jax.tree.map(jnp.isnan, sites),
             jax.tree.map(jnp.isposinf, sites),
+            jax.tree.map(jnp.isneginf, sites),
         )
 
     def moved(self, key: PRNGKey, particle: Particle, level: Level, done: Done | None = None):

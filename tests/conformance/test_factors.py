@@ -30,7 +30,7 @@ def test_gradients_are_those_of_values(factor):
         assert jnp.all(jnp.isfinite(check(x, t)[0]))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_evidence_is_the_mean_of_the_factor(factor):
     """Against exact draws of the base: at `t_min` a factor is itself, whatever stood in for it before."""
     energy = law(factor)

@@ -14,7 +14,7 @@ def test_flatten_unflatten_and_repr(scheme):
     assert repr(scheme).startswith(type(scheme).__name__ + "(")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_defaults_find_the_evidence_of_one_gaussian_datum(scheme, key):
     energy = nd.Gaussian([0.5, -1.0], [[1.0, 0.6], [0.6, 0.8]])
     noise = float(energy.schedule.noise_level(jnp.asarray(energy.t_min))) ** 2
