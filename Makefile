@@ -10,9 +10,10 @@ VENV ?= .venv
 PYTEST_ARGS ?=
 BIN := $(VENV)/bin
 
-# Quick and slow tests have processes of their own: the quick ones have a compiler that hurries. A file of quick tests stays in one worker, where its tests find each other's programs;
-# slow tests are shared out one by one. Two workers share the machine: one compute thread each, or they fight over the cores.
-# Compiling is two thirds of their time, and many programs are the same: they are kept on disk.
+# Quick and slow tests have processes of their own: the quick ones have a compiler that hurries. A file of
+# quick tests stays in one worker, where its tests find each other's programs; slow tests are shared out one by
+# one. Two workers share the machine: one compute thread each, or they fight over the cores. Compiling is
+# most of their time, and many programs are the same: they are kept on disk.
 TEST_ENV := XLA_FLAGS="--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1" \
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 JAX_PLATFORMS=cpu MPLBACKEND=agg \
 	JAX_COMPILATION_CACHE_DIR="$(abspath $(VENV))/jax-cache" JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 \

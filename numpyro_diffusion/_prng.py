@@ -78,7 +78,11 @@ _UNROLLED = define_prng_impl(
 
 
 def lean(key: PRNGKey) -> PRNGKey:
-    """A key, or an array of keys, with the same bits from a smaller program; other generators stay."""
+    """A key, or an array of keys, with the same bits from a smaller program; other generators stay.
+
+    Not for training: XLA merges the unrolled rounds into every kernel that draws, and a step of `fit`, which
+    draws much, then takes minutes to compile.
+    """
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         key = jax.random.wrap_key_data(key)
     if jax.default_backend() != "cpu" or str(jax.random.key_impl(key)) != "threefry2x32":

@@ -79,7 +79,7 @@ def tune(
                     f"every pilot particle has weight 0 at level {len(rows)} (clock "
                     f"{float(row.next_clock):.3f}, likelihood power {float(row.next_power):.3g})"
                     f"{_never_finite(pilot.particles)}. Look at the likelihood at draws from the prior: "
-                    "is it finite there?"
+                    f"is it finite there?{_remedy(row)}"
                 )
             bar.n = round(50 * (1 - float(pilot.clock)) + 50 * float(pilot.power))
             bar.set_postfix_str(f"{len(rows)} levels", refresh=True)
@@ -103,6 +103,16 @@ def _never_finite(particles: Particle) -> str:
     sites = {**particles.seen.sites, **particles.rest.sites}
     names = [f"`{n}`" for n, values in sites.items() if not np.isfinite(values).any()]
     return f"; no log density is finite at site {', '.join(names)}" if names else ""
+
+
+def _remedy(row: Level) -> str:
+    """A path on which a hard constraint meets clean values, where it did not."""
+    if not float(row.next_clock) > 0:
+        return ""
+    return (
+        " A likelihood that is 0 on a set may rule out the prior's mean, which is all that it sees of a noisy "
+        "particle: `LikelihoodTempered()` shows it draws from the prior instead."
+    )
 
 
 @brief_jit

@@ -17,7 +17,6 @@ import numpy as np
 import optax
 from tqdm.auto import tqdm
 
-from .._prng import lean
 from .._typing import Array, PRNGKey, PyTree, Scalar
 from ..energies import AbstractDenoiser
 from .checkpoint import Progress, read_progress, write_progress
@@ -152,7 +151,7 @@ def fit(
         return loss(rebuild(weights), key, batch.examples, **told)
 
     def gradient(weights, key, fed):
-        key_batch, key_augment, key_loss = jax.random.split(lean(key), 3)
+        key_batch, key_augment, key_loss = jax.random.split(key, 3)
         batch = source.draw(key_batch, batch_size, fed)
         if augment is not None:
             keys = jax.random.split(key_augment, batch_size)
@@ -166,7 +165,7 @@ def fit(
     def update(carry, step):
         weights, average, state = carry
         step, fed = step
-        key_step = jax.random.fold_in(lean(key), step)
+        key_step = jax.random.fold_in(key, step)
         if accumulate == 1:
             value, slope = gradient(weights, key_step, fed)
         else:
@@ -186,7 +185,7 @@ def fit(
 
     @jax.jit
     def judge(weights):
-        keys = jax.random.split(lean(key_validation), validation_repeats)
+        keys = jax.random.split(key_validation, validation_repeats)
         return jnp.mean(jax.lax.map(lambda k: loss_of(weights, k, held_out), keys))
 
     def feed(num_steps):

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._prng import lean
 from .._typing import Array, PRNGKey, PyTree
 from ..energies import AbstractEnergy
 from ..moves import Move
@@ -128,7 +127,7 @@ def fit_recovery(
             "`fit_recovery` expects num_levels, num_moves >= 1 and step_size > 0; got "
             f"{num_levels}, {num_moves}, {step_size}."
         )
-    key_net, key = jax.random.split(lean(key))
+    key_net, key = jax.random.split(key)
     if initializer is None:
         net = ResidualMLP(key_net, energy.shape, width=64)
         initializer = Initializer.from_energy(net, energy)

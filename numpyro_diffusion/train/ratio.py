@@ -16,7 +16,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._prng import lean
 from .._typing import Array, PRNGKey, Scalar
 from ..energies import AbstractDenoiser, added_variance, denoised_mean
 from ..factors import Ratio
@@ -86,7 +85,7 @@ def density_ratio_classifier(
     Raises:
         ValueError: If examples do not fit, or there are fewer than ten of one kind.
     """
-    key_net, key_split, key = jax.random.split(lean(key), 3)
+    key_net, key_split, key = jax.random.split(key, 3)
     mixed, held_out = _halves(key_split, source, target, np.shape(source)[1:])
     everything = np.concatenate([np.asarray(source), np.asarray(target)])
     scale = np.std(everything, 0)
@@ -188,7 +187,7 @@ def fit_ratio(
     Raises:
         ValueError: If examples do not fit, or there are fewer than ten of one kind.
     """
-    key_net, key_split, key = jax.random.split(lean(key), 3)
+    key_net, key_split, key = jax.random.split(key, 3)
     mixed, held_out = _halves(key_split, source, target, energy.shape)
     head = scalar_head(key_net if net is None else net, energy)  # the mean of a ratio is 1
     weights = {"cycle": cycle, "consistency": consistency}

@@ -5,7 +5,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .._prng import lean
 from .._typing import Array, PRNGKey, Scalar
 from ..energies import AbstractDenoiser, AbstractEnergy, added_variance
 from ..factors import LearnedValue
@@ -95,7 +94,7 @@ def fit_soft_value(
     if not alpha > 0:
         raise ValueError(f"`fit_soft_value` expects a positive `alpha`; got {alpha}.")
     data = _draws_of(energy) if data is None else data
-    key_net, key_offset, key = jax.random.split(lean(key), 3)
+    key_net, key_offset, key = jax.random.split(key, 3)
     log_weight = lambda x: reward(x) / alpha
     if callable(data):
         few: Any = jax.vmap(data)(jax.random.split(key_offset, 4096))
