@@ -110,7 +110,7 @@ def _remedy(row: Level) -> str:
     if not float(row.next_clock) > 0:
         return ""
     return (
-        " A likelihood that is 0 on a set may rule out the prior's mean, which is all that it sees of a noisy "
+        " A likelihood that is 0 on a set may rule out the prior's mean, all that it sees of a noisy "
         "particle: `LikelihoodTempered()` shows it draws from the prior instead."
     )
 
