@@ -11,11 +11,16 @@ import os
 import runpy
 import sys
 import traceback
+import types
+
+import numpyro_diffusion
 
 
 def run(script: str, arguments: list[str], folder: str) -> dict:
     """Run one script as `__main__`."""
     out, code, before = io.StringIO(), 0, os.getcwd()
+    package = vars(numpyro_diffusion)
+    names, argv = dict(package), sys.argv
     sys.argv = [script, *arguments]
     os.chdir(folder)
     try:
@@ -28,6 +33,12 @@ def run(script: str, arguments: list[str], folder: str) -> dict:
         out.write(traceback.format_exc())
     finally:
         os.chdir(before)
+        sys.argv = argv
+        # A page may replace a name for itself, such as a sampler by a smaller one; modules stay imported.
+        for name in set(package) - set(names):
+            if not isinstance(package[name], types.ModuleType):
+                del package[name]
+        package.update(names)
     return {"code": code, "output": out.getvalue()}
 
 

@@ -14,6 +14,7 @@ import re
 import textwrap
 from pathlib import Path
 
+import page_server
 import pytest
 
 import numpyro_diffusion
@@ -47,13 +48,52 @@ MODULES = [
 SCRIPTS = {str(page.relative_to(ROOT)): as_script(page.read_text()) for page in PAGES}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("page", [page for page, script in SCRIPTS.items() if script.strip()])
+# Pages that compile for a minute or more run in `make test-long`.
+LONG = {
+    f"docs/{name}.md"
+    for name in (
+        "classifying-and-comparing",
+        "conditions",
+        "extending",
+        "heuristics",
+        "inside-mcmc",
+        "many-latents",
+        "populations-and-couplings",
+        "probability-flow",
+        "rewards-and-ratios",
+        "training",
+        "without-data",
+    )
+}
+
+
+def marked(page: str):
+    """A page with the stage of the tests that runs it."""
+    return pytest.param(page, marks=pytest.mark.long if page in LONG else pytest.mark.slow, id=page)
+
+
+@pytest.mark.parametrize(
+    "page", [marked(page) for page, script in SCRIPTS.items() if script.strip()]
+)
 def test_blocks_run(page, pages, tmp_path):
     script = tmp_path / "page.py"
     script.write_text(SCRIPTS[page])
     code, output = pages.run(script, folder=tmp_path)
     assert code == 0, f"the code of {page} failed:\n{output}"
+
+
+def test_long_pages_are_pages():
+    assert LONG <= set(SCRIPTS)
+
+
+def test_a_page_leaves_the_package_as_it_was(tmp_path):
+    """The README's hidden setup makes runs smaller; the pages after it must not see that."""
+    script = tmp_path / "page.py"
+    script.write_text("import numpyro_diffusion as nd\nnd.SMC = nd.no_such_name = None\n")
+    before = numpyro_diffusion.SMC
+    assert page_server.run(str(script), [], str(tmp_path))["code"] == 0
+    assert numpyro_diffusion.SMC is before
+    assert not hasattr(numpyro_diffusion, "no_such_name")
 
 
 def test_fences_are_ones_that_the_site_renders():
