@@ -52,12 +52,16 @@ SCRIPTS = {str(page.relative_to(ROOT)): as_script(page.read_text()) for page in 
 LONG = {
     f"docs/{name}.md"
     for name in (
+        "audit",
         "classifying-and-comparing",
+        "composition",
         "conditions",
+        "densities",
         "extending",
         "heuristics",
         "inside-mcmc",
         "many-latents",
+        "normalizers-and-horizons",
         "populations-and-couplings",
         "probability-flow",
         "rewards-and-ratios",
