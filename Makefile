@@ -1,6 +1,6 @@
 # make demo   restore a held-out digit (makes its own virtual environment first)
-# make test   lint, types, import layers, tests of every law, pages and examples, documentation
-# make test-long   more keys, larger clouds and further combinations of the same laws: hours
+# make test   lint, types, import layers, tests of every law, short pages and examples, documentation
+# make test-long   long pages, more keys, larger clouds and further combinations: hours
 #
 # Both need only python3 (3.11 or newer) and make. PYTHON=... picks another interpreter,
 # VENV=... another place, PYTEST_ARGS=... adds options, such as '-x'.

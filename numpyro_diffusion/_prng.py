@@ -81,7 +81,7 @@ def lean(key: PRNGKey) -> PRNGKey:
     """A key, or an array of keys, with the same bits from a smaller program; other generators stay.
 
     Not for training: XLA merges the unrolled rounds into every kernel that draws, and a step of `fit`, which
-    draws much, then takes minutes to compile.
+    draws much, then compiles far more slowly.
     """
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         key = jax.random.wrap_key_data(key)

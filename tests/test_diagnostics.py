@@ -293,6 +293,8 @@ def test_zeros_count_where_noise_and_likelihood_are_there():
     assert "is 0 where noise is left, at site `hard`: 3 of 2048 particles at level 6 (of 31)" in (
         diagnostics.verdict(lost)
     )
+    died = lost._replace(num_levels_run=5, completed=False)  # its trace goes on to its death
+    assert "3 of 2048 particles at level 6" in diagnostics.verdict(died)
 
 
 def one_side(y=None):

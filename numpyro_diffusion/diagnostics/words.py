@@ -147,8 +147,10 @@ def _lost_to_zeros(result: SMCResult) -> str:
     zeros = getattr(getattr(result.trace, "info", None), "zero", None)
     if clock is None or power is None or not zeros:
         return ""
-    noisy = ((np.asarray(clock) > 0) & (np.asarray(power) > 0))[: result.num_levels_run]
-    seen = {name: np.where(noisy, share, 0.0) for name, share in zeros.items()}
+    noisy = (np.asarray(clock) > 0) & (np.asarray(power) > 0)
+    # The trace of a run that was interrupted, or that died, has fewer levels than were planned.
+    shares = {name: np.asarray(share) for name, share in zeros.items()}
+    seen = {name: np.where(noisy[: s.shape[-1]], s, 0.0) for name, s in shares.items()}
     where = _places(result, {}, seen)
     if not where:
         return ""
