@@ -170,7 +170,7 @@ def test_between_the_ends_it_is_the_noised_model(model):
 
     @jax.jit
     def values(z):
-        value, (_, rest) = log_density(bridge, z, clock, jnp.asarray(1.0))
+        value, (_, rest, _) = log_density(bridge, z, clock, jnp.asarray(1.0))
         g = bridge.exponent(z, clock)
         norm = (1 - g) * rest.log_peak + 0.5 * rest.num_data * jnp.log(g)
         return value, value + (1 - g) * rest.log_likelihood - norm
@@ -373,7 +373,7 @@ def test_base_draws_have_the_base_density(model):
     bridge, one, zero = bridge_of(model), jnp.asarray(1.0), jnp.asarray(0.0)
 
     def density(others, z):
-        value, (_, rest) = log_density(bridge, {**z, **others}, one, zero)
+        value, (_, rest, _) = log_density(bridge, {**z, **others}, one, zero)
         return rest.log_prior, value - rest.log_prior
 
     def of_draw(key):

@@ -28,7 +28,7 @@ def softened(bridge, z, clocks):
     def at(clock):
         seen = bridge.see(z, clock)
         rest = bridge.rest(z, seen.x_hat)
-        both = combine(bridge, z, clock, jnp.ones(()), seen, rest)
+        both, _ = combine(bridge, z, clock, jnp.ones(()), seen, rest)
         return both - seen.log_density - rest.log_prior
 
     return jax.lax.map(at, jnp.asarray(clocks))
@@ -54,7 +54,7 @@ def test_other_sites_move_without_new_directions():
     @jax.jit
     def density(log_scale):
         moved = {**z, "scale": log_scale}
-        return combine(bridge, moved, clock, one, seen, bridge.rest(moved, seen.x_hat))
+        return combine(bridge, moved, clock, one, seen, bridge.rest(moved, seen.x_hat))[0]
 
     gap = lambda log_scale: (
         float(density(log_scale))

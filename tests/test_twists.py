@@ -25,7 +25,7 @@ def softened(bridge, z, clock) -> float:
     clock = jnp.asarray(clock)
     seen = bridge.see(z, clock)
     rest = bridge.rest(z, seen.x_hat)
-    both = combine(bridge, z, clock, jnp.ones(()), seen, rest)
+    both, _ = combine(bridge, z, clock, jnp.ones(()), seen, rest)
     return float(both - seen.log_density - rest.log_prior)
 
 

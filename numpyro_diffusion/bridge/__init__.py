@@ -22,13 +22,23 @@ exact for $n$ Gaussian data. Without the power a small noise level would be rule
 no $\hat x$ can fit the data, and could hardly be found again. Without the norm such levels would be too
 rare among the particles, by a factor that even depends on the units of the data, and those few would
 come to rule the cloud.
+
+*Densities that are 0 somewhere.* Weights see no more than the particles that are there: what a level rules
+out is lost for all that follow, although the clean values it would have led to may be possible. An observed
+site or factor that is 0 for values that the prior allows is an *edge*, and its density at noisy levels is
+$p_g + \delta$ with a *floor* $\delta$. The floor goes at the end, when the noise has fallen already and what
+is possible only shrinks. Under a twist that widens, $p_g$ of an edge is averaged over a few points.
 """
 
 from .base import Bridge as Bridge
+from .base import Edge as Edge
 from .base import Rest as Rest
 from .base import Seen as Seen
 from .base import combine as combine
+from .base import floored as floored
 from .base import log_density as log_density
+from .edges import doubtful as doubtful
+from .edges import names_of as names_of
 from .energy import from_energy as from_energy
 from .krylov import krylov as krylov
 from .observed import Curvature as Curvature
@@ -36,4 +46,5 @@ from .observed import Observed as Observed
 from .observed import curvature as curvature
 from .sites import DiffusionSite as DiffusionSite
 from .sites import normalizer_error as normalizer_error
+from .sites import open_share as open_share
 from .tempering import Tempering as Tempering

@@ -10,9 +10,9 @@ from .._typing import Array, Position, PRNGKey, Scalar
 from ..twists import LowRank
 from .matrix_free import widened_by_rank
 from .observed import Observed, curvature
-from .widening import widened
+from .widening import around, averaged, widened
 
-__all__ = ["Bridge", "Rest", "Seen", "combine", "log_density"]
+__all__ = ["Bridge", "Edge", "Rest", "Seen", "combine", "floored", "log_density"]
 
 
 class Seen(NamedTuple):
@@ -44,22 +44,65 @@ class Seen(NamedTuple):
         return cls(sum(values.values(), jnp.zeros(())), x_hat, values, roots, scores)
 
 
+class Edge(NamedTuple):
+    """An observed site or factor whose density may be 0.
+
+    Attributes:
+        log_density: Of each entry.
+        log_peak: That of each entry at the centre of its law; 0 where that is not known.
+        num_data: Numbers behind each entry, as far as `log_peak` knows of them.
+    """
+
+    log_density: Array
+    log_peak: Array
+    num_data: Array
+
+    def softened(self, g: Scalar) -> tuple[Array, Scalar]:
+        """Log densities to the power `g` against their peaks, and what makes up for the peaks."""
+        entries = g * (self.log_density - self.log_peak)
+        return entries, jnp.sum(self.log_peak) + 0.5 * jnp.sum(self.num_data) * jnp.log(g)
+
+
 class Rest(NamedTuple):
     """Everything in the model that is not a diffusion site, given what it sees of those sites.
 
     Attributes:
         log_prior: Of the other latent sites, in unconstrained space.
-        log_likelihood: Of observed sites and factors.
-        log_peak: What the log likelihood would be if every datum lay at the centre of its law.
-        num_data: Number of data, as far as `log_peak` knows of them.
+        smooth: Log likelihood of the observed sites that are positive everywhere; `None` if there are none.
+        log_peak: What `smooth` would be if every datum lay at the centre of its law.
+        num_data: Number of these data.
+        edges: The other observed sites, and factors, by name.
         sites: Log density of each site.
     """
 
     log_prior: Scalar
-    log_likelihood: Scalar
+    smooth: Scalar | None
     log_peak: Scalar
     num_data: Scalar
+    edges: dict[str, Edge]
     sites: dict[str, Scalar]
+
+    @property
+    def log_likelihood(self) -> Scalar:
+        """Of observed sites and factors."""
+        terms = [jnp.sum(edge.log_density) for edge in self.edges.values()]
+        if self.smooth is not None:
+            terms.append(self.smooth)
+        return sum(terms, jnp.zeros_like(self.log_prior))
+
+    def with_edges(self, names: tuple[str, ...]) -> "Rest":
+        """The same, where all edges but these are taken to be positive everywhere."""
+        others = [edge for name, edge in self.edges.items() if name not in names]
+        if not others:
+            return self
+        smooth = [] if self.smooth is None else [self.smooth]
+        total = lambda field: sum((jnp.sum(getattr(edge, field)) for edge in others), jnp.zeros(()))
+        return self._replace(
+            smooth=sum(smooth, total("log_density")),
+            log_peak=self.log_peak + total("log_peak"),
+            num_data=self.num_data + total("num_data"),
+            edges={name: edge for name, edge in self.edges.items() if name in names},
+        )
 
 
 class Bridge(NamedTuple):
@@ -79,6 +122,7 @@ class Bridge(NamedTuple):
         times: `clock -> {site: t}`: time of each diffusion site under its own schedule.
         noise: `clock -> {site: s}`: its noise level in units of the data.
         exponent: `(z, clock) -> ()`: $g(\theta, c)$, 1 at clock 0; no network evaluation.
+        open_share: `clock -> ()`: share of the prior's variance that the twist leaves open; 0 at clock 0.
         diffusion_sites: their names; empty for a model without one.
         other_sites: names of the other latent sites.
         target: one sentence that names the law at the end of the bridge.
@@ -90,6 +134,8 @@ class Bridge(NamedTuple):
         observed: `(z, x) -> Observed`: what the laws of the data say of clean values `x`; `None` where no
             more than a log likelihood is known.
         evaluations: network evaluations of one `see`, where derivatives count as evaluations.
+        floor: of the level at hand: by edge, the log of what is added to its density, $-\infty$ or left
+            out for nothing (see `combine`).
     """
 
     sample_base: Callable[[PRNGKey], Position]
@@ -102,6 +148,7 @@ class Bridge(NamedTuple):
     times: Callable[[Scalar], dict[str, Scalar]]
     noise: Callable[[Scalar], dict[str, Scalar]]
     exponent: Callable[[Position, Scalar], Scalar]
+    open_share: Callable[[Scalar], Scalar]
     diffusion_sites: tuple[str, ...]
     other_sites: tuple[str, ...]
     target: str
@@ -111,40 +158,86 @@ class Bridge(NamedTuple):
     powers: dict[str, tuple[float, ...]] = {}
     observed: Callable[[Position, dict[str, Array]], Observed] | None = None
     evaluations: int = 1
+    floor: dict[str, Scalar] = {}
 
     @classmethod
     def of(cls, parts: Any, **rest: Any) -> "Bridge":
         """The bridge whose functions are the methods of `parts`; `rest` gives the other fields."""
+        rest = {"floor": {}, **rest}
         functions = {name: getattr(parts, name) for name in cls._fields if name not in rest}
         return cls(**functions, **rest)
 
 
 def log_density(
     bridge: Bridge, z: Position, clock: Scalar, power: Scalar
-) -> tuple[Scalar, tuple[Seen, Rest]]:
+) -> tuple[Scalar, tuple[Seen, Rest, dict[str, Array]]]:
     r"""$\log \gamma_{c, \beta}(z)$ of shape `()` and its parts, from one network evaluation.
 
-    At clock 0 and power 1 this is the user's joint log density.
+    At clock 0 and power 1, without a floor, this is the user's joint log density.
     """
     seen = bridge.see(z, clock)
     rest = bridge.rest(z, seen.x_hat)
-    return combine(bridge, z, clock, power, seen, rest), (seen, rest)
+    value, edges = combine(bridge, z, clock, power, seen, rest)
+    return value, (seen, rest, edges)
 
 
 def combine(
     bridge: Bridge, z: Position, clock: Scalar, power: Scalar, seen: Seen, rest: Rest
-) -> Scalar:
-    """`log_density` from parts that are at hand. A power of 0 silences an infinite likelihood."""
+) -> tuple[Scalar, dict[str, Array]]:
+    r"""`log_density` from parts that are at hand. A power of 0 silences an infinite likelihood.
+
+    With a floor $\delta$ a likelihood $\tilde L$ that may be 0 is $\tilde L + \delta$. Weights are right
+    only where a level's density is positive wherever the next one's is: a particle of density 0 at a noisy
+    level has no offspring, and the clean values that it would have come to may be possible.
+
+    Returns:
+        The value, and the log likelihood of the entries of each edge, without floors.
+    """
+    fixed, edges = _likelihood(bridge, z, clock, seen, rest)
+    total = fixed + sum(
+        (jnp.sum(floored(r, bridge.floor.get(name))) for name, r in edges.items()), jnp.zeros(())
+    )
+    return seen.log_density + rest.log_prior + jnp.where(power > 0, power * total, 0.0), edges
+
+
+def _likelihood(
+    bridge: Bridge, z: Position, clock: Scalar, seen: Seen, rest: Rest
+) -> tuple[Scalar, dict[str, Array]]:
+    r"""The log likelihood $\log \tilde L$ that a noisy level knows, in two parts.
+
+    Returns:
+        A sum over what is positive everywhere, and by edge the entries of what is not. Where a twist widens
+        the former, the latter are averaged over a few points.
+    """
     g = bridge.exponent(z, clock)
-    norm = (1 - g) * rest.log_peak + 0.5 * rest.num_data * jnp.log(g)
-    softened = g * rest.log_likelihood + norm
-    if seen.roots:
+    softened, offset = jnp.zeros(()), jnp.zeros(())
+    if rest.smooth is not None:
+        softened = g * rest.smooth + (1 - g) * rest.log_peak + 0.5 * rest.num_data * jnp.log(g)
+    parts = {name: edge.softened(g) for name, edge in rest.edges.items()}
+    edges = {name: entries for name, (entries, _) in parts.items()}
+    offset = sum((one for _, one in parts.values()), offset)
+    if not seen.roots:
+        return softened + offset, edges
+    if rest.smooth is not None:
         softened = _widened(bridge, z, seen, softened)
-    return seen.log_density + rest.log_prior + jnp.where(power > 0, power * softened, 0.0)
+    if edges and not isinstance(next(iter(seen.roots.values())), LowRank):
+        points = around(seen.x_hat, seen.roots)  # type: ignore[arg-type]
+        each = jax.vmap(lambda x: bridge.rest(z, x).edges)(points)
+        edges = {n: averaged(jax.vmap(lambda e: e.softened(g)[0])(e)) for n, e in each.items()}
+    return softened + offset, edges
+
+
+def floored(entries: Array, floor: Scalar | None) -> Array:
+    r"""$\log(e^r + \delta)$ of each entry $r$; NaN counts as a density of 0 while there is a floor."""
+    if floor is None:
+        return entries
+    above = ~jnp.isneginf(floor)  # the sum of two zeros would have no gradient
+    known = jnp.where(jnp.isnan(entries), -jnp.inf, entries)
+    return jnp.where(above, jnp.logaddexp(known, jnp.where(above, floor, 0.0)), entries)
 
 
 def _widened(bridge: Bridge, z: Position, seen: Seen, otherwise: Scalar) -> Scalar:
-    log_likelihood = lambda x: bridge.rest(z, x).log_likelihood
+    log_likelihood = lambda x: bridge.rest(z, x).smooth
     if not isinstance(next(iter(seen.roots.values())), LowRank):
         return widened(log_likelihood, seen.x_hat, seen.roots, otherwise)  # type: ignore[arg-type]
     observed = None if bridge.observed is None else lambda x: bridge.observed(z, x)  # type: ignore

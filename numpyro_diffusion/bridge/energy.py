@@ -13,7 +13,8 @@ from .._typing import Array, Scalar
 from ..energies import AbstractDenoiser, AbstractEnergy
 from ..staging import Settled, brief_jit, settle
 from ..twists import AbstractTwist, Tweedie
-from .base import Bridge, Rest, Seen
+from .base import Bridge, Edge, Rest, Seen
+from .edges import doubtful, names_of
 from .krylov import krylov
 from .observed import curvature
 from .sites import DiffusionSite, normalizer_error
@@ -28,6 +29,7 @@ class _EnergyBridge(eqx.Module):
     likelihood: Settled | None
     data: Any = None
     tempering: Tempering | None = None
+    edge: bool = eqx.field(static=True, default=True)  # whether the likelihood is 0 somewhere
 
     def log_likelihood(self, x):
         assert self.likelihood is not None
@@ -62,9 +64,11 @@ class _EnergyBridge(eqx.Module):
         del z
         zero = jnp.zeros((), x_hat["x"].dtype)
         if self.likelihood is None:
-            return Rest(zero, zero, zero, zero, {})
+            return Rest(zero, None, zero, zero, {}, {})
         value = self.log_likelihood(x_hat["x"])
-        return Rest(zero, value, zero, zero, {"likelihood": value})
+        edges = {"likelihood": Edge(value, zero, zero)}
+        rest = Rest(zero, None, zero, zero, edges, {"likelihood": value})
+        return rest if self.edge else rest.with_edges(())
 
     def carry(self, z, clock, next_clock):
         u, log_det = self.site.carry(z["x"], clock, next_clock)
@@ -78,6 +82,9 @@ class _EnergyBridge(eqx.Module):
 
     def noise(self, clock):
         return {"x": self.site.noise(clock)}
+
+    def open_share(self, clock):
+        return self.site.residual(clock)
 
     def exponent(self, z, clock):
         return jnp.ones(()) if self.tempering is None else self.tempering(self.rest, z, clock)
@@ -136,11 +143,19 @@ def from_energy(
 def _settled(parts: _EnergyBridge) -> _EnergyBridge:
     """The same with its tempering found."""
     sites = {"x": parts.site}
+    direction, found = _asked(parts)
     if not parts.twist.takes_gradients:
-        return dataclasses.replace(parts, tempering=Tempering.without_gradients(sites))
-    return dataclasses.replace(parts, tempering=Tempering(sites, _direction(parts)))
+        tempering = Tempering.without_gradients(sites)
+    else:
+        tempering = Tempering(sites, direction)
+    return dataclasses.replace(parts, tempering=tempering, edge=bool(names_of(found)))
 
 
 @brief_jit
-def _direction(parts: _EnergyBridge):
-    return Tempering.towards_the_data(parts.rest, {"x": parts.site}, {}).direction
+def _asked(parts: _EnergyBridge):
+    """The direction of which the data say most, and whether the likelihood is 0 somewhere."""
+    sites = {"x": parts.site}
+    found = doubtful(lambda x: parts.rest({}, x).edges, sites)
+    if not parts.twist.takes_gradients:
+        return {}, found
+    return Tempering.towards_the_data(parts.rest, sites, {}).direction, found

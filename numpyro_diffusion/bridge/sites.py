@@ -12,7 +12,7 @@ from ..energies.factored import log_factors
 from ..twists import AbstractTwist, LowRank, added_variance
 from . import composed
 
-__all__ = ["DiffusionSite", "normalizer_error"]
+__all__ = ["DiffusionSite", "normalizer_error", "open_share"]
 
 
 class DiffusionSite(eqx.Module):
@@ -209,3 +209,10 @@ def normalizer_error(sites: dict[str, DiffusionSite]) -> float | None:
         # One error an energy, shared by its whole batch: it adds up, it does not average out.
         total += (site.size * site.energy.log_normalizer_error) ** 2
     return total**0.5
+
+
+def open_share(sites: dict[str, DiffusionSite], clock: Scalar) -> Scalar:
+    r"""$\rho(c)$ of all sites: the mean of theirs; 0 without any."""
+    return sum((site.residual(clock) for site in sites.values()), jnp.zeros(())) / max(
+        1, len(sites)
+    )

@@ -9,7 +9,7 @@ import numpy as np
 
 from .._typing import Array, Position, Scalar
 from .base import Rest
-from .sites import DiffusionSite
+from .sites import DiffusionSite, open_share
 
 __all__ = ["Tempering"]
 
@@ -73,8 +73,7 @@ class Tempering(eqx.Module):
         """$g(\theta, c)$; 1 without diffusion sites and at clock 0."""
         if not self.sites:
             return jnp.ones(())
-        open_share = sum(site.residual(clock) for site in self.sites.values()) / len(self.sites)
-        return 1 / (1 + 0.5 * self.information(rest, z) * open_share)
+        return 1 / (1 + 0.5 * self.information(rest, z) * open_share(self.sites, clock))
 
     def information(self, rest: _Rest, z: Position) -> Scalar:
         r"""$\kappa(\theta)$, a function of the other sites alone; 0 where it is not finite."""
@@ -83,12 +82,26 @@ class Tempering(eqx.Module):
         items = self.sites.items()
         at = lambda sign: {n: s.centre + sign * s.scale * self.direction[n] for n, s in items}
         points = jax.tree.map(lambda *leaves: jnp.stack(leaves), at(-1.0), at(0.0), at(1.0))
-        below, centre, above = jax.vmap(lambda x: rest(z, x).log_likelihood)(points)
-        bend = jnp.abs(2 * centre - below - above)
+        # A datum that is impossible at one of them says nothing here.
+        bends = [_bend(values) for values in _entries(jax.vmap(lambda x: rest(z, x))(points))]
+        bend = jnp.abs(sum(bends, jnp.zeros(())))
         length = sum((jnp.sum(v**2) for v in self.direction.values()), jnp.zeros(()))
         length = jnp.ones_like(length) if self.summed else length
         usable = jnp.isfinite(bend) & (length > 0)
         return jnp.where(usable, bend, 0.0) / jnp.where(usable, length, 1.0)
+
+
+def _entries(rests: Rest) -> list[Array]:
+    """Log likelihoods at some points: of what is positive everywhere, and of each entry of the edges."""
+    edges = [edge.log_density for edge in rests.edges.values()]
+    return edges if rests.smooth is None else [rests.smooth, *edges]
+
+
+def _bend(values: Array) -> Scalar:
+    """Minus the second difference of values at three points, summed over what is finite at all of them."""
+    below, centre, above = values
+    bend = 2 * centre - below - above
+    return jnp.sum(jnp.where(jnp.isfinite(bend), bend, 0.0))
 
 
 def _product(rest: _Rest, sites: dict[str, DiffusionSite], z: Position, v: dict[str, Array]):

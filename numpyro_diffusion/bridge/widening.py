@@ -11,17 +11,22 @@ with $g$ and $-F$ the first and second derivatives of $\log p(y \mid x)$ at $\ha
 step of Newton's method towards the largest integrand. For linear Gaussian data this is
 $\mathcal{N}(y; H \hat x, H C H^\top + \Sigma)$, exactly, and its rounding errors are those of a datum that
 fits, since $w$ is where the sum is stationary.
+
+A likelihood that is 0 somewhere has no such derivatives: it is averaged over a few fixed normals.
 """
 
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import scipy.stats
 from jax.flatten_util import ravel_pytree
 
 from .._typing import Array, Scalar
 
-__all__ = ["widened"]
+__all__ = ["around", "averaged", "widened"]
+
+_DRAWS = 4  # log2 of their number
 
 
 def widened(
@@ -68,6 +73,27 @@ def widened(
     better = jax.lax.stop_gradient(summed(jax.lax.stop_gradient(w))) > value
     best = summed(jnp.where(better, w, 0.0))
     return jnp.where(usable, best - jnp.sum(jnp.log(jnp.diagonal(factor))), otherwise)
+
+
+def around(x_hat: dict[str, Array], roots: dict[str, Array]) -> dict[str, Array]:
+    """Points around the means, as the covariances say, with a leading axis; the means where they are 0."""
+    flat, unravel = ravel_pytree(x_hat)
+    root = _whole(x_hat, roots)
+    # Of each coordinate the quantiles of a normal law, in the order of a Sobol sequence.
+    even = scipy.stats.qmc.Sobol(flat.size, scramble=False).random_base2(_DRAWS) + 0.5 / 2**_DRAWS
+    normals = jnp.asarray(scipy.stats.norm.ppf(even), flat.dtype)
+    return jax.vmap(unravel)(flat + (normals * root if root.ndim == 1 else normals @ root))
+
+
+def averaged(entries: Array) -> Array:
+    """Log of the mean of the exponentials along the first axis; what is not a number there counts as 0."""
+    unknown = jnp.isnan(entries)
+    entries = jnp.where(unknown & ~jnp.all(unknown, 0), -jnp.inf, entries)
+    top = jax.lax.stop_gradient(jnp.max(entries, 0))
+    top = jnp.where(jnp.isfinite(top), top, 0.0)
+    mean = jnp.mean(jnp.exp(entries - top), 0)
+    zero = mean == 0  # the log of 0 has no gradient
+    return jnp.where(zero, -jnp.inf, jnp.log(jnp.where(zero, 1.0, mean)) + top)
 
 
 def _whole(x_hat: dict[str, Array], roots: dict[str, Array]) -> Array:

@@ -143,11 +143,11 @@ def _lost_to_zeros(result: SMCResult) -> str:
     Where the likelihood comes last, at clock 0, the set of what is allowed only shrinks.
     """
     levels = result.levels
-    clock, power = (getattr(levels, name, None) for name in ("next_clock", "next_power"))
+    clock = getattr(levels, "next_clock", None)
     zeros = getattr(getattr(result.trace, "info", None), "zero", None)
-    if clock is None or power is None or not zeros:
+    if clock is None or not zeros:
         return ""
-    noisy = (np.asarray(clock) > 0) & (np.asarray(power) > 0)
+    noisy = np.asarray(clock) > 0
     # The trace of a run that was interrupted, or that died, has fewer levels than were planned.
     shares = {name: np.asarray(share) for name, share in zeros.items()}
     seen = {name: np.where(noisy[: s.shape[-1]], s, 0.0) for name, s in shares.items()}

@@ -12,11 +12,29 @@ from numpyro.distributions import biject_to
 
 from .._prng import lean, threefry
 from .._typing import Array, Position
-from ..bridge import DiffusionSite, Rest, Seen, Tempering, curvature, krylov
+from ..bridge import (
+    DiffusionSite,
+    Edge,
+    Rest,
+    Seen,
+    Tempering,
+    curvature,
+    doubtful,
+    krylov,
+    names_of,
+    open_share,
+)
 from ..staging import Settled, brief_jit, settle
 from ..twists import AbstractTwist
 from .observed import observed_laws
-from .sites import log_density, log_peak_and_number, taken_apart, unmasked
+from .sites import (
+    log_densities,
+    log_density,
+    log_peaks_and_numbers,
+    never_zero,
+    taken_apart,
+    unmasked,
+)
 
 __all__ = ["LiveModel", "ModelBridge", "SettledModel"]
 
@@ -60,16 +78,21 @@ class LiveModel(eqx.Module):
         return value
 
     def rest(self, z, x_hat):
-        log_prior, log_likelihood, log_peak, num_data = (jnp.zeros(()),) * 4
-        sites = {}
+        log_prior, log_peak, num_data = (jnp.zeros(()),) * 3
+        smooth, edges, sites = [], {}, {}
         for name, site in self.trace(self.values(z, x_hat)).items():
             if site["type"] != "sample" or name in self.diffusion:
                 continue
             if site["is_observed"]:
-                term = log_density(site, site["fn"])
-                log_likelihood = log_likelihood + term
-                peak, number = log_peak_and_number(site)
-                log_peak, num_data = log_peak + peak, num_data + number
+                terms = log_densities(site, site["fn"])
+                peaks, numbers = log_peaks_and_numbers(site)
+                if never_zero(site["fn"]):
+                    smooth.append(jnp.sum(terms))
+                    log_peak = log_peak + jnp.sum(peaks)
+                    num_data = num_data + jnp.sum(numbers)
+                else:
+                    edges[name] = Edge(terms, peaks, numbers)
+                term = jnp.sum(terms)
             else:
                 # Without the mask of `obs_mask`: where a datum is seen the draw beside it is free, and
                 # keeps its own normalised law, which changes neither evidence nor posterior.
@@ -79,7 +102,8 @@ class LiveModel(eqx.Module):
                 term = term + jnp.sum(log_det)
                 log_prior = log_prior + term
             sites[name] = term
-        return Rest(log_prior, log_likelihood, log_peak, num_data, sites)
+        total = sum(smooth, jnp.zeros(())) if smooth else None
+        return Rest(log_prior, total, log_peak, num_data, edges, sites)
 
     def constrain(self, z):
         trace = self.trace(self.values(z, {n: z[n] for n in self.diffusion}))
@@ -167,13 +191,18 @@ class SettledModel(eqx.Module):
 
 
 class ModelBridge(eqx.Module):
-    """The functions of a bridge over one model and one data set; data are leaves of the pytree."""
+    """The functions of a bridge over one model and one data set; data are leaves of the pytree.
+
+    Attributes:
+        edges: Observed sites and factors whose density is 0 somewhere; `None` for all that could be.
+    """
 
     functions: LiveModel | SettledModel
     sites: dict[str, DiffusionSite]
     twist: AbstractTwist
     tempering: Tempering
     typical: Position = eqx.field(default_factory=dict)
+    edges: tuple[str, ...] | None = eqx.field(static=True, default=None)
 
     @property
     def others(self) -> tuple[str, ...]:
@@ -204,12 +233,13 @@ class ModelBridge(eqx.Module):
         """The same, settled, with its tempering and typical values of the other sites found."""
         shapes = jax.eval_shape(lambda: self._diffusion_shapes())
         parts = dataclasses.replace(self, functions=self.functions.settled(*shapes))  # type: ignore
-        typical, direction = _towards_the_data(parts)
+        typical, direction, found = _towards_the_data(parts)
         if not self.twist.takes_gradients:
             tempering = Tempering.without_gradients(self.sites)
         else:
             tempering = Tempering(self.sites, direction)
-        return dataclasses.replace(parts, typical=typical, tempering=tempering)
+        edges = names_of(found)
+        return dataclasses.replace(parts, typical=typical, tempering=tempering, edges=edges)
 
     def _diffusion_shapes(self):
         """The diffusion sites, and what the rest of the model sees of them."""
@@ -240,7 +270,8 @@ class ModelBridge(eqx.Module):
         return self.functions.observed(z, x)
 
     def rest(self, z, x_hat):
-        return self.functions.rest(z, x_hat)
+        rest = self.functions.rest(z, x_hat)
+        return rest if self.edges is None else rest.with_edges(self.edges)
 
     def carry(self, z, clock, next_clock):
         carried, log_det = dict(z), jnp.zeros(())
@@ -258,19 +289,26 @@ class ModelBridge(eqx.Module):
     def noise(self, clock):
         return {n: s.noise(clock) for n, s in self.sites.items()}
 
+    def open_share(self, clock):
+        return open_share(self.sites, clock)
+
     def exponent(self, z, clock):
         return self.tempering(self.rest, z, clock)
 
 
 @brief_jit
 def _towards_the_data(parts: ModelBridge):
-    """Typical values of the other sites, and the direction of which the data say most."""
+    """Typical values of the other sites, the direction of which the data say most, and which are edges."""
     others = {}
     if parts.others:  # a few draws beside the prior mean of the diffusion sites
         x = {name: site.centre for name, site in parts.sites.items()}
         keys = jax.random.split(lean(jax.random.key(0)), 8)
         others = jax.vmap(lambda key: parts.draw_others(x, key))(keys)
     typical = jax.tree.map(lambda leaf: jnp.median(leaf, 0), others)
-    if not (parts.sites and parts.twist.takes_gradients):
-        return typical, {}
-    return typical, Tempering.towards_the_data(parts.rest, parts.sites, others).direction
+    if not parts.sites:
+        return typical, {}, {}
+    found = doubtful(lambda x: parts.rest(typical, x).edges, parts.sites)
+    if not parts.twist.takes_gradients:
+        return typical, {}, found
+    direction = Tempering.towards_the_data(parts.rest, parts.sites, others).direction
+    return typical, direction, found

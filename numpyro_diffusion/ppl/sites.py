@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 from numpyro import handlers
+from numpyro.distributions import constraints
 from numpyro.infer.reparam import TransformReparam
 
 from .._typing import Array
@@ -20,8 +21,10 @@ __all__ = [
     "counts",
     "is_diffusion",
     "is_other",
+    "log_densities",
     "log_density",
-    "log_peak_and_number",
+    "log_peaks_and_numbers",
+    "never_zero",
     "site_shape",
     "stand_in",
     "taken_apart",
@@ -112,19 +115,22 @@ def stand_in(site, deviations: float = 0.0):
     return jnp.broadcast_to(mean + deviations * jnp.sqrt(variance), site_shape(site))
 
 
-def log_density(site: dict, fn: Any) -> Array:
-    """Summed log density of a site under `fn`, with its scale."""
+def log_densities(site: dict, fn: Any) -> Array:
+    """Log density of each entry of a site under `fn`, with its scale."""
     if site["intermediates"]:
         values = fn.log_prob(site["value"], site["intermediates"])
     else:
         values = fn.log_prob(site["value"])
-    if site["scale"] is not None:
-        values = site["scale"] * values
-    return jnp.sum(values)
+    return values if site["scale"] is None else site["scale"] * values
 
 
-def log_peak_and_number(site: dict) -> tuple[Array, Array]:
-    """Log density of an observed site at its own centre, and how many numbers it holds.
+def log_density(site: dict, fn: Any) -> Array:
+    """Summed log density of a site under `fn`, with its scale."""
+    return jnp.sum(log_densities(site, fn))
+
+
+def log_peaks_and_numbers(site: dict) -> tuple[Array, Array]:
+    """Log density of each entry of an observed site at its own centre, and how many numbers it holds.
 
     Both 0 where this means nothing: for factors, discrete data and laws without a mean.
     """
@@ -137,11 +143,23 @@ def log_peak_and_number(site: dict) -> tuple[Array, Array]:
         return nothing
     known = jnp.all(jnp.isfinite(centre))
     centre = jnp.where(known, centre, site["value"])  # so that no gradient meets a NaN
-    log_peak = log_density({**site, "value": centre, "intermediates": []}, fn)
+    log_peaks = log_densities({**site, "value": centre, "intermediates": []}, fn)
     numbers = _numbers(fn, jnp.shape(centre))
-    number = jnp.sum(numbers if site["scale"] is None else site["scale"] * numbers)
-    known = known & jnp.isfinite(log_peak)
-    return jnp.where(known, log_peak, 0.0), jnp.where(known, number, 0.0)
+    numbers = numbers if site["scale"] is None else site["scale"] * numbers
+    known = known & jnp.all(jnp.isfinite(log_peaks))
+    return jnp.where(known, log_peaks, 0.0), jnp.where(known, numbers, 0.0)
+
+
+def never_zero(fn: Any) -> bool:
+    """Whether every real value has a density above 0, whatever the parameters: normal laws and the like.
+
+    False where that is not known, as for factors, counts, and laws whose support depends on parameters.
+    """
+    fn = unwrapped(fn)
+    support: Any = None if isinstance(fn, dist.Unit | dist.Delta) else fn.support
+    while hasattr(support, "base_constraint"):
+        support = support.base_constraint
+    return support is constraints.real
 
 
 def _numbers(fn: Any, shape: tuple[int, ...]) -> Array:

@@ -111,7 +111,11 @@ def replica_exchange(
     chosen = rungs(np.asarray(shares), num_replicas, int(model.evidence_from))
     levels = jax.tree.map(lambda leaf: jax.device_put(np.asarray(leaf)[chosen]), fine)
     after = np.append(chosen[1:], chosen[-1])
-    levels = levels._replace(next_clock=fine.clock[after], next_power=fine.power[after])
+    levels = levels._replace(
+        next_clock=fine.clock[after],
+        next_power=fine.power[after],
+        next_floor={name: floor[after] for name, floor in fine.floor.items()},
+    )
     particles = jax.tree.map(lambda leaf: leaf[:, chosen], walked)
     fresh = jnp.zeros(particles.log_density.shape, bool)
     ladder = Ladder(particles, fresh, jnp.asarray(True))

@@ -126,7 +126,7 @@ def _sweep(kernels: Kernels, levels: Level, key: PRNGKey, particles: Particle, f
     z, log_det = jax.vmap(bridge.carry)(there, levels.clock[near], levels.clock)
     base = (bridge.sample_prior if kernels.from_prior else bridge.sample_base)(key_base)
     z = jax.tree.map(lambda leaf, one: _where(beyond, one[None], leaf), z, base)
-    new = jax.vmap(kernels.evaluate)(z, levels.clock, levels.power)
+    new = jax.vmap(kernels.evaluate)(z, levels.clock, levels.power, levels.floor)
     values = jnp.where(jnp.isfinite(new.log_density), new.log_density, -jnp.inf)
     new = kernels.remembered(new._replace(log_density=values))
 

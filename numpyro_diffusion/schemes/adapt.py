@@ -17,7 +17,12 @@ _MAX_MOVES = 20
 
 
 class Pilot(NamedTuple):
-    """The pilot cloud between two levels."""
+    """The pilot cloud between two levels.
+
+    Attributes:
+        floor: Of the level at hand, by edge.
+        means: What the next one is made of (see `floor`).
+    """
 
     key: PRNGKey
     particles: Particle
@@ -25,6 +30,8 @@ class Pilot(NamedTuple):
     power: Scalar
     log_step: Scalar
     other_log_step: Scalar
+    floor: dict[str, Scalar] = {}
+    means: dict[str, Scalar] = {}
 
 
 def rounds_of(kernels: Kernels) -> int:
@@ -57,7 +64,7 @@ def adapt(kernels: Kernels, pilot: Pilot, extra_rounds) -> tuple[Pilot, Level]:
         other = principal_directions(block, block_scale, rank)
     pilot = pilot._replace(key=key)
     one = jax.tree.map(lambda leaf: leaf[0], pilot.particles)
-    here = kernels.here(clock, power, one.position, one.seen)
+    here = kernels.here(clock, power, pilot.floor, one.position, one.seen)
     if kernels.in_blocks:
         pilot = _adapt_others(kernels, pilot, here, key_other, other, extra_rounds)
     num_moves = jnp.asarray(kernels.num_moves or 0)
@@ -65,7 +72,7 @@ def adapt(kernels: Kernels, pilot: Pilot, extra_rounds) -> tuple[Pilot, Level]:
         pilot, num_moves = _adapt_joint(kernels, pilot, here, key_joint, joint, extra_rounds)
     steps = jnp.exp(pilot.log_step), jnp.exp(pilot.other_log_step)
     level = Level(clock, power, clock, power, *steps, num_moves, joint, other)
-    return pilot, level
+    return pilot, level._replace(floor=pilot.floor, next_floor=pilot.floor)
 
 
 def _adapt_others(

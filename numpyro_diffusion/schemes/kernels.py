@@ -11,7 +11,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._typing import Position, PRNGKey, Scalar
+from .._typing import Array, Position, PRNGKey, Scalar
 from ..bridge import Bridge, Rest, Seen, combine, log_density
 from ..moves import Move
 from ..staging import Done, hoist
@@ -25,6 +25,9 @@ class Particle(NamedTuple):
     """A position with what was evaluated there, so that nothing is evaluated twice.
 
     Between two levels it holds no more than the next one reads: `seen` and `rest` may then be `None`.
+
+    Attributes:
+        edges: Log likelihoods of what may be 0, for a pilot (see `combine`).
     """
 
     position: Position
@@ -32,6 +35,7 @@ class Particle(NamedTuple):
     gradient: Position | None
     seen: Seen
     rest: Rest
+    edges: dict[str, Array] = {}
 
 
 class Info(NamedTuple):
@@ -42,7 +46,7 @@ class Info(NamedTuple):
         other_acceptance: The same for the move on the non-diffusion sites.
         nan: By site, share of particles whose log density is NaN after the carry.
         infinite: By site, share of particles whose log density is +inf after the carry.
-        zero: By site, share of particles whose log density is -inf after the carry.
+        zero: By site, share of particles that are lost to its log density of -inf after the carry.
     """
 
     acceptance: Scalar
@@ -56,11 +60,11 @@ class Here(NamedTuple):
     """Densities at one clock and power; what all particles share has been computed.
 
     Attributes:
-        density: `z -> (value, (seen, rest))`, one network evaluation.
+        density: `z -> (value, (seen, rest, edges))`, one network evaluation.
         given: `(z, seen) -> value`, none: the same where the diffusion sites are as they were seen.
     """
 
-    density: Callable[[Position], tuple[Scalar, tuple[Seen, Rest]]]
+    density: Callable[[Position], tuple[Scalar, tuple[Seen, Rest, dict[str, Array]]]]
     given: Callable[[Position, Seen], Scalar] | None = None
 
     def logdensity(self, z: Position) -> Scalar:
@@ -125,6 +129,7 @@ class Kernels(eqx.Module):
         self,
         clock: Scalar,
         power: Scalar,
+        floor: dict[str, Scalar],
         z: Position,
         seen: Seen | None = None,
         done: Done | None = None,
@@ -134,37 +139,44 @@ class Kernels(eqx.Module):
         Args:
             clock: Of the level.
             power: Of the level.
+            floor: Of the level.
             z: A position, or its shapes.
             seen: What was seen at a particle, or its shapes, where moves of other sites are to come.
             done: What was computed before in this scope.
         """
-        bridge = self.bridge
+        bridge = self.bridge._replace(floor=floor)
         density = hoist(lambda z: log_density(bridge, z, clock, power), z, done=done)
         if seen is None or not self.in_blocks:
             return Here(density)
 
         def given(z, seen):
-            return combine(bridge, z, clock, power, seen, bridge.rest(z, seen.x_hat))
+            return combine(bridge, z, clock, power, seen, bridge.rest(z, seen.x_hat))[0]
 
         return Here(density, hoist(given, z, seen, done=done))
 
     def evaluate(
-        self, z: Position, clock: Scalar, power: Scalar, done: Done | None = None
+        self,
+        z: Position,
+        clock: Scalar,
+        power: Scalar,
+        floor: dict[str, Scalar],
+        done: Done | None = None,
     ) -> Particle:
         """One network evaluation; with its gradient where the next move can start from it."""
-        return self.evaluated(self.here(clock, power, z, done=done), z)
+        return self.evaluated(self.here(clock, power, floor, z, done=done), z)
 
     def evaluated(self, here: Here, z: Position) -> Particle:
         """`evaluate` where the densities of the level are at hand."""
         gradient = None
         if self.keeps_gradient:
-            (value, (seen, rest)), gradient = jax.value_and_grad(here.density, has_aux=True)(z)
+            (value, parts), gradient = jax.value_and_grad(here.density, has_aux=True)(z)
         else:
-            value, (seen, rest) = here.density(z)
+            value, parts = here.density(z)
+        seen, rest, edges = parts
         if not self.keeps_denoised:
             # Only moves of other sites look at `x_hat` again; kept, it could cost a gradient of its own.
             seen = seen._replace(x_hat={}, roots={}, scores={})
-        return Particle(z, value, gradient, seen, rest)
+        return Particle(z, value, gradient, seen, rest, edges)
 
     def move_others(self, key, particle: Particle, given, step_size, preconditioner):
         """Moves of the non-diffusion sites given what was seen: no network evaluation."""
@@ -228,8 +240,8 @@ class Kernels(eqx.Module):
     def remembered(self, particle: Particle) -> Particle:
         """What the next level reads of a particle: the rest is memory."""
         if not self.keeps_denoised or particle.seen is None:
-            return particle._replace(seen=None, rest=None)
-        return particle._replace(seen=particle.seen._replace(sites={}), rest=None)
+            return particle._replace(seen=None, rest=None, edges={})
+        return particle._replace(seen=particle.seen._replace(sites={}), rest=None, edges={})
 
     def init(self, key: PRNGKey) -> tuple[Particle, Scalar, Any]:
         """A particle at the first level, its weight, and an info."""
@@ -240,23 +252,26 @@ class Kernels(eqx.Module):
         """`init` with all that was evaluated, for a pilot."""
         one, zero = jnp.ones(()), jnp.zeros(())
         if self.from_prior:
-            particle = self.evaluate(self.bridge.sample_prior(key), zero, zero)
+            particle = self.evaluate(self.bridge.sample_prior(key), zero, zero, {})
             log_weight = zero
         else:
             z = self.bridge.sample_base(key)
-            particle = self.evaluate(z, one, zero)
+            particle = self.evaluate(z, one, zero, {})
             # The initial weight against the base law; the other sites come from their own prior.
             log_weight = particle.log_density - particle.rest.log_prior - self.bridge.log_base(z)
         return particle, log_weight, self.info(particle, one, one)
 
     def info(self, particle: Particle, acceptance, other_acceptance) -> Info:
         sites = {**particle.seen.sites, **particle.rest.sites}
+        lost = jnp.isneginf(
+            particle.log_density
+        )  # not where a floor, or a power of 0, makes up for it
         return Info(
             acceptance,
             other_acceptance,
             jax.tree.map(jnp.isnan, sites),
             jax.tree.map(jnp.isposinf, sites),
-            jax.tree.map(jnp.isneginf, sites),
+            jax.tree.map(lambda value: jnp.isneginf(value) & lost, sites),
         )
 
     def moved(self, key: PRNGKey, particle: Particle, level: Level, done: Done | None = None):
@@ -266,7 +281,7 @@ class Kernels(eqx.Module):
         """
         key_other, key_joint = jax.random.split(key)
         z, acceptance, other_acceptance = particle.position, jnp.ones(()), jnp.ones(())
-        here = self.here(level.clock, level.power, z, particle.seen, done)
+        here = self.here(level.clock, level.power, level.floor, z, particle.seen, done)
         if self.in_blocks:
             z, value, other_acceptance = self.move_others(
                 key_other, particle, here.given, level.other_step_size, level.other_preconditioner
@@ -294,7 +309,7 @@ class Kernels(eqx.Module):
         """The moves of a level alone, from which they can go on."""
         particle, acceptances = self.moved(key, particle, level)
         if self.in_blocks:  # the other sites look at what was seen
-            particle = self.evaluate(particle.position, level.clock, level.power)
+            particle = self.evaluate(particle.position, level.clock, level.power, level.floor)
         return self.remembered(particle), acceptances
 
     def advance(
@@ -309,7 +324,7 @@ class Kernels(eqx.Module):
         done = Done() if done is None else done
         transported = self.transported(key, particle, level, done)
         z, log_ratio = transported(key, particle.position, particle.gradient, particle.seen)
-        new = self.evaluate(z, level.next_clock, level.next_power, done)
+        new = self.evaluate(z, level.next_clock, level.next_power, level.next_floor, done)
         log_weight = new.log_density - particle.log_density + log_ratio
         info = self.info(new, *(acceptances or (jnp.ones(()), jnp.ones(()))))
         info.nan["transport"] = jnp.isnan(log_ratio)
@@ -319,7 +334,8 @@ class Kernels(eqx.Module):
         """The transport of a level as a function of a particle: `(key, position, gradient, seen) -> ...`."""
 
         def one(key, position, gradient, seen):
-            return self.transport(key, self.bridge, position, gradient, seen, level)
+            bridge = self.bridge._replace(floor=level.floor)
+            return self.transport(key, bridge, position, gradient, seen, level)
 
         return hoist(one, key, particle.position, particle.gradient, particle.seen, done=done)
 

@@ -14,7 +14,7 @@ __all__ = ["Level", "check_fit", "check_levels"]
 
 
 class Level(NamedTuple):
-    """Frozen parameters of the levels; leaves have a leading axis of length `num_levels`.
+    r"""Frozen parameters of the levels; leaves have a leading axis of length `num_levels`.
 
     Attributes:
         clock: Where the particles are when the level begins.
@@ -27,6 +27,8 @@ class Level(NamedTuple):
         preconditioner: Round coordinates of the joint move.
         other_preconditioner: Those of the move on the non-diffusion sites.
         curvature: What the transport asked the pilot to measure at `clock`.
+        floor: By observed site or factor whose density may be 0, the log of what is added to it at `clock`.
+        next_floor: The same where they are carried to; $-\infty$ at the end.
     """
 
     clock: Array
@@ -39,6 +41,8 @@ class Level(NamedTuple):
     preconditioner: Preconditioner
     other_preconditioner: Preconditioner
     curvature: Any = None
+    floor: dict[str, Array] = {}
+    next_floor: dict[str, Array] = {}
 
     @classmethod
     def by_hand(

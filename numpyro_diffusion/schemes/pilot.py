@@ -20,9 +20,10 @@ from ..smc import conditional_ess as share_left
 from ..smc import resample_equal
 from ..staging import Done, brief_jit
 from .adapt import Pilot, adapt
+from .floor import corrected, faded, first, floor_of, gone
 from .kernels import Kernels, Particle
 from .levels import Level
-from .path import Path
+from .path import Path, prior_first
 
 __all__ = ["PilotError", "tune"]
 
@@ -60,7 +61,9 @@ def tune(
     Raises:
         PilotError: If `max_levels` do not suffice, or every pilot particle has weight 0.
     """
-    pilot = _start_pilot(kernels, key, num_particles)
+    # Where the likelihood comes last, at the clean end, supports are nested without a floor.
+    floors = bool(kernels.bridge.diffusion_sites) and path is not prior_first
+    pilot = _start_pilot(kernels, key, num_particles, floors)
     rows: list[Any] = []
     fixed = None if num_levels is None else np.linspace(1.0, 0.0, num_levels + 1)
     bar = tqdm(
@@ -83,7 +86,7 @@ def tune(
                 )
             bar.n = round(50 * (1 - float(pilot.clock)) + 50 * float(pilot.power))
             bar.set_postfix_str(f"{len(rows)} levels", refresh=True)
-            if float(row.clock) <= 0 and float(row.power) >= 1:
+            if float(row.clock) <= 0 and float(row.power) >= 1 and gone(row.floor):
                 break
             if fixed is None and len(rows) > max_levels:
                 raise PilotError(
@@ -116,7 +119,7 @@ def _remedy(row: Level) -> str:
 
 
 @brief_jit
-def _start_pilot(kernels: Kernels, key: PRNGKey, num_particles: int) -> Pilot:
+def _start_pilot(kernels: Kernels, key: PRNGKey, num_particles: int, floors: bool) -> Pilot:
     key, key_init, key_resample = jax.random.split(lean(key), 3)
     particles, log_weights, _ = jax.vmap(kernels.start)(jax.random.split(key_init, num_particles))
     log_weights = jnp.where(jnp.isfinite(log_weights), log_weights, -jnp.inf)
@@ -126,7 +129,11 @@ def _start_pilot(kernels: Kernels, key: PRNGKey, num_particles: int) -> Pilot:
     clock = 0 * one if kernels.from_prior else one
     dimension = sum(leaf[0].size for leaf in jax.tree.leaves(particles.position))
     start = jnp.log(0.5 * dimension ** (-1 / 3) * one)
-    return Pilot(key, particles, clock, 0 * one, start, start)
+    if not floors:
+        return Pilot(key, particles._replace(edges={}), clock, 0 * one, start, start)
+    means = first(particles)
+    floor = jax.tree.map(lambda leaf: jnp.full_like(leaf, -jnp.inf), means)  # silent at power 0
+    return Pilot(key, particles, clock, 0 * one, start, start, floor, means)
 
 
 @eqx.filter_jit
@@ -138,24 +145,34 @@ def _advance(kernels: Kernels, pilot: Pilot, target, next_clock, extra_rounds, p
     key, key_resample, key_transport, key_probe = jax.random.split(pilot.key, 4)
     if kernels.transport.needs_curvature:
         cloud = pilot.particles.position
-        measured = kernels.transport.measure(key_probe, bridge, cloud, pilot.clock, pilot.power)
+        at = bridge._replace(floor=pilot.floor)
+        measured = kernels.transport.measure(key_probe, at, cloud, pilot.clock, pilot.power)
         here = here._replace(curvature=measured)
     keys = jax.random.split(key_transport, count)  # the same noise for every stride that is tried
     before = pilot.particles
     one = jax.tree.map(lambda leaf: leaf[0], before)
 
-    def transported(clock, power):
-        row, done = here._replace(next_clock=clock, next_power=power), Done()
+    # At the clean end the floors go, last of all: supports are then nested.
+    last = (pilot.clock <= 0) & (pilot.power >= 1)
+
+    def transported(clock, power, stride):
+        less = faded(pilot.floor, jnp.where(last, stride, 0.0))
+        noisy = floor_of(pilot.means, before, bridge.open_share(clock))
+        ahead = {name: jnp.where(last, less[name], f) for name, f in noisy.items()}
+        row = here._replace(next_clock=clock, next_power=power, next_floor=ahead)
+        done = Done()
         move = jax.vmap(kernels.transported(keys[0], one, row, done))
         z, log_ratio = move(keys, before.position, before.gradient, before.seen)
-        return row, z, log_ratio, kernels.here(clock, power, one.position, done=done)
+        return row, z, log_ratio, kernels.here(clock, power, ahead, one.position, done=done)
 
     zeros = jnp.zeros(count)
     goal = -jnp.log(target)
-    fixed = jnp.isfinite(next_clock)
+    fixed = jnp.isfinite(next_clock) & ~last
 
     def loss(stride):
-        _, z, log_ratio, there = transported(*path(bridge, pilot.clock, pilot.power, stride))
+        _, z, log_ratio, there = transported(
+            *path(bridge, pilot.clock, pilot.power, stride), stride
+        )
         values = jax.vmap(lambda z: there.density(z)[0])(z)
         share = share_left(zeros, values - before.log_density + log_ratio)
         return -jnp.log(jnp.maximum(share, 1e-6))
@@ -179,11 +196,17 @@ def _advance(kernels: Kernels, pilot: Pilot, target, next_clock, extra_rounds, p
     else:
         clock, power = 0 * clock, jnp.where(fixed, 1 - next_clock, power)
 
-    row, z, log_ratio, there = transported(clock, power)
+    row, z, log_ratio, there = transported(clock, power, low)
     particles = jax.vmap(lambda z: kernels.evaluated(there, z))(z)
     log_weights = particles.log_density - before.log_density + log_ratio
     log_weights = jnp.where(jnp.isfinite(log_weights), log_weights, -jnp.inf)
     index = resample_equal(key_resample, log_weights, count)
     particles = jax.tree.map(lambda leaf: leaf[index], particles)
     new = pilot._replace(key=key, particles=particles, clock=clock, power=power)
+    if pilot.floor:
+        share = bridge.open_share(clock)
+        means = corrected(pilot.means, row.next_floor, share, particles)
+        new = new._replace(floor=row.next_floor, means=means)
+    else:
+        new = new._replace(particles=particles._replace(edges={}))
     return new, row, jnp.any(jnp.isfinite(log_weights))

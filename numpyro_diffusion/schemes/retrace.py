@@ -149,12 +149,15 @@ def path_model(kernels: Kernels, levels: Level, *, samples_ancestors: bool = Tru
     """
     bridge, links = kernels.bridge, retrace(kernels.transport)
     clock, power = levels.clock[0], levels.power[0]
+    floor = jax.tree.map(lambda leaf: leaf[0], levels.floor)
 
     def log_initial(particle):
         return particle.log_density - bridge.log_base(particle.position)
 
     def init(key):
-        particle = kernels.remembered(kernels.evaluate(bridge.sample_base(key), clock, power))
+        particle = kernels.remembered(
+            kernels.evaluate(bridge.sample_base(key), clock, power, floor)
+        )
         return particle, log_initial(particle)
 
     def move(key, particle, level):
@@ -165,12 +168,13 @@ def path_model(kernels: Kernels, levels: Level, *, samples_ancestors: bool = Tru
         return new, log_weight
 
     def log_increment(particle, new, level):
-        ratio = links.log_ratio(bridge, particle, new.position, level)
+        ratio = links.log_ratio(_at(bridge, level), particle, new.position, level)
         return new.log_density - particle.log_density + ratio
 
     def log_link(particle, new, level):
         assert links.log_link is not None
-        return links.log_link(bridge, particle, new.position, level) - particle.log_density
+        at = _at(bridge, level)
+        return links.log_link(at, particle, new.position, level) - particle.log_density
 
     return PathModel(
         init,
@@ -184,12 +188,18 @@ def path_model(kernels: Kernels, levels: Level, *, samples_ancestors: bool = Tru
     )
 
 
+def _at(bridge: Bridge, level: Level) -> Bridge:
+    return bridge._replace(floor=level.floor)
+
+
 def needed(kernels: Kernels, levels: Level) -> Level:
     """Concrete levels without those that neither move nor weigh."""
     if kernels.has_joint_moves:
         return levels
     falls = np.asarray(levels.next_clock) < np.asarray(levels.clock)
     weighs = falls | (np.asarray(levels.next_power) != np.asarray(levels.power))
+    for name, floor in levels.floor.items():
+        weighs |= np.asarray(levels.next_floor[name]) != np.asarray(floor)
     return jax.tree.map(lambda leaf: jnp.asarray(leaf)[weighs], levels)
 
 
@@ -211,10 +221,10 @@ def noised_path(key: PRNGKey, kernels: Kernels, model: PathModel, position: Posi
         key, level = row
         key_back, key_move = jax.random.split(key)
         z = back(key_back, kernels.bridge, arrived.position, level)
-        moved = kernels.remembered(kernels.evaluate(z, level.clock, level.power))
+        moved = kernels.remembered(kernels.evaluate(z, level.clock, level.power, level.floor))
         return model.move(key_move, moved, level), (moved, arrived)
 
-    last = kernels.remembered(kernels.evaluate(position, zero, one))
+    last = kernels.remembered(kernels.evaluate(position, zero, one, {}))
     keys = jax.random.split(key, model.levels.clock.shape[0])
     rows = keys, model.levels
     start, (moved, arrived) = jax.lax.scan(one_level, last, rows, reverse=True)
@@ -226,7 +236,8 @@ def remembered_path(kernels: Kernels, model: PathModel, positions: Position) -> 
     levels = model.levels
     clocks = jnp.append(levels.clock, levels.next_clock[-1])
     powers = jnp.append(levels.power, levels.next_power[-1])
-    see = lambda z, clock, power: kernels.remembered(kernels.evaluate(z, clock, power))
-    particles = jax.vmap(see)(positions, clocks, powers)
+    floors = jax.tree.map(lambda a, b: jnp.append(a, b[-1]), levels.floor, levels.next_floor)
+    see = lambda z, *at: kernels.remembered(kernels.evaluate(z, *at))
+    particles = jax.vmap(see)(positions, clocks, powers, floors)
     part = lambda index: jax.tree.map(lambda leaf: leaf[index], particles)
     return Path(part(0), part(slice(None, -1)), part(slice(1, None)))

@@ -13,6 +13,7 @@ from typing import ClassVar
 
 import equinox as eqx
 import jax.numpy as jnp
+import numpy as np
 
 from ..bridge import Bridge
 from ..moves import Move, hmc, mala
@@ -87,7 +88,8 @@ class Twisted(AbstractScheme):
     @property
     def num_levels(self) -> int:
         if isinstance(self.levels, Level):
-            return jnp.shape(self.levels.clock)[0] - 1  # the last one only moves
+            falls = np.asarray(self.levels.next_clock) < np.asarray(self.levels.clock)
+            return int(np.sum(falls))  # the rest are at the clean end
         return self.levels
 
     def kernels(self, bridge: Bridge) -> Kernels:

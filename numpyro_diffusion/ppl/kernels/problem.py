@@ -200,7 +200,8 @@ def prepare(
             joint = bridge
     levels = needed(kernels, scheme(joint, jax.random.key(0)).levels)
     parts, whole = (b.rest.__self__ for b in (bridge, joint))  # type: ignore[attr-defined]
-    # Precision is measured along the same direction as by the pilot, whose curvatures depend on it.
-    bridge = _over(bridge, dataclasses.replace(parts, tempering=whole.tempering))
+    # Precision is measured along the same direction as by the pilot, whose curvatures depend on it, and the
+    # pilot's floors are for the edges that it knew.
+    bridge = _over(bridge, dataclasses.replace(parts, tempering=whole.tempering, edges=whole.edges))
     kernels = dataclasses.replace(kernels, bridge=bridge)
     return Problem(kernels, levels, sites, others, once_conditioned(model))

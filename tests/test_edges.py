@@ -1,0 +1,187 @@
+"""Likelihoods that are 0 somewhere: evidence and mean by quadrature, in every scheme."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from scipy import stats
+
+import numpyro_diffusion as nd
+from numpyro_diffusion import diagnostics
+from numpyro_diffusion.bridge import floored
+from numpyro_diffusion.bridge.widening import around, averaged
+
+WEIGHTS, MEANS, VARIANCES = np.array([0.3, 0.7]), np.array([-2.0, 1.0]), np.array([0.5, 0.2])
+PRIOR = nd.GaussianMixture(WEIGHTS, MEANS[:, None], VARIANCES[:, None, None])
+X = np.linspace(-8, 6, 400_001)
+NEVER = -jnp.inf
+# From where to where, log factor there and elsewhere, datum and its standard deviation.
+CASES = {
+    "above": (1.0, jnp.inf, NEVER, 0.0, 0.7, 0.5),
+    "below, no data": (-jnp.inf, 0.0, NEVER, 0.0, 0.0, 1e3),
+    "gap at the prior's mean": (-0.1, 0.7, NEVER, 0.0, 0.7, 0.5),
+    "all but an interval": (1.8, 2.1, 0.0, NEVER, 0.7, 0.5),
+    "steep step": (1.0, jnp.inf, -30.0, 0.0, 0.7, 0.5),
+    "not a number": (1.0, jnp.inf, jnp.nan, 0.0, 0.7, 0.5),
+}
+
+
+def model(low, high, within, elsewhere, y, sd, prior=PRIOR):
+    x = numpyro.sample("x", nd.DiffusionPrior(prior))[0]
+    numpyro.factor("hard", jnp.where((x > low) & (x < high), within, elsewhere))
+    numpyro.sample("y", dist.Normal(x, sd), obs=y)
+
+
+def arguments(case):
+    return tuple(jnp.asarray(value, float) for value in CASES[case])
+
+
+def by_quadrature(log_likelihood):
+    """Log evidence and posterior mean of a likelihood, the noise of `t_min` included."""
+    sd = np.sqrt(VARIANCES + 0.004**2)
+    terms = (WEIGHTS * stats.norm.pdf(X[:, None], MEANS, sd)).sum(1) * np.exp(log_likelihood)
+    total = np.trapezoid(terms, X)
+    return np.log(total), np.trapezoid(terms * X, X) / total
+
+
+def exact(case):
+    low, high, within, elsewhere, y, sd = map(float, CASES[case])
+    factor = np.where((low < X) & (high > X), within, elsewhere)
+    return by_quadrature(np.nan_to_num(factor, nan=-np.inf) + stats.norm.logpdf(y, X, sd))
+
+
+def assert_right(name, got, error, mean, clouds, floor=0.0):
+    log_evidence, expected = exact(name) if isinstance(name, str) else name
+    assert abs(got - log_evidence) < 4 * error + floor, (
+        f"log evidence, {name}: expected {log_evidence:.3f}, got {got:.3f} +- {error:.3f}"
+    )
+    spread = clouds.std(ddof=1) / len(clouds) ** 0.5
+    assert abs(mean - expected) < 5 * spread + 0.02, (
+        f"mean of x, {name}: expected {expected:.3f}, got {mean:.3f} +- {spread:.3f}"
+    )
+
+
+def assert_smc_is_right(name, smc, floor=0.0):
+    samples, weights = smc.get_weighted_samples()
+    x, weights = np.asarray(samples["x"])[..., 0], np.asarray(weights)
+    mean = (x * weights).sum() / weights.sum()
+    clouds = (x * weights).sum(1) / weights.sum(1)
+    assert_right(name, smc.log_evidence, smc.log_evidence_error, mean, clouds, floor)
+
+
+def sampler(scheme, of=model):
+    return nd.SMC(of, scheme, num_particles=1000, num_chains=4, progress_bar=False)
+
+
+@pytest.fixture(scope="module")
+def annealed():
+    return sampler(nd.Annealed())
+
+
+@pytest.mark.filterwarnings("ignore:.*NaN")
+@pytest.mark.parametrize("case", CASES)
+def test_annealed(case, annealed, key):
+    annealed.run(key, *arguments(case))
+    assert_smc_is_right(case, annealed)
+    assert "The density is 0" not in diagnostics.verdict(annealed.result)
+
+
+@pytest.mark.parametrize("case", ["above", "gap at the prior's mean", "steep step"])
+def test_reverse_diffusion(case, key):
+    smc = sampler(nd.ReverseDiffusion())
+    smc.run(key, *arguments(case))
+    assert_smc_is_right(case, smc)
+
+
+def test_twisted(key):
+    """Its own law of the prior is a tenth of a nat off at most with 100 steps."""
+    smc = sampler(nd.Twisted())
+    smc.run(key, *arguments("gap at the prior's mean"))
+    assert_smc_is_right("gap at the prior's mean", smc, floor=0.1)
+
+
+def test_replica_exchange(key):
+    case = "gap at the prior's mean"
+    found = nd.replica_exchange(key, nd.from_model(model, *arguments(case)))
+    x = np.asarray(found.positions["x"])[..., 0]
+    assert_right(case, found.log_evidence, found.log_evidence_error, x.mean(), x.mean(1))
+
+
+def bounded_noise(y, half_width):
+    x = numpyro.sample("x", nd.DiffusionPrior(PRIOR))[0]
+    numpyro.sample("y", dist.Uniform(x - half_width, x + half_width), obs=y)
+
+
+@pytest.mark.parametrize(
+    "scheme", [nd.Annealed(), nd.ReverseDiffusion()], ids=["annealed", "reverse"]
+)
+def test_bounded_noise_of_several_data(scheme, key):
+    """Each datum has a floor of its own."""
+    y = np.array([0.6, 0.3, 0.9, 0.55])
+    smc = sampler(scheme, bounded_noise)
+    smc.run(key, jnp.asarray(y), jnp.asarray(0.5))
+    inside = (np.abs(X - y.min()) <= 0.5) & (np.abs(X - y.max()) <= 0.5)
+    assert_smc_is_right(by_quadrature(np.where(inside, 0.0, -np.inf)), smc)
+
+
+def test_in_single_precision(float32, key):
+    prior = nd.GaussianMixture(WEIGHTS, MEANS[:, None], VARIANCES[:, None, None])
+    smc = sampler(nd.Annealed())
+    smc.run(key, *(jnp.asarray(value, jnp.float32) for value in CASES["above"]), prior=prior)
+    assert_smc_is_right("above", smc)
+
+
+def test_likelihood_without_a_model(key):
+    """`from_energy`, with a function that says no."""
+    bridge = nd.from_energy(PRIOR, lambda x: jnp.where(x[0] > 0.0, -0.5 * x[0], -jnp.inf))
+    result = nd.run_smc(nd.Annealed()(bridge), key, num_particles=1000, num_clouds=4)
+    log_evidence, _ = by_quadrature(np.where(X > 0, -0.5 * X, -np.inf))
+    got = np.log(np.mean(np.exp(result.log_evidence)))
+    error = result.log_evidence.std(ddof=1) / 2 + 0.01
+    assert abs(got - log_evidence) < 4 * error, f"expected {log_evidence:.3f}, got {got:.3f}"
+
+
+def test_only_what_can_be_zero_is_an_edge():
+    """A smooth factor, however sharp, and counts with a positive rate are no edges; a cut far out is one."""
+
+    def several(y):
+        x = numpyro.sample("x", nd.DiffusionPrior(PRIOR))[0]
+        numpyro.factor("smooth", -1e6 * (x - 0.3) ** 2)
+        numpyro.factor("far", jnp.where(x > 5.0, -jnp.inf, 0.0))
+        numpyro.factor("step", jnp.where(x > 1.0, -30.0, 0.0))
+        numpyro.sample("root", dist.Normal(jnp.sqrt(x), 1.0), obs=y)
+        numpyro.sample("counts", dist.Poisson(jnp.exp(x)), obs=3)
+        numpyro.sample("y", dist.Normal(x, 1e-4), obs=y)
+
+    rest = nd.from_model(several, jnp.asarray(0.5)).rest(*({"x": jnp.zeros(1)},) * 2)
+    assert set(rest.edges) == {"far", "step"}
+
+
+def test_floored():
+    """log(e^r + delta), with gradients that are numbers; no floor is no change."""
+    entries = jnp.array([0.0, -2.0, -jnp.inf, jnp.nan])
+    got = floored(entries, jnp.asarray(np.log(0.1)))
+    np.testing.assert_allclose(got, np.log([1.1, np.exp(-2) + 0.1, 0.1, 0.1]), rtol=1e-12)
+    slopes = jax.grad(lambda r: floored(r, jnp.asarray(-1.0)).sum())(entries)
+    assert np.isfinite(slopes).all()
+    same = floored(entries, jnp.asarray(-jnp.inf))
+    np.testing.assert_array_equal(same, entries)
+    slopes = jax.grad(lambda r: floored(r, jnp.asarray(-jnp.inf)).sum())(entries[:3])
+    np.testing.assert_array_equal(slopes, 1.0)
+
+
+def test_average_over_points():
+    """Of an indicator, its normal probability, near enough; at clock 0 the indicator itself."""
+    share = lambda root: averaged(
+        jnp.where(
+            around({"x": jnp.array([0.2])}, {"x": jnp.array([root])})["x"][:, 0] > 0, 0.0, -jnp.inf
+        )
+    )
+    assert abs(np.exp(share(0.5)) - stats.norm.cdf(0.4)) < 0.04
+    assert share(0.0) == 0
+    assert averaged(jnp.full(4, -jnp.inf)) == -jnp.inf
+    assert np.isfinite(
+        jax.grad(lambda r: jnp.maximum(averaged(r), -9.0))(jnp.full(4, -jnp.inf))
+    ).all()
