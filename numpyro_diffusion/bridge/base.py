@@ -223,7 +223,8 @@ def _likelihood(
     if edges and not isinstance(next(iter(seen.roots.values())), LowRank):
         points = around(seen.x_hat, seen.roots)  # type: ignore[arg-type]
         each = jax.vmap(lambda x: bridge.rest(z, x).edges)(points)
-        edges = {n: averaged(jax.vmap(lambda e: e.softened(g)[0])(e)) for n, e in each.items()}
+        whole = jax.vmap(lambda edge: jnp.sum(edge.softened(g)[0]))  # of all entries together
+        edges = {name: averaged(whole(edge)) for name, edge in each.items()}
     return softened + offset, edges
 
 

@@ -4,7 +4,8 @@ A level's likelihood is $\tilde L + \delta$ (see `bridge.combine`) with
 
 $$\delta = \ell \,\bigl(q + \tfrac{\rho}{1 - \rho}\bigr),$$
 
-where $\ell$ is about the mean of $\tilde L$ over the prior and $\rho(c)$ the share of the prior's variance
+where $\ell$ is about the mean of $\tilde L$ over the prior, $q$ one over the number of such likelihoods, data
+counted one by one, and $\rho(c)$ the share of the prior's variance
 that the level leaves open: the less is known of the clean values, the less is ruled out. Too low a floor lets
 through few particles of those that a level rules out, and these with large weights; too high a one leaves the
 likelihood out. The pilot corrects $\ell$ from level to level by the share of its cloud that lives on the
@@ -22,7 +23,6 @@ from .kernels import Particle
 
 __all__ = ["corrected", "faded", "first", "floor_of", "gone"]
 
-_SHARE = 0.2  # q, for all edges together
 _FASTEST = 0.5  # change of the log of l from level to level
 
 _Means = dict[str, Scalar]
@@ -70,8 +70,7 @@ def corrected(
 
 
 def _ratio(means: _Means, num_entries: int, share: Scalar) -> Scalar:
-    least = _SHARE / (max(1, len(means)) * num_entries)
-    return least + share / jnp.maximum(1 - share, 1e-6)
+    return 1 / (max(1, len(means)) * num_entries) + share / jnp.maximum(1 - share, 1e-6)
 
 
 def _cloud(entries: Array) -> Array:
