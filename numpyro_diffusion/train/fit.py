@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 from .._typing import Array, PRNGKey, PyTree, Scalar
 from ..energies import AbstractDenoiser
 from .checkpoint import Progress, read_progress, write_progress
+from .fingerprint import fingerprint, names_of
 from .settings import (
     check_options,
     default_loss,
@@ -203,10 +204,18 @@ def fit(
         "key": np.asarray(jax.random.key_data(key)).tolist(), "data": source.fingerprint(),
         "steps": steps, "batch_size": batch_size, "accumulate": accumulate, "ema": ema,
         "weight_decay": weight_decay, "patience": patience, "check_every": check_every,
-        "null_rate": null_rate, "start": score,
-        "learning_rate": None if callable(learning_rate) else learning_rate,
+        "null_rate": null_rate, "start": score, "trainable": names_of(weights, energy),
     }  # fmt: skip
     if checkpoint is not None:
+        told = jax.value_and_grad(loss_of)
+        settings |= {
+            "loss": fingerprint(told, weights, key, held_out),
+            "augment": fingerprint(augment, key, held_out.examples[0]),
+            "sampler": [fingerprint(fn, key) for fn in source.functions()],
+            "learning_rate": fingerprint(learning_rate, jnp.asarray(0))
+            if callable(learning_rate)
+            else learning_rate,
+        }
         run = read_progress(checkpoint, run, settings)
         feed(run.step) if run.step else None
     stopped = "patience" if run.misses >= patience else "steps"
