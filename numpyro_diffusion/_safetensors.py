@@ -56,7 +56,7 @@ def parse(data: bytes) -> tuple[dict[str, str], dict[str, np.ndarray]]:
         tensors = deserialize(data)
         arrays = {
             name: np.frombuffer(tensor["data"], _dtype(tensor["dtype"])).reshape(tensor["shape"])
-            for name, tensor in tensors
+            for name, tensor in sorted(tensors, key=lambda tensor: tensor[0])
         }
         metadata = json.loads(data[8 : 8 + size]).get("__metadata__") or {}
     except (SafetensorError, OverflowError, RecursionError, TypeError) as error:

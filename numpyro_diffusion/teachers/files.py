@@ -59,9 +59,10 @@ def read_bytes(source: Source, member: str | None = None, *, max_bytes: int = MA
         )
     if member is not None:
         return _read_member(path, member, max_bytes)
-    _check_size(path.stat().st_size, max_bytes, str(path))
+    size = path.stat().st_size
+    _check_size(size, max_bytes, str(path))
     with open(path, "rb") as file:
-        return file.read(max_bytes)
+        return file.read(size)  # takes memory for all that it is asked for, at once
 
 
 def _read_member(path: Path, member: str, max_bytes: int) -> bytes:

@@ -122,7 +122,9 @@ def fit(
         trainable: Selects what is trained; the default fits the energies of this package.
         devices: Devices over which every batch is spread, the weights being on each; one by default.
         checkpoint: A file that is written at every check. Where it exists already, training goes on from it,
-            and ends with the same weights, bit for bit, as a run that was never interrupted.
+            and ends with the same weights, bit for bit, as a run that was never interrupted. It is refused
+            if data, a number, or one of the functions above differ; functions are compared by the programs
+            that JAX traces from them, which another release of JAX can write in another way.
         progress_bar: Show progress and losses.
 
     Raises:
