@@ -17,7 +17,7 @@ import numpy as np
 from safetensors import SafetensorError, deserialize
 from safetensors.numpy import save_file
 
-__all__ = ["check_digest", "check_finite", "parse", "write"]
+__all__ = ["check_digest", "check_finite", "check_folder", "numbers_in", "parse", "write"]
 
 _MAX_HEADER = 4 * 2**20  # some 30,000 tensors
 _DTYPES = {
@@ -55,13 +55,21 @@ def parse(data: bytes) -> tuple[dict[str, str], dict[str, np.ndarray]]:
     try:
         tensors = deserialize(data)
         arrays = {
-            name: np.frombuffer(tensor["data"], _dtype(tensor["dtype"])).reshape(tensor["shape"])
+            name: numbers_in(tensor["data"], _dtype(tensor["dtype"])).reshape(tensor["shape"])
             for name, tensor in sorted(tensors, key=lambda tensor: tensor[0])
         }
         metadata = json.loads(data[8 : 8 + size]).get("__metadata__") or {}
     except (SafetensorError, OverflowError, RecursionError, TypeError) as error:
         raise ValueError(str(error)) from error
     return metadata, arrays
+
+
+def numbers_in(raw: bytes | bytearray, dtype, count: int = -1, offset: int = 0) -> np.ndarray:
+    """Bytes as numbers; flags must be 0 or 1, since NumPy counts with what stands in their byte."""
+    numbers = np.frombuffer(raw, dtype, count, offset)
+    if numbers.dtype == np.bool_ and numbers.size and numbers.view(np.uint8).max() > 1:
+        raise ValueError("flags that are neither 0 nor 1")
+    return numbers
 
 
 def _dtype(name: str):
@@ -108,7 +116,9 @@ def write(path: str | os.PathLike, arrays: Mapping[str, np.ndarray], metadata: d
 
 
 def check_folder(path: Path):
-    """Refuse a path whose folder is not there, before work is lost over it."""
+    """Refuse a path that cannot be written, before work is lost over it."""
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; give the path of a file in it.")
     if not path.parent.is_dir():
         raise FileNotFoundError(
             f"no folder {path.parent} to write {path.name} in (working directory {Path.cwd()}). Make it "

@@ -147,6 +147,9 @@ def _build(label: str, values: dict[str, Any], allowed: dict[str, type]) -> Any:
 
 
 def _check_fields(cls: type, values: dict[str, Any], where: str):
+    """Hold plain fields of a class of this package against its types; those of a user may be loose."""
+    if cls.__module__.partition(".")[0] != __package__:
+        return
     hints = _hints(cls)
     for name, value in values.items():
         if not _fits(value, hints.get(name, Any)):
@@ -157,13 +160,7 @@ def _check_fields(cls: type, values: dict[str, Any], where: str):
 
 @functools.cache
 def _hints(cls: type) -> dict[str, Any]:
-    try:
-        return typing.get_type_hints(cls)
-    except (
-        NameError,
-        TypeError,
-    ):  # a class of the user's, with names that only a type checker sees
-        return {}
+    return typing.get_type_hints(cls)
 
 
 def _fits(value, hint) -> bool:

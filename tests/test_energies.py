@@ -228,7 +228,10 @@ def test_impossible_compositions_are_refused(make, message):
         (lambda: GaussianMixture([np.nan, 0.5]), "`weights` must be finite"),
         (lambda: GaussianMixture(means=[[0.0, np.inf], [0.0, 0.0]]), "`means` must be finite"),
         (lambda: GaussianMixture(covariances=np.eye(2)), "must hold 2 matrices"),
-        (lambda: Gaussian(t_min=np.nan), "`Gaussian` expects times 0 <= t_min < t_max <= 1"),
+        (
+            lambda: Gaussian(t_min=np.nan),
+            "`Gaussian` expects plain numbers 0 <= t_min < t_max <= 1",
+        ),
         (lambda: Gaussian(t_max=2.0), "got .* and 2.0"),
         (lambda: Gaussian(t_min="0"), "got '0'"),
         (lambda: InnerProductEnergy(None, [np.nan, 0.0]), "`mean` must be finite"),

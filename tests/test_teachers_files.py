@@ -126,6 +126,14 @@ def test_counts_are_bounded_and_not_only_sizes():
         read_safetensors(struct.pack("<Q", len(note)) + note)
 
 
+def test_flags_are_zero_or_one():
+    flags = np.array([0, 1, 2], np.uint8).view(np.bool_)
+    with pytest.raises(ValueError, match="neither 0 nor 1"):
+        read_safetensors(save({"x": flags}))
+    with pytest.raises(ValueError, match="neither 0 nor 1"):
+        read_equinox_leaves(equinox_bytes((flags,)))
+
+
 def test_numbers_of_eight_bits_come_back():
     for dtype in (jnp.float8_e4m3fn, jnp.float8_e5m2):
         array = np.asarray(jnp.asarray([1.5, -2.0], dtype))

@@ -58,6 +58,11 @@ LIES = {
     "no name": (b"cos\nsys", "not found|ends too early"),
     "far memo": (b"j" + struct.pack("<I", 2**32 - 1), "damaged pickle"),
     "empty stack": (b"000000", "instruction"),
+    "attributes not known": (
+        name("collections", "OrderedDict") + b")R}" + text("scale") + number(2) + b"sb",
+        "attributes .'scale'",
+    ),
+    "flags of another kind": (tensor(kind="BoolStorage", count=16), "neither 0 nor 1"),
     "metadata not known": (tensor(more=b"}" + text("conj") + b"\x88s"), "metadata .*'conj'"),
     "metadata beside a known one": (
         tensor(more=b"}" + text("neg") + b"\x88s" + text("x") + b"\x88s"),
@@ -66,7 +71,7 @@ LIES = {
     "metadata that is no dict": (tensor(more=b"\x88"), "metadata .True."),
     "arguments too many": (tensor(more=b"}N"), "metadata .*None"),
     "negated flags": (
-        tensor(kind="BoolStorage", count=16, more=b"}" + text("neg") + b"\x88s"),
+        tensor(kind="ByteStorage", count=16, more=b"}" + text("neg") + b"\x88s"),
         "metadata",
     ),
     "a hook": (

@@ -51,7 +51,8 @@ class AbstractDenoiser(eqx.Module):
         name, times = type(self).__name__, (self.t_min, self.t_max)
         if not (all(map(_is_number, times)) and 0 <= times[0] < times[1] <= 1):
             raise ValueError(
-                f"`{name}` expects times 0 <= t_min < t_max <= 1; got {times[0]!r:.40} and {times[1]!r:.40}."
+                f"`{name}` expects plain numbers 0 <= t_min < t_max <= 1; got {times[0]!r:.40} and "
+                f"{times[1]!r:.40}. Times run from data, 0, to noise, 1; `float` makes a number of an array."
             )
         known, error = (getattr(self, f"log_normalizer{end}", None) for end in ("", "_error"))
         if known is not None and not (_is_number(known) and math.isfinite(known)):

@@ -13,7 +13,7 @@ import struct
 import jax.numpy as jnp
 import numpy as np
 
-from .._safetensors import parse
+from .._safetensors import numbers_in, parse
 from .files import MAX_BYTES, Source, read_bytes
 
 __all__ = ["read_equinox_leaves", "read_safetensors"]
@@ -92,7 +92,7 @@ def _npy_block(data: bytes, at: int) -> tuple[np.ndarray, int]:
         raise ValueError(
             f"it declares {count * dtype.itemsize} bytes where {len(data) - start} are left"
         )
-    flat = np.frombuffer(data, dtype, count, start)
+    flat = numbers_in(data, dtype, count, start)
     order = "F" if header["fortran_order"] is True else "C"
     return flat.reshape(shape, order=order), start + flat.nbytes
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from .._safetensors import numbers_in
 from .files import MAX_BYTES, ZIP_ERRORS, Source, open_zip, read_bytes
 from .torch_pickle import Name, interpret
 
@@ -118,7 +119,7 @@ class _Archive:
         raw = self.storages[key]
         if count < 0 or count * dtype.itemsize != len(raw):
             raise ValueError(f"storage {key[:40]!r} declares {count} numbers in {len(raw)} bytes")
-        return _Storage(np.frombuffer(raw, dtype))
+        return _Storage(numbers_in(raw, dtype))
 
     def call(self, name: Name, arguments: tuple):
         match (name.module, name.name), arguments:

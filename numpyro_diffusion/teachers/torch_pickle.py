@@ -193,7 +193,9 @@ def _step(opcode: str, argument, stack: list, memo: dict, call, load):
             arguments, name = _expect(stack.pop(), tuple), _expect(stack.pop(), Name)
             stack.append(call(name, arguments))
         case "BUILD":
-            stack.pop()  # attributes of an OrderedDict: versions of layers, of no use to us
+            attributes = _expect(stack.pop(), dict)
+            if attributes.keys() - {"_metadata"}:  # versions of layers, of no use to us
+                raise ValueError(f"attributes {list(attributes)!r:.60}, which are not understood")
             _expect(stack[-1], dict)
 
 
