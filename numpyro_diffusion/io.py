@@ -16,22 +16,33 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
+from ._safetensors import check_digest, check_finite, parse, write
 from .energies import AbstractDenoiser
 from .trees import decode, encode, package_classes
 
 __all__ = ["load", "read_card", "save"]
 
 FORMAT = "numpyro-diffusion"
-VERSION = 1
+VERSION = 2  # version 1 had no digest
+_METADATA = {"format", "version", "tree", "card"}
+# What a tree that does not fit together can raise, in its constructor's checks or when it is evaluated.
+_MISFIT = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    NotImplementedError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
 
 
 def save(path: str | os.PathLike, energy: AbstractDenoiser, card: dict[str, Any] | None = None):
-    """Write an energy (any tree of this package's modules) to one safetensors file.
+    """Write an energy (a tree of modules of this package, or of your own) to one safetensors file.
 
-    The file appears whole or not at all.
+    The file appears whole or not at all, and carries the SHA-256 of its content.
 
     Args:
         path: Where to write, by custom ending in `.safetensors`.
@@ -39,26 +50,45 @@ def save(path: str | os.PathLike, energy: AbstractDenoiser, card: dict[str, Any]
         card: What a reader should know: licence, data, units, range. Anything that JSON can hold.
 
     Raises:
-        TypeError: If the energy holds something that is neither an array, a module nor plain data.
+        TypeError: If there is no energy, it holds something that is neither an array, a module nor plain
+            data, or the card is not plain data.
+        ValueError: If a weight is NaN or infinite, or the energy cannot be evaluated.
     """
+    if not isinstance(energy, AbstractDenoiser):
+        raise TypeError(
+            f"`save` expects an energy or a denoiser; got {type(energy).__name__}. Save its parts with "
+            "`equinox.tree_serialise_leaves`."
+        )
     arrays: dict[str, np.ndarray] = {}
     tree = encode(energy, "energy", arrays)
+    check_finite(arrays.items())
+    try:
+        _check_evaluates(energy)
+    except _MISFIT as error:
+        raise ValueError(
+            f"cannot save this {type(energy).__name__}, since it cannot be evaluated: {error}. Mend or "
+            "convert its parts first."
+        ) from error
     metadata = {
         "format": FORMAT,
         "version": str(VERSION),
         "tree": json.dumps(tree, allow_nan=False),
-        "card": json.dumps(card or {}, allow_nan=False),
+        "card": _card_text(card),
     }
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    write(path, arrays, metadata)
+
+
+def _card_text(card) -> str:
     try:
-        save_file(arrays, partial, metadata)
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(partial, 0o666 & ~umask)  # safetensors writes for the owner alone
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+        text = json.dumps({} if card is None else card, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise TypeError(
+            f"`card` must be a dict of strings, finite numbers, lists and dicts; {error}. Convert arrays "
+            "with `.tolist()`, and write None for numbers that are not known."
+        ) from error
+    if not isinstance(card, dict | None):
+        raise TypeError(f"`card` must be a dict; got {type(card).__name__}.")
+    return text
 
 
 def load(path: str | os.PathLike, *, classes: Sequence[type[eqx.Module]] = ()) -> AbstractDenoiser:
@@ -84,8 +114,9 @@ def load(path: str | os.PathLike, *, classes: Sequence[type[eqx.Module]] = ()) -
             raise ValueError(f"the file holds a {type(energy).__name__}, not an energy")
         if used != set(arrays):
             raise ValueError(f"tensors that the header does not name: {sorted(set(arrays) - used)}")
+        check_finite(arrays.items())
         _check_evaluates(energy)
-    except (KeyError, TypeError, AttributeError, RecursionError, ValueError) as error:
+    except _MISFIT as error:
         raise ValueError(
             f"{path} does not describe an energy of this package: {error}. Save it again with "
             "`numpyro_diffusion.save`, or name your own classes in `load(..., classes=...)`."
@@ -98,8 +129,16 @@ def read_card(path: str | os.PathLike) -> dict[str, Any]:
 
     Args:
         path: The file.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is not one that `save` wrote, or its card is damaged.
     """
-    card = json.loads(_read(path)[0]["card"])
+    text = _read(path)[0]["card"]
+    try:
+        card = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"the card in {path} is damaged: {error}. Save it again.") from error
     if not isinstance(card, dict):
         raise ValueError(f"the card in {path} must be a JSON object; got {type(card).__name__}.")
     return card
@@ -113,25 +152,30 @@ def _read(path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
             "with the package are read with `load_pretrained(name)`."
         )
     try:
-        with safe_open(path, framework="np") as file:
-            metadata = file.metadata() or {}
-            arrays = {name: file.get_tensor(name) for name in file.keys()}
-    except (SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
+        metadata, arrays = parse(path.read_bytes())
+    except ValueError as error:
         raise ValueError(
             f"expected a safetensors file written by `numpyro_diffusion.save`; {path} "
             f"({path.stat().st_size} bytes) cannot be read: {error}. It may be truncated or of "
             "another format (a pickle, say): copy or save it again."
         ) from error
-    if metadata.get("format") != FORMAT or not {"version", "tree", "card"} <= metadata.keys():
+    if metadata.get("format") != FORMAT or not metadata.keys() >= _METADATA:
         raise ValueError(
             f"expected metadata with format={FORMAT!r}; got format={metadata.get('format')!r} in "
             f"{path}: safetensors of another program. Rebuild the energy in Python and `save` it."
         )
-    if metadata["version"] != str(VERSION):
+    if metadata["version"] not in ("1", str(VERSION)):
         raise ValueError(
-            f"expected format version {VERSION}; got {metadata['version']} in {path}. Install the "
+            f"expected format version 1 or {VERSION}; got {metadata['version']} in {path}. Install the "
             "release of numpyro-diffusion that wrote it, or save it again with this one."
         )
+    try:
+        if metadata["version"] != "1":
+            check_digest(metadata, arrays)
+        elif metadata.keys() != _METADATA:
+            raise ValueError(f"metadata {sorted(metadata.keys() - _METADATA)} beside version 1")
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be used: {error}. Copy or save it again.") from error
     return metadata, arrays
 
 

@@ -1,7 +1,7 @@
 """Trees of modules as plain data, and back, without running code.
 
-A module is its class, by name, and its fields; arrays are kept apart. Only classes of this package, and those
-that a caller allows, are built.
+A module, or a named tuple, is its class, by name, and its fields; arrays are kept apart. Only classes of this
+package, and those that a caller allows, are built.
 """
 
 import dataclasses
@@ -10,6 +10,8 @@ import importlib
 import inspect
 import math
 import pkgutil
+import types
+import typing
 from typing import Any
 
 import equinox as eqx
@@ -23,8 +25,8 @@ _SOURCES = ("energies", "nets", "schedules", "tabulated", "teachers", "factors",
 
 
 @functools.cache
-def package_classes() -> dict[str, type[eqx.Module]]:
-    """Concrete modules of this package that a file may name, by path inside the package."""
+def package_classes() -> dict[str, type]:
+    """Concrete modules and named tuples of this package that a file may name, by path inside it."""
     names = list(_SOURCES)
     for source in _SOURCES:
         package = importlib.import_module(f".{source}", __package__)
@@ -36,14 +38,19 @@ def package_classes() -> dict[str, type[eqx.Module]]:
     for name in names:
         module = importlib.import_module(f".{name}", __package__)
         for label, cls in vars(module).items():
-            if (
-                inspect.isclass(cls)
-                and issubclass(cls, eqx.Module)
-                and cls.__module__ == module.__name__
-            ):
-                if not inspect.isabstract(cls):
+            if inspect.isclass(cls) and cls.__module__ == module.__name__:
+                whole = issubclass(cls, eqx.Module) and not inspect.isabstract(cls)
+                if whole or _is_named_tuple(cls):
                     classes[f"{name}.{label}"] = cls
     return classes
+
+
+def _is_named_tuple(cls: type) -> bool:
+    return issubclass(cls, tuple) and hasattr(cls, "_fields")
+
+
+def _fields(cls: Any) -> tuple[str, ...]:
+    return cls._fields if _is_named_tuple(cls) else tuple(cls.__dataclass_fields__)
 
 
 def _label(cls: type) -> str:
@@ -53,19 +60,23 @@ def _label(cls: type) -> str:
 
 def encode(value, where: str, arrays: dict[str, np.ndarray]):
     """Plain data that describe a tree; its arrays go into `arrays`, named after where they hang."""
-    if isinstance(value, eqx.Module):
-        fields = {
-            name: encode(getattr(value, name), f"{where}.{name}", arrays)
-            for name in value.__dataclass_fields__
-        }
+    if isinstance(value, eqx.Module) or _is_named_tuple(type(value)):
+        values = {name: getattr(value, name) for name in _fields(type(value))}
+        if isinstance(value, eqx.Module):
+            _check_fields(type(value), values, where)
+        fields = {name: encode(v, f"{where}.{name}", arrays) for name, v in values.items()}
         return {"module": _label(type(value)), "fields": fields}
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, (jax.Array, np.ndarray)) and not jnp.issubdtype(
         value.dtype, jax.dtypes.prng_key
     ):
+        if where in arrays:  # a dict with the keys "a.b" and "a", which holds "b"
+            where = f"{where}#{len(arrays)}"
         arrays[where] = np.array(value, order="C")
         return {"array": where, "dtype": str(value.dtype), "shape": list(value.shape)}
+    if isinstance(value, float) and math.isnan(value):
+        raise ValueError(f"expected numbers; `{where}` is NaN. Set it, or leave it at its default.")
     if isinstance(value, float) and not math.isfinite(value):
         return {"float": str(value)}
     if value is None or isinstance(value, (bool, int, float, str)):
@@ -95,9 +106,11 @@ def decode(node, arrays, allowed, used: set[str]):
                 raise ValueError(
                     f"`{name}` should be {dtype}{shape} and is {array.dtype}{list(array.shape)}"
                 )
+            if name in used:
+                raise ValueError(f"`{name}` hangs in two places")
             used.add(name)
             return jnp.asarray(array, jax.dtypes.canonicalize_dtype(array.dtype))
-        case {"float": str(value)}:
+        case {"float": "inf" | "-inf" as value}:
             return float(value)
         case {"tuple": list(items)}:
             return tuple(decode(item, arrays, allowed, used) for item in items)
@@ -109,17 +122,20 @@ def decode(node, arrays, allowed, used: set[str]):
     raise ValueError(f"unknown entry with keys {sorted(node)}")
 
 
-def _build(label: str, values: dict[str, Any], allowed: dict[str, type[eqx.Module]]) -> eqx.Module:
+def _build(label: str, values: dict[str, Any], allowed: dict[str, type]) -> Any:
     if label not in allowed:
         raise ValueError(f"class {label!r} is not one of {sorted(allowed)}")
     cls = allowed[label]
     # A file may be older than a field; what it knew nothing of has the default.
-    has_default = lambda field: field.default is not dataclasses.MISSING
-    defaults = {field.name: field.default for field in filter(has_default, dataclasses.fields(cls))}
-    values = defaults | values
-    expected = set(cls.__dataclass_fields__)
+    if not _is_named_tuple(cls):
+        known = [f for f in dataclasses.fields(cls) if f.default is not dataclasses.MISSING]
+        values = {field.name: field.default for field in known} | values
+    expected = set(_fields(cls))
     if set(values) != expected:
         raise ValueError(f"{label} has fields {sorted(expected)}; got {sorted(values)}")
+    if issubclass(cls, tuple):
+        return cls(**values)
+    _check_fields(cls, values, label)
     # As Equinox unflattens a module: its fields are set, its constructor is not run.
     module = object.__new__(cls)
     for name, value in values.items():
@@ -128,3 +144,43 @@ def _build(label: str, values: dict[str, Any], allowed: dict[str, type[eqx.Modul
         if "__check_init__" in vars(base):
             vars(base)["__check_init__"](module)
     return module
+
+
+def _check_fields(cls: type, values: dict[str, Any], where: str):
+    """Hold plain fields of a class of this package against its types; those of a user may be loose."""
+    if cls.__module__.partition(".")[0] != __package__:
+        return
+    hints = _hints(cls)
+    for name, value in values.items():
+        if not _fits(value, hints.get(name, Any)):
+            raise ValueError(
+                f"`{where}.{name}` is {value!r:.40}, where {cls.__name__} expects {hints[name]}"
+            )
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+def _fits(value, hint) -> bool:
+    """Whether a plain value may stand where a field says `hint`; what is not understood fits."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if not isinstance(value, bool | int | float | str | tuple | list | dict | None):
+        return True
+    origin, inside = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, part) for part in inside)
+    if hint in (int, float):
+        return isinstance(value, (int, hint)) and not isinstance(value, bool)
+    if hint in (bool, str, type(None)):
+        return isinstance(value, hint)
+    if origin is tuple:
+        if not isinstance(value, tuple):
+            return False
+        inside = inside[:1] * len(value) if inside[1:] == (...,) else inside
+        return all(map(_fits, value, inside))
+    if inspect.isclass(hint) and issubclass(hint, eqx.Module):
+        return False
+    return True

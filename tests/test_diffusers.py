@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from numpyro_diffusion import teachers
+from numpyro_diffusion import load, save, teachers
 from numpyro_diffusion.tabulated import Tabulated, from_betas
 from numpyro_diffusion.teachers.scheduler import ddpm_schedule
 
@@ -120,6 +120,19 @@ UNKNOWN = {
     "one width": ({"block_out_channels": [4]}, "as many blocks"),
     "no middle": ({"add_attention": False}, "no place for: .*mid_block.attentions"),
     "groups": ({"norm_num_groups": 3}, "do not fit"),
+    "no groups": ({"norm_num_groups": 0}, "norm_num_groups=0"),
+    "epsilon": ({"norm_eps": -1.0}, "norm_eps=-1.0 .* above 0"),
+    "epsilon that is NaN": ({"norm_eps": float("nan")}, "NaN is no number of JSON"),
+    "epsilon in words": ({"norm_eps": "small"}, "norm_eps='small'"),
+    "width of time": ({"time_embedding_dim": 12}, "time has width 16 and should have 12"),
+    "no heads": ({"attention_head_dim": 0}, "attention_head_dim=0"),
+    "number for a flag": ({"center_input_sample": 1}, "center_input_sample=1"),
+    "flag for a number": ({"layers_per_block": True}, "layers_per_block=True"),
+    "a scale of zero": ({"mid_block_scale_factor": 0}, "mid_block_scale_factor=0"),
+    "blocks that are none": ({"down_block_types": "DownBlock2D"}, "down_block_types='Down"),
+    "an image too large": ({"sample_size": [10**6, 10**6]}, "more than 268435456 numbers"),
+    "an image in words": ({"sample_size": "x"}, "sample_size='x'|`sample_size` must be"),
+    "no class": ({"_class_name": None}, "expected a UNet2DModel; got None"),
 }
 
 
@@ -156,6 +169,13 @@ def test_settings_of_the_wrong_kind_raise_value_errors_only(name, folder):
         ({"rescale_betas_zero_snr": True}, "rescale_betas_zero_snr"),
         ({"num_train_timesteps": 10**9}, "number of steps"),
         ({"trained_betas": [0.5, 1.0]}, r"betas in \(0, 1\)"),
+        ({"trained_betas": [[0.5], [0.6]]}, "must hold numbers"),
+        ({"trained_betas": {"a": 0.5}}, "must hold numbers"),
+        ({"beta_start": "x"}, "`beta_start` must hold numbers"),
+        ({"beta_start": -0.1, "beta_schedule": "scaled_linear"}, r"`beta_start` .*in \(0, 1\)"),
+        ({"beta_end": True}, "`beta_end` must hold numbers"),
+        ({"num_train_timesteps": True}, "number of steps"),
+        ({"prediction_type": ["epsilon"]}, "prediction_type="),
     ],
 )
 def test_unknown_schedulers_are_refused(changes, message, folder):
@@ -173,6 +193,64 @@ def test_schedule_and_prediction_can_be_given(folder):
         folder, **UNITS, schedule=schedule, prediction=teachers.Denoised()
     )
     assert teacher.card.time_scale == 999.0 and teacher.card.prediction == teachers.Denoised()
+
+
+def test_the_width_of_time_may_be_told(folder):
+    before = teachers.diffusers_unet(folder, **UNITS)
+    edit(folder, "config.json", time_embedding_dim=16)
+    assert eqx.tree_equal(teachers.diffusers_unet(folder, **UNITS).fn, before.fn)
+
+
+def test_shards_and_half_precision_are_read(folder):
+    expected = teachers.diffusers_unet(folder, **UNITS)
+    weights, stem = load_file(folder / WEIGHTS), "diffusion_pytorch_model"
+    (folder / WEIGHTS).unlink()
+    parts = {f"{stem}-0000{i + 1}-of-00002.safetensors": {} for i in range(2)}
+    for i, (name, array) in enumerate(weights.items()):
+        list(parts.values())[i % 2][name] = array
+    for file, part in parts.items():
+        save_file(part, folder / file)
+    places = {name: file for file, part in parts.items() for name in part}
+    index = folder / f"{WEIGHTS}.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    loaded = teachers.diffusers_unet(folder, **UNITS)
+    assert eqx.tree_equal(loaded.fn, expected.fn)
+    for wrong in ({"x": "../../secret"}, {"x": "config.json"}, [], {"x": 3}):
+        index.write_text(json.dumps({"weight_map": wrong}))
+        with pytest.raises(ValueError, match="must map names of weights to files"):
+            teachers.diffusers_unet(folder, **UNITS)
+    index.write_text(json.dumps({"weight_map": dict(list(places.items())[1:])}))
+    with pytest.raises(ValueError, match="holds other tensors"):
+        teachers.diffusers_unet(folder, **UNITS)
+    index.unlink()
+    half = {name: array.astype(np.float16) for name, array in weights.items()}
+    save_file(half, folder / f"{stem}.fp16.safetensors")
+    with pytest.raises(FileNotFoundError, match=r"fp16.safetensors.*Pass `variant=`"):
+        teachers.diffusers_unet(folder, **UNITS)
+    loaded = teachers.diffusers_unet(folder, **UNITS, variant="fp16")
+    np.testing.assert_array_equal(
+        loaded.fn.weights["conv_in.weight"], half["conv_in.weight"].astype(np.float32)
+    )
+
+
+def test_weights_that_are_not_numbers_are_refused_by_name(folder):
+    weights = load_file(folder / WEIGHTS)
+    spoiled = weights["conv_in.bias"].copy()
+    spoiled[1] = np.nan
+    for bad in (spoiled, spoiled.astype(np.float64), np.array([1e300, 0, 0, 0])):
+        save_file(weights | {"conv_in.bias": bad}, folder / WEIGHTS)
+        with pytest.raises(ValueError, match="`conv_in.bias` are NaN or infinite"):
+            teachers.diffusers_unet(folder, **UNITS)
+    save_file(weights | {"conv_in.bias": np.ones(4, np.int32)}, folder / WEIGHTS)
+    with pytest.raises(ValueError, match="tensors of floating numbers.*conv_in.bias"):
+        teachers.diffusers_unet(folder, **UNITS)
+
+
+def test_a_unet_is_saved_and_loaded(folder, tmp_path):
+    teacher = teachers.diffusers_unet(folder, **UNITS)
+    save(tmp_path / "teacher.safetensors", teacher)
+    again = load(tmp_path / "teacher.safetensors")
+    assert eqx.tree_equal(again, teacher) and again.fn.form == teacher.fn.form
 
 
 def test_damaged_folders_are_refused(folder):

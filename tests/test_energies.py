@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.scipy.stats import multivariate_normal
 
-from numpyro_diffusion import EnergyFunction, Gaussian, GaussianMixture
+from numpyro_diffusion import EnergyFunction, Gaussian, GaussianMixture, InnerProductEnergy
 from numpyro_diffusion.energies import Composed
 from numpyro_diffusion.schedules import Cosine, VarianceExploding, VariancePreserving
 
@@ -221,8 +221,40 @@ def test_impossible_compositions_are_refused(make, message):
         (lambda: GaussianMixture([0.5, 0.5], np.zeros((3, 2))), r"got \(2,\) and \(3, 2\)"),
         (lambda: GaussianMixture([1.0, -1.0]), "non-negative"),
         (lambda: GaussianMixture([1.0], [[0.0, 0.0]]), "must hold 1 matrices"),
+        (lambda: Gaussian([np.nan, 0.0]), "`mean` must be finite; 1 of its 2 numbers"),
+        (lambda: Gaussian(covariance=np.diag([1.0, np.inf])), "`covariance` must be finite"),
+        (lambda: Gaussian([]), "must be a vector"),
+        (lambda: Gaussian(covariance=np.eye(2)[None]), "must be one matrix"),
+        (lambda: GaussianMixture([np.nan, 0.5]), "`weights` must be finite"),
+        (lambda: GaussianMixture(means=[[0.0, np.inf], [0.0, 0.0]]), "`means` must be finite"),
+        (lambda: GaussianMixture(covariances=np.eye(2)), "must hold 2 matrices"),
+        (
+            lambda: Gaussian(t_min=np.nan),
+            "`Gaussian` expects plain numbers 0 <= t_min < t_max <= 1",
+        ),
+        (lambda: Gaussian(t_max=2.0), "got .* and 2.0"),
+        (lambda: Gaussian(t_min="0"), "got '0'"),
+        (lambda: InnerProductEnergy(None, [np.nan, 0.0]), "`mean` must be finite"),
+        (lambda: InnerProductEnergy(log_normalizer=np.nan), "`log_normalizer` .* got nan"),
+        (lambda: InnerProductEnergy(log_normalizer="0"), "`log_normalizer` .* got '0'"),
+        (
+            lambda: InnerProductEnergy(log_normalizer=0.0, log_normalizer_error=-1.0),
+            "`log_normalizer_error` .* not negative",
+        ),
     ],
 )
 def test_impossible_gaussians_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_large_weights_keep_their_ratio():
+    energy = GaussianMixture([1e308, 1.5e308])
+    np.testing.assert_allclose(energy.weights, [0.4, 0.6], rtol=1e-12)
+
+
+def test_numbers_beyond_the_precision_are_refused(float32):
+    with pytest.raises(ValueError, match="`mean` must be finite"):
+        Gaussian([1e300, 0.0])
+    with pytest.raises(ValueError, match="positive definite"):
+        Gaussian([0.0, 0.0], 1e-60 * np.eye(2))

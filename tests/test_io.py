@@ -103,7 +103,11 @@ def parts(path):
     return json.loads(raw[8 : 8 + size]), raw[8 + size :]
 
 
-def rewrite(path, header, body):
+def rewrite(path, header, body, digest=False):
+    """A file of the first version, which had no digest, unless the one that is there shall stay."""
+    if not digest:
+        header["__metadata__"]["version"] = "1"
+        header["__metadata__"].pop("sha256", None)
     text = json.dumps(header).encode()
     path.write_bytes(struct.pack("<Q", len(text)) + text + body)
 
@@ -132,6 +136,15 @@ EDITS = {
     "missing tensor": with_field("mean", {"array": "nowhere", "dtype": "float64", "shape": [2]}),
     "wrong kind": with_field("schedule", 3.0),
     "wrong number": with_field("t_min", "soon"),
+    "a normaliser that is none": with_field("log_normalizer", [0.0]),
+    "an infinite normaliser": with_field("log_normalizer", {"float": "inf"}),
+    "a normaliser that is NaN": with_field("log_normalizer", {"float": "nan"}),
+    "a negative error": with_field("log_normalizer_error", -1.0),
+    "a flag for a number": with_field("t_min", False),
+    "one array twice": with_field(
+        "eigenvectors", {"array": "energy.eigenvalues", "dtype": "float64", "shape": [2]}
+    ),
+    "a huge number": with_field("t_max", 10**400),
     "bad check": with_field(
         "schedule",
         {"module": "schedules.VariancePreserving", "fields": {"beta_min": -1.0, "beta_max": 2.0}},
@@ -140,6 +153,101 @@ EDITS = {
     "a list": lambda tree: [1, 2],
     "null": lambda tree: None,
 }
+
+
+def test_files_of_the_first_version_still_load(path):
+    save(path, Gaussian(), {"licence": "CC0"})
+    rewrite(path, *parts(path))
+    assert eqx.tree_equal(load(path), Gaussian()) and read_card(path) == {"licence": "CC0"}
+
+
+def test_a_digest_is_demanded_where_one_was_written(path):
+    save(path, Gaussian())
+    header, body = parts(path)
+    for name, value in (("card", '{"licence": "mine"}'), ("version", "1"), ("sha256", "0" * 64)):
+        edited = header | {"__metadata__": header["__metadata__"] | {name: value}}
+        rewrite(path, edited, body, digest=True)
+        for read in (load, read_card):
+            with pytest.raises(ValueError, match="SHA-256|beside version 1"):
+                read(path)
+    header["__metadata__"].pop("sha256")
+    rewrite(path, header, body, digest=True)
+    with pytest.raises(ValueError, match="SHA-256"):
+        load(path)
+
+
+def test_no_flipped_bit_alters_an_energy(path, rng):
+    save(path, Gaussian(), {"units": "counts"})
+    raw = np.frombuffer(path.read_bytes(), np.uint8)
+    for place in rng.choice(8 * len(raw), 400, replace=False):
+        damaged = raw.copy()
+        damaged[place // 8] ^= 1 << place % 8
+        path.write_bytes(damaged.tobytes())
+        try:
+            energy = load(path)
+        except ValueError:
+            continue
+        assert eqx.tree_equal(energy, Gaussian()) and read_card(path) == {"units": "counts"}
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_weights_that_are_not_numbers_are_refused_by_name(bad, path):
+    spoil = lambda energy, value: eqx.tree_at(
+        lambda e: e.net.read.weight, energy, replace_fn=lambda w: w.at[0, 0].set(value)
+    )
+    energy = ProperEnergy()
+    with pytest.raises(ValueError, match=r"1 of the .* in `energy.net.read.weight` are NaN or inf"):
+        save(path, spoil(energy, bad))
+    assert not path.exists()
+    marked = spoil(energy, 1.2345678)
+    save(path, marked)
+    header, body = parts(path)
+    number = np.asarray(1.2345678, marked.net.read.weight.dtype)
+    assert body.count(number.tobytes()) == 1
+    body = body.replace(number.tobytes(), number.dtype.type(bad).tobytes())
+    rewrite(path, header, body)
+    with pytest.raises(ValueError, match=r"in `energy.net.read.weight` are NaN or infinite"):
+        load(path)
+
+
+def test_what_could_not_be_read_again_is_not_saved(path):
+    for dtype in (jnp.float8_e4m3fn, jnp.complex64, jnp.int4):
+        energy = eqx.tree_at(lambda e: e.mean, Gaussian(), jnp.ones(2).astype(dtype))
+        with pytest.raises((ValueError, TypeError), match="cannot save"):
+            save(path, energy)
+    with pytest.raises(TypeError, match="expects an energy or a denoiser; got Cosine"):
+        save(path, Cosine())
+    for card in ([1], {"loss": np.nan}, {"data": np.ones(2)}, "CC0"):
+        with pytest.raises(TypeError, match="`card` must be"):
+            save(path, Gaussian(), card)
+    with pytest.raises(FileNotFoundError, match="no folder"):
+        save(path.parent / "none" / path.name, Gaussian())
+    assert list(path.parent.iterdir()) == []
+
+
+class Table(eqx.Module):
+    """A network whose weights have dots in their names."""
+
+    parts: dict
+
+    def __call__(self, u, c_noise):
+        return self.parts["a.b"] * u + self.parts["a"]["b"]
+
+
+def test_names_with_dots_are_kept_apart(path):
+    energy = ProperEnergy(Table({"a.b": jnp.ones(2), "a": {"b": jnp.zeros(2)}}))
+    save(path, energy)
+    assert eqx.tree_equal(load(path, classes=[Table]), energy)
+
+
+def test_a_damaged_card_is_refused_in_words(path):
+    save(path, Gaussian())
+    header, body = parts(path)
+    for card, message in (("{", "is damaged"), ("[" * 10**5, "is damaged"), ("[1]", "JSON object")):
+        header["__metadata__"]["card"] = card
+        rewrite(path, header, body)
+        with pytest.raises(ValueError, match=message):
+            read_card(path)
 
 
 @pytest.mark.parametrize("name", EDITS)
@@ -173,8 +281,8 @@ def test_other_versions_and_other_programs_are_refused(path):
     save(path, Gaussian())
     header, body = parts(path)
     header["__metadata__"]["version"] = "999"
-    rewrite(path, header, body)
-    with pytest.raises(ValueError, match="expected format version 1; got 999"):
+    rewrite(path, header, body, digest=True)
+    with pytest.raises(ValueError, match="expected format version 1 or 2; got 999"):
         load(path)
     save_file({"layer.weight": np.ones((2, 2))}, path, {"format": "pt"})
     with pytest.raises(ValueError, match="safetensors of another program"):

@@ -121,6 +121,13 @@ def test_card_refuses_what_makes_no_sense_and_is_json():
         ({"shape": (2.0,)}, "positive integers"),
         ({"time_scale": 0.0}, "positive"),
         ({"units": ""}, "dimensionless"),
+        ({"units": 3}, "`units` of a card must be a string"),
+        ({"shape": [2]}, "positive integers"),
+        ({"data_range": 1.0}, "must be two numbers"),
+        ({"data_range": (0.0, np.nan)}, "must rise"),
+        ({"data_range": ("0", "1")}, "must rise"),
+        ({"time_scale": "1"}, "positive"),
+        ({"sha256": 12}, "64 hexadecimal digits"),
     ):
         with pytest.raises(ValueError, match=message):
             dataclasses.replace(CARD, **change)

@@ -118,6 +118,29 @@ READERS = {
 }
 
 
+def test_counts_are_bounded_and_not_only_sizes():
+    with pytest.raises(ValueError, match="more than 20000 blocks"):
+        read_equinox_leaves(equinox_bytes((np.zeros(0),)) * 20_001)
+    note = b'{"__metadata__":{"note":"' + b" " * 2**22 + b'"}}'
+    with pytest.raises(ValueError, match="a header of .* where at most 4194304 are read"):
+        read_safetensors(struct.pack("<Q", len(note)) + note)
+
+
+def test_flags_are_zero_or_one():
+    flags = np.array([0, 1, 2], np.uint8).view(np.bool_)
+    with pytest.raises(ValueError, match="neither 0 nor 1"):
+        read_safetensors(save({"x": flags}))
+    with pytest.raises(ValueError, match="neither 0 nor 1"):
+        read_equinox_leaves(equinox_bytes((flags,)))
+
+
+def test_numbers_of_eight_bits_come_back():
+    for dtype in (jnp.float8_e4m3fn, jnp.float8_e5m2):
+        array = np.asarray(jnp.asarray([1.5, -2.0], dtype))
+        assert read_safetensors(save({"x": array}))["x"].dtype == dtype
+        np.testing.assert_array_equal(read_safetensors(save({"x": array}))["x"], array)
+
+
 @pytest.mark.parametrize("kind", READERS)
 def test_truncation_anywhere_is_noticed(kind, rng):
     read, data = READERS[kind]
@@ -159,6 +182,8 @@ HEADERS = {
     "no type": "{'fortran_order': False, 'shape': (1,), }",
     "deep": "(" * 2000,
     "a type that is none": "{'descr': 'nonsense', 'fortran_order': False, 'shape': (1,), }",
+    "a side too long": "{'descr': '<f4', 'fortran_order': False, 'shape': (0, 10**30), }",
+    "a side far too long": f"{{'descr': '<f4', 'fortran_order': False, 'shape': (0, 1{'0' * 30}), }}",
     "a shape that is none": "{'descr': '<f4', 'fortran_order': False, 'shape': 4, }",
 }
 

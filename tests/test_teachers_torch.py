@@ -58,6 +58,36 @@ LIES = {
     "no name": (b"cos\nsys", "not found|ends too early"),
     "far memo": (b"j" + struct.pack("<I", 2**32 - 1), "damaged pickle"),
     "empty stack": (b"000000", "instruction"),
+    "attributes not known": (
+        name("collections", "OrderedDict") + b")R}" + text("scale") + number(2) + b"sb",
+        "attributes .'scale'",
+    ),
+    "flags of another kind": (tensor(kind="BoolStorage", count=16), "neither 0 nor 1"),
+    "metadata not known": (tensor(more=b"}" + text("conj") + b"\x88s"), "metadata .*'conj'"),
+    "metadata beside a known one": (
+        tensor(more=b"}" + text("neg") + b"\x88s" + text("x") + b"\x88s"),
+        "metadata .*'x': True",
+    ),
+    "metadata that is no dict": (tensor(more=b"\x88"), "metadata .True."),
+    "arguments too many": (tensor(more=b"}N"), "metadata .*None"),
+    "negated flags": (
+        tensor(kind="ByteStorage", count=16, more=b"}" + text("neg") + b"\x88s"),
+        "metadata",
+    ),
+    "a hook": (
+        name("torch._utils", "_rebuild_parameter")
+        + run(tensor(), b"\x89", b"}" + text("hook") + number(1) + b"s")
+        + b"R",
+        "_rebuild_parameter with arguments that are not understood",
+    ),
+    "a parameter with more": (
+        name("torch._utils", "_rebuild_parameter") + run(tensor(), b"\x89", b"}", b"N") + b"R",
+        "not understood",
+    ),
+    "a size of many": (
+        name("torch", "Size") + run(*33 * [number(1)]) + b"\x85R",
+        "asks to call torch.Size",
+    ),
 }
 
 
@@ -66,6 +96,40 @@ def test_lies_in_a_pickle_are_refused(lie):
     program, message = LIES[lie]
     with pytest.raises(ValueError, match=message):
         read_torch(torch_file(state(program)))
+
+
+def test_lazy_negation_is_done():
+    """PyTorch keeps the sign of a conjugate's imaginary part in a bit beside the tensor."""
+    negated = tensor((2,), (2,), 1, more=b"}" + text("neg") + b"\x88s")
+    np.testing.assert_array_equal(read_torch(torch_file(state(negated)))["w"], [-1, -3])
+    plain = read_torch(torch_file(state(tensor((2,), (2,), 1, more=b"}"))))["w"]
+    np.testing.assert_array_equal(plain, [1, 3])
+
+
+def test_work_is_bounded_and_not_only_size():
+    """Keys made to collide take quadratic time; small instructions by the million take seconds."""
+    colliding = b"".join(number(i * (2**61 - 1)) + b"N" for i in range(3))
+    with pytest.raises(ValueError, match="strings or small integers"):
+        read_torch(torch_file(b"\x80\x02}(" + colliding + b"u."))
+    assert read_torch(torch_file(b"\x80\x02}" + number(2**60 - 1) + b"Ns.")) == {2**60 - 1: None}
+    with pytest.raises(ValueError, match="more than 1000000 instructions"):
+        read_torch(torch_file(b"\x80\x02(" + b"N" * 1_000_000 + b"t."))
+    # Building costs more than an instruction: a size out of the memo, again and again.
+    size = name("torch", "Size") + b"q\x00" + run(number(1)) + b"q\x01"
+    with pytest.raises(ValueError, match="more than 1000000 instructions"):
+        read_torch(torch_file(b"\x80\x02](" + size + b"h\x00h\x01\x85R" * 100_000 + b"e."))
+
+
+def test_long_directories_are_refused_before_they_are_read():
+    raw = torch_file(state(tensor()))
+    end = raw.rindex(b"PK\x05\x06")
+    long = raw[: end + 12] + struct.pack("<I", 2**24) + raw[end + 16 :]
+    with pytest.raises(ValueError, match="a directory of 16777216 bytes"):
+        read_torch(long)
+    wide = b"PK\x06\x06" + bytes(36) + struct.pack("<Q", 2**40) + bytes(8)
+    locator = b"PK\x06\x07" + bytes(16)
+    with pytest.raises(ValueError, match="a directory of 1099511627776 bytes"):
+        read_torch(raw[:end] + wide + locator + raw[end:])
 
 
 def test_a_far_memo_takes_no_memory():

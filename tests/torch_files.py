@@ -24,7 +24,10 @@ def name(module: str, label: str) -> bytes:
     return f"c{module}\n{label}\n".encode()
 
 
-def tensor(size=(2,), stride=(1,), offset=0, count=4, kind="FloatStorage", key="0") -> bytes:
+def tensor(
+    size=(2,), stride=(1,), offset=0, count=4, kind="FloatStorage", key="0", more: bytes = b""
+) -> bytes:
+    """A call that builds a tensor; `more` are arguments after those that every file has."""
     storage = (
         run(text("storage"), name("torch", kind), text(key), text("cpu"), number(count)) + b"Q"
     )
@@ -35,6 +38,7 @@ def tensor(size=(2,), stride=(1,), offset=0, count=4, kind="FloatStorage", key="
         *numbers,
         b"\x89",
         name("collections", "OrderedDict") + b")R",
+        more,
     ]
     return name("torch._utils", "_rebuild_tensor_v2") + run(*arguments) + b"R"
 

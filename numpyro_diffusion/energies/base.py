@@ -17,6 +17,7 @@ from typing import Any, Self
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from equinox import AbstractVar
 
 from .._typing import Array, PRNGKey, Scalar
@@ -25,6 +26,10 @@ from ..schedules import AbstractSchedule
 __all__ = ["AbstractDenoiser", "AbstractEnergy", "Power"]
 
 Power = float | Callable[[Scalar], Scalar | float]  # an exponent, or a function of the time
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
 
 
 class AbstractDenoiser(eqx.Module):
@@ -41,6 +46,24 @@ class AbstractDenoiser(eqx.Module):
     shape: AbstractVar[tuple[int, ...]]
     t_min: AbstractVar[float]
     t_max: AbstractVar[float]
+
+    def __check_init__(self):
+        name, times = type(self).__name__, (self.t_min, self.t_max)
+        if not (all(map(_is_number, times)) and 0 <= times[0] < times[1] <= 1):
+            raise ValueError(
+                f"`{name}` expects plain numbers 0 <= t_min < t_max <= 1; got {times[0]!r:.40} and "
+                f"{times[1]!r:.40}. Times run from data, 0, to noise, 1; `float` makes a number of an array."
+            )
+        known, error = (getattr(self, f"log_normalizer{end}", None) for end in ("", "_error"))
+        if known is not None and not (_is_number(known) and math.isfinite(known)):
+            raise ValueError(
+                f"`log_normalizer` of `{name}` must be a finite number of nats, or None where it is not "
+                f"known; got {known!r:.40}."
+            )
+        if error is not None and not (_is_number(error) and 0 <= error < math.inf):
+            raise ValueError(
+                f"`log_normalizer_error` of `{name}` must be finite and not negative; got {error!r:.40}."
+            )
 
     @abc.abstractmethod
     def denoise(self, x: Array, t: Scalar) -> Array:

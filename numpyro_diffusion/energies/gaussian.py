@@ -17,9 +17,29 @@ from .base import AbstractEnergy
 __all__ = ["Gaussian", "GaussianMixture"]
 
 
+def _numbers(values, what: str) -> np.ndarray:
+    """Finite parameters as an array of floats."""
+    if np.iscomplexobj(values):
+        raise TypeError(
+            f"`{what}` must be real; got complex numbers. Stack real and imaginary parts."
+        )
+    try:
+        array = np.asarray(values, float)
+    except ValueError as error:
+        raise TypeError(f"`{what}` must be an array of numbers: {error}.") from error
+    with np.errstate(over="ignore"):
+        bad = int(np.sum(~np.isfinite(array.astype(jnp.result_type(float)))))
+    if bad:
+        raise ValueError(
+            f"`{what}` must be finite; {bad} of its {array.size} numbers are NaN or infinite. Look for "
+            "missing values in the data."
+        )
+    return array
+
+
 def _decompose(covariances, dimension: int, what: str) -> tuple[np.ndarray, np.ndarray]:
     """Eigenvalues `(k, d)` and eigenvectors `(k, d, d)` of symmetric positive definite matrices."""
-    covariances = np.asarray(covariances)
+    covariances = _numbers(covariances, what)
     if covariances.shape[-2:] != (dimension, dimension):
         raise ValueError(
             f"`{what}` must have shape (..., {dimension}, {dimension}) to match the mean; got "
@@ -28,7 +48,7 @@ def _decompose(covariances, dimension: int, what: str) -> tuple[np.ndarray, np.n
     if not np.allclose(covariances, np.swapaxes(covariances, -1, -2)):
         raise ValueError(f"`{what}` must be symmetric; average it with its transpose.")
     values, vectors = np.linalg.eigh(covariances)
-    if values.min() <= 0:
+    if values.astype(jnp.result_type(float)).min() <= 0:
         raise ValueError(
             f"`{what}` must be positive definite; its smallest eigenvalue is {values.min():.3g}. "
             "Add a small multiple of the identity."
@@ -37,6 +57,10 @@ def _decompose(covariances, dimension: int, what: str) -> tuple[np.ndarray, np.n
 
 
 def _horizon(schedule, t_min, t_max) -> tuple[float, float]:
+    if not isinstance(schedule, AbstractSchedule):
+        raise TypeError(
+            f"`schedule` must be a noise schedule, such as `VariancePreserving()`; got {schedule!r:.40}."
+        )
     default_min, default_max = schedule.horizon()
     return default_min if t_min is None else t_min, default_max if t_max is None else t_max
 
@@ -61,8 +85,8 @@ class GaussianMixture(AbstractEnergy):
         t_max: Time at which sampling starts. The default adds noise of 100 units.
 
     Raises:
-        ValueError: If shapes disagree, weights are negative or sum to 0, or a covariance is not
-            symmetric positive definite.
+        ValueError: If shapes disagree, a number is not finite, weights are negative or sum to 0, or a
+            covariance is not symmetric positive definite.
     """
 
     weights: Array
@@ -85,18 +109,20 @@ class GaussianMixture(AbstractEnergy):
         t_min: float | None = None,
         t_max: float | None = None,
     ):
-        weights, means = np.asarray(weights, float), np.asarray(means, float)
-        if means.ndim != 2 or weights.shape != means.shape[:1]:
+        weights, means = _numbers(weights, "weights"), _numbers(means, "means")
+        if means.ndim != 2 or not means.size or weights.shape != means.shape[:1]:
             raise ValueError(
                 "`weights` must have shape (k,) and `means` shape (k, d); got "
                 f"{weights.shape} and {means.shape}."
             )
-        if weights.min() < 0 or weights.sum() <= 0:
+        if weights.min() < 0 or weights.max() <= 0:
             raise ValueError(f"`weights` must be non-negative with a positive sum; got {weights}.")
+        weights = weights / weights.max()  # or their sum could overflow
         values, vectors = _decompose(covariances, means.shape[1], "covariances")
-        if values.shape[0] != len(weights):
+        if values.shape[:-1] != weights.shape:
             raise ValueError(
-                f"`covariances` must hold {len(weights)} matrices, one a weight; got {values.shape[0]}."
+                f"`covariances` must hold {len(weights)} matrices, one a weight; got shape "
+                f"{np.shape(covariances)}."
             )
         self.weights = jnp.asarray(weights / weights.sum())
         self.means, self.eigenvalues = jnp.asarray(means), jnp.asarray(values)
@@ -150,7 +176,8 @@ class Gaussian(AbstractEnergy):
         t_max: Time at which sampling starts.
 
     Raises:
-        ValueError: If shapes disagree or the covariance is not symmetric positive definite.
+        ValueError: If shapes disagree, a number is not finite, or the covariance is not symmetric positive
+            definite.
     """
 
     mean: Array
@@ -171,10 +198,12 @@ class Gaussian(AbstractEnergy):
         t_min: float | None = None,
         t_max: float | None = None,
     ):
-        mean = np.asarray(mean, float)
-        if mean.ndim != 1:
+        mean = _numbers(mean, "mean")
+        if mean.ndim != 1 or not mean.size:
             raise ValueError(f"`mean` must be a vector; got shape {mean.shape}. Flatten it first.")
         values, vectors = _decompose(covariance, mean.shape[0], "covariance")
+        if values.ndim != 1:
+            raise ValueError(f"`covariance` must be one matrix; got shape {np.shape(covariance)}.")
         self.mean = jnp.asarray(mean)
         self.eigenvalues, self.eigenvectors = jnp.asarray(values), jnp.asarray(vectors)
         self.schedule = VariancePreserving() if schedule is None else schedule

@@ -98,12 +98,15 @@ class AbstractNetworkEnergy(AbstractEnergy):
                 f"`covariance` must have shape ({mean.size},) or ({mean.size}, {mean.size}) to match a "
                 f"mean of shape {mean.shape}; got {covariance.shape}. It is over flattened examples."
             )
+        for what, numbers in (("mean", mean), ("covariance", covariance), ("offset", offset)):
+            if not np.isfinite(numbers).all():
+                raise ValueError(f"`{what}` must be finite. Look for missing values in the data.")
         values, vectors = covariance, None
         if covariance.ndim == 2:
             values, vectors = np.linalg.eigh(covariance)
-        if not (np.isfinite(values).all() and values.min() > 0):
+        if not values.min() > 0:
             raise ValueError(
-                f"`covariance` must be finite and positive definite; its smallest variance is "
+                f"`covariance` must be positive definite; its smallest variance is "
                 f"{values.min():.3g}. Floor the variances at the square of the data's resolution."
             )
         self.net = ResidualMLP(None, mean.shape, width=32) if net is None else net

@@ -12,29 +12,16 @@ import struct
 
 import jax.numpy as jnp
 import numpy as np
-from safetensors import SafetensorError, deserialize
 
+from .._safetensors import numbers_in, parse
 from .files import MAX_BYTES, Source, read_bytes
 
 __all__ = ["read_equinox_leaves", "read_safetensors"]
 
 _MAGIC = b"\x93NUMPY"
 _MAX_HEADER = 4096
-_SAFETENSORS_DTYPES = {
-    "F64": np.float64,
-    "F32": np.float32,
-    "F16": np.float16,
-    "BF16": jnp.bfloat16,
-    "I64": np.int64,
-    "I32": np.int32,
-    "I16": np.int16,
-    "I8": np.int8,
-    "U64": np.uint64,
-    "U32": np.uint32,
-    "U16": np.uint16,
-    "U8": np.uint8,
-    "BOOL": np.bool_,
-}
+_DAMAGED = ValueError, SyntaxError, TypeError, MemoryError, RecursionError, OverflowError
+_MAX_LEAVES = 20_000  # a header of text each, so that their number is work
 
 
 def read_equinox_leaves(source: Source, *, max_bytes: int = MAX_BYTES) -> list[np.ndarray]:
@@ -57,7 +44,9 @@ def read_equinox_leaves(source: Source, *, max_bytes: int = MAX_BYTES) -> list[n
     while at < len(data):
         try:
             leaf, at = _npy_block(data, at)
-        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
+            if len(leaves) == _MAX_LEAVES:
+                raise ValueError(f"more than {_MAX_LEAVES} blocks")
+        except _DAMAGED as error:
             raise ValueError(
                 f"expected the leaves of an Equinox module as `.npy` blocks; block {len(leaves)} at byte "
                 f"{at} of {len(data)} cannot be read: {error}. The file may be truncated or of another "
@@ -103,7 +92,7 @@ def _npy_block(data: bytes, at: int) -> tuple[np.ndarray, int]:
         raise ValueError(
             f"it declares {count * dtype.itemsize} bytes where {len(data) - start} are left"
         )
-    flat = np.frombuffer(data, dtype, count, start)
+    flat = numbers_in(data, dtype, count, start)
     order = "F" if header["fortran_order"] is True else "C"
     return flat.reshape(shape, order=order), start + flat.nbytes
 
@@ -129,21 +118,9 @@ def read_safetensors(source: Source, *, max_bytes: int = MAX_BYTES) -> dict[str,
     """
     data = read_bytes(source, max_bytes=max_bytes)
     try:
-        tensors = deserialize(data)
-        return {
-            name: np.frombuffer(tensor["data"], _safetensors_dtype(tensor["dtype"])).reshape(
-                tensor["shape"]
-            )
-            for name, tensor in tensors
-        }
-    except (SafetensorError, ValueError, TypeError, OverflowError) as error:
+        return parse(data)[1]
+    except ValueError as error:
         raise ValueError(
             f"expected a safetensors file; these {len(data)} bytes cannot be read: {error}. The file may "
             "be truncated or of another format (a pickle, say)."
         ) from error
-
-
-def _safetensors_dtype(name: str):
-    if name not in _SAFETENSORS_DTYPES:
-        raise ValueError(f"type {name!r} is not one of {sorted(_SAFETENSORS_DTYPES)}")
-    return _SAFETENSORS_DTYPES[name]

@@ -7,6 +7,7 @@ is. The card does; readers of foreign weights demand one.
 import dataclasses
 import hashlib
 import math
+import re
 from typing import Any, Self
 
 import equinox as eqx
@@ -19,6 +20,12 @@ from .predictions import AbstractPrediction
 from .transforms import AbstractTransform
 
 __all__ = ["PriorCard"]
+
+_DIGEST = "[0-9a-fA-F]{64}"
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
 
 
 class PriorCard(eqx.Module):
@@ -38,7 +45,7 @@ class PriorCard(eqx.Module):
         sha256: Digest of the file. Weights are refused if theirs differs.
 
     Raises:
-        ValueError: If shape, range or time scale make no sense.
+        ValueError: If a field is of the wrong kind, or shape, range or time scale make no sense.
     """
 
     name: str = eqx.field(static=True)
@@ -54,13 +61,26 @@ class PriorCard(eqx.Module):
     sha256: str | None = eqx.field(static=True, default=None)
 
     def __check_init__(self):
+        for name in ("name", "units", "licence", "source"):
+            if not isinstance(getattr(self, name), str):
+                raise ValueError(
+                    f"`{name}` of a card must be a string; got {getattr(self, name)!r:.80}."
+                )
+        if not (isinstance(self.data_range, tuple | list) and len(self.data_range) == 2):
+            raise ValueError(f"`data_range` must be two numbers; got {self.data_range!r:.80}.")
         low, high = self.data_range
-        if not low < high:
+        if not (_is_number(low) and _is_number(high) and low < high):
             raise ValueError(f"`data_range` must rise; got {low} to {high}, in {self.units}.")
-        if not all(isinstance(n, int) and n > 0 for n in self.shape):
+        if not (
+            isinstance(self.shape, tuple)
+            and all(isinstance(n, int | np.integer) and n > 0 for n in self.shape)
+        ):
             raise ValueError(f"`shape` must hold positive integers; got {self.shape}.")
-        if not (self.time_scale > 0 and math.isfinite(self.time_scale)):
+        if not (_is_number(self.time_scale) and 0 < self.time_scale < math.inf):
             raise ValueError(f"`time_scale` must be positive; got {self.time_scale}.")
+        digest = self.sha256
+        if digest is not None and not (isinstance(digest, str) and re.fullmatch(_DIGEST, digest)):
+            raise ValueError(f"`sha256` must be 64 hexadecimal digits; got {digest!r:.80}.")
         if not self.units:
             raise ValueError("a card must name units; write 'dimensionless' if there are none.")
 

@@ -6,13 +6,16 @@ taken, before what the file declares has been held against `max_bytes`.
 
 import io
 import os
+import struct
 import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 __all__ = ["MAX_BYTES", "Source", "read_bytes"]
 
 MAX_BYTES = 4 * 2**30
+_MAX_DIRECTORY = 8 * 2**20  # some 100,000 entries
 Source = str | os.PathLike | bytes
 
 # What `zipfile` raises on archives that are damaged, encrypted or compressed in a way it does not know.
@@ -56,13 +59,16 @@ def read_bytes(source: Source, member: str | None = None, *, max_bytes: int = MA
         )
     if member is not None:
         return _read_member(path, member, max_bytes)
-    _check_size(path.stat().st_size, max_bytes, str(path))
+    size = path.stat().st_size
+    _check_size(size, max_bytes, str(path))
     with open(path, "rb") as file:
-        return file.read(max_bytes)
+        return file.read(size)  # takes memory for all that it is asked for, at once
 
 
 def _read_member(path: Path, member: str, max_bytes: int) -> bytes:
     try:
+        with open(path, "rb") as file:
+            _check_directory(file)
         archive = zipfile.ZipFile(path)
     except ZIP_ERRORS as error:
         raise ValueError(
@@ -86,7 +92,27 @@ def _read_member(path: Path, member: str, max_bytes: int) -> bytes:
 
 def open_zip(data: bytes) -> zipfile.ZipFile:
     """An archive held in memory."""
+    _check_directory(io.BytesIO(data))
     return zipfile.ZipFile(io.BytesIO(data))
+
+
+def _check_directory(file: BinaryIO):
+    """Refuse an archive with a directory so long that reading it is work.
+
+    Its length stands in a record within the last 64 kB, and in one of 64 bits before where it is that long.
+    """
+    start = max(0, file.seek(0, os.SEEK_END) - 2**16 - 128)
+    file.seek(start)
+    tail = file.read()
+    for magic, place, form in ((b"PK\x05\x06", 12, "<I"), (b"PK\x06\x06", 40, "<Q")):
+        at = tail.find(magic)
+        while 0 <= at <= len(tail) - place - 8:
+            (size,) = struct.unpack_from(form, tail, at + place)
+            if _MAX_DIRECTORY < size < 2**32 - 1 or (form == "<Q" and size > _MAX_DIRECTORY):
+                raise ValueError(
+                    f"a directory of {size} bytes, where at most {_MAX_DIRECTORY} are read"
+                )
+            at = tail.find(magic, at + 1)
 
 
 def _check_size(size: int, max_bytes: int, what: str):

@@ -32,11 +32,22 @@ def ddpm_schedule(config: Mapping[str, Any]) -> Tabulated:
         raise ValueError(
             "a schedule with rescale_betas_zero_snr ends without signal; pass `schedule`."
         )
-    if not (isinstance(steps, int) and 2 <= steps <= 100_000):
-        raise ValueError(f"`num_train_timesteps` must be a number of steps; got {steps!r}.")
+    if not (type(steps) is int and 2 <= steps <= 100_000):
+        raise ValueError(f"`num_train_timesteps` must be a number of steps; got {steps!r:.80}.")
     low, high = config.get("beta_start", 0.0001), config.get("beta_end", 0.02)
-    if config.get("trained_betas") is not None:
-        return from_betas(config["trained_betas"])
+    betas = config.get("trained_betas")
+    told = {
+        "beta_start": [low],
+        "beta_end": [high],
+        "trained_betas": [0.5] if betas is None else betas,
+    }
+    for name, values in told.items():
+        if not (isinstance(values, list) and all(type(v) in (int, float) for v in values)):
+            raise ValueError(f"`{name}` must hold numbers; got {config[name]!r:.80}.")
+        if not all(0 < value < 1 for value in values):
+            raise ValueError(f"`{name}` must hold betas in (0, 1); got {config[name]!r:.80}.")
+    if betas is not None:
+        return from_betas(betas)
     kind = config.get("beta_schedule", "linear")
     if kind == "linear":
         return from_betas(np.linspace(low, high, steps))
@@ -58,6 +69,6 @@ def ddpm_prediction(config: Mapping[str, Any]) -> AbstractPrediction:
         ValueError: If that is none of noise, data and velocity.
     """
     kind = config.get("prediction_type", "epsilon")
-    if kind not in _PREDICTIONS:
-        raise ValueError(f"prediction_type={kind!r} is not one of {sorted(_PREDICTIONS)}.")
+    if type(kind) is not str or kind not in _PREDICTIONS:
+        raise ValueError(f"prediction_type={kind!r:.80} is not one of {sorted(_PREDICTIONS)}.")
     return _PREDICTIONS[kind]

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from .._safetensors import numbers_in
 from .files import MAX_BYTES, ZIP_ERRORS, Source, open_zip, read_bytes
 from .torch_pickle import Name, interpret
 
@@ -118,7 +119,7 @@ class _Archive:
         raw = self.storages[key]
         if count < 0 or count * dtype.itemsize != len(raw):
             raise ValueError(f"storage {key[:40]!r} declares {count} numbers in {len(raw)} bytes")
-        return _Storage(np.frombuffer(raw, dtype))
+        return _Storage(numbers_in(raw, dtype))
 
     def call(self, name: Name, arguments: tuple):
         match (name.module, name.name), arguments:
@@ -128,18 +129,25 @@ class _Archive:
                 return sizes
             case (
                 ("torch._utils", "_rebuild_tensor_v2"),
-                (_Storage(numbers), offset, tuple(size), tuple(stride), *_),
-            ):
-                return self.tensor(numbers, offset, size, stride)
-            case ("torch._utils", "_rebuild_parameter"), (_Tensor() as tensor, *_):
+                # What follows says how gradients flow, and at times {"neg": True}.
+                (_Storage(numbers), offset, tuple(size), tuple(stride), bool(), {**hooks}, *bits),
+            ) if not hooks:
+                tensor = self.tensor(numbers, offset, size, stride)
+                return _Tensor(_with_bits(tensor.array, bits))
+            case (
+                ("torch._utils", "_rebuild_parameter"),
+                (_Tensor() as tensor, bool(), {**hooks}),
+            ) if not hooks:
                 return tensor
+            case ("torch._utils", "_rebuild_tensor_v2" | "_rebuild_parameter"), _:
+                raise ValueError(f"it calls {name} with arguments that are not understood")
         raise ValueError(f"it asks to call {name}, and only tensors can be built")
 
     def tensor(self, numbers: np.ndarray, offset, size: tuple, stride: tuple) -> _Tensor:
-        if not (_are_counts((offset, *size, *stride)) and len(size) == len(stride)):
-            raise ValueError("a tensor whose offset, size or stride is not a count")
         if len(size) > _MAX_DIMENSIONS:
             raise ValueError(f"a tensor of {len(size)} dimensions")
+        if not (all(map(_are_counts, ((offset,), size, stride))) and len(size) == len(stride)):
+            raise ValueError("a tensor whose offset, size or stride is not a count")
         count = math.prod(size)
         last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
         # A stride of 0 would make much out of little, and an index past the end read other memory.
@@ -154,12 +162,29 @@ class _Archive:
         if count == 0:
             return _Tensor(np.zeros(size, numbers.dtype))
         steps = [step * numbers.itemsize for step in stride]
-        view = np.lib.stride_tricks.as_strided(numbers[offset:], size, steps, writeable=False)
-        return _Tensor(view)
+        return _Tensor(
+            np.ndarray(size, numbers.dtype, numbers, offset * numbers.itemsize, tuple(steps))
+        )
+
+
+def _with_bits(array: np.ndarray, bits: list) -> np.ndarray:
+    """Numbers as PyTorch's lazy operations mean them, which it keeps as bits beside a tensor."""
+    match bits:
+        case []:
+            return array
+        case [{**rest}] if not rest:
+            return array
+        case [{"neg": True, **rest}] if not rest and array.dtype.kind in "fiV":
+            array = -array
+            array.flags.writeable = False
+            return array
+    raise ValueError(f"a tensor with metadata {bits!r:.60}, which is not understood")
 
 
 def _are_counts(numbers) -> bool:
-    return all(type(n) is int and 0 <= n < 2**62 for n in numbers)
+    return len(numbers) <= _MAX_DIMENSIONS and all(
+        type(n) is int and 0 <= n < 2**62 for n in numbers
+    )
 
 
 def _unwrap(value, depth: int = 0, seen: dict | None = None) -> Any:

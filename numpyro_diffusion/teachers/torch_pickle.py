@@ -11,8 +11,13 @@ from typing import Any, NamedTuple
 
 __all__ = ["Name", "interpret"]
 
-_MAX_PICKLE = 16 * 2**20  # some 100,000 tensors; each byte can cost us one small object
-
+_MAX_PICKLE = 16 * 2**20
+# Instructions, with those that build something counted 8 times. A tensor takes some 65: 15,000 tensors.
+_MAX_WORK = 1_000_000
+_HEAVY = "REDUCE", "BINPERSID"
+_MAX_KEY = (
+    2**60
+)  # whole numbers below it have hashes of their own; larger ones could be made to collide
 
 # Instructions without an argument, with a number of fixed size, and with a length before their bytes.
 _BARE = {
@@ -87,8 +92,12 @@ def interpret(data: bytes, call: Callable[[Name, tuple], Any], load: Callable[[t
         raise ValueError(f"a pickle of {len(data)} bytes, where at most {_MAX_PICKLE} are read")
     stack: list[Any] = []
     memo: dict[int, Any] = {}
+    work = 0
     try:
         for opcode, argument in _instructions(data):
+            work += 8 if opcode in _HEAVY else 1
+            if work > _MAX_WORK:
+                raise ValueError(f"a pickle of more than {_MAX_WORK} instructions")
             if opcode == "STOP":
                 (result,) = stack
                 return result
@@ -184,7 +193,9 @@ def _step(opcode: str, argument, stack: list, memo: dict, call, load):
             arguments, name = _expect(stack.pop(), tuple), _expect(stack.pop(), Name)
             stack.append(call(name, arguments))
         case "BUILD":
-            stack.pop()  # attributes of an OrderedDict: versions of layers, of no use to us
+            attributes = _expect(stack.pop(), dict)
+            if attributes.keys() - {"_metadata"}:  # versions of layers, of no use to us
+                raise ValueError(f"attributes {list(attributes)!r:.60}, which are not understood")
             _expect(stack[-1], dict)
 
 
@@ -205,8 +216,12 @@ def _pop_run(stack: list) -> list:
     return items
 
 
+def _is_key(key) -> bool:
+    return type(key) is str or (type(key) is int and abs(key) < _MAX_KEY)
+
+
 def _set_items(target, items: list):
     keys, values = items[::2], items[1::2]
-    if len(keys) != len(values) or not all(type(key) in (str, int) for key in keys):
-        raise ValueError("a dict whose keys are not strings or integers")
+    if len(keys) != len(values) or not all(map(_is_key, keys)):
+        raise ValueError("a dict whose keys are not strings or small integers")
     _expect(target, dict).update(zip(keys, values, strict=True))

@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 from .._typing import Array, PRNGKey, PyTree, Scalar
 from ..energies import AbstractDenoiser
 from .checkpoint import Progress, read_progress, write_progress
+from .fingerprint import fingerprint, names_of
 from .settings import (
     check_options,
     default_loss,
@@ -121,7 +122,9 @@ def fit(
         trainable: Selects what is trained; the default fits the energies of this package.
         devices: Devices over which every batch is spread, the weights being on each; one by default.
         checkpoint: A file that is written at every check. Where it exists already, training goes on from it,
-            and ends with the same weights, bit for bit, as a run that was never interrupted.
+            and ends with the same weights, bit for bit, as a run that was never interrupted. It is refused
+            if data, a number, or one of the functions above differ; functions are compared by the programs
+            that JAX traces from them, which another release of JAX can write in another way.
         progress_bar: Show progress and losses.
 
     Raises:
@@ -203,10 +206,18 @@ def fit(
         "key": np.asarray(jax.random.key_data(key)).tolist(), "data": source.fingerprint(),
         "steps": steps, "batch_size": batch_size, "accumulate": accumulate, "ema": ema,
         "weight_decay": weight_decay, "patience": patience, "check_every": check_every,
-        "null_rate": null_rate, "start": score,
-        "learning_rate": None if callable(learning_rate) else learning_rate,
+        "null_rate": null_rate, "start": score, "trainable": names_of(weights, energy),
     }  # fmt: skip
     if checkpoint is not None:
+        told = jax.value_and_grad(loss_of)
+        settings |= {
+            "loss": fingerprint(told, weights, key, held_out),
+            "augment": fingerprint(augment, key, held_out.examples[0]),
+            "sampler": [fingerprint(fn, key) for fn in source.functions()],
+            "learning_rate": fingerprint(learning_rate, jnp.asarray(0))
+            if callable(learning_rate)
+            else learning_rate,
+        }
         run = read_progress(checkpoint, run, settings)
         feed(run.step) if run.step else None
     stopped = "patience" if run.misses >= patience else "steps"

@@ -42,8 +42,12 @@ class AbstractSource(eqx.Module):
         del num
 
     def fingerprint(self) -> int:
-        """A number that tells sources apart, as far as that can be."""
+        """A number that tells the arrays of sources apart."""
         return 0
+
+    def functions(self) -> tuple[Callable[[PRNGKey], Any], ...]:
+        """Functions of a key that draw examples."""
+        return ()
 
 
 class Examples(AbstractSource):
@@ -99,6 +103,9 @@ class Sampler(AbstractSource):
     def draw(self, key, num, fed):
         drawn = jax.vmap(self.fn)(jax.random.split(key, num))
         return Batch(*drawn) if isinstance(drawn, tuple) else Batch(drawn)
+
+    def functions(self):
+        return (self.fn,)
 
 
 class Stream(AbstractSource):
@@ -173,6 +180,9 @@ class Mixed(AbstractSource):
 
     def fingerprint(self):
         return zlib.crc32(repr([source.fingerprint() for source in self.sources]).encode())
+
+    def functions(self):
+        return tuple(fn for source in self.sources for fn in source.functions())
 
 
 def as_source(
