@@ -13,12 +13,14 @@ import numpy as np
 from .._typing import Array, PRNGKey, Scalar
 from ..schedules import AbstractSchedule, VariancePreserving
 from .base import AbstractEnergy
+from .checks import is_traced, refuse_traced
 
 __all__ = ["Gaussian", "GaussianMixture"]
 
 
 def _decompose(covariances, dimension: int, what: str) -> tuple[np.ndarray, np.ndarray]:
     """Eigenvalues `(k, d)` and eigenvectors `(k, d, d)` of symmetric positive definite matrices."""
+    refuse_traced(**{what: covariances})
     covariances = np.asarray(covariances)
     if covariances.shape[-2:] != (dimension, dimension):
         raise ValueError(
@@ -34,6 +36,13 @@ def _decompose(covariances, dimension: int, what: str) -> tuple[np.ndarray, np.n
             "Add a small multiple of the identity."
         )
     return values, vectors
+
+
+def _floats(values) -> Array:
+    """Floats of NumPy, which may be looked at, or traced ones, which may not."""
+    if is_traced(values):
+        return jnp.asarray(values, jnp.result_type(float))
+    return np.asarray(values, float)  # type: ignore[return-value]
 
 
 def _horizon(schedule, t_min, t_max) -> tuple[float, float]:
@@ -53,8 +62,8 @@ class GaussianMixture(AbstractEnergy):
     Normalised at every level, so `log_normalizer` is 0. Examples are vectors.
 
     Args:
-        weights: Shape `(k,)`, non-negative; normalised to sum to 1.
-        means: Shape `(k, d)`.
+        weights: Shape `(k,)`, non-negative; normalised to sum to 1. May be traced.
+        means: Shape `(k, d)`. May be traced.
         covariances: Shape `(k, d, d)`, symmetric positive definite.
         schedule: Noise schedule.
         t_min: Time at which the prior is read. The default adds noise of 0.4 % of one unit.
@@ -85,13 +94,15 @@ class GaussianMixture(AbstractEnergy):
         t_min: float | None = None,
         t_max: float | None = None,
     ):
-        weights, means = np.asarray(weights, float), np.asarray(means, float)
+        weights, means = _floats(weights), _floats(means)
         if means.ndim != 2 or weights.shape != means.shape[:1]:
             raise ValueError(
                 "`weights` must have shape (k,) and `means` shape (k, d); got "
                 f"{weights.shape} and {means.shape}."
             )
-        if weights.min() < 0 or weights.sum() <= 0:
+        if isinstance(weights, jax.Array):  # traced: of negative ones, no density
+            weights = jnp.where(jnp.all(weights >= 0), weights, jnp.nan)
+        elif weights.min() < 0 or weights.sum() <= 0:
             raise ValueError(f"`weights` must be non-negative with a positive sum; got {weights}.")
         values, vectors = _decompose(covariances, means.shape[1], "covariances")
         if values.shape[0] != len(weights):
@@ -143,7 +154,7 @@ class Gaussian(AbstractEnergy):
     r"""One Gaussian, noised exactly: $x_t \sim \mathcal{N}(\alpha_t m,\ \alpha_t^2 S + \sigma_t^2 I)$.
 
     Args:
-        mean: Shape `(d,)`.
+        mean: Shape `(d,)`. May be traced.
         covariance: Shape `(d, d)`, symmetric positive definite.
         schedule: Noise schedule.
         t_min: Time at which the prior is read.
@@ -171,7 +182,7 @@ class Gaussian(AbstractEnergy):
         t_min: float | None = None,
         t_max: float | None = None,
     ):
-        mean = np.asarray(mean, float)
+        mean = _floats(mean)
         if mean.ndim != 1:
             raise ValueError(f"`mean` must be a vector; got shape {mean.shape}. Flatten it first.")
         values, vectors = _decompose(covariance, mean.shape[0], "covariance")

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from numpyro import handlers
 from numpyro.distributions import biject_to
 
+from .._arguments import is_data
 from .._prng import lean, threefry
 from .._typing import Array, Position
 from ..bridge import DiffusionSite, Rest, Seen, Tempering, curvature, krylov
@@ -17,6 +18,7 @@ from ..staging import Settled, brief_jit, settle
 from ..twists import AbstractTwist
 from .observed import observed_laws
 from .sites import log_density, log_peak_and_number, taken_apart, unmasked
+from .tracing import tracing
 
 __all__ = ["LiveModel", "ModelBridge", "SettledModel"]
 
@@ -32,10 +34,11 @@ class LiveModel(eqx.Module):
 
     def trace(self, values: Callable, key: Array | None = None) -> dict[str, dict]:
         """Trace of the model with latent sites given by `values(site)`; `None` lets them be drawn."""
-        model = handlers.substitute(taken_apart(self.model), substitute_fn=values)
+        model = handlers.substitute(taken_apart(self.model, drawn=False), substitute_fn=values)
         if key is not None:
             model = handlers.seed(model, key)
-        return handlers.trace(model).get_trace(*self.args, **self.kwargs)
+        with tracing:
+            return handlers.trace(model).get_trace(*self.args, **self.kwargs)
 
     def draw_others(self, x, key):
         """The other sites from their prior, unconstrained, given the diffusion sites."""
@@ -97,7 +100,7 @@ class LiveModel(eqx.Module):
             u: Diffusion sites, or their shapes.
             x_hat: What the model sees of them, or its shapes.
         """
-        dynamic, static = eqx.partition((self.args, self.kwargs), eqx.is_array)
+        dynamic, static = eqx.partition((self.args, self.kwargs), is_data)
         data = jax.tree.leaves(dynamic)
         with_data = lambda data: dataclasses.replace(
             self, **self._arguments(jax.tree.structure(dynamic), static, data)
