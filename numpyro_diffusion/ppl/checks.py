@@ -9,7 +9,6 @@ import equinox as eqx
 import jax
 import numpy as np
 from numpyro import distributions as dist
-from numpyro.distributions import biject_to
 
 from .. import diagnostics
 from ..bridge import DiffusionSite
@@ -50,16 +49,14 @@ def _check_latent(name: str, site: dict, trace: dict[str, dict]) -> None:
             f"latent site `{name}` is discrete ({type(site['fn']).__name__}); the moves need "
             "continuous sites. Sum it out, for instance with `dist.MixtureGeneral`, or observe it."
         )
-    try:
-        biject_to(site["fn"].support)
-    except NotImplementedError as error:
+    if not site.get("can_be_unconstrained", True):
         law = type(unwrapped(site["fn"])).__name__
         raise ValueError(
             f"latent site `{name}` ({law}) has a support that NumPyro cannot map from unconstrained space. "
             "Write it as a function of sites that it can, as the classes in `numpyro.infer.reparam` do: "
             f"`numpyro.handlers.reparam(model, config={{{name!r}: ProjectedNormalReparam()}})` for a "
             "direction."
-        ) from error
+        )
     # NumPyro splits `y` with an `obs_mask` into `y_observed` and `y_unobserved`.
     partner = trace.get(name.removesuffix("_unobserved") + "_observed", {})
     if not partner.get("is_observed") and not np.all(np.asarray(site["counts"])):
