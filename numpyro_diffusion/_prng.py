@@ -14,7 +14,7 @@ from jax.extend.random import define_prng_impl
 
 from ._typing import Array, PRNGKey
 
-__all__ = ["alike", "lean", "threefry"]
+__all__ = ["alike", "check_key", "lean", "threefry"]
 
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _PARITY = np.uint32(0x1BD11BDA)
@@ -75,6 +75,15 @@ _UNROLLED = define_prng_impl(
     name="threefry2x32_unrolled",
     tag="fry_unrolled",
 )
+
+
+def check_key(key: Any) -> PRNGKey:
+    """The key; refuses anything else, such as the seed it would be made from."""
+    dtype, axes = getattr(key, "dtype", None), len(getattr(key, "shape", ()))
+    typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
+    if axes != (0 if typed else 1) or not (typed or dtype == np.uint32):
+        raise TypeError(f"`key` must be one PRNG key, such as `jax.random.key(0)`; got {key!r}.")
+    return key
 
 
 def lean(key: PRNGKey) -> PRNGKey:

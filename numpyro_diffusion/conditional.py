@@ -16,6 +16,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from ._arguments import whole_number
 from ._prng import lean
 from ._typing import Array, PRNGKey, PyTree, Scalar
 from .cloud import clean, effective_sample_size, log_mean_exp
@@ -108,8 +109,7 @@ def conditional_smc(
         Jordan & Schon (2014), Particle Gibbs with ancestor sampling, JMLR. Chopin & Singh (2015), On
         particle Gibbs sampling, Bernoulli, for conditional systematic resampling.
     """
-    if num_particles < 2:
-        raise ValueError(f"`num_particles` must be at least 2; got {num_particles}.")
+    num_particles = whole_number("num_particles", num_particles, 2)
     key_start, key_levels, key_choice = jax.random.split(lean(key), 3)
     particles, log_weights = jax.vmap(model.init)(jax.random.split(key_start, num_particles))
     if path is not None:

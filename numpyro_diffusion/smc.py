@@ -18,7 +18,8 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from . import resampling
-from ._prng import alike
+from ._arguments import whole_number
+from ._prng import alike, check_key
 from ._typing import Array, PRNGKey
 from .batch import over_particles, split_keys
 from .cloud import SMCState as SMCState
@@ -148,20 +149,24 @@ def run_smc(
         state: An interrupted result to go on from, with the same model and arguments.
 
     Returns:
-        The weighted cloud, its log evidence and its history. On `KeyboardInterrupt` the result so
-        far, with `completed=False`.
+        The weighted cloud, its log evidence and its history.
 
     Raises:
         ValueError: If a number is out of range.
+        KeyboardInterrupt: Once the levels at hand are done; its attribute `result` holds the result so far,
+            with `completed=False`, from which `state` goes on.
         FloatingPointError: If every particle of a cloud has weight 0; its attribute `result` holds
             the last particles that are worth something, and the trace until the death.
     """
-    if num_particles < 2:
-        raise ValueError(f"`num_particles` must be at least 2; got {num_particles}.")
-    if num_clouds is not None and num_clouds < 1:
-        raise ValueError(f"`num_clouds` must be at least 1; got {num_clouds}. `None` runs one.")
-    if batch_size is not None and batch_size < 1:
-        raise ValueError(f"`batch_size` must be at least 1; got {batch_size}. `None` takes all.")
+    key = check_key(key)
+    num_particles = whole_number("num_particles", num_particles, 2)
+    if num_clouds is not None:
+        num_clouds = whole_number("num_clouds", num_clouds, 1, "`None` runs one.")
+    if batch_size is not None:
+        batch_size = whole_number("batch_size", batch_size, 1, "`None` takes all.")
+    if chain_length is not None:
+        chain_length = whole_number("chain_length", chain_length, 2, "`None` for the usual cloud.")
+    chunk = whole_number("levels_per_chunk", levels_per_chunk, 1)
     if not 0 <= threshold <= 1:
         raise ValueError(f"`threshold` is a share of the particles in [0, 1]; got {threshold}.")
     one_level = _one_level(
@@ -169,7 +174,6 @@ def run_smc(
     )
     all_levels = jax.tree.map(np.asarray, model.levels)  # sliced on the host for the same reason
     num_levels = jax.tree.leaves(all_levels)[0].shape[0]
-    chunk = max(1, levels_per_chunk)
     if state is None:
         cloud, initial_info = _start_clouds(
             key, num_clouds, model.init, num_particles, batch_size, model.evidence_from > 0
@@ -208,8 +212,12 @@ def run_smc(
             bar.set_postfix(ess=f"{trace.ess[:, -1].mean():.2f}", refresh=False)
             if interrupt.pending:
                 raise KeyboardInterrupt
-    except KeyboardInterrupt:
-        pass
+    except KeyboardInterrupt as error:
+        error.result = result_of(cloud, traces, done)  # type: ignore[attr-defined]
+        error.add_note(
+            f"{done} of {num_levels} levels are done; what was computed is in `result` of this exception."
+        )
+        raise
     finally:
         bar.close()
     return result_of(cloud, traces, done)
@@ -230,7 +238,7 @@ def _one_level(model, num_particles, resample, threshold, chain_length, batch_si
             "as they are: it was made by `from_kernels`, or its scheme has `num_moves=0`. Use "
             "`chain_length=None`, or a scheme with moves."
         )
-    if chain_length < 2 or num_particles % chain_length or num_particles // chain_length < 2:
+    if num_particles % chain_length or num_particles // chain_length < 2:
         raise ValueError(
             "`chain_length` must be at least 2 and divide `num_particles` into at least 2 chains; got "
             f"chain_length={chain_length}, num_particles={num_particles}."

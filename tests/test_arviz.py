@@ -165,8 +165,10 @@ def test_smc_trace(smc, data):
         np.testing.assert_array_equal(trace[name].values, getattr(result.trace, name))
     np.testing.assert_array_equal(trace["acceptance"].values, result.trace.info.acceptance)
     np.testing.assert_array_equal(trace["resampled"].values, result.trace.resampled.astype(int))
-    np.testing.assert_array_equal(trace["power"].values, result.levels.next_power)
-    assert trace["t"].values[-1] == ENERGY.t_min
+    assert trace["power"].dims == trace["t"].dims == ("chain", "level")
+    for power in trace["power"].values:
+        np.testing.assert_array_equal(power, result.levels.next_power)
+    assert np.all(trace["t"].values[:, -1] == ENERGY.t_min)
     assert np.all(np.diff(trace["t"].values) <= 0)
     # The increments, with the initial weights, add up to the log evidence.
     np.testing.assert_allclose(
@@ -243,3 +245,83 @@ def test_round_trip(data, tmp_path):
         xr.testing.assert_identical(ours, theirs.load())
     assert back.attrs["target"] == data.attrs["target"]
     back.close()
+
+
+COMPOSED = (nd.Gaussian() + ENERGY) / 0.5
+
+
+def odd(measured, phase):
+    """Names and types that an ArviZ object cannot hold as they are."""
+    x = numpyro.sample("draw", nd.DiffusionPrior(COMPOSED, num_steps=3))
+    numpyro.deterministic("a/b", x[0])
+    numpyro.deterministic("a.b", x[1])
+    numpyro.deterministic("level", x[0] - x[1])
+    numpyro.deterministic("draw__dim_0", x.sum())
+    numpyro.deterministic("wave", (x[0] + 1j * x[1]) * phase)
+    numpyro.sample("log_weight", dist.Normal(x, 0.5).to_event(1), obs=measured)
+
+
+@pytest.fixture(scope="module")
+def odd_runs():
+    scheme = nd.Annealed(levels=2, num_pilot=16, num_moves=1)
+    smc = nd.SMC(odd, scheme, num_particles=8, num_chains=2, progress_bar=False)
+    found = []
+    for seed in range(2):
+        smc.run(jax.random.key(seed), np.array([0.3, 0.1]), np.array(1j))
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            found.append(smc.to_arviz(num_prior=5))
+    return smc, found, [str(each.message) for each in told]
+
+
+def test_sites_called_like_dimensions_and_complex_ones_are_all_there(odd_runs, tmp_path):
+    smc, (_, data), told = odd_runs
+    samples = smc.get_samples(group_by_chain=True)
+    expected = {
+        "draw_": samples["draw"],
+        "a.b": samples["a.b"],
+        "a.b_": samples["a/b"],
+        "level": samples["level"],
+        "draw__dim_0": samples["draw__dim_0"],
+        "wave_real": -samples["draw"][..., 1],
+        "wave_imag": samples["draw"][..., 0],
+    }
+    posterior, cloud = data["posterior"], data["weighted_particles"]
+    assert set(posterior.data_vars) == set(expected)
+    assert set(cloud.data_vars) == {*expected, "log_weight"}
+    for name, values in expected.items():
+        np.testing.assert_array_equal(posterior[name].values, values)
+    np.testing.assert_allclose(np.exp(cloud["log_weight"].values).sum(), 1)
+    np.testing.assert_array_equal(data["observed_data"]["log_weight_"].values, [0.3, 0.1])
+    assert set(data["log_likelihood"].data_vars) == {"log_weight_"}
+    assert float(data["constant_data"]["phase_imag"]) == 1
+    assert any("`a/b` is `a.b_`, `draw` is `draw_`" in message for message in told)
+    data.to_netcdf(tmp_path / "odd.nc")
+
+
+def test_a_table_has_both_parts_of_a_complex_site(odd_runs, capsys):
+    smc = odd_runs[0]
+    smc.print_summary()
+    table, _ = capsys.readouterr().out.split("\n\n", 1)
+    rows = {line.split()[0]: line.split()[1] for line in table.splitlines()[1:]}
+    mean = smc.get_samples(group_by_chain=True)["wave"].mean()
+    assert rows["wave_real"] == f"{mean.real:.2f}" and rows["wave_imag"] == f"{mean.imag:.2f}"
+
+
+def test_prior_draws_of_a_composed_prior_are_marked(odd_runs, data):
+    _, (_, composed), told = odd_runs
+    assert any("reverse process of Composed" in message for message in told)
+    for group in ("prior", "prior_predictive"):
+        assert "another law" in composed[group].attrs["draws"]
+        assert "draws" not in data[group].attrs
+
+
+@pytest.mark.skipif(not OLD, reason="ArviZ 1.x joins datasets by xarray")
+def test_runs_are_joined(odd_runs):
+    first, second = odd_runs[1]
+    both = az.concat(first, second, dim="chain", reset_dim=True)
+    np.testing.assert_array_equal(
+        both.posterior["level"].values,
+        np.concatenate([first.posterior["level"], second.posterior["level"]]),
+    )
+    assert both.smc_trace["clock"].shape == (4, first.smc_trace["level"].size)

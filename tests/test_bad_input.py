@@ -191,7 +191,7 @@ def test_two_sites_of_one_name():
         numpyro.sample("x", nd.DiffusionPrior(energy))
         diffusion(y)
 
-    with pytest.raises(AssertionError, match="unique names but got `x` duplicated"):
+    with pytest.raises(ValueError, match=r"`x` \(a sample and a sample\): each needs a name"):
         nd.from_model(twice, jnp.zeros(2))
 
 
@@ -200,6 +200,10 @@ def test_numbers_out_of_range():
         nd.SMC(diffusion, num_chains=0)
     with pytest.raises(ValueError, match="`num_particles` must be at least 2; got 1"):
         nd.SMC(diffusion, num_particles=1)
+    for name, value in (("num_particles", 2.5), ("num_chains", float("nan")), ("batch_size", "8")):
+        with pytest.raises(ValueError, match=f"`{name}` must be an integer of at least .* got"):
+            nd.SMC(diffusion, **{name: value})
+    assert nd.SMC(diffusion, num_particles=np.int64(8)).num_particles == 8
     with pytest.raises(ValueError, match=r"in \(0, 1\); got 1.5"):
         nd.Annealed(conditional_ess=1.5)
     with pytest.raises(ValueError, match="num_moves >= 1"):
@@ -234,6 +238,18 @@ def test_levels_in_the_wrong_order_or_for_another_model():
             ValueError, match=r"sites of this model are \{'x': \(2,\)\}.*let a pilot"
         ):
             nd.Annealed(levels=levels(sites=sites))(bridge)
+
+
+def test_arguments_of_another_class():
+    with pytest.raises(TypeError, match="`model` must be a NumPyro model.*got GaussianMixture"):
+        nd.SMC(energy)
+    with pytest.raises(TypeError, match="`scheme` must be an instance of `AbstractScheme`"):
+        nd.SMC(diffusion, nd.Annealed)
+    with pytest.raises(TypeError, match="`twist` must be an instance of `AbstractTwist`"):
+        nd.SMC(diffusion, twist="tweedie")
+    for key in (0, None, jax.random.split(jax.random.key(0))):
+        with pytest.raises(TypeError, match="`key` must be one PRNG key"):
+            nd.SMC(diffusion).run(key, jnp.zeros(2))
 
 
 def test_before_and_without_a_run():

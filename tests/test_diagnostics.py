@@ -431,7 +431,7 @@ def test_to_arviz_keeps_names_and_types_that_netcdf_can_hold():
     assert isinstance(posterior.attrs["scheme"], str)
     assert "t" not in data["smc_trace"]
     assert "power" not in data["smc_trace"]
-    np.testing.assert_array_equal(data["smc_trace"]["clock"].values, [0.6, 0.3, 0.0])
+    np.testing.assert_array_equal(data["smc_trace"]["clock"].values, 4 * [[0.6, 0.3, 0.0]])
 
 
 # ---- figures

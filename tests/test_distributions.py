@@ -32,6 +32,9 @@ from numpyro_diffusion import (
 from numpyro_diffusion.ppl import NoisedPrior
 from numpyro_diffusion.schedules import VarianceExploding, log_snr_grid, reverse_moments
 
+# Of composed priors too, shapes and types of draws are looked at here.
+pytestmark = pytest.mark.filterwarnings("ignore:draws of `DiffusionPrior` follow")
+
 MEAN = np.array([0.5, -1.0, 2.0])
 COVARIANCE = np.array([[1.0, 0.6, -0.2], [0.6, 0.8, 0.1], [-0.2, 0.1, 0.3]])
 GAUSSIAN = Gaussian(MEAN, COVARIANCE)
@@ -273,6 +276,25 @@ def test_everything_is_single_precision_in_a_single_precision_session(prior, flo
 def test_bad_input_is_refused_with_a_remedy(call, error, message):
     with pytest.raises(error, match=message):
         call(DiffusionPrior(GAUSSIAN))
+
+
+def test_moments_are_those_of_the_law_where_they_are_known(key):
+    prior = DiffusionPrior(GaussianMixture([0.2, 0.8], [[0.0], [5.0]], [[[1.0]], [[4.0]]]))
+    noise = float(prior.energy.schedule.noise_level(jnp.asarray(prior.energy.t_min))) ** 2
+    np.testing.assert_allclose(prior.mean, [4.0])
+    np.testing.assert_allclose(prior.variance, [0.2 * 1 + 0.8 * 4 + 0.16 * 25 + noise], rtol=1e-6)
+    assert prior.expand((3,)).mean.shape == (3, 1)
+    for energy in (prior.energy + prior.energy, ScoreFunction(lambda x, t: -x, shape=(2,))):
+        for name in ("mean", "variance"):
+            with pytest.raises(NotImplementedError, match=f"the {name} of .*exact draws.*Estimate"):
+                getattr(DiffusionPrior(energy), name)
+
+
+def test_draws_of_a_composed_prior_warn_that_they_follow_another_law(key):
+    composed = DiffusionPrior(GAUSSIAN / 0.5, num_steps=2)
+    with pytest.warns(UserWarning, match="reverse process of Composed.*not its law"):
+        composed.sample(key)
+    DiffusionPrior(GAUSSIAN).sample(key)
 
 
 def test_diffusion_site_in_numpyro_scan_is_refused_and_not_wrong():

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from jax.scipy.stats import multivariate_normal
 
-from numpyro_diffusion import EnergyFunction, Gaussian, GaussianMixture, InnerProductEnergy
-from numpyro_diffusion.energies import Composed
+from numpyro_diffusion import EnergyFunction, Gaussian, GaussianMixture
+from numpyro_diffusion.energies import Box, Composed, InnerProductEnergy, Mixture
 from numpyro_diffusion.schedules import Cosine, VarianceExploding, VariancePreserving
 
 # Asymmetric, anisotropic and correlated, in three dimensions: no symmetry hides a transposition.
@@ -258,3 +258,32 @@ def test_numbers_beyond_the_precision_are_refused(float32):
         Gaussian([1e300, 0.0])
     with pytest.raises(ValueError, match="positive definite"):
         Gaussian([0.0, 0.0], 1e-60 * np.eye(2))
+
+
+def test_traced_means_and_weights_are_parameters_like_any_others():
+    t = 0.2
+    single = lambda mean: Gaussian(mean, COVARIANCES[0]).energy(X, t)
+    several = lambda weights, means: GaussianMixture(weights, means, COVARIANCES).energy(X, t)
+    np.testing.assert_allclose(jax.jit(single)(MEANS[0]), single(MEANS[0]))
+    np.testing.assert_allclose(jax.jit(several)(WEIGHTS, MEANS), several(WEIGHTS, MEANS))
+    alpha_t, _ = VariancePreserving()(jnp.asarray(t))
+    # The energy falls as the mean comes nearer, by the score.
+    expected = alpha_t * Gaussian(MEANS[0], COVARIANCES[0]).score(X, jnp.asarray(t))
+    np.testing.assert_allclose(jax.grad(single)(jnp.asarray(MEANS[0])), expected)
+    assert jnp.isnan(jax.jit(several)(-WEIGHTS, MEANS))  # not a plausible number
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (lambda v: Gaussian(MEANS[0], v * COVARIANCES[0]), "covariance"),
+        (lambda v: GaussianMixture(WEIGHTS, MEANS, v * COVARIANCES), "covariances"),
+        (lambda v: Box([0.0], v[None]), "high"),
+        (lambda v: EnergyFunction(lambda x, t: x @ x, shape=(2,), mean=v), "mean"),
+        (lambda v: Mixture([gaussian(), gaussian()], [v, 1.0]), "weights"),
+        (lambda v: InnerProductEnergy(covariance=v * np.eye(2)), "covariance"),
+    ],
+)
+def test_traced_values_that_must_be_known_are_refused_by_name(make, name):
+    with pytest.raises(TypeError, match=f"`{name}` of an energy must be known.*mu \\+ scale"):
+        jax.jit(lambda v: make(v).energy(jnp.zeros(2), 0.2))(1.0)

@@ -1,5 +1,7 @@
 """`nd.SMC` as its users meet it: draws, evidence, summary, interrupts, values that are not numbers."""
 
+import pickle
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -58,9 +60,12 @@ def gaussian_posterior():
 
 
 def run_gaussian(seed=0):
+    return gaussian_smc().run(jax.random.key(seed), DESIGN, SEEN, y=Y)
+
+
+def gaussian_smc():
     scheme = nd.Annealed(conditional_ess=0.9, num_pilot=128, num_moves=3)
-    smc = nd.SMC(gaussian, scheme, num_particles=SIZE[1], num_chains=SIZE[0], progress_bar=False)
-    return smc.run(jax.random.key(seed), DESIGN, SEEN, y=Y)
+    return nd.SMC(gaussian, scheme, num_particles=SIZE[1], num_chains=SIZE[0], progress_bar=False)
 
 
 @pytest.fixture(scope="module")
@@ -187,12 +192,15 @@ def test_an_interrupt_keeps_levels_and_resume_goes_on(finished, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(engine, "_run_chunk", run_chunk)
-        with pytest.warns(UserWarning, match="interrupted after 8 levels.*not yet draws.*`resume"):
-            smc = run_gaussian()
+        smc = gaussian_smc()
+        with pytest.raises(KeyboardInterrupt) as caught:
+            smc.run(jax.random.key(0), DESIGN, SEEN, y=Y)
+    assert "not yet draws from the posterior; `resume()` goes on" in caught.value.__notes__[1]
     assert smc.result.num_levels_run == 8 and not smc.result.completed
     for ask in (smc.get_samples, smc.get_weighted_samples, lambda: smc.log_evidence):
         with pytest.raises(RuntimeError, match="interrupted after 8 levels; call `resume"):
             ask()
+    smc = pickle.loads(pickle.dumps(smc))
     smc.resume()
     for a, b in zip(
         jax.tree.leaves((smc.result.positions, smc.result[1:4], smc.result.trace)),

@@ -235,7 +235,9 @@ def test_an_interrupted_tempered_run_goes_on_to_the_same_numbers(monkeypatch):
         return real(*args)
 
     monkeypatch.setattr(nd.smc, "_run_chunk", interrupted)
-    half = nd.run_smc(jax.random.key(1), model, 100, levels_per_chunk=1)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        nd.run_smc(jax.random.key(1), model, 100, levels_per_chunk=1)
+    half = caught.value.result
     assert not half.completed and half.num_levels_run >= model.evidence_from
     rest = nd.run_smc(jax.random.key(1), model, 100, levels_per_chunk=1, state=half)
     np.testing.assert_array_equal(rest.log_evidence, whole.log_evidence)

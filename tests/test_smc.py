@@ -1,5 +1,7 @@
 """The engine against a Kalman filter, and its promises: invariance, resumption, honest errors."""
 
+import signal
+
 import blackjax.smc.resampling as resampling
 import jax
 import jax.numpy as jnp
@@ -181,6 +183,14 @@ def interrupt_after(monkeypatch, chunks):
     monkeypatch.setattr(smc, "_run_chunk", run_chunk)
 
 
+def interrupted(*args, **options):
+    """What an interrupted run has done so far."""
+    with pytest.raises(KeyboardInterrupt) as caught:
+        nd.run_smc(*args, **options)
+    assert "levels are done" in caught.value.__notes__[0]
+    return caught.value.result
+
+
 @pytest.mark.parametrize("num_clouds", [None, 3])
 @pytest.mark.parametrize("chunks", [0, 2])
 def test_an_interrupted_run_goes_on_to_the_same_numbers(key, monkeypatch, num_clouds, chunks):
@@ -188,7 +198,7 @@ def test_an_interrupted_run_goes_on_to_the_same_numbers(key, monkeypatch, num_cl
     whole = nd.run_smc(key, MODEL, 60, **options)
     with monkeypatch.context() as patch:
         interrupt_after(patch, chunks)
-        part = nd.run_smc(key, MODEL, 60, **options)
+        part = interrupted(key, MODEL, 60, **options)
     assert not part.completed and part.num_levels_run == 4 * chunks
     again = nd.run_smc(key, MODEL, 60, state=part, **options)
     assert again.completed and again.num_levels_run == len(DATA)
@@ -197,15 +207,39 @@ def test_an_interrupted_run_goes_on_to_the_same_numbers(key, monkeypatch, num_cl
 
 def test_an_interrupted_run_holds_the_law_on_the_way(key, monkeypatch):
     interrupt_after(monkeypatch, 1)
-    part = nd.run_smc(key, MODEL, 500, num_clouds=64, levels_per_chunk=4)
+    part = interrupted(key, MODEL, 500, num_clouds=64, levels_per_chunk=4)
     assert within(np.exp(part.log_evidence - kalman(DATA[:4])[0]), 1.0)
     assert part.trace.ess.shape == (64, 4)
+
+
+@pytest.mark.parametrize("chunk", [1, 2])
+def test_an_interrupt_ends_a_loop_over_runs(key, monkeypatch, chunk):
+    """A signal in the first or the last chunk: it waits for the chunk, and then reaches the user."""
+    real, calls = smc._run_chunk, []
+
+    def run_chunk(*args):
+        calls.append(1)
+        if len(calls) == chunk:
+            signal.raise_signal(signal.SIGINT)
+        return real(*args)
+
+    monkeypatch.setattr(smc, "_run_chunk", run_chunk)
+    finished, size, handler = 0, -(-len(DATA) // 2), signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        for _ in range(3):
+            nd.run_smc(key, MODEL, 60, levels_per_chunk=size)
+            finished += 1
+    result = caught.value.result
+    assert finished == 0 and len(calls) == chunk
+    assert result.num_levels_run == min(chunk * size, len(DATA))
+    assert result.completed == (chunk == 2)
+    assert signal.getsignal(signal.SIGINT) is handler
 
 
 def test_going_on_with_another_size_is_refused(key, monkeypatch):
     with monkeypatch.context() as patch:
         interrupt_after(patch, 1)
-        part = nd.run_smc(key, MODEL, 60, levels_per_chunk=4)
+        part = interrupted(key, MODEL, 60, levels_per_chunk=4)
     with pytest.raises(ValueError, match=r"shape \(60,\), but this run has \(2, 60\)"):
         nd.run_smc(key, MODEL, 60, num_clouds=2, state=part)
 
@@ -331,6 +365,10 @@ def test_resample_equal_is_unbiased_and_systematic(key):
         ({"num_particles": 1}, "`num_particles` must be at least 2; got 1"),
         ({"num_clouds": 0}, "`num_clouds` must be at least 1; got 0"),
         ({"batch_size": 0}, "`batch_size` must be at least 1; got 0"),
+        ({"num_particles": 8.5}, "`num_particles` must be an integer of at least 2; got 8.5"),
+        ({"num_particles": float("nan")}, "`num_particles` must be an integer .* got nan"),
+        ({"num_clouds": True}, "`num_clouds` must be an integer .* got True"),
+        ({"levels_per_chunk": 0}, "`levels_per_chunk` must be at least 1; got 0"),
         ({"threshold": 1.5}, r"in \[0, 1\]; got 1.5"),
         ({"threshold": -0.1}, r"in \[0, 1\]; got -0.1"),
     ],

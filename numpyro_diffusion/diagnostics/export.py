@@ -1,16 +1,16 @@
 """A run as an ArviZ object: which arrays go in, under names and types that netCDF can hold."""
 
 import contextlib
-import inspect
 from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from .._arguments import is_numeric, named_arguments
 from ..smc import SMCResult
+from .names import free_name
 
 __all__ = ["array_arguments", "to_arviz"]
 
@@ -26,6 +26,7 @@ def to_arviz(
     result: SMCResult,
     level_times: np.ndarray | None,
     attributes: Mapping[str, Any],
+    marks: Mapping[str, Mapping[str, str]] | None = None,
 ) -> Any:
     """The ArviZ object of a run: `InferenceData` (ArviZ 0.x) or `xarray.DataTree` (ArviZ 1.x).
 
@@ -36,10 +37,11 @@ def to_arviz(
     count from 1.
 
     Args:
-        groups: Arrays by group and variable.
+        groups: Arrays by group and variable, as `variable_names` calls them.
         result: Result with an axis of clouds.
         level_times: Schedule time at the end of each level, if there is one.
         attributes: Kept on the object and on its posterior, as text and numbers.
+        marks: Attributes of single groups.
     """
     import arviz
     import xarray
@@ -51,10 +53,14 @@ def to_arviz(
     datasets = {}
     for group, values in groups.items():
         leading = _SAMPLE_DIMS.get(group, ("chain", "draw"))
-        variables = {name: (leading, np.asarray(value)) for name, value in values.items()}
+        names = {name: name.replace("/", ".") for name in values}  # a path separator in netCDF
+        variables = {names[n]: (leading, np.asarray(value)) for n, value in values.items()}
         seen = _leave_out_masked(variables) if group == "log_likelihood" else {}
         datasets[group] = _dataset(xarray, variables).assign_coords(seen)
     datasets["smc_trace"] = _dataset(xarray, _trace_variables(result, level_times))
+    for group, attrs in (marks or {}).items():
+        if group in datasets:
+            datasets[group].attrs.update(attrs)
     datasets["posterior"].attrs.update(attributes)
     if int(arviz.__version__.split(".")[0]) < 1:
         return arviz.InferenceData(attrs=attributes, **datasets)
@@ -71,7 +77,7 @@ def _leave_out_masked(variables: dict) -> dict[str, np.ndarray]:
         if not counts.any():
             del variables[name]
         elif not counts.all():
-            dim = name.replace("/", ".") + "_seen"
+            dim = free_name(f"{name}_seen", variables)
             seen[dim] = np.flatnonzero(counts)
             variables[name] = ((*leading, dim), values[:, :, counts])
     return seen
@@ -81,6 +87,7 @@ def _trace_variables(
     result: SMCResult, level_times
 ) -> dict[str, tuple[tuple[str, ...], np.ndarray]]:
     trace, levels, info = result.trace, result.levels, result.trace.info
+    # By cloud too, though alike in all: `arviz.concat` joins what has a dimension `chain`.
     by_level = {
         "t": level_times,
         "clock": getattr(levels, "next_clock", None),
@@ -100,11 +107,9 @@ def _trace_variables(
         "log_evidence": result.log_evidence,
         "log_evidence_error": result.log_evidence_error,
     }
-    parts = (
-        (("level",), by_level),
-        (("chain", "level"), by_cloud_and_level),
-        (("chain",), by_cloud),
-    )
+    shape = np.shape(trace.ess)
+    known = {n: np.broadcast_to(v, shape) for n, v in by_level.items() if v is not None}
+    parts = ((("chain", "level"), known | by_cloud_and_level), (("chain",), by_cloud))
     return {
         name: (dims, np.asarray(value))
         for dims, values in parts
@@ -121,9 +126,9 @@ def _largest(shares: Mapping[str, Any] | None) -> np.ndarray | None:
 def _dataset(xarray, variables: Mapping[str, tuple[tuple[str, ...], np.ndarray]]) -> Any:
     """Dataset whose names, types and dimensions netCDF can hold."""
     arrays, coords = {}, {}
-    for site, (leading, values) in variables.items():
-        name = site.replace("/", ".")  # a path separator in netCDF
-        own = tuple(f"{name}_dim_{i}" for i in range(values.ndim - len(leading)))
+    for name, (leading, values) in variables.items():
+        count = values.ndim - len(leading)
+        own = tuple(free_name(f"{name}_dim_{i}", variables) for i in range(count))
         dims = (*leading, *own)
         arrays[name] = (dims, _storable(values))
         coords |= {
@@ -149,7 +154,7 @@ def _plain(value: Any) -> str | int | float:
 def array_arguments(
     model: Callable, args: tuple, kwargs: Mapping[str, Any], observed: Mapping[str, Any]
 ) -> dict[str, np.ndarray]:
-    """The arrays among a model's arguments that are not observed values, by parameter name.
+    """The numerical arrays and tables among a model's arguments that are not observed values, by name.
 
     Args:
         model: A function.
@@ -157,22 +162,23 @@ def array_arguments(
         kwargs: Its keyword arguments.
         observed: Values by observed site.
     """
-    try:
-        parameters = list(inspect.signature(model).parameters.values())
-    except (TypeError, ValueError):
-        parameters = []
-    named = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    names = named[: len(args)] + [f"arg{i}" for i in range(len(named), len(args))]
-    values = {**dict(zip(names, args, strict=True)), **kwargs}
     known = [np.asarray(value) for value in observed.values()]
-    arrays = {name: np.asarray(value) for name, value in values.items() if _is_numeric(value)}
-    return {n: a for n, a in arrays.items() if not any(_same(a, other) for other in known)}
+    arrays = {n: _numbers(v) for n, v in named_arguments(model, args, kwargs)}
+    return {
+        n: a
+        for n, a in arrays.items()
+        if a is not None and not any(_same(a, other) for other in known)
+    }
 
 
-def _is_numeric(value: Any) -> bool:
-    if not isinstance(value, np.ndarray | jax.Array):
-        return False
-    return jnp.issubdtype(value.dtype, np.number) or jnp.issubdtype(value.dtype, np.bool_)
+def _numbers(value: Any) -> np.ndarray | None:
+    """An array or a table as a NumPy array, if it holds numbers."""
+    if isinstance(value, np.generic) or not hasattr(value, "__array__"):
+        return None
+    if isinstance(value, jax.Array) and not is_numeric(value.dtype):  # keys are no arrays of NumPy
+        return None
+    array = np.asarray(value)
+    return array if is_numeric(array.dtype) else None
 
 
 def _same(a: np.ndarray, b: np.ndarray) -> bool:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from ..smc import SMCResult
+from .names import real_parts
 
 __all__ = ["log_evidence_error", "r_hat", "summary_table"]
 
@@ -62,7 +63,7 @@ def summary_table(grouped: Mapping[str, Any], prob: float = 0.9, max_rows: int =
     of the clouds) and `r_hat` across clouds.
 
     Args:
-        grouped: Values by site, leading with `(num_clouds, num_draws)`.
+        grouped: Values by site, leading with `(num_clouds, num_draws)`; complex ones in two parts.
         prob: Probability of the central interval.
         max_rows: Rows a site; the rest is summed up in one line.
     """
@@ -71,7 +72,7 @@ def summary_table(grouped: Mapping[str, Any], prob: float = 0.9, max_rows: int =
     tails = (1 - prob) / 2, (1 + prob) / 2
     heads = ["mean", "sd", "median", *(f"{100 * q:.1f}%" for q in tails), "mcse", "r_hat"]
     rows: list[list[str]] = []
-    for site, values in grouped.items():
+    for site, values in real_parts(grouped).items():
         rows += _site_rows(site, np.asarray(values, float), tails, max_rows)
     width = max([len(row[0]) for row in rows if len(row) > 1], default=0)
     lines = [" " * width + "".join(f"{head:>11}" for head in heads)]

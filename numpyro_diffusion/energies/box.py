@@ -15,6 +15,7 @@ from jax.scipy.special import log_ndtr
 from .._typing import Array, PRNGKey, Scalar
 from ..schedules import AbstractSchedule, VariancePreserving
 from .base import AbstractEnergy
+from .checks import refuse_traced
 
 __all__ = ["Box", "log_normal_interval"]
 
@@ -105,6 +106,7 @@ class Box(AbstractEnergy):
         t_min: float | None = None,
         t_max: float | None = None,
     ):
+        refuse_traced(low=low, high=high)
         low, high = np.asarray(low, float), np.asarray(high, float)
         if low.shape != high.shape:
             raise ValueError(

@@ -10,9 +10,26 @@ from jax.core import Tracer
 
 from .base import AbstractDenoiser
 
-__all__ = ["at_one_time", "check_alike", "check_normalizable"]
+__all__ = ["at_one_time", "check_alike", "check_normalizable", "is_traced", "refuse_traced"]
 
 _FAR = 20.0, 40.0  # standard deviations
+
+
+def is_traced(values) -> bool:
+    """Whether some of the values are not known yet, as inside `jit`, `grad` and the models of MCMC."""
+    return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(values))
+
+
+def refuse_traced(**values) -> None:
+    """Refuse values that are not known when an energy is made, and so cannot be checked or factorised."""
+    for name, value in values.items():
+        if is_traced(value):
+            raise TypeError(
+                f"`{name}` of an energy must be known when it is made; got traced values, such as those of "
+                "latent sites or of the arguments of a model. Make the energy outside and pass it as an "
+                "argument; for an unknown location and scale write `x = mu + scale * z` with `z` from a "
+                "fixed prior."
+            )
 
 
 def check_alike(what: str, parts: tuple[AbstractDenoiser, ...]) -> None:

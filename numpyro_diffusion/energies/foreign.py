@@ -16,6 +16,7 @@ import numpy as np
 from .._typing import Array, Params, Scalar
 from ..schedules import AbstractSchedule, VariancePreserving
 from .base import AbstractDenoiser, AbstractEnergy
+from .checks import refuse_traced
 
 __all__ = ["EnergyFunction", "ScoreFunction"]
 
@@ -40,6 +41,7 @@ def _settings(name, function, shape, schedule, mean, variance, t_min, t_max):
             f"`{name}` expects a schedule, e.g. `VariancePreserving()`; got {schedule!r}."
         )
     shape = (shape,) if isinstance(shape, int) else tuple(int(size) for size in shape)
+    refuse_traced(mean=mean, variance=variance)
     mean, variance = (np.asarray(moment, float) for moment in (mean, variance))
     for moment, what in ((mean, "mean"), (variance, "variance")):
         if not _broadcasts(moment.shape, shape):

@@ -5,6 +5,8 @@ $x_t \sim \sum_k w_k \mathcal{N}(\alpha_t m_k,\ \alpha_t^2 S_k + \sigma_t^2 I)$.
 eigenvalues and eigenvectors, so that a change of noise level costs no factorisation.
 """
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -13,12 +15,15 @@ import numpy as np
 from .._typing import Array, PRNGKey, Scalar
 from ..schedules import AbstractSchedule, VariancePreserving
 from .base import AbstractEnergy
+from .checks import is_traced, refuse_traced
 
 __all__ = ["Gaussian", "GaussianMixture"]
 
 
-def _numbers(values, what: str) -> np.ndarray:
-    """Finite parameters as an array of floats."""
+def _numbers(values, what: str) -> Any:
+    """Finite parameters as floats of NumPy, which may be looked at, or traced ones, which may not."""
+    if is_traced(values):
+        return jnp.asarray(values, jnp.result_type(float))
     if np.iscomplexobj(values):
         raise TypeError(
             f"`{what}` must be real; got complex numbers. Stack real and imaginary parts."
@@ -39,6 +44,7 @@ def _numbers(values, what: str) -> np.ndarray:
 
 def _decompose(covariances, dimension: int, what: str) -> tuple[np.ndarray, np.ndarray]:
     """Eigenvalues `(k, d)` and eigenvectors `(k, d, d)` of symmetric positive definite matrices."""
+    refuse_traced(**{what: covariances})
     covariances = _numbers(covariances, what)
     if covariances.shape[-2:] != (dimension, dimension):
         raise ValueError(
@@ -77,8 +83,8 @@ class GaussianMixture(AbstractEnergy):
     Normalised at every level, so `log_normalizer` is 0. Examples are vectors.
 
     Args:
-        weights: Shape `(k,)`, non-negative; normalised to sum to 1.
-        means: Shape `(k, d)`.
+        weights: Shape `(k,)`, non-negative; normalised to sum to 1. May be traced.
+        means: Shape `(k, d)`. May be traced.
         covariances: Shape `(k, d, d)`, symmetric positive definite.
         schedule: Noise schedule.
         t_min: Time at which the prior is read. The default adds noise of 0.4 % of one unit.
@@ -115,7 +121,9 @@ class GaussianMixture(AbstractEnergy):
                 "`weights` must have shape (k,) and `means` shape (k, d); got "
                 f"{weights.shape} and {means.shape}."
             )
-        if weights.min() < 0 or weights.max() <= 0:
+        if is_traced(weights):  # of negative ones, no density
+            weights = jnp.where(jnp.all(weights >= 0), weights, jnp.nan)
+        elif weights.min() < 0 or weights.max() <= 0:
             raise ValueError(f"`weights` must be non-negative with a positive sum; got {weights}.")
         weights = weights / weights.max()  # or their sum could overflow
         values, vectors = _decompose(covariances, means.shape[1], "covariances")
@@ -169,7 +177,7 @@ class Gaussian(AbstractEnergy):
     r"""One Gaussian, noised exactly: $x_t \sim \mathcal{N}(\alpha_t m,\ \alpha_t^2 S + \sigma_t^2 I)$.
 
     Args:
-        mean: Shape `(d,)`.
+        mean: Shape `(d,)`. May be traced.
         covariance: Shape `(d, d)`, symmetric positive definite.
         schedule: Noise schedule.
         t_min: Time at which the prior is read.

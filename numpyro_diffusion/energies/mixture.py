@@ -11,7 +11,7 @@ import numpy as np
 from .._typing import Array, PRNGKey, Scalar
 from ..schedules import AbstractSchedule
 from .base import AbstractEnergy
-from .checks import at_one_time, check_alike
+from .checks import at_one_time, check_alike, refuse_traced
 
 __all__ = ["Mixture"]
 
@@ -42,6 +42,7 @@ class Mixture(AbstractEnergy):
             raise ValueError("`Mixture` expects at least one energy; got none.")
         check_alike("energies of a mixture", energies)
         self.energies = energies = at_one_time(energies)
+        refuse_traced(weights=weights)
         sizes = np.ones(len(self.energies)) if weights is None else np.asarray(weights, float)
         if sizes.shape != (len(self.energies),) or not (np.isfinite(sizes) & (sizes > 0)).all():
             raise ValueError(

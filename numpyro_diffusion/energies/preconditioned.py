@@ -21,6 +21,7 @@ from .._typing import Array, Scalar
 from ..nets import ResidualMLP
 from ..schedules import AbstractSchedule, VariancePreserving
 from .base import AbstractEnergy, replaced
+from .checks import refuse_traced
 from .coordinates import cast_floats, check_label, fitted_gaussian, of_label
 
 __all__ = ["AbstractNetworkEnergy"]
@@ -92,6 +93,7 @@ class AbstractNetworkEnergy(AbstractEnergy):
         log_normalizer: float | None = None,
         log_normalizer_error: float = 0.0,
     ):
+        refuse_traced(mean=mean, covariance=covariance)
         mean, covariance = np.asarray(mean), np.asarray(covariance)
         if covariance.shape not in ((mean.size,), (mean.size, mean.size)):
             raise ValueError(

@@ -8,9 +8,11 @@ import jax.numpy as jnp
 
 from .._typing import Array, PRNGKey
 from ..schedules import reverse_moments
+from .algebra import Composed
 from .base import AbstractDenoiser, AbstractEnergy
+from .factored import Factored
 
-__all__ = ["draw_prior", "reverse_process"]
+__all__ = ["draw_prior", "has_exact_draws", "is_composed", "reverse_process"]
 
 
 @eqx.filter_jit
@@ -64,3 +66,20 @@ def draw_prior(energy: AbstractDenoiser, key: PRNGKey, num_steps: int) -> Array:
     if x is None:
         x = reverse_process(energy, key, num_steps)
     return x / energy.schedule(t_min)[0].astype(x.dtype)
+
+
+def has_exact_draws(energy: AbstractDenoiser) -> bool:
+    """Whether the energy has draws in closed form; its `moments` are then exact too."""
+    if not isinstance(energy, AbstractEnergy):
+        return False
+    t = jnp.asarray(energy.t_min, jnp.result_type(float))
+    return jax.eval_shape(energy.draw, jax.random.key(0), t) is not None
+
+
+def is_composed(energy: AbstractDenoiser) -> bool:
+    """Whether some part of an energy is a product, a power or a law times a factor.
+
+    The path of such an energy is not a law with growing noise, and the reverse process ends elsewhere.
+    """
+    found = lambda part: isinstance(part, Composed | Factored)
+    return any(map(found, jax.tree.leaves(energy, is_leaf=found)))

@@ -10,10 +10,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-
+from .._arguments import as_arrays
 from ..bridge import Bridge, Tempering, normalizer_error
 from ..twists import AbstractTwist, Tweedie
 from .checks import check_site, diffusion_site, refuse_varying_energies, values_needed
@@ -55,7 +52,7 @@ def from_model(
             needs the values of its arguments, not only their shapes.
         TypeError: For a diffusion site whose prior is a score without energy, unless in path space.
     """
-    args, kwargs = jax.tree.map(_as_jax, (args, kwargs))
+    args, kwargs = as_arrays(model, args, kwargs)
     live = LiveModel(model, args, kwargs)
     trace, again = (look(live, deviations) for deviations in (0.0, 1.0))
     sites = {
@@ -93,7 +90,3 @@ def from_model(
         powers={name: site.powers for name, site in sites.items() if site.powers},
         evaluations=max((twist.evaluations(site.energy) for site in sites.values()), default=1),
     )
-
-
-def _as_jax(leaf):
-    return jnp.asarray(leaf) if isinstance(leaf, np.ndarray) else leaf

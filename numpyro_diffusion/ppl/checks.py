@@ -1,12 +1,14 @@
 """Refusals: models, data and densities that no weight would be right for, named by site."""
 
 import contextlib
+import math
 import warnings
 from typing import Any
 
 import equinox as eqx
 import jax
 import numpy as np
+from numpyro import distributions as dist
 
 from .. import diagnostics
 from ..bridge import DiffusionSite
@@ -33,7 +35,9 @@ def check_site(name: str, site: dict, trace: dict[str, dict]) -> None:
                 f"plate `{name}` subsamples {subsample_size} of {size}: its likelihood is random, so "
                 "weights would be wrong. Use the whole plate."
             )
-    if site["type"] == "sample" and site["is_observed"]:
+    if site["type"] == "param":
+        _check_param(name, site, trace)
+    elif site["type"] == "sample" and site["is_observed"]:
         _check_observed(name, site)
     elif site["type"] == "sample":
         _check_latent(name, site, trace)
@@ -44,6 +48,14 @@ def _check_latent(name: str, site: dict, trace: dict[str, dict]) -> None:
         raise ValueError(
             f"latent site `{name}` is discrete ({type(site['fn']).__name__}); the moves need "
             "continuous sites. Sum it out, for instance with `dist.MixtureGeneral`, or observe it."
+        )
+    if not site.get("can_be_unconstrained", True):
+        law = type(unwrapped(site["fn"])).__name__
+        raise ValueError(
+            f"latent site `{name}` ({law}) has a support that NumPyro cannot map from unconstrained space. "
+            "Write it as a function of sites that it can, as the classes in `numpyro.infer.reparam` do: "
+            f"`numpyro.handlers.reparam(model, config={{{name!r}: ProjectedNormalReparam()}})` for a "
+            "direction."
         )
     # NumPyro splits `y` with an `obs_mask` into `y_observed` and `y_unobserved`.
     partner = trace.get(name.removesuffix("_unobserved") + "_observed", {})
@@ -60,11 +72,26 @@ def _check_latent(name: str, site: dict, trace: dict[str, dict]) -> None:
         )
 
 
+def _check_param(name: str, site: dict, trace: dict[str, dict]) -> None:
+    """Refuse a parameter at its initial value, unless sites of a Bayesian network stand for all of it."""
+    prefix = name.removesuffix("$params")
+    sampled = [n for n, s in trace.items() if s["type"] == "sample" and n.startswith(prefix)]
+    if site.get("is_initial") and len(sampled) < len(jax.tree.leaves(site["value"])):
+        raise ValueError(
+            f"the parameter `{name}` (`numpyro.param`) would stay at its initial value: only sample sites "
+            "are inferred. Give it a prior with `numpyro.sample`, or its trained value with "
+            f"`handlers.substitute(model, {{{name!r}: value}})`."
+        )
+
+
 def _check_observed(name: str, site: dict) -> None:
     if site["counts"] is None:
-        return  # a factor
+        fn = site["fn"]
+        if isinstance(unwrapped(fn), dist.Unit):
+            _warn_of_repeats(f"factor `{name}`", unwrapped(fn).batch_shape, fn.batch_shape)
+        return
     value = np.asarray(site["value"])
-    if value.dtype == object or value.size == 0:
+    if value.dtype == object:
         return
     expected = site_shape(site)
     try:
@@ -77,13 +104,27 @@ def _check_observed(name: str, site: dict) -> None:
             f"observed site `{name}` expects values of shape {expected}; got {value.shape}. Reshape the "
             "data, or what its distribution is made of."
         )
-    bad = ~np.isfinite(value.astype(float))
+    if value.size == 0:
+        return
+    _warn_of_repeats(f"observed site `{name}`", value.shape, expected)
+    bad = ~np.isfinite(value if np.iscomplexobj(value) else value.astype(float))
     bad = bad & np.asarray(site["counts"])
     if bad.any():
         raise ValueError(
             f"observed site `{name}` has {int(bad.sum())} values that are not finite, the first at "
             f"index {tuple(int(i) for i in np.argwhere(bad)[0])}. Remove them, or mark them missing: "
             "`numpyro.sample(name, fn.mask(is_observed), obs=jnp.where(is_observed, y, 0))`."
+        )
+
+
+def _warn_of_repeats(what: str, shape: tuple[int, ...], expected: tuple[int, ...]) -> None:
+    times = math.prod(expected) // max(math.prod(shape), 1)
+    if times > 1:
+        warnings.warn(
+            f"{what} has values of shape {shape}, its plates and law {expected}: each value counts {times} "
+            "times in likelihood and evidence. If that is meant, broadcast it yourself; if not, look at the "
+            "shape and the plates.",
+            stacklevel=5,  # the caller of `from_model`
         )
 
 
@@ -94,7 +135,8 @@ def refuse_varying_energies(sites: dict[str, DiffusionSite], again: dict[str, di
             raise ValueError(
                 f"the energy of site `{name}` depends on other latent sites, or is built anew from new "
                 "functions whenever the model runs; its normaliser would be part of the posterior and "
-                "is not known. Use one fixed energy a site, made outside the model."
+                "is not known. Use one fixed energy a site, made outside the model; for an unknown location "
+                "and scale write `x = mu + scale * z` with `z` from it."
             )
 
 
@@ -132,7 +174,8 @@ def values_needed():
         raise ValueError(
             "the model needs the values of its array arguments, not only their shapes, so it cannot be "
             "compiled for all data at once: this comes from an `if`, a NumPy function or an index made "
-            "from an argument. Pass sizes and switches as Python numbers, and use `jax.numpy`."
+            "from an argument, or from a plain number in `log_prob` of a law with bounds, which NumPyro "
+            "checks with NumPy. Pass sizes and switches as Python numbers, and use `jax.numpy`."
         ) from error
 
 

@@ -7,6 +7,7 @@ arguments, and never as constants.
 """
 
 import math
+import warnings
 from typing import Any
 
 import jax
@@ -17,7 +18,7 @@ from numpyro.distributions.util import validate_sample
 from .._typing import Array, PRNGKey, Scalar
 from ..density.estimate import AbstractLogDensity
 from ..energies.base import AbstractDenoiser, AbstractEnergy
-from ..energies.reverse import draw_prior
+from ..energies.reverse import draw_prior, has_exact_draws, is_composed
 from ..twists import added_variance
 from .packed import Packed
 
@@ -83,6 +84,29 @@ class _Noised(Distribution):
         names = self.gather_pytree_data_fields()
         packed = {"energy": self._packed}
         return tuple(packed.get(n, c) for n, c in zip(names, children, strict=True)), aux
+
+    @property
+    def mean(self) -> Array:
+        """Mean in the units of the data, of the shape of one example, where it is known exactly."""
+        return self._moments("mean")[0]
+
+    @property
+    def variance(self) -> Array:
+        """Variance of each coordinate in the units of the data, where it is known exactly."""
+        return self._moments("variance")[1]
+
+    def _moments(self, asked: str) -> tuple[Array, Array]:
+        energy = self._single()
+        if not has_exact_draws(energy):
+            raise NotImplementedError(
+                f"the {asked} of `{type(self).__name__}` is known for energies with exact draws, such as "
+                f"`Gaussian` or `Mixture`; got {type(energy).__name__}. Estimate it: from draws, or for a "
+                "composed energy from the weighted particles of `nd.SMC`."
+            )
+        t = jnp.asarray(self.time, jnp.result_type(float))
+        mean, variance = energy.moments(t)
+        alpha_t = energy.schedule(t)[0]
+        return mean / alpha_t, variance / alpha_t**2
 
     def _single(self) -> AbstractDenoiser:
         if self._packed.is_stacked():
@@ -159,8 +183,9 @@ class DiffusionPrior(_Noised):
     the score, so any NumPyro kernel may be used.
 
     Draws are exact where the energy has a closed form. Otherwise they follow the reverse process,
-    discretised in `num_steps` steps: with model error, and for composed energies, its law is close
-    to that of `log_prob` but not the same.
+    discretised in `num_steps` steps, and with model error its law is close to that of `log_prob` but not
+    the same. Of a composed energy (a product, a power, a law times a factor) the reverse process has
+    another law, which may be far off: draws warn of it.
 
     A score-only prior (a denoiser that is not an energy) can be sampled but has no `log_prob`, unless an
     estimator makes one of its scores. With its noises frozen that is a deterministic function, for NUTS, SVI
@@ -205,6 +230,22 @@ class DiffusionPrior(_Noised):
     @property
     def time(self):
         return self.energy.t_min
+
+    def sample(self, key, sample_shape: tuple[int, ...] = ()) -> Array:
+        """Draws of shape `sample_shape + event_shape`.
+
+        Warns:
+            UserWarning: If the energy is composed, so that draws have another law than `log_prob`.
+        """
+        if is_composed(self.energy):
+            warnings.warn(
+                f"draws of `DiffusionPrior` follow the reverse process of {type(self.energy).__name__}, "
+                "which is not its law: a product, power or factor of noised laws is not the noised product. "
+                "Densities, and what MCMC or `nd.SMC` makes of them, are right. For draws run "
+                "`nd.SMC` on the model without data.",
+                stacklevel=2,
+            )
+        return super().sample(key, sample_shape)
 
     def _draw(self, energy, key):
         return draw_prior(energy, key, self.num_steps)

@@ -1,5 +1,6 @@
 """What of a run goes into the groups of an ArviZ object: draws, predictions and data by site."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -14,13 +15,15 @@ from numpyro.infer import log_likelihood as pointwise_log_likelihood
 from .. import diagnostics
 from .._typing import Array, PRNGKey
 from ..bridge import Bridge
+from ..energies.reverse import is_composed
 from ..smc import SMCResult
 from .draws import constrained, drawn_by_cloud, pooled_log_weights, take
 from .look import look
 from .model_bridge import LiveModel
 from .sites import taken_apart
+from .tracing import tracing
 
-__all__ = ["Run", "arviz_groups", "level_times"]
+__all__ = ["Run", "arviz_groups", "level_times", "prior_marks"]
 
 
 class Run(NamedTuple):
@@ -48,6 +51,8 @@ def arviz_groups(
 ) -> dict[str, dict[str, np.ndarray]]:
     """Arrays by group and variable; groups without any are left out.
 
+    Sites that cannot keep their names in an ArviZ object are renamed, and complex ones are parted.
+
     Args:
         run: The run.
         predictive: Include posterior predictive and prior draws.
@@ -59,20 +64,36 @@ def arviz_groups(
     samples = constrained(bridge, take(index, result.positions), num_axes=2)
     latent = {n: samples[n] for n in (*bridge.diffusion_sites, *bridge.other_sites)}
     observed = _observed(run)
-    groups: dict[str, Any] = {"posterior": samples, "sample_stats": _sample_stats(index, result)}
+    groups: dict[str, Any] = {"posterior": samples}
     if predictive:
         groups |= _predictions(run, latent, tuple(samples), tuple(observed), num_prior)
     if log_likelihood and observed:
         each = lambda latent: pointwise_log_likelihood(
             taken_apart(model), latent, *args, parallel=True, batch_ndims=2, **kwargs
         )
-        pointwise = jax.jit(each)(latent)
+        with tracing:
+            pointwise = jax.jit(each)(latent)
         groups["log_likelihood"] = {n: v for n, v in pointwise.items() if n in observed}
     groups["observed_data"] = observed
     groups["constant_data"] = diagnostics.array_arguments(model, args, kwargs, observed)
-    particles = constrained(bridge, result.positions, num_axes=2)
-    groups["weighted_particles"] = {**particles, "log_weight": pooled_log_weights(result)}
-    return {n: jax.tree.map(np.asarray, g) for n, g in groups.items() if g}
+    groups["weighted_particles"] = constrained(bridge, result.positions, num_axes=2)
+    groups = _renamed({n: diagnostics.real_parts(g) for n, g in groups.items() if g})
+    groups["sample_stats"] = _sample_stats(index, result)
+    groups["weighted_particles"]["log_weight"] = pooled_log_weights(result)
+    return {n: jax.tree.map(np.asarray, g) for n, g in groups.items()}
+
+
+def _renamed(groups: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The same groups under names that an ArviZ object can hold, in all groups alike."""
+    names = diagnostics.variable_names(name for group in groups.values() for name in group)
+    changed = {n: new for n, new in names.items() if new != n.replace("/", ".")}
+    if changed:
+        listed = ", ".join(f"`{name}` is `{new}`" for name, new in changed.items())
+        warnings.warn(
+            f"in the ArviZ object {listed}: the name is that of a dimension there, or of another site.",
+            stacklevel=4,  # the caller of `SMC.to_arviz`
+        )
+    return {g: {names[n]: value for n, value in group.items()} for g, group in groups.items()}
 
 
 def _observed(run: Run) -> dict[str, Any]:
@@ -101,14 +122,18 @@ def _predictions(run: Run, latent, sites, observed, num_prior: int) -> dict[str,
     """Draws of the prior and of new data; data among the arguments stay where they are."""
     model = handlers.uncondition(taken_apart(run.model))
     prior = Predictive(model, num_samples=num_prior, return_sites=[*sites, *observed])
-    drawn = jax.tree.map(np.asarray, prior(run.keys["prior"], *run.args, **run.kwargs))
+    with tracing:
+        drawn = prior(run.keys["prior"], *run.args, **run.kwargs)
+    drawn = jax.tree.map(np.asarray, drawn)
     groups = {
         "prior": {n: drawn[n][None] for n in sites},
         "prior_predictive": {n: drawn[n][None] for n in observed},
     }
     if observed:
         posterior = Predictive(model, latent, return_sites=list(observed), batch_ndims=2)
-        groups["posterior_predictive"] = posterior(run.keys["predict"], *run.args, **run.kwargs)
+        with tracing:
+            drawn = posterior(run.keys["predict"], *run.args, **run.kwargs)
+        groups["posterior_predictive"] = drawn
     return groups
 
 
@@ -124,3 +149,16 @@ def level_times(run: Run) -> np.ndarray | None:
 @eqx.filter_jit
 def _times(times: Callable, clock: Array) -> dict[str, Array]:
     return jax.vmap(times)(clock)
+
+
+def prior_marks(bridge: Bridge) -> dict[str, dict[str, str]]:
+    """What to write on the groups of prior draws if those have another law than the prior."""
+    energies = getattr(getattr(bridge.rest, "__self__", None), "sites", {})
+    composed = [name for name, site in energies.items() if is_composed(site.energy)]
+    if not composed:
+        return {}
+    words = (
+        f"the reverse process of the composed prior at {', '.join(composed)}, which is another law than "
+        "the prior of the posterior"
+    )
+    return {"prior": {"draws": words}, "prior_predictive": {"draws": words}}

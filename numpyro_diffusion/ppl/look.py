@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Literal, jaxpr_as_fun
 from numpyro import distributions as dist
+from numpyro.distributions import biject_to
 
 from .checks import NEEDS_VALUES
 from .model_bridge import LiveModel
@@ -24,7 +25,7 @@ def look(live: LiveModel, deviations: float) -> dict[str, dict]:
     """The trace of a model, of which shapes, kinds and the entries below may be read.
 
     Sites of the trace get `counts`, which entries their masks leave (`None` where there is none to look at);
-    diffusion sites get `energy`; observed sites have their `value`.
+    diffusion sites get `energy`, other latent ones `can_be_unconstrained`; observed sites have their `value`.
 
     Args:
         live: The model and its data.
@@ -74,13 +75,23 @@ def _kept(site: dict) -> dict[str, Any]:
         energy = unwrapped(site["fn"]).energy
         return {"energy": energy, "counts": counts(site["fn"], site["fn"].shape())}
     if not site["is_observed"]:
-        return {"counts": counts(site["fn"], site["fn"].shape())}
+        fn = site["fn"]
+        return {"counts": counts(fn, fn.shape()), "can_be_unconstrained": _has_bijection(fn)}
     value: Any = site["value"]
     if value is None or isinstance(unwrapped(site["fn"]), dist.Unit):
         return {"counts": None}
     if str(getattr(value, "dtype", "")) == "object":
         return {"counts": None}
     return {"value": value, "counts": counts(site["fn"], jnp.shape(value))}
+
+
+def _has_bijection(fn: Any) -> bool:
+    """Whether NumPyro has a map from unconstrained space onto the support, whose bounds may be traced."""
+    try:
+        biject_to(fn.support)
+    except NotImplementedError:
+        return False
+    return True
 
 
 def _evaluated(closed: ClosedJaxpr, key: Any) -> list[Any]:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from numpyro import handlers
 from numpyro.distributions import biject_to
 
+from .._arguments import is_data
 from .._prng import lean, threefry
 from .._typing import Array, Position
 from ..bridge import (
@@ -35,6 +36,7 @@ from .sites import (
     taken_apart,
     unmasked,
 )
+from .tracing import tracing
 
 __all__ = ["LiveModel", "ModelBridge", "SettledModel"]
 
@@ -50,10 +52,11 @@ class LiveModel(eqx.Module):
 
     def trace(self, values: Callable, key: Array | None = None) -> dict[str, dict]:
         """Trace of the model with latent sites given by `values(site)`; `None` lets them be drawn."""
-        model = handlers.substitute(taken_apart(self.model), substitute_fn=values)
+        model = handlers.substitute(taken_apart(self.model, drawn=False), substitute_fn=values)
         if key is not None:
             model = handlers.seed(model, key)
-        return handlers.trace(model).get_trace(*self.args, **self.kwargs)
+        with tracing:
+            return handlers.trace(model).get_trace(*self.args, **self.kwargs)
 
     def draw_others(self, x, key):
         """The other sites from their prior, unconstrained, given the diffusion sites."""
@@ -121,7 +124,7 @@ class LiveModel(eqx.Module):
             u: Diffusion sites, or their shapes.
             x_hat: What the model sees of them, or its shapes.
         """
-        dynamic, static = eqx.partition((self.args, self.kwargs), eqx.is_array)
+        dynamic, static = eqx.partition((self.args, self.kwargs), is_data)
         data = jax.tree.leaves(dynamic)
         with_data = lambda data: dataclasses.replace(
             self, **self._arguments(jax.tree.structure(dynamic), static, data)

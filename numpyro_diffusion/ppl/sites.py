@@ -16,6 +16,7 @@ from numpyro.infer.reparam import TransformReparam
 
 from .._typing import Array
 from .distributions import DiffusionPrior
+from .tracing import Watched
 
 __all__ = [
     "counts",
@@ -78,8 +79,13 @@ def site_shape(site: dict) -> tuple[int, ...]:
     return site["fn"].shape(site["kwargs"]["sample_shape"])
 
 
-def taken_apart(model: Callable) -> Callable:
-    """The model in which `x = f(diffusion)` is a diffusion site `x_base` and its transform `x`."""
+def taken_apart(model: Callable, drawn: bool = True) -> Callable:
+    """The model in which `x = f(diffusion)` is a diffusion site `x_base` and its transform `x`.
+
+    Args:
+        model: The model.
+        drawn: Whether it is run to draw from it; if not, it is refused if it draws without a site.
+    """
 
     def config(site):
         fn = unwrapped(site["fn"])
@@ -88,7 +94,7 @@ def taken_apart(model: Callable) -> Callable:
             return TransformReparam()
         return None
 
-    return handlers.reparam(model, config=config)
+    return handlers.reparam(Watched(model, drawn), config=config)
 
 
 def _is_prior(fn: Any) -> bool:

@@ -11,7 +11,6 @@ would be several times too large.
 """
 
 import math
-import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -21,7 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import diagnostics
-from .._prng import alike, lean
+from .._arguments import check_instance, whole_number
+from .._prng import alike, check_key, lean
 from .._typing import Array, PRNGKey
 from ..bridge import Bridge
 from ..schemes import AbstractScheme, Annealed
@@ -30,7 +30,7 @@ from ..twists import AbstractTwist
 from .bridge import from_model
 from .checks import report_non_finite
 from .draws import constrained, drawn, drawn_by_cloud, log_mean, pooled_log_weights, take
-from .groups import Run, arviz_groups, level_times
+from .groups import Run, arviz_groups, level_times, prior_marks
 
 __all__ = ["SMC"]
 
@@ -80,10 +80,19 @@ class SMC:
         batch_size: int | None = None,
         progress_bar: bool = True,
     ):
-        if num_chains < 1:
-            raise ValueError(f"`num_chains` must be at least 1; got {num_chains}.")
-        if num_particles < 2:
-            raise ValueError(f"`num_particles` must be at least 2; got {num_particles}.")
+        if not callable(model):
+            raise TypeError(
+                f"`model` must be a NumPyro model, a function; got {type(model).__name__}. An energy alone "
+                "is sampled with `nd.from_energy` and `nd.run_smc`."
+            )
+        check_instance("scheme", scheme, AbstractScheme, "nd.Annealed()")
+        check_instance("twist", twist, AbstractTwist, "nd.Tweedie()")
+        num_chains = whole_number("num_chains", num_chains, 1)
+        num_particles = whole_number("num_particles", num_particles, 2)
+        if chain_length is not None:
+            chain_length = whole_number("chain_length", chain_length, 2)
+        if batch_size is not None:
+            batch_size = whole_number("batch_size", batch_size, 1)
         self.model = model
         self.scheme = Annealed() if scheme is None else scheme
         self.num_particles, self.num_chains = num_particles, num_chains
@@ -107,7 +116,8 @@ class SMC:
     def run(self, key: PRNGKey, *args: Any, **kwargs: Any) -> "SMC":
         """Sample the posterior of the model at these arguments.
 
-        An interrupt keeps the levels that are done; `resume` goes on from there.
+        Data are arrays, tables of pandas, lists or numbers; arrays may change without compilation. The model
+        gets all arguments as they are, with NumPy arrays of numbers as JAX arrays.
 
         Args:
             key: PRNG key.
@@ -117,14 +127,22 @@ class SMC:
         Raises:
             ValueError: If the model or its data cannot be used; the message names the site.
             PilotError: If the model is too hard for the allowed number of levels.
+            TypeError: If `key` is no PRNG key, or observed values are not numbers.
+            KeyboardInterrupt: Once the levels at hand are done. They stay in `result`, and `resume` goes on.
             FloatingPointError: If a log density is +inf, or every particle has weight 0; what was
                 computed stays in `result`.
         """
         names = ("pilot", "run", "resample", "predict", "prior")
-        self._keys = dict(zip(names, _split(key, len(names)), strict=True))
+        self._keys = dict(zip(names, _split(check_key(key), len(names)), strict=True))
         self._arguments = args, kwargs
-        self._result = self._feynman_kac = None
-        self._bridge = from_model(
+        self._result = self._bridge = self._feynman_kac = None
+        self._bridge = self._made()
+        return self._go(None)
+
+    def _made(self) -> Bridge:
+        """The bridge at the arguments of this run."""
+        args, kwargs = self._arguments
+        return from_model(
             self.model,
             *args,
             twist=self.scheme.twist if self.twist is None else self.twist,
@@ -132,10 +150,10 @@ class SMC:
             initial=self.initial,
             **kwargs,
         )
-        self._feynman_kac = self.scheme(
-            self._bridge, self._keys["pilot"], progress_bar=self.progress_bar
-        )
-        return self._go(None)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Compiled programs cannot be pickled; they are made again from the model and its arguments.
+        return {**self.__dict__, "_bridge": None, "_feynman_kac": None}
 
     def resume(self) -> "SMC":
         """Go on with an interrupted run, to the same numbers as without the interrupt."""
@@ -144,7 +162,10 @@ class SMC:
         return self._go(self._result)
 
     def _go(self, state: SMCResult | None) -> "SMC":
-        assert self._feynman_kac is not None
+        if self._feynman_kac is None:
+            self._feynman_kac = self.scheme(
+                self.bridge, self._keys["pilot"], progress_bar=self.progress_bar
+            )
         try:
             self._result = run_smc(
                 self._keys["run"],
@@ -157,18 +178,18 @@ class SMC:
                 progress_bar=self.progress_bar,
                 state=state,
             )
+        except KeyboardInterrupt as error:
+            self._result = getattr(error, "result", state)
+            if self._result is not None and not self._result.completed:
+                error.add_note(
+                    "The particles are not yet draws from the posterior; `resume()` goes on."
+                )
+            raise
         except FloatingPointError as error:
             self._result = getattr(error, "result", None)
             if self._result is not None:
                 report_non_finite(self._result, error)
             raise
-        if not self._result.completed:
-            warnings.warn(
-                f"interrupted after {self._result.num_levels_run} levels: the particles are not yet "
-                "draws from the posterior. `resume()` goes on.",
-                stacklevel=3,
-            )
-            return self
         report_non_finite(self._result, None)
         return self
 
@@ -182,6 +203,8 @@ class SMC:
     @property
     def bridge(self) -> Bridge:
         """The bridge from noise to the posterior."""
+        if self._bridge is None and self._result is not None:  # it was pickled
+            self._bridge = self._made()
         if self._bridge is None:
             raise RuntimeError("there is no bridge yet; call `run` first.")
         return self._bridge
@@ -300,7 +323,9 @@ class SMC:
             "exact": self.result.exact,
             "scheme": repr(self.scheme),
         }
-        return diagnostics.to_arviz(groups, result, level_times(run), attributes)
+        return diagnostics.to_arviz(
+            groups, result, level_times(run), attributes, prior_marks(self.bridge)
+        )
 
 
 _exp = jax.jit(jnp.exp)

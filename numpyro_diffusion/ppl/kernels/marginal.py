@@ -15,6 +15,7 @@ from ...schemes import AbstractScheme
 from ...schemes.retrace import retrace
 from ...twists import AbstractTwist
 from ..sites import is_diffusion, stand_in
+from ..tracing import tracing
 from .adaptation import Adaptation, round_coordinates
 from .particles import AbstractParticles
 from .problem import traced
@@ -207,5 +208,6 @@ class ParticleMarginal(AbstractParticles):
 
         model = handlers.seed(conditioned(self._model), jax.random.key(0))
         model = handlers.substitute(model, substitute_fn=value)
-        trace = handlers.trace(model).get_trace(*args, **kwargs)
+        with tracing:
+            trace = handlers.trace(model).get_trace(*args, **kwargs)
         return {n: trace[n]["value"] for n in z}, sum(log_dets, jnp.zeros(()))

@@ -8,6 +8,7 @@ import jax
 from jax.core import Tracer
 from numpyro.infer.gibbs import GIBBS_SITES_KWARG
 
+from ..._arguments import whole_number
 from ...conditional import Pass, Path, PathModel, conditional_smc
 from ...schemes import AbstractScheme, ReverseDiffusion
 from ...schemes.kernels import Kernels
@@ -40,8 +41,7 @@ class AbstractParticles(AbstractKernel):
         twist: AbstractTwist | None = None,
         threshold: float = 0.5,
     ):
-        if num_particles < 2:
-            raise ValueError(f"`num_particles` must be at least 2; got {num_particles}.")
+        num_particles = whole_number("num_particles", num_particles, 2)
         super().__init__(model)
         self.scheme = ReverseDiffusion(num_moves=0) if scheme is None else scheme
         self.num_particles, self.threshold = num_particles, threshold

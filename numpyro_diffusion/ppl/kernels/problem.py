@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.core import Tracer
 from numpyro import handlers
 from numpyro.infer import init_to_sample
 from numpyro.infer.gibbs import GIBBS_SITES_KWARG, conditioned, latent_sample_sites
 
+from ..._arguments import as_arrays
 from ..._typing import PRNGKey
 from ...bridge import Bridge
 from ...schemes import AbstractScheme
@@ -28,6 +28,7 @@ from ...twists import AbstractTwist
 from ..bridge import from_model
 from ..model_bridge import LiveModel
 from ..sites import is_diffusion, stand_in, unwrapped
+from ..tracing import tracing
 
 __all__ = ["Problem", "prepare", "traced"]
 
@@ -58,7 +59,7 @@ class Problem(NamedTuple):
 def given(model: Callable, bridge: Bridge, args: tuple, kwargs: dict[str, Any]) -> Bridge:
     """The bridge of a model at other arguments of the same shapes; energies may depend on them."""
     parts: Any = bridge.rest.__self__  # type: ignore[attr-defined]
-    args, kwargs = jax.tree.map(_as_jax, (args, kwargs))
+    args, kwargs = as_arrays(model, args, kwargs)
     live = LiveModel(model, args, kwargs, bridge.diffusion_sites, bridge.other_sites)
     parts = dataclasses.replace(parts, functions=live)
     if not bridge.path_space:  # there the law of the steps is fixed
@@ -75,10 +76,6 @@ def _over(bridge: Bridge, parts: Any) -> Bridge:
     return bridge._replace(**methods)
 
 
-def _as_jax(leaf):
-    return jnp.asarray(leaf) if isinstance(leaf, np.ndarray) else leaf
-
-
 def traced(model: Callable, key: PRNGKey, args: tuple, kwargs: dict[str, Any]) -> Any:
     """One trace with latent sites drawn from their priors, apart from diffusion sites: no sampler is run."""
 
@@ -86,7 +83,8 @@ def traced(model: Callable, key: PRNGKey, args: tuple, kwargs: dict[str, Any]) -
         return stand_in(site) if is_diffusion(site) else init_to_sample(site)
 
     model = handlers.substitute(handlers.seed(conditioned(model), key), substitute_fn=value)
-    return handlers.trace(model).get_trace(*args, **kwargs)
+    with tracing:
+        return handlers.trace(model).get_trace(*args, **kwargs)
 
 
 _conditioned = functools.lru_cache(maxsize=32)(conditioned)

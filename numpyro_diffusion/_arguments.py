@@ -1,0 +1,136 @@
+"""Arguments: numbers that count something, and what of a model's arguments is data.
+
+Numerical arrays become JAX arrays, which may change between runs without compilation. Everything else, tables
+and text among it, reaches the model as it is.
+"""
+
+import inspect
+import operator
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+__all__ = [
+    "as_arrays",
+    "as_jax",
+    "check_instance",
+    "is_data",
+    "is_numeric",
+    "named_arguments",
+    "whole_number",
+]
+
+
+def is_numeric(dtype: Any) -> bool:
+    """Whether JAX has arrays of this type."""
+    if getattr(dtype, "kind", None) in ("m", "M"):  # NumPy counts time spans among the integers
+        return False
+    return jnp.issubdtype(dtype, np.number) or jnp.issubdtype(dtype, np.bool_)
+
+
+def is_data(leaf: Any) -> bool:
+    """Whether a leaf of the arguments is an array that a program can take."""
+    if isinstance(leaf, jax.Array):
+        return True
+    plain = isinstance(leaf, np.ndarray | np.generic) and not isinstance(leaf, np.ma.MaskedArray)
+    return plain and is_numeric(leaf.dtype)
+
+
+def as_jax(array: np.ndarray, what: str) -> jax.Array:
+    """A numerical array in a type and byte order that JAX has, with the same numbers.
+
+    Args:
+        array: A NumPy array.
+        what: It is, for messages.
+
+    Raises:
+        ValueError: If it holds integers beyond those of the session.
+    """
+    dtype = array.dtype.newbyteorder("=")
+    if array.dtype.kind in "fc" and array.dtype.itemsize > (8 if array.dtype.kind == "f" else 16):
+        dtype = np.dtype(np.float64 if array.dtype.kind == "f" else np.complex128)
+    out = jnp.asarray(array.astype(dtype, copy=False))
+    if array.dtype.kind in "iu" and out.dtype.itemsize < array.dtype.itemsize:
+        limits = jnp.iinfo(out.dtype)
+        if array.size and (array.min() < limits.min or array.max() > limits.max):
+            raise ValueError(
+                f"{what} holds integers beyond {limits.max}, which {out.dtype} cannot. Turn on 64 bits, "
+                '`jax.config.update("jax_enable_x64", True)`, or make them floats.'
+            )
+    return out
+
+
+def named_arguments(model: Callable, args: tuple, kwargs: Any) -> list[tuple[str, Any]]:
+    """The arguments of a model with their names; those that `*args` takes are called `arg0`, `arg1`, ..."""
+    try:
+        parameters = list(inspect.signature(model).parameters.values())
+    except (TypeError, ValueError):
+        parameters = []
+    named = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    names = named[: len(args)] + [f"arg{i}" for i in range(len(named), len(args))]
+    return [*zip(names, args, strict=True), *kwargs.items()]
+
+
+def as_arrays(model: Callable, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+    """The same arguments with their numerical NumPy arrays as JAX arrays.
+
+    Raises:
+        TypeError: For iterators, which give their values once, and for dicts that have no order.
+        ValueError: For integers that the session cannot hold.
+    """
+    done = [_as_arrays(name, value) for name, value in named_arguments(model, args, kwargs)]
+    return tuple(done[: len(args)]), dict(zip(kwargs, done[len(args) :], strict=True))
+
+
+def _as_arrays(name: str, value: Any) -> Any:
+    def one(leaf):
+        if isinstance(leaf, Iterator):
+            raise TypeError(
+                f"argument `{name}` holds a {type(leaf).__name__}, which gives its values once, while the "
+                "model is run several times. Make it a list or an array."
+            )
+        is_array = isinstance(leaf, np.ndarray) and is_data(leaf)
+        return as_jax(leaf, f"argument `{name}`") if is_array else leaf
+
+    try:
+        jax.tree.structure(value, is_leaf=lambda leaf: isinstance(leaf, Iterator))
+    except ValueError as error:
+        raise TypeError(
+            f"argument `{name}` holds a dict whose keys have no order. Use keys of one type, such as strings."
+        ) from error
+    return jax.tree.map(one, value, is_leaf=lambda leaf: isinstance(leaf, Iterator))
+
+
+def whole_number(name: str, value: Any, least: int, remedy: str = "") -> int:
+    """An argument that counts something, as a Python integer.
+
+    Args:
+        name: Of the argument, for messages.
+        value: What came.
+        least: Smallest allowed value.
+        remedy: A sentence for the end of the message.
+
+    Raises:
+        ValueError: If it is no integer (a Boolean is none, nor is 2.0), or too small.
+    """
+    remedy = remedy and f" {remedy}"
+    try:
+        number = None if isinstance(value, bool | np.bool_) else operator.index(value)
+    except TypeError:  # `operator.index` takes integers of Python, NumPy and JAX, and nothing else
+        number = None
+    if number is None:
+        raise ValueError(f"`{name}` must be an integer of at least {least}; got {value!r}.{remedy}")
+    if number < least:
+        raise ValueError(f"`{name}` must be at least {least}; got {number}.{remedy}")
+    return number
+
+
+def check_instance(name: str, value: Any, kind: type, example: str) -> None:
+    """Refuse an argument of another class, or the class itself; `None` is allowed."""
+    if value is not None and not isinstance(value, kind):
+        raise TypeError(
+            f"`{name}` must be an instance of `{kind.__name__}`, such as `{example}`; got {value!r}."
+        )
