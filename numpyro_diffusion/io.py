@@ -19,7 +19,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from .energies import AbstractDenoiser
+from .energies import AbstractDenoiser, Standardized
 from .trees import decode, encode, package_classes
 
 __all__ = ["load", "read_card", "save"]
@@ -28,14 +28,18 @@ FORMAT = "numpyro-diffusion"
 VERSION = 1
 
 
-def save(path: str | os.PathLike, energy: AbstractDenoiser, card: dict[str, Any] | None = None):
+def save(
+    path: str | os.PathLike,
+    energy: AbstractDenoiser | Standardized,
+    card: dict[str, Any] | None = None,
+):
     """Write an energy (any tree of this package's modules) to one safetensors file.
 
     The file appears whole or not at all.
 
     Args:
         path: Where to write, by custom ending in `.safetensors`.
-        energy: The energy or denoiser.
+        energy: The energy or denoiser, or a `Standardized` law, whose units are stored with it.
         card: What a reader should know: licence, data, units, range. Anything that JSON can hold.
 
     Raises:
@@ -61,7 +65,7 @@ def save(path: str | os.PathLike, energy: AbstractDenoiser, card: dict[str, Any]
         partial.unlink(missing_ok=True)
 
 
-def load(path: str | os.PathLike, *, classes: Sequence[type[eqx.Module]] = ()) -> AbstractDenoiser:
+def load(path: str | os.PathLike, *, classes: Sequence[type[eqx.Module]] = ()) -> Any:
     """Read an energy that `save` wrote. Nothing in the file is executed.
 
     Args:
@@ -80,11 +84,11 @@ def load(path: str | os.PathLike, *, classes: Sequence[type[eqx.Module]] = ()) -
     used: set[str] = set()
     try:
         energy = decode(json.loads(metadata["tree"]), arrays, allowed, used)
-        if not isinstance(energy, AbstractDenoiser):
+        if not isinstance(energy, AbstractDenoiser | Standardized):
             raise ValueError(f"the file holds a {type(energy).__name__}, not an energy")
         if used != set(arrays):
             raise ValueError(f"tensors that the header does not name: {sorted(set(arrays) - used)}")
-        _check_evaluates(energy)
+        _check_evaluates(energy.energy if isinstance(energy, Standardized) else energy)
     except (KeyError, TypeError, AttributeError, RecursionError, ValueError) as error:
         raise ValueError(
             f"{path} does not describe an energy of this package: {error}. Save it again with "
