@@ -62,6 +62,27 @@ def test_a_site_is_in_the_units_of_the_table_and_its_posterior_is_right(key):
     np.testing.assert_allclose(bridge.constrain({"x_base": law.standardize(x)})["x"], x, rtol=1e-9)
 
 
+def test_location_and_scale_may_be_latent():
+    """As on the page on hierarchies: the standardised value is followed, location and scale are sites."""
+    law = nd.Gaussian(np.zeros(1), np.eye(1))
+
+    def model(y):
+        mu, tau = (
+            numpyro.sample("mu", dist.Normal(0.0, 5.0)),
+            numpyro.sample("tau", dist.HalfNormal(2.0)),
+        )
+        affine = dist.transforms.AffineTransform(mu, tau)
+        with numpyro.plate("groups", 3):
+            prior = dist.TransformedDistribution(nd.DiffusionPrior(law), affine)
+            theta = numpyro.sample("theta", prior)
+            numpyro.sample("y", dist.Normal(theta[:, 0], 0.3), obs=y)
+
+    bridge = nd.from_model(model, jnp.array([1.2, 3.6, 1.5]))
+    assert bridge.diffusion_sites == ("theta_base",) and set(bridge.other_sites) == {"mu", "tau"}
+    z = {"theta_base": jnp.array([[0.5], [-1.0], [2.0]]), "mu": jnp.array(1.0), "tau": jnp.log(2.0)}
+    np.testing.assert_allclose(bridge.constrain(z)["theta"], [[2.0], [-1.0], [5.0]], rtol=1e-9)
+
+
 def test_fit_and_file_keep_the_units(key, tmp_path):
     law = standardized()
     found = nd.fit(key, law, TABLE, **QUICK | {"loss": shifting}).energy
