@@ -63,6 +63,7 @@ def main() -> None:
         result = nd.run_smc(jax.random.key(1), model, particles, progress_bar=not options.tiny)
         constant = f"{float(result.log_evidence):.2f} ± {float(result.log_evidence_error):.2f}"
         print(f"{name}: log constant {constant}, {result.num_levels_run} levels")
+        print(nd.diagnostics.verdict(result))
         index = nd.smc.resample_equal(jax.random.key(2), result.log_weights, particles)
         images = np.asarray(result.positions["x"])[np.asarray(index)[:: particles // 9][:9]]
         for place, image in zip(line, images, strict=False):

@@ -88,6 +88,7 @@ def main(argv: list[str] | None = None) -> None:
     error = np.hypot(smc.log_evidence_error, rival.log_evidence_error)
     print(f"log evidence with blur    {smc.log_evidence:8.2f} +- {smc.log_evidence_error:.2f}")
     print(f"log evidence without blur {rival.log_evidence:8.2f} +- {rival.log_evidence_error:.2f}")
+    print(nd.diagnostics.verdict(rival.result))
     print(f"log Bayes factor in favour of the blur {gap:.2f} +- {error:.2f} nats\n")
 
     samples = smc.get_samples(group_by_chain=True)

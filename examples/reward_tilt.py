@@ -55,6 +55,7 @@ def sample(law, tiny, weights="exact"):
     model = scheme(nd.from_energy(law), jax.random.key(0))
     num = 100 if tiny else 1000
     found = nd.run_smc(jax.random.key(1), model, num_particles=num, num_clouds=4)
+    print(nd.diagnostics.verdict(found))
     x = np.asarray(found.positions["x"]).reshape(-1, 2)
     log_w = np.asarray(found.log_weights)
     if weights != "none":

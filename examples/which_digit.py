@@ -92,6 +92,7 @@ def main(argv: list[str] | None = None) -> None:
         log_evidence[guess], errors[guess] = smc.log_evidence, smc.log_evidence_error
         restored[guess] = np.asarray(smc.get_samples()["x"]).mean(0)
         print(f"{guess}: log evidence {smc.log_evidence:8.2f} +- {smc.log_evidence_error:.2f}")
+        print(nd.diagnostics.verdict(smc.result))
     path = options.output / "which_digit.png"
     seen = np.where(visible, y, np.nan)
     probabilities, spread = draw(path, truth, seen, log_evidence, errors, restored)

@@ -54,6 +54,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     spread = np.std(result.log_evidence, ddof=1)
     print(f"log evidence {np.mean(result.log_evidence):.3f} +- {spread:.3f}")
+    print(nd.diagnostics.verdict(result))
 
     grid = jnp.asarray(np.stack(np.meshgrid(SIDE, SIDE), -1))
     at_level = jax.jit(lambda t: jax.lax.map(jax.vmap(lambda u: energy.log_density(u, t)), grid))

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ._safetensors import check_digest, check_finite, parse, write
-from .energies import AbstractDenoiser
+from .energies import AbstractDenoiser, Standardized
 from .trees import decode, encode, package_classes
 
 __all__ = ["load", "read_card", "save"]
@@ -39,14 +39,18 @@ _MISFIT = (
 )
 
 
-def save(path: str | os.PathLike, energy: AbstractDenoiser, card: dict[str, Any] | None = None):
+def save(
+    path: str | os.PathLike,
+    energy: AbstractDenoiser | Standardized,
+    card: dict[str, Any] | None = None,
+):
     """Write an energy (a tree of modules of this package, or of your own) to one safetensors file.
 
     The file appears whole or not at all, and carries the SHA-256 of its content.
 
     Args:
         path: Where to write, by custom ending in `.safetensors`.
-        energy: The energy or denoiser.
+        energy: The energy or denoiser, or a `Standardized` law, whose units are stored with it.
         card: What a reader should know: licence, data, units, range. Anything that JSON can hold.
 
     Raises:
@@ -54,7 +58,7 @@ def save(path: str | os.PathLike, energy: AbstractDenoiser, card: dict[str, Any]
             data, or the card is not plain data.
         ValueError: If a weight is NaN or infinite, or the energy cannot be evaluated.
     """
-    if not isinstance(energy, AbstractDenoiser):
+    if not isinstance(energy, AbstractDenoiser | Standardized):
         raise TypeError(
             f"`save` expects an energy or a denoiser; got {type(energy).__name__}. Save its parts with "
             "`equinox.tree_serialise_leaves`."
@@ -63,7 +67,7 @@ def save(path: str | os.PathLike, energy: AbstractDenoiser, card: dict[str, Any]
     tree = encode(energy, "energy", arrays)
     check_finite(arrays.items())
     try:
-        _check_evaluates(energy)
+        _check_evaluates(_inside(energy))
     except _MISFIT as error:
         raise ValueError(
             f"cannot save this {type(energy).__name__}, since it cannot be evaluated: {error}. Mend or "
@@ -91,7 +95,7 @@ def _card_text(card) -> str:
     return text
 
 
-def load(path: str | os.PathLike, *, classes: Sequence[type[eqx.Module]] = ()) -> AbstractDenoiser:
+def load(path: str | os.PathLike, *, classes: Sequence[type[eqx.Module]] = ()) -> Any:
     """Read an energy that `save` wrote. Nothing in the file is executed.
 
     Args:
@@ -110,12 +114,12 @@ def load(path: str | os.PathLike, *, classes: Sequence[type[eqx.Module]] = ()) -
     used: set[str] = set()
     try:
         energy = decode(json.loads(metadata["tree"]), arrays, allowed, used)
-        if not isinstance(energy, AbstractDenoiser):
+        if not isinstance(energy, AbstractDenoiser | Standardized):
             raise ValueError(f"the file holds a {type(energy).__name__}, not an energy")
         if used != set(arrays):
             raise ValueError(f"tensors that the header does not name: {sorted(set(arrays) - used)}")
         check_finite(arrays.items())
-        _check_evaluates(energy)
+        _check_evaluates(_inside(energy))
     except _MISFIT as error:
         raise ValueError(
             f"{path} does not describe an energy of this package: {error}. Save it again with "
@@ -177,6 +181,10 @@ def _read(path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
     except ValueError as error:
         raise ValueError(f"{path} cannot be used: {error}. Copy or save it again.") from error
     return metadata, arrays
+
+
+def _inside(energy: AbstractDenoiser | Standardized) -> AbstractDenoiser:
+    return energy.energy if isinstance(energy, Standardized) else energy
 
 
 def _check_evaluates(energy: AbstractDenoiser):

@@ -189,7 +189,8 @@ def test_from_data_takes_mean_covariance_and_levels(key):
     levels = [energy.schedule.noise_level(jnp.asarray(t)) for t in (energy.t_min, energy.t_max)]
     np.testing.assert_allclose(levels, [0.05, 20.0], rtol=1e-6)
     constant = np.concatenate([data, np.ones((500, 1))], 1)  # a pixel that never changes
-    ProperEnergy.from_data(ResidualMLP(None, (4,)), constant, noise_min=0.05, noise_max=20.0)
+    with pytest.warns(UserWarning, match="column 3 never change"):
+        ProperEnergy.from_data(ResidualMLP(None, (4,)), constant, noise_min=0.05, noise_max=20.0)
 
 
 def test_wrong_arguments_are_explained():

@@ -204,9 +204,9 @@ def test_history_and_best_weights_agree_and_only_the_network_is_trained(key):
 def test_early_stopping_returns_the_weights_before(key):
     data = data_of(Gaussian(MEAN, COVARIANCE), key, 60)
     elsewhere = data + 3.0  # the better the fit, the worse here
-    result = fit(
-        key, small(), data, validation=elsewhere, patience=2, ema=0.0, **(QUICK | {"steps": 2000})
-    )
+    options = QUICK | {"steps": 2000, "validation": elsewhere, "patience": 2, "ema": 0.0}
+    with pytest.warns(UserWarning, match="learned nothing"):
+        result = fit(key, small(), data, **options)
     assert result.stopped == "patience"
     assert result.history["step"][-1] == result.best_step + 2 * 50
 
@@ -266,7 +266,5 @@ def test_bad_data_are_refused(key):
         fit(key, energy, good, validation=np.zeros((10, 2, 1)), **QUICK)
     with pytest.raises(ValueError, match="ema"):
         fit(key, energy, good, ema=1.0, **QUICK)
-    with pytest.raises(ValueError, match="Raise the batch size"):
-        fit(key, energy, np.eye(2).repeat(20, 0), **(QUICK | {"batch_size": 4, "loss": None}))
     with pytest.raises(ValueError, match="must vary"):
         fit(key, energy, good, **(QUICK | {"loss": None}))

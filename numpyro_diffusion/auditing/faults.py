@@ -21,6 +21,7 @@ __all__ = [
     "covariance",
     "curl",
     "draws",
+    "few_values",
     "gradient",
     "levels",
     "linear",
@@ -28,6 +29,7 @@ __all__ = [
     "normalizer",
     "rest",
     "spread",
+    "untrained",
 ]
 
 SURE = 3.0  # standard errors
@@ -63,6 +65,29 @@ def gradient(report: AuditReport) -> str:
         f"{_at(report, level, bad)} density and score disagree along {found.violations[level]:.0%} of short "
         f"segments, by {found.discrepancy[level]:.2g} nats where energies rise by {found.rise[level]:.2g}: "
         "Metropolis steps accept wrongly. Let `jax.grad` of the energy be the score; see `check_energy`."
+    )
+
+
+def untrained(report: AuditReport) -> str:
+    if not report.untrained:
+        return ""
+    return (
+        "The network has learned nothing: the denoiser is a straight line at every level, that of the "
+        "Gaussian that training starts from. Look at `FitResult.verdict`; change `learning_rate`, `steps`, "
+        "`weight_decay` or the network. If data are Gaussian, use `Gaussian`."
+    )
+
+
+def few_values(report: AuditReport) -> str:
+    few = report.few_values
+    if not few:
+        return ""
+    counts = ", ".join(f"column {index} ({few[index]})" for index in list(few)[:8])
+    more = f" and {len(few) - 8} more" if len(few) > 8 else ""
+    return (
+        f"Few values, far apart beside the noise at t_min: {counts}{more}. The prior has a spike at each, "
+        "between which NUTS and moves at t_min do not go. Make them the `condition` and not a column, raise "
+        "`noise_min` to about a quarter of the gap, or sample with `SMC`, and compare its clouds."
     )
 
 

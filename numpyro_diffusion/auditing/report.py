@@ -11,7 +11,8 @@ from tqdm.auto import tqdm
 from .._prng import lean
 from .._typing import PRNGKey
 from ..density.paths import check_data
-from ..energies import AbstractDenoiser, AbstractEnergy
+from ..energies import AbstractDenoiser, AbstractEnergy, Standardized
+from ..energies.columns import few_values
 from .curl import Curl, curl_ratio
 from .denoising import Denoising, denoising_residual
 from .draws import Draws, compare_draws, many_draws, noised_to_prior
@@ -22,6 +23,7 @@ from .rest import Rest, rest_of_data
 from .spectrum import Spectrum, posterior_spectrum
 from .spread import Offsets, normalizer_spread
 from .table import table
+from .untrained import is_affine
 from .words import findings, verdict
 
 __all__ = ["AuditReport", "audit"]
@@ -49,6 +51,8 @@ class AuditReport(NamedTuple):
         draws: Draws against data.
         membership: Memorisation; `None` without held-out examples.
         skipped: What was left out and why, one sentence each.
+        untrained: Whether a network prior has an affine denoiser, that of a Gaussian, at every level.
+        few_values: Columns of few values with gaps between them, in flat examples, and how many values.
     """
 
     prior: str
@@ -69,6 +73,8 @@ class AuditReport(NamedTuple):
     draws: Draws
     membership: Membership | None
     skipped: tuple[str, ...]
+    untrained: bool
+    few_values: dict[int, int]
 
     @property
     def findings(self) -> list[str]:
@@ -89,7 +95,7 @@ class AuditReport(NamedTuple):
 
 
 def audit(
-    prior: AbstractDenoiser,
+    prior: AbstractDenoiser | Standardized,
     data,
     *,
     key: PRNGKey,
@@ -113,10 +119,12 @@ def audit(
     examples (`membership_audit`)?
 
     All but the last are asked of the held-out examples where there are some. A denoiser alone is not asked
-    the three questions about energies. The last needs held-out examples.
+    the three questions about energies. The last needs held-out examples. Beside these, a network that is
+    still the Gaussian it started from is named, and columns of few values, between which chains do not move.
 
     Args:
-        prior: An energy or a denoiser.
+        prior: An energy or a denoiser; or a `Standardized` law, with data, held-out examples and draws in its
+            units, and noise levels in standard deviations.
         data: The examples that it was trained on, clean, of shape `(num, *shape)`.
         key: PRNG key.
         held_out: Examples of the same law that training never saw.
@@ -133,10 +141,17 @@ def audit(
     Raises:
         ValueError: If data, times or numbers cannot be used.
     """
+    law: AbstractDenoiser
+    if isinstance(prior, Standardized):
+        units, law = prior, prior.energy
+        standard = lambda x: x if x is None else units.standardize(np.asarray(x))
+        data, held_out, draws = standard(data), standard(held_out), standard(draws)
+    else:
+        law = prior
     counts = {"num_levels": num_levels, "num_draws": num_draws, "num_steps": num_steps}
-    data = check_data(prior, data, num_examples=num_examples, batch_size=batch_size, **counts)
-    held_out = None if held_out is None else check_data(prior, held_out)
-    times = check_times(prior, level_times(prior, num_levels) if times is None else times)
+    data = check_data(law, data, num_examples=num_examples, batch_size=batch_size, **counts)
+    held_out = None if held_out is None else check_data(law, held_out)
+    times = check_times(law, level_times(law, num_levels) if times is None else times)
     judged = data if held_out is None else held_out
     key_some, key_noise, key_draw, *keys = jax.random.split(lean(key), 11)
     some = judged[jax.random.permutation(key_some, len(judged))[:num_examples]]
@@ -145,20 +160,20 @@ def audit(
     def compared():
         cloud = draws
         if cloud is None:
-            cloud = many_draws(prior, key_draw, num_draws, num_steps=num_steps, **rest)
-        return compare_draws(cloud, noised_to_prior(prior, judged, key_noise), keys[5])
+            cloud = many_draws(law, key_draw, num_draws, num_steps=num_steps, **rest)
+        return compare_draws(cloud, noised_to_prior(law, judged, key_noise), keys[5])
 
     jobs: dict[str, Callable[[], Any]] = {
         "denoising": lambda: denoising_residual(
-            prior, judged, keys[0], times, reference=data, **rest
+            law, judged, keys[0], times, reference=data, **rest
         ),
-        "curl": lambda: curl_ratio(prior, some, keys[1], times, **rest),
-        "spectrum": lambda: posterior_spectrum(prior, some, keys[2], times, **rest),
+        "curl": lambda: curl_ratio(law, some, keys[1], times, **rest),
+        "spectrum": lambda: posterior_spectrum(law, some, keys[2], times, **rest),
         "draws": compared,
     }
     skipped = []
-    if isinstance(prior, AbstractEnergy):
-        energy = prior
+    if isinstance(law, AbstractEnergy):
+        energy = law
         jobs["gradient"] = lambda: gradient_agreement(energy, some, keys[3], times, **rest)
         jobs["offsets"] = lambda: normalizer_spread(energy, some, keys[4], times, **rest)
         jobs["rest"] = lambda: rest_of_data(energy, some, keys[7], **rest)
@@ -170,22 +185,25 @@ def audit(
     if held_out is None:
         skipped.append("Not asked: memorisation. It takes held-out examples: pass `held_out`.")
     else:
-        jobs["membership"] = lambda: membership_audit(prior, data, held_out, keys[6], times, **rest)
+        jobs["membership"] = lambda: membership_audit(law, data, held_out, keys[6], times, **rest)
     found: dict[str, Any] = {"gradient": None, "offsets": None, "rest": None, "membership": None}
     found |= _run(jobs, progress_bar)
-    stored = getattr(prior, "log_normalizer", None)
+    stored = getattr(law, "log_normalizer", None)
     return AuditReport(
-        type(prior).__name__,
-        tuple(prior.shape),
+        type(law).__name__,
+        tuple(law.shape),
         len(data),
         0 if held_out is None else len(held_out),
         times,
-        noise_levels(prior, times),
+        noise_levels(law, times),
         float("nan") if stored is None else float(stored),
-        float(getattr(prior, "log_normalizer_error", 0.0)),
-        _source(prior, draws, num_steps),
+        float(getattr(law, "log_normalizer_error", 0.0)),
+        _source(law, draws, num_steps),
         **found,
         skipped=tuple(skipped),
+        untrained=hasattr(law, "net")
+        and is_affine(law, some, jax.random.fold_in(key_some, 1), times),
+        few_values=few_values(data, float(noise_levels(law, np.array([law.t_min]))[0])),
     )
 
 

@@ -20,6 +20,8 @@ __all__ = ["findings", "verdict"]
 def findings(report: AuditReport) -> list[str]:
     """What is wrong and what to do about it; empty if nothing is."""
     found = [
+        faults.untrained(report),
+        faults.few_values(report),
         faults.gradient(report),
         faults.linear(report),
         faults.calibration(report),
@@ -43,8 +45,11 @@ def verdict(report: AuditReport) -> list[str]:
 
 def _fine(report: AuditReport, wrong: list[str]) -> str:
     draws, found = report.draws, report.membership
+    saving = report.denoising.linear - report.denoising.residual
+    better = np.any(saving > faults.SURE * report.denoising.saving_error)
+    linear = "it denoises no worse than a linear denoiser"
     parts = {
-        faults.linear: "it denoises no worse than a linear denoiser",
+        faults.linear: linear if better else f"{linear}, and no better at any level",
         faults.calibration: "the error it expects of itself is about the one it makes",
         faults.curl: f"its score is a gradient (curl at most {report.curl.ratio.max():.1g})",
         faults.covariance: "its posterior covariances are positive",

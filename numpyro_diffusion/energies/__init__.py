@@ -29,3 +29,4 @@ from .noise import denoised_mean as denoised_mean
 from .optimize import mbd_optimize as mbd_optimize
 from .preconditioned import AbstractNetworkEnergy as AbstractNetworkEnergy
 from .smoothed import SmoothedDensity as SmoothedDensity
+from .standardized import Standardized as Standardized

@@ -1,12 +1,40 @@
 """The Gaussian of data, in whose coordinates a network works, and the types it works with."""
 
+import inspect
+import math
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-__all__ = ["cast_floats", "check_label", "fitted_gaussian", "of_label"]
+__all__ = ["cast_floats", "check_label", "check_net", "fitted_gaussian", "of_label"]
+
+
+def check_net(net, shape: tuple[int, ...]) -> None:
+    """Refuse a backbone that does not map examples of this shape to the like; nothing is computed.
+
+    One that must be told a condition is not looked at.
+    """
+    arguments = jax.ShapeDtypeStruct(shape, jnp.result_type(float)), jnp.zeros(())
+    try:
+        inspect.signature(net).bind(*arguments)
+    except (TypeError, ValueError):  # it wants a condition, or has no signature
+        return
+    try:
+        found = jax.eval_shape(net, *arguments)
+    except (TypeError, ValueError) as error:
+        first = str(error).splitlines()[0]
+        raise ValueError(
+            f"`net` does not take examples of shape {shape} ({first}). Build it for them, e.g. "
+            f"`ResidualMLP(key, {shape})`."
+        ) from error
+    if getattr(found, "shape", None) is None or found.size != math.prod(shape):
+        raise ValueError(
+            f"`net` must map examples of shape {shape} to the same shape; it gives "
+            f"{getattr(found, 'shape', found)}. Build it for them, e.g. `ResidualMLP(key, {shape})`."
+        )
 
 
 def fitted_gaussian(data, noise_min: float, noise_max: float, diagonal: bool):

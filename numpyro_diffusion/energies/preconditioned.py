@@ -10,7 +10,7 @@ not Gaussian.
 
 import abc
 from collections.abc import Callable
-from typing import Self
+from typing import Any, Self
 
 import equinox as eqx
 import jax
@@ -22,7 +22,9 @@ from ..nets import ResidualMLP
 from ..schedules import AbstractSchedule, VariancePreserving
 from .base import AbstractEnergy, replaced
 from .checks import refuse_traced
-from .coordinates import cast_floats, check_label, fitted_gaussian, of_label
+from .columns import check_columns
+from .coordinates import cast_floats, check_label, check_net, fitted_gaussian, of_label
+from .standardized import Standardized
 
 __all__ = ["AbstractNetworkEnergy"]
 
@@ -112,6 +114,7 @@ class AbstractNetworkEnergy(AbstractEnergy):
                 f"{values.min():.3g}. Floor the variances at the square of the data's resolution."
             )
         self.net = ResidualMLP(None, mean.shape, width=32) if net is None else net
+        check_net(self.net, mean.shape)
         self.mean = jnp.asarray(mean, jnp.result_type(float))
         self.scales = jnp.asarray(np.sqrt(values), self.mean.dtype)
         self.basis = None if vectors is None else jnp.asarray(vectors, self.mean.dtype)
@@ -133,8 +136,12 @@ class AbstractNetworkEnergy(AbstractEnergy):
         noise_max: float,
         diagonal: bool = False,
         schedule: AbstractSchedule | None = None,
-    ) -> Self:
+        standardize: bool = False,
+    ) -> Any:
         """An untrained energy, preconditioned with the mean and covariance of data.
+
+        Warns of columns that a diffusion takes badly: constant ones, those that the least noise hides, units
+        far apart, few values with gaps between them.
 
         Args:
             net: Backbone, as above.
@@ -144,11 +151,23 @@ class AbstractNetworkEnergy(AbstractEnergy):
             noise_max: Noise level at `t_max`: several times the largest distance in the data.
             diagonal: Keep the coordinates (variances alone) instead of turning to the eigenbasis.
             schedule: Noise schedule.
+            standardize: Learn the columns in standard deviations from their means, and return a
+                `Standardized` law, with the units of the data. Noise levels are then in standard deviations.
+
+        Raises:
+            ValueError: If data are not finite, `noise_max` is below their standard deviation, noise levels
+                are not ordered, or `net` does not fit them.
         """
+        units = None
+        if standardize:
+            units = Standardized.units_of(data)
+            data = (np.asarray(data, np.float64) - units[0]) / units[1]
         mean, covariance = fitted_gaussian(data, noise_min, noise_max, diagonal)
+        check_columns(np.asarray(data), noise_min, noise_max)
         schedule = VariancePreserving() if schedule is None else schedule
         times = [float(schedule.time(jnp.asarray(-2 * np.log(s)))) for s in (noise_min, noise_max)]
-        return cls(net, mean, covariance, schedule, *times)
+        energy = cls(net, mean, covariance, schedule, *times)
+        return energy if units is None else Standardized(energy, *map(jnp.asarray, units))
 
     def given(self, condition) -> Self:
         r"""The same energy under a condition: a label, or a vector, for a network that was trained with it.

@@ -12,13 +12,19 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from numpyro.distributions import Distribution, constraints
+from numpyro.distributions import (
+    Distribution,
+    TransformedDistribution,
+    constraints,
+    transforms,
+)
 from numpyro.distributions.util import validate_sample
 
 from .._typing import Array, PRNGKey, Scalar
 from ..density.estimate import AbstractLogDensity
 from ..energies.base import AbstractDenoiser, AbstractEnergy
 from ..energies.reverse import draw_prior, has_exact_draws, is_composed
+from ..energies.standardized import Standardized
 from ..twists import added_variance
 from .packed import Packed
 
@@ -192,8 +198,11 @@ class DiffusionPrior(_Noised):
     and importance sampling; the law is the one that the estimator names, up to its error. An energy may have
     an estimator too: its `log_prob` is then normalised, whatever the energy knows, and of the scores alone.
 
+    Of a `Standardized` law $x = m + D z$ it makes a NumPyro `TransformedDistribution`, whose values are in
+    the user's units; samplers of this package follow $z$, as the site `x_base`.
+
     Args:
-        energy: The energy, of any event shape; or, with `log_density`, any denoiser.
+        energy: The energy, of any event shape; or, with `log_density`, any denoiser; or a `Standardized` law.
         log_density: `None` for the energy's own, or an estimator such as `nd.density.ScoreFormula()`.
         num_steps: Number of steps of the reverse process.
         validate_args: As for every NumPyro distribution.
@@ -211,9 +220,15 @@ class DiffusionPrior(_Noised):
 
     pytree_data_fields = ("log_density",)
 
+    def __new__(cls, energy: Any = None, **options: Any):
+        if not isinstance(energy, Standardized):
+            return super().__new__(cls)
+        affine = transforms.AffineTransform(energy.location, energy.scale)
+        return TransformedDistribution(cls(energy.energy, **options), affine)
+
     def __init__(
         self,
-        energy: AbstractDenoiser,
+        energy: AbstractDenoiser | Standardized,
         *,
         log_density: AbstractLogDensity | None = None,
         num_steps: int = 200,

@@ -9,8 +9,6 @@ from .consistency import step_errors as step_errors
 from .distill import distill as distill
 from .distill import distillation_loss as distillation_loss
 from .distill import from_teacher as from_teacher
-from .fit import FitResult as FitResult
-from .fit import TrainingDiverged as TrainingDiverged
 from .fit import fit as fit
 from .fit_recovery import RecoveryResult as RecoveryResult
 from .fit_recovery import fit_recovery as fit_recovery
@@ -30,4 +28,6 @@ from .ratio import fit_ratio as fit_ratio
 from .recovery import RecoveryReport as RecoveryReport
 from .recovery import recovery_loss as recovery_loss
 from .recovery import recovery_process as recovery_process
+from .result import FitResult as FitResult
+from .result import TrainingDiverged as TrainingDiverged
 from .value import fit_soft_value as fit_soft_value

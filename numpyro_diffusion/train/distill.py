@@ -30,8 +30,9 @@ from ..energies import (
     NetworkDenoiser,
 )
 from ..nets import Scaled
-from .fit import FitResult, fit
+from .fit import fit
 from .losses import Levels, given_each, level_loss, uniform_log_snr, weighted_error
+from .result import FitResult
 
 __all__ = ["distill", "distillation_loss", "from_teacher"]
 
@@ -149,4 +150,6 @@ def distill(
             value += level_weight * level_loss(energy, key_level, batch, **told)
         return value
 
+    # A teacher's answers cannot be learned by heart as examples can: few need no strong decay.
+    options = {"weight_decay": 1e-2} | options
     return fit(key, student, data, loss=loss, **options)

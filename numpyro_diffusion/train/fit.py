@@ -7,8 +7,9 @@ holds all that a run needs to go on as if it had never stopped.
 """
 
 import os
+import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -21,8 +22,10 @@ from .._typing import Array, PRNGKey, PyTree, Scalar
 from ..energies import AbstractDenoiser
 from .checkpoint import Progress, read_progress, write_progress
 from .fingerprint import fingerprint, names_of
+from .result import FitResult, TrainingDiverged, training_verdict
 from .settings import (
     check_options,
+    default_decay,
     default_loss,
     forgetful,
     make_optimiser,
@@ -31,6 +34,7 @@ from .settings import (
     spreader,
 )
 from .sources import Examples, as_source
+from .units import in_units
 
 __all__ = ["FitResult", "TrainingDiverged", "fit"]
 
@@ -38,35 +42,7 @@ Loss = Callable[..., Scalar]
 """`loss(energy, key, examples)`; with `condition=` as a keyword where data have conditions."""
 
 
-class FitResult(NamedTuple):
-    """What `fit` returns.
-
-    Attributes:
-        energy: The trained energy, with the averaged weights of the best validation loss.
-        history: Arrays of one length: `step`, `train_loss` (mean over the steps before), and
-            `validation_loss`.
-        best_step: Step of the returned weights.
-        best_loss: Their validation loss.
-        stopped: Why training ended: `"steps"`, `"patience"`, `"interrupted"` or `"exhausted"` (a stream).
-        ess: With `weights`, how many examples they leave: the effective sample size of those trained on.
-    """
-
-    energy: AbstractDenoiser
-    history: dict[str, np.ndarray]
-    best_step: int
-    best_loss: float
-    stopped: str
-    ess: float | None = None
-
-
-class TrainingDiverged(FloatingPointError):
-    """The loss became non-finite. `energy` holds the last good weights, `step` says when."""
-
-    def __init__(self, message: str, energy: AbstractDenoiser, step: int, history: dict):
-        super().__init__(message)
-        self.energy, self.step, self.history = energy, step, history
-
-
+@in_units
 def fit(
     key: PRNGKey,
     energy: AbstractDenoiser,
@@ -80,7 +56,7 @@ def fit(
     batch_size: int = 128,
     accumulate: int = 1,
     learning_rate: float | optax.Schedule = 2e-3,
-    weight_decay: float = 1e-2,
+    weight_decay: float | None = None,
     ema: float = 0.999,
     patience: int = 10,
     check_every: int = 250,
@@ -96,7 +72,8 @@ def fit(
 
     Args:
         key: PRNG key.
-        energy: Energy to start from, for example `InnerProductEnergy.from_data(...)`.
+        energy: Energy to start from, for example `ProperEnergy.from_data(...)`; or a `Standardized` law, with
+            data in its units, whose energy is trained.
         data: Floating, finite examples of shape `(num, *energy.shape)`; or a function `fn(key) -> example`;
             or an iterator over batches; or `Mixed` of these. See `numpyro_diffusion.train.sources`.
         condition: With an array of data, one label or vector an example, for `energy.given`. Functions and
@@ -106,12 +83,14 @@ def fit(
         weights: With an array of data, one weight an example, not negative. The law learned is that of the
             data times the weights: with $e^{r / \\alpha}$ the law tilted by a reward $r$. See `ess`.
         validation: Held-out examples of shape `(num, *energy.shape)`, or a pair of them and their
-            conditions. `None` holds out a tenth of an array, or draws 1,000 from a function.
+            conditions. `None` holds out a tenth of an array (a fifth, up to 50, of fewer than 500), or draws
+            1,000 from a function.
         steps: Largest number of updates.
         batch_size: Examples a gradient, drawn with replacement.
         accumulate: Gradients that are averaged for one update, for batches that memory does not hold.
         learning_rate: Peak of a warm-up and cosine decay over `steps`, or an optax schedule.
-        weight_decay: Decoupled decay of matrices; vectors (biases) are left alone.
+        weight_decay: Decoupled decay of matrices; vectors (biases) are left alone. `None` takes 0.01 for many
+            examples and more for few, see `settings.default_decay`.
         ema: Decay of the average of the weights, 0 for none.
         patience: Validation checks without a new best before training stops.
         check_every: Updates between two checks.
@@ -132,6 +111,10 @@ def fit(
         ValueError: If shapes disagree, data are not finite, an option is out of range, or the checkpoint is
             of another run.
         TrainingDiverged: If the loss becomes non-finite; it carries the last good weights.
+
+    Warns:
+        UserWarning: If no check was better than the start, so that nothing was learned; see
+            `FitResult.verdict`.
     """
     check_options(steps, batch_size, ema, patience, check_every, accumulate, null_rate)
     energy = forgetful(energy)
@@ -141,6 +124,7 @@ def fit(
     )
     null = null_of(energy, null_rate) if held_out.condition is not None else None
     loss = default_loss(energy, held_out, source) if loss is None else loss
+    weight_decay = default_decay(source, energy.shape) if weight_decay is None else weight_decay
     optimiser = make_optimiser(learning_rate, weight_decay, steps)
     ess = source.ess if isinstance(source, Examples) else None
     weights, static = eqx.partition(trainable(energy), eqx.is_inexact_array)
@@ -242,6 +226,11 @@ def fit(
             stopped = "interrupted"
         except StopIteration:
             stopped = "exhausted"
+        words = training_verdict(run.history, run.best_step)
+        if run.best_step == 0:
+            bar.set_postfix_str(words)
+    if run.best_step == 0:
+        warnings.warn(f"training {words}", stacklevel=3)  # the caller, past `in_units`
     best = run.best_step, run.best_loss
     return FitResult(rebuild(run.best), _arrays(run.history), *best, stopped, ess)
 

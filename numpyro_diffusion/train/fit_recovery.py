@@ -13,11 +13,13 @@ from .._typing import Array, PRNGKey, PyTree
 from ..energies import AbstractEnergy
 from ..moves import Move
 from ..nets import ResidualMLP
-from .fit import TrainingDiverged, fit
+from .fit import fit
 from .initializer import Initializer
 from .losses import Levels, denoising_loss, level_loss, uniform_log_snr
 from .recovery import RecoveryReport, recovery_loss
+from .result import TrainingDiverged, training_verdict
 from .settings import forgetful
+from .units import in_units
 
 __all__ = ["RecoveryResult", "fit_recovery"]
 
@@ -43,6 +45,16 @@ class RecoveryResult(NamedTuple):
     best_loss: float
     stopped: str
 
+    @property
+    def learned(self) -> bool:
+        """Whether any check on held-out examples was better than the start; if not, `energy` is the start."""
+        return self.best_step > 0
+
+    @property
+    def verdict(self) -> str:
+        """In words: by how much the held-out loss fell, or that nothing was learned and what to do."""
+        return training_verdict(self.history, self.best_step)
+
 
 class _Pair(eqx.Module):
     """What `fit` trains here."""
@@ -55,6 +67,7 @@ class _Pair(eqx.Module):
         return self.energy.shape
 
 
+@in_units
 def fit_recovery(
     key: PRNGKey,
     energy: AbstractEnergy,
@@ -89,7 +102,7 @@ def fit_recovery(
 
     Args:
         key: PRNG key.
-        energy: Energy to start from, for example `ProperEnergy.from_data(...)`.
+        energy: Energy to start from, for example `ProperEnergy.from_data(...)`, or a `Standardized` law.
         data: Floating, finite examples of shape `(num, *energy.shape)`.
         initializer: Initialiser to start from; a small `ResidualMLP` by default.
         num_levels: Steps of the ladder, at least 1.

@@ -112,23 +112,29 @@ def level_loss(
     Args:
         energy: Energy to be judged.
         key: PRNG key.
-        data: Examples of shape `(num, *shape)`; the last `num % group` are left out.
+        data: Examples of shape `(num, *shape)`; the last `num % group` are left out, and fewer than
+            `group` are repeated, each at several levels.
         group: Levels among which to guess, at least 2.
         window: Width of the short windows, as a fraction of the range of log-SNR.
         condition: One an example, leading with `(num,)`, or `None`.
 
     Raises:
-        ValueError: If there are fewer examples than one group.
+        ValueError: If there is no example, or `group` is below 2.
 
     References:
         Yadin, Elata & Michaeli (2024), Classification Diffusion Models, NeurIPS.
     """
-    num_groups = len(data) // group
-    if group < 2 or num_groups < 1:
+    if group < 2 or len(data) == 0:
         raise ValueError(
-            f"expected at least one group of 2 or more; got {len(data)} examples in groups of {group}. "
-            "Raise the batch size."
+            f"expected at least 1 example and a `group` of at least 2 levels; got {len(data)} examples and "
+            f"group={group}. Use the default, 8 levels."
         )
+    # An example may stand at several levels, with other noise at each.
+    copies = -(-group // len(data))
+    data, condition = jax.tree.map(
+        lambda a: jnp.tile(a, (copies,) + (1,) * (a.ndim - 1)), (data, condition)
+    )
+    num_groups = len(data) // group
     key_start, key_level, key_noise = jax.random.split(key, 3)
     grouped = lambda a: a[: num_groups * group].reshape(num_groups, group, *a.shape[1:])
     data, condition = jax.tree.map(grouped, (data, condition))

@@ -106,7 +106,7 @@ def fit_soft_value(
     loss = lambda head, key, batch: value_loss(head, key, batch, log_weight, energy)
     fitted = fit(
         key, head, data, loss=loss, trainable=lambda head: head.net, steps=steps,  # pyright: ignore
-        batch_size=batch_size, learning_rate=learning_rate, progress_bar=progress_bar,
+        batch_size=batch_size, learning_rate=learning_rate, weight_decay=1e-2, progress_bar=progress_bar,
     )  # fmt: skip
     return LearnedValue(fitted.energy, alpha)  # pyright: ignore[reportArgumentType]
 
