@@ -28,6 +28,7 @@ from .cloud import effective_sample_size as effective_sample_size
 from .cloud import genealogy_error as genealogy_error
 from .cloud import log_mean_exp as log_mean_exp
 from .feynman_kac import FeynmanKac
+from .finite import in_words, speak_up
 from .interrupt import Deferred
 from .level import EachParticle, Resampler, WasteFree, relative_variance
 from .packing import pack
@@ -153,8 +154,9 @@ def run_smc(
 
     Raises:
         ValueError: If a number is out of range.
-        FloatingPointError: If every particle of a cloud has weight 0; its attribute `result` holds
-            the last particles that are worth something, and the trace until the death.
+        FloatingPointError: If every particle of a cloud has weight 0, or a log density is +inf; its attribute
+            `result` holds the last particles that are worth something, and the trace until the death. A
+            warning tells of NaN.
     """
     if num_particles < 2:
         raise ValueError(f"`num_particles` must be at least 2; got {num_particles}.")
@@ -212,7 +214,10 @@ def run_smc(
         pass
     finally:
         bar.close()
-    return result_of(cloud, traces, done)
+    result = result_of(cloud, traces, done)
+    if result.completed:
+        speak_up(in_words(result, "nan"), in_words(result, "infinite"), result)
+    return result
 
 
 def _one_level(model, num_particles, resample, threshold, chain_length, batch_size, keep):

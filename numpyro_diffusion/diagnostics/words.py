@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from ..finite import in_words, share_places
 from ..smc import SMCResult
 from .tails import pareto_k
 
@@ -25,39 +26,12 @@ def non_finite(result: SMCResult, kind: str) -> str:
     Returns:
         For instance "site `y`: 12 of 2048 particles at level 4 (of 31)".
     """
-    start = getattr(result.initial_info, kind, {})
-    later = getattr(getattr(result.trace, "info", None), kind, {})
-    return _places(result, start, later)
+    return in_words(result, kind)
 
 
 def _places(result: SMCResult, start: Mapping[str, Any], later: Mapping[str, Any]) -> str:
     """Where shares of particles by site, at the start and by level, are not 0."""
-    total = np.asarray(result.log_weights).size
-    each = np.asarray(result.log_weights).shape[-1]
-    planned = _num_levels(result)
-
-    def counts(share, ndim):
-        share = np.asarray(share, float)
-        share = share if share.ndim == ndim else share[None]
-        return np.rint(each * share).astype(int).sum(0)
-
-    sentences = []
-    for site in {**start, **later}:
-        places = []
-        at_start = int(counts(start[site], 1)) if site in start else 0
-        if at_start:
-            places.append(f"{at_start} of {total} particles at the start")
-        by_level = counts(later[site], 2) if site in later else np.zeros(0, int)
-        levels = np.flatnonzero(by_level) + 1
-        if len(levels):
-            worst = int(np.argmax(by_level))
-            place = f"{by_level[worst]} of {total} particles at level {worst + 1} (of {planned})"
-            if len(levels) > 1:
-                place += f", the worst of {len(levels)} levels from {levels[0]} to {levels[-1]}"
-            places.append(place)
-        if places:
-            sentences.append(f"site `{site}`: " + " and ".join(places))
-    return "; ".join(sentences)
+    return share_places(start, later, result.log_weights, _num_levels(result))
 
 
 def _num_levels(result: SMCResult) -> int:

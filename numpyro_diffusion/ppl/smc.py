@@ -28,7 +28,6 @@ from ..schemes import AbstractScheme, Annealed
 from ..smc import SMCResult, run_smc
 from ..twists import AbstractTwist
 from .bridge import from_model
-from .checks import report_non_finite
 from .draws import constrained, drawn, drawn_by_cloud, log_mean, pooled_log_weights, take
 from .groups import Run, arviz_groups, level_times
 
@@ -159,8 +158,6 @@ class SMC:
             )
         except FloatingPointError as error:
             self._result = getattr(error, "result", None)
-            if self._result is not None:
-                report_non_finite(self._result, error)
             raise
         if not self._result.completed:
             warnings.warn(
@@ -168,8 +165,6 @@ class SMC:
                 "draws from the posterior. `resume()` goes on.",
                 stacklevel=3,
             )
-            return self
-        report_non_finite(self._result, None)
         return self
 
     @property
