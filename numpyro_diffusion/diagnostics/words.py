@@ -12,7 +12,7 @@ import numpy as np
 from ..bridge import Bridge
 from ..finite import in_words, share_places
 from ..smc import SMCResult
-from .evidence import reservations
+from .evidence import collapse, reservations
 from .steps import piecewise_constant
 from .tails import pareto_k
 
@@ -162,8 +162,8 @@ def _few_families(ancestors: np.ndarray, num_particles: int, result: SMCResult) 
         return ""
     return (
         f"The clouds are small for {num_levels} levels: {left} of {num_particles} starting particles have "
-        "offspring at the end of one of them. The evidence is more likely too low than too high, by more than "
-        "its error says. Try more particles, or more moves a level."
+        "offspring at the end of one of them. The evidence is more likely too low than too high, by more "
+        "than its error says. Try more particles, or more moves a level."
     )
 
 
