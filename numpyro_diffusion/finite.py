@@ -24,6 +24,7 @@ __all__ = [
     "in_words",
     "non_finite",
     "places",
+    "replica_words",
     "report_chains",
     "share_places",
     "speak_up",
@@ -106,6 +107,14 @@ def in_words(result: Any, kind: str) -> str:
     later = getattr(getattr(result.trace, "info", None), kind, {})
     planned = jax.tree.leaves(result.levels)[0].shape[0]
     return share_places(start, later, result.log_weights, planned)
+
+
+def replica_words(result: Any, kind: str) -> str:
+    """Where a run of replica exchange met NaN (`"nan"`) or +inf (`"infinite"`); empty if nowhere."""
+    num_replicas = np.size(result.swap_acceptance)
+    counts = getattr(result.non_finite, kind)
+    total = result.num_proposals
+    return places({}, counts, total, num_replicas, what="proposals", where="replica")
 
 
 def speak_up(nan: str, infinite: str, result: Any = None, *, who: str = "") -> None:

@@ -11,8 +11,10 @@ import numpy as np
 
 from ..bridge import Bridge
 from ..finite import in_words, share_places
+from ..replica import ReplicaResult
 from ..smc import SMCResult
 from .evidence import collapse, reservations
+from .exchange import verdict_of_ladders
 from .steps import piecewise_constant
 from .tails import pareto_k
 
@@ -44,15 +46,17 @@ def _num_levels(result: SMCResult) -> int:
     return jax.tree.leaves(result.levels)[0].shape[0]
 
 
-def verdict(result: SMCResult, bridge: Bridge | None = None) -> str:
+def verdict(result: SMCResult | ReplicaResult, bridge: Bridge | None = None) -> str:
     """A judgement on a run in plain words, with remedies; one finding a line.
 
     It judges the cloud that is there. What no particle has met leaves no trace in it.
 
     Args:
-        result: The run.
-        bridge: What was run, to look at its likelihood too.
+        result: Of `run_smc`, `SMC` or `replica_exchange`.
+        bridge: What `run_smc` has run, to look at its likelihood too.
     """
+    if isinstance(result, ReplicaResult):
+        return verdict_of_ladders(result)
     log_evidence = np.atleast_1d(np.asarray(result.log_evidence, float))
     if result.trace is None:
         return "Not finished: no level was run. `resume()` goes on."

@@ -301,7 +301,8 @@ class SMC:
 
         Args:
             predictive: Include posterior predictive and prior draws.
-            log_likelihood: Include the pointwise log likelihood, as LOO needs it.
+            log_likelihood: Include the pointwise log likelihood, as LOO needs it. Errors of `az.loo` and
+                `az.compare` are those of the data; the Monte Carlo error of the draws comes on top.
             num_prior: Prior draws; 200 by default.
         """
         result, (args, kwargs) = self._finished, self._arguments

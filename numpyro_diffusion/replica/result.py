@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._typing import Array, Position
-from ..finite import NonFinite, places, speak_up
+from ..finite import NonFinite, replica_words, speak_up
 from ..schemes.base import Claims
 from ..schemes.kernels import Kernels
 from ..schemes.levels import Level
@@ -38,6 +38,7 @@ class ReplicaResult(NamedTuple):
         evidence: What `log_evidence` is the logarithm of.
         normalized: Whether that is free of the prior's normaliser.
         non_finite: By site, how many proposals had a log density of NaN or +inf, by replica.
+        num_proposals: Proposals to each replica, by all ladders.
     """
 
     positions: Position
@@ -53,6 +54,7 @@ class ReplicaResult(NamedTuple):
     evidence: str
     normalized: bool
     non_finite: NonFinite = NonFinite({}, {})
+    num_proposals: int = 0
 
 
 def make_result(
@@ -111,10 +113,10 @@ def make_result(
         evidence=claims.evidence,
         normalized=claims.normalized,
         non_finite=counts,
+        num_proposals=num_all * thinning * kept.forward.shape[1],
     )
-    proposals = num_all * thinning * kept.forward.shape[1]
-    words = lambda each: places({}, each, proposals, len(swaps), what="proposals", where="replica")
-    speak_up(words(counts.nan), words(counts.infinite), result, who="replica_exchange")
+    nan, infinite = (replica_words(result, kind) for kind in ("nan", "infinite"))
+    speak_up(nan, infinite, result, who="replica_exchange")
     return result
 
 
