@@ -142,8 +142,8 @@ def speak_up(nan: str, infinite: str, result: Any = None, *, who: str = "") -> N
         raise error
     if nan:
         warnings.warn(
-            f"log density NaN{by} at {nan}. The density was taken to be 0 there, which is right only if it "
-            "is 0.",
+            f"log density NaN{by} at {nan}. What is there was given weight 0, which is right only if the "
+            "density is 0 there.",
             stacklevel=_outside(),
         )
 
