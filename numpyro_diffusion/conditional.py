@@ -11,7 +11,7 @@ Without a path to keep it is the usual run, whose weights estimate the integral 
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ from ._arguments import whole_number
 from ._prng import lean
 from ._typing import Array, PRNGKey, PyTree, Scalar
 from .cloud import clean, effective_sample_size, log_mean_exp
+from .finite import NonFinite, non_finite
 
 __all__ = ["Pass", "Path", "PathModel", "conditional_smc", "systematic"]
 
@@ -28,7 +29,8 @@ class PathModel(NamedTuple):
     r"""A Feynman-Kac model of ONE particle that also knows the weights of given paths.
 
     Attributes:
-        init: `key -> (particle, log_weight)`: at the first level.
+        init: `key -> (particle, log_weight)`: at the first level. A third output, an info with dictionaries
+            `nan` and `infinite` of flags by site, is watched; so is that of `advance`.
         move: `(key, particle, level) -> particle`: leaves the level's law as it is, and is reversible.
         advance: `(key, particle, level) -> (particle, log_weight)`: to the next level.
         log_initial: `particle -> ()`: $\log G_0$ of a given particle.
@@ -39,9 +41,9 @@ class PathModel(NamedTuple):
         keep: `particle -> ` what a path is to remember of it.
     """
 
-    init: Callable[[PRNGKey], tuple[PyTree, Scalar]]
+    init: Callable[[PRNGKey], tuple[Any, ...]]
     move: Callable[[PRNGKey, PyTree, PyTree], PyTree]
-    advance: Callable[[PRNGKey, PyTree, PyTree], tuple[PyTree, Scalar]]
+    advance: Callable[[PRNGKey, PyTree, PyTree], tuple[Any, ...]]
     log_initial: Callable[[PyTree], Scalar]
     log_increment: Callable[[PyTree, PyTree, PyTree], Scalar]
     log_link: Callable[[PyTree, PyTree, PyTree], Scalar] | None
@@ -72,6 +74,7 @@ class Pass(NamedTuple):
         log_evidence: Log of the estimate of the integral; unbiased only without a path to keep.
         ess: Effective sample size of the final weights over the number of particles.
         moved: Whether the end is another than that of the path which was kept.
+        non_finite: Flags by site, of shape `(num_levels + 1, num_particles)`.
     """
 
     particle: PyTree
@@ -79,6 +82,7 @@ class Pass(NamedTuple):
     log_evidence: Scalar
     ess: Scalar
     moved: Array
+    non_finite: NonFinite
 
 
 def conditional_smc(
@@ -111,10 +115,12 @@ def conditional_smc(
     """
     num_particles = whole_number("num_particles", num_particles, 2)
     key_start, key_levels, key_choice = jax.random.split(lean(key), 3)
-    particles, log_weights = jax.vmap(model.init)(jax.random.split(key_start, num_particles))
+    begin = jax.vmap(model.init)(jax.random.split(key_start, num_particles))
+    particles, log_weights, *info = begin
     if path is not None:
         particles = _first(path.start, particles)
         log_weights = log_weights.at[0].set(model.log_initial(path.start))
+    flags_start = _watched(info, log_weights, path is not None)
 
     def one_level(carry, row):
         particles, log_weights, log_evidence = carry
@@ -130,18 +136,20 @@ def conditional_smc(
         log_weights = jnp.where(below, 0.0, log_weights)
         parents = jax.tree.map(lambda leaf: leaf[index], moved)
         step = lambda k, p: model.advance(k, p, level)
-        particles, gains = jax.vmap(step)(keys[num_particles:-1], parents)
+        particles, gains, *info = jax.vmap(step)(keys[num_particles:-1], parents)
         if kept is not None:
             parent = jax.tree.map(lambda leaf: leaf[0], parents)
             particles = _first(kept.arrived, particles)
             gains = gains.at[0].set(model.log_increment(parent, kept.arrived, level))
+        flags = _watched(info, log_weights + gains, kept is not None)
         carry = particles, clean(log_weights + gains), log_evidence
-        return carry, (index, jax.vmap(model.keep)(particles))
+        return carry, (index, jax.vmap(model.keep)(particles), flags)
 
     length = jax.tree.leaves(model.levels)[0].shape[0]
     rows = jax.random.split(key_levels, length), model.levels, path and path._replace(start=None)
     start = particles, clean(log_weights), jnp.zeros((), log_weights.dtype)
-    (last, log_weights, log_evidence), (parents, kept) = jax.lax.scan(one_level, start, rows)
+    (last, log_weights, log_evidence), rows = jax.lax.scan(one_level, start, rows)
+    parents, kept, flags = rows
     chosen = jnp.zeros((), int) if stays else jax.random.categorical(key_choice, log_weights)
     first = jax.vmap(model.keep)(particles)
     return Pass(
@@ -150,7 +158,27 @@ def conditional_smc(
         log_evidence + log_mean_exp(log_weights),
         effective_sample_size(log_weights) / num_particles,
         chosen != 0,
+        NonFinite(*map(_joined, flags_start, flags)),
     )
+
+
+def _watched(info: list, log_weights: Array, keeps: bool) -> NonFinite:
+    """Flags by site of all particles; what is wrong with a path that is kept has a site of its own."""
+    flags = (
+        NonFinite(info[0].nan, info[0].infinite) if info else non_finite({"weights": log_weights})
+    )
+    first = jnp.arange(len(log_weights)) == 0
+    path = non_finite({"path that is kept": jnp.where(first & keeps, log_weights, 0.0)})
+    others = jax.tree.map(lambda flag: flag & ~(first & keeps), flags)
+    return NonFinite({**others.nan, **path.nan}, {**others.infinite, **path.infinite})
+
+
+def _joined(start: dict[str, Array], later: dict[str, Array]) -> dict[str, Array]:
+    """Flags at the start and by level; a site that is not there at the start has none."""
+    return {
+        name: jnp.concatenate([start.get(name, jnp.zeros_like(rows[0]))[None], rows])
+        for name, rows in later.items()
+    }
 
 
 def _first(one: PyTree, particles: PyTree) -> PyTree:

@@ -16,6 +16,7 @@ from blackjax.ns.utils import finalise, log_weights
 from ._prng import lean
 from ._typing import Array, Position, PRNGKey
 from .bridge import Bridge
+from .finite import NonFinite, non_finite
 
 __all__ = ["NestedResult", "nested_sampling"]
 
@@ -65,7 +66,7 @@ def nested_sampling(
 
     Raises:
         ValueError: If the prior cannot be drawn exactly, or a number is out of range.
-        FloatingPointError: If the likelihood is NaN or +inf somewhere.
+        FloatingPointError: If a log density is NaN or +inf at a point; the message names the site.
 
     Example:
         >>> in_noise = numpyro.handlers.reparam(model, config={"x": nd.NoiseReparam()})
@@ -106,6 +107,8 @@ def nested_sampling(
         num_inner_steps=10 * size if num_inner_steps is None else num_inner_steps,
         num_delete=num_delete,
     )
+    sites = jax.jit(jax.vmap(lambda z: non_finite(rest(z).sites)))
+    _refuse(sites(draws), "draws of the prior")
     state, step = jax.jit(algorithm.init)(draws), jax.jit(algorithm.step)
     dead, number = [], 0
     while _goes_on(state.integrator):
@@ -115,17 +118,29 @@ def nested_sampling(
     # A slice step looks at both ends of its bracket, at each end that it moves, and at what it proposes.
     slices = [info.update_info for info in dead]
     evaluations = num_live + sum(int(np.sum(s.num_expansions + s.num_shrink + 2)) for s in slices)
-    return _summary(key_weights, finalise(state, dead, update_info=False), evaluations)
+    points = finalise(state, dead, update_info=False)
+    _refuse(sites(points.particles.position), "points")
+    return _summary(key_weights, points, evaluations)
+
+
+def _refuse(flags: NonFinite, what: str) -> None:
+    """Name sites whose log density is NaN or +inf at some points."""
+    for kind, each in (("NaN", flags.nan), ("+inf", flags.infinite)):
+        for site, flag in each.items():
+            wrong = np.asarray(flag)
+            if wrong.any():
+                raise FloatingPointError(
+                    f"log density {kind} at site `{site}` for {wrong.sum()} of {wrong.size} {what}, the "
+                    f"first is number {int(np.argmax(wrong))}. Points are ordered by their likelihood, which "
+                    "such values have no place in: bound it, or give -inf where the density is 0."
+                )
 
 
 def _goes_on(integrator: Any) -> bool:
-    """Whether the live points hold too much of the evidence."""
+    """Whether the live points hold too much of the evidence; not if that is not finite."""
     dead, live = float(integrator.logZ), float(integrator.logZ_live)
     if np.isnan(live) or live == np.inf:
-        raise FloatingPointError(
-            "the log likelihood is NaN or +inf at a draw of the prior. Evaluate the model there: "
-            "`bridge.rest(z, {})`."
-        )
+        return False  # a point of infinite density was found on the way, and is named
     return live - np.logaddexp(dead, live) > np.log(REMAINDER)
 
 

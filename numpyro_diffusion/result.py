@@ -10,6 +10,7 @@ import numpy as np
 from ._typing import Array, PyTree
 from .cloud import SMCState, family_weights, genealogy_error, log_mean_exp
 from .feynman_kac import FeynmanKac
+from .finite import in_words
 from .packing import Packed, pack
 
 __all__ = ["SMCResult", "Trace"]
@@ -193,5 +194,10 @@ def dead_cloud(cloud: int, result: SMCResult) -> FloatingPointError:
         f"every particle of cloud {cloud} has weight 0 at level {level}: its log density is -inf, NaN "
         "or +inf everywhere. Look at the likelihood at draws from the prior."
     )
-    error.result = result._replace(completed=False, trace=trace)  # type: ignore[attr-defined]
+    result = result._replace(completed=False, trace=trace)
+    for kind, what in (("nan", "NaN"), ("infinite", "+inf")):
+        where = in_words(result, kind)
+        if where:
+            error.add_note(f"log density {what} at {where}.")
+    error.result = result  # type: ignore[attr-defined]
     return error

@@ -29,6 +29,7 @@ from .cloud import effective_sample_size as effective_sample_size
 from .cloud import genealogy_error as genealogy_error
 from .cloud import log_mean_exp as log_mean_exp
 from .feynman_kac import FeynmanKac
+from .finite import in_words, speak_up
 from .interrupt import Deferred
 from .level import EachParticle, Resampler, WasteFree, relative_variance
 from .packing import pack
@@ -155,8 +156,9 @@ def run_smc(
         ValueError: If a number is out of range.
         KeyboardInterrupt: Once the levels at hand are done; its attribute `result` holds the result so far,
             with `completed=False`, from which `state` goes on.
-        FloatingPointError: If every particle of a cloud has weight 0; its attribute `result` holds
-            the last particles that are worth something, and the trace until the death.
+        FloatingPointError: If every particle of a cloud has weight 0, or a log density is +inf; its attribute
+            `result` holds the last particles that are worth something, and the trace until the death. A
+            warning tells of NaN.
     """
     key = check_key(key)
     num_particles = whole_number("num_particles", num_particles, 2)
@@ -220,7 +222,10 @@ def run_smc(
         raise
     finally:
         bar.close()
-    return result_of(cloud, traces, done)
+    result = result_of(cloud, traces, done)
+    if result.completed:
+        speak_up(in_words(result, "nan"), in_words(result, "infinite"), result)
+    return result
 
 
 def _one_level(model, num_particles, resample, threshold, chain_length, batch_size, keep):

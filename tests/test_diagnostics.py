@@ -4,6 +4,7 @@ import functools
 import inspect
 from typing import NamedTuple
 
+import arviz as az
 import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
@@ -20,6 +21,7 @@ from numpyro_diffusion.schemes.kernels import Info, Level
 from numpyro_diffusion.smc import SMCResult, SMCState, Trace
 
 ENERGY = nd.GaussianMixture()
+OLD_ARVIZ = int(az.__version__.split(".")[0]) < 1
 
 
 def made_up(log_evidence=(0.1, 0.0, -0.1, 0.05), num_particles=512, num_levels=31, **changes):
@@ -82,7 +84,26 @@ def test_log_evidence_error_is_the_spread_of_the_estimate(rng, relative_sd):
 
 def test_log_evidence_error_of_one_cloud_is_its_own():
     result = made_up([-3.0], log_evidence_error=np.array([0.2]))
-    np.testing.assert_allclose(diagnostics.log_evidence_error(result), 0.2)
+    # Of as many as 1 / 0.04 families; Student's 97.5 % quantile is 2.07 there.
+    assert diagnostics.log_evidence_error(result) == pytest.approx(0.2 * 2.066 / 1.960, rel=2e-3)
+
+
+def test_errors_are_wide_where_few_families_are_left():
+    """Two families know their spread as two numbers do: 12.7 standard errors, where many have 1.96."""
+    two = made_up([-3.0], log_evidence_error=np.sqrt([0.5 - 1 / 512]))
+    wide = 12.706 / 1.960 * 0.5**0.5
+    assert diagnostics.log_evidence_error(two) == pytest.approx(wide, rel=5e-3)
+    one = made_up([-3.0], log_evidence_error=np.ones(1))
+    assert 10 < diagnostics.log_evidence_error(one) < 1000
+    many = made_up([-3.0], log_evidence_error=np.array([0.02]))
+    assert diagnostics.log_evidence_error(many) == pytest.approx(0.02, rel=5e-3)
+
+
+def test_clouds_that_agree_by_chance_do_not_shrink_the_error():
+    alike = made_up([-3.0, -3.0], log_evidence_error=np.full(2, 0.2))
+    assert diagnostics.log_evidence_error(alike) == pytest.approx(0.211 / 2**0.5, rel=5e-3)
+    assert "2 are few clouds" in diagnostics.verdict(alike)
+    assert "few clouds" not in diagnostics.verdict(made_up(np.zeros(8)))
 
 
 def test_log_evidence_error_counts_clouds_by_their_evidence():
@@ -105,20 +126,28 @@ def test_log_evidence_error_where_one_cloud_counts_for_all():
 # ---- R-hat and the table
 
 
-def test_r_hat_is_one_for_equal_clouds_and_grows_with_their_distance(rng):
-    values = rng.normal(size=(4, 2000, 2))
-    np.testing.assert_allclose(diagnostics.r_hat(values), 1.0, atol=0.005)
-    shift = np.array([0.0, 0.0, 0.0, 2.0])  # one cloud elsewhere
-    shifted = values + shift[:, None, None] * np.array([1.0, 0.0])
-    expected = np.sqrt(1 + shift.var(ddof=1))
-    np.testing.assert_allclose(diagnostics.r_hat(shifted), [expected, 1.0], rtol=0.02)
-    np.testing.assert_allclose(diagnostics.r_hat(5 - 3 * shifted), diagnostics.r_hat(shifted))
+def test_r_hat_is_that_of_arviz(rng):
+    values = rng.normal(size=(4, 500, 2))
+    values[3, :, 0] += 2.0  # one cloud elsewhere
+    values[2, :, 1] *= 5.0  # one that is wider, which means do not show
+    names = {"x": values}
+    expected = az.rhat(
+        az.from_dict(posterior=names) if OLD_ARVIZ else az.from_dict({"posterior": names})
+    )
+    expected = np.asarray(expected["x"])
+    assert (expected > 1.1).all()
+    np.testing.assert_allclose(diagnostics.r_hat(values), expected, rtol=1e-6)
+    np.testing.assert_allclose(diagnostics.r_hat(5 - 3 * values), expected, rtol=1e-3)
+    np.testing.assert_allclose(diagnostics.r_hat(rng.normal(size=(4, 2000))), 1.0, atol=0.01)
 
 
 def test_r_hat_is_missing_where_it_means_nothing(rng):
     assert np.isnan(diagnostics.r_hat(rng.normal(size=(1, 50))))
     assert np.isnan(diagnostics.r_hat(np.ones((3, 50))))
-    assert diagnostics.r_hat(np.arange(3.0)[:, None] * np.ones((3, 50))) == np.inf
+    assert np.isnan(diagnostics.r_hat(rng.normal(size=(4, 3))))
+    assert diagnostics.r_hat(np.zeros((2, 9, 0, 3))).shape == (0, 3)
+    apart = np.arange(3.0)[:, None] + 1e-9 * rng.normal(size=(3, 50))
+    assert diagnostics.r_hat(apart) > 2
 
 
 def rows(table):
@@ -142,6 +171,18 @@ def test_summary_table(rng):
         numbers = [values.mean(), values.std(), median, low, high, error, 1.0]
         shown = [float(cell) for cell in table[name].values()]
         np.testing.assert_allclose(shown, numbers, rtol=5e-3, atol=5e-3)
+
+
+def test_summary_table_counts_clouds_by_their_shares(rng):
+    """All columns are those of the law of two clouds in proportion 9 to 1."""
+    values = np.stack([rng.normal(0.0, 1.0, 4000), rng.normal(3.0, 1.0, 4000)])
+    row = rows(diagnostics.summary_table({"x": values}, 0.8, 24, np.array([0.9, 0.1])))["x"]
+    both = np.concatenate([np.repeat(values[0], 9), values[1]])
+    low, median, high = np.quantile(both, [0.1, 0.5, 0.9])
+    error = np.sqrt(2 * np.sum((np.array([0.9, 0.1]) * (values.mean(1) - both.mean())) ** 2))
+    shown = [float(cell) for cell in row.values()][:-1]
+    expected = [both.mean(), both.std(), median, low, high, error]
+    np.testing.assert_allclose(shown, expected, rtol=6e-3, atol=6e-3)
 
 
 def test_summary_table_keeps_long_sites_short(rng):
@@ -188,6 +229,10 @@ FINDINGS = {
         {"unique_ancestors": changed(ANCESTORS, np.s_[2, 20:], 3)},
         ["Cloud 2 collapsed at level 21: 3 of 512 starting particles", "more particles"],
     ),
+    "small for its levels": (
+        {"unique_ancestors": np.full((4, 61), 17), "ess": np.full((4, 61), 0.8)},
+        ["small for 61 levels: 17 of 512 starting particles", "more particles"],
+    ),
     "steep level": (
         {"conditional_ess": changed(SHARES, np.s_[1, 11], 0.08)},
         ["Level 12 kept 8% of a cloud's effective sample size", "95%", "conditional_ess"],
@@ -216,6 +261,18 @@ FINDINGS = {
         {"completed": False, "num_levels_run": 12},
         ["Not finished: 12 of 31 levels", "resume"],
     ),
+    "narrower than its floats": (
+        {
+            "positions": {
+                "x": (0.7 + 1e-6 * np.linspace(-1, 1, 4 * 512).reshape(4, 512)).astype("f4")
+            }
+        },
+        ["site `x` is", "units in the last place", "float32", "jax_enable_x64"],
+    ),
+    "a large constant": (
+        {"log_evidence": np.array([1e8, 1e8, 1e8, 1e8], "f4")},
+        ["as large as 1e+08", "8 nats apart", "Leave constants out"],
+    ),
     "not a number": (
         {"nan": {"y": changed(0 * SHARES, np.s_[0, 4], 1 / 512)}},
         ["Log density NaN at site `y`: 1 of 2048 particles at level 5 (of 31)."],
@@ -231,6 +288,16 @@ def test_verdict_names_what_is_wrong_and_nothing_else(name):
         assert phrase in words
     assert len(words.splitlines()) == 1
     assert "Nothing to worry about" not in words
+
+
+def test_verdict_cannot_promise_on_a_surface_of_steps(rng):
+    """Gradients vanish, and steps that no particle has met may hold the posterior."""
+    result = made_up(positions={"x": rng.normal(size=(4, 512, 2))})
+    steps = nd.from_energy(ENERGY, lambda x: 3.0 * jnp.floor(x[0]))
+    words = diagnostics.verdict(result, steps)
+    assert "site `likelihood` takes" in words and "Nothing to worry about" not in words
+    for calm in (lambda x: 3.0 * x[0], lambda x: jnp.where(x[0] > 0.5, -jnp.inf, 0.0), None):
+        assert "Nothing to worry about" in diagnostics.verdict(result, nd.from_energy(ENERGY, calm))
 
 
 def test_verdict_of_a_waste_free_run_counts_its_chains():

@@ -323,7 +323,11 @@ def test_the_path_that_is_remembered_ends_at_the_value(key):
     kernel, data, moved = nd.ParticleGibbs(model, scheme, num_particles=4), (jnp.ones(1),), []
     kernel.make(data, {})
     zero, trail = jnp.zeros(()), {"x": jnp.zeros((4, 1))}
-    z, start = {"x": trail["x"][-1]}, (zero, zero > 0, zero, key)
+    z, met = (
+        {"x": trail["x"][-1]},
+        kernel.met(kernel.run(key, kernel.model_of(kernel.problem.kernels))),
+    )
+    start = zero, zero > 0, zero, key, met
     state = ParticleGibbsState(jnp.zeros((), int), z, trail, *start)
     sample = jax.jit(lambda state: kernel.sample(state, data, {}))
     for _ in range(6):

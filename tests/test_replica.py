@@ -9,6 +9,7 @@ from assertions import modes
 from closed_form import three_modes
 
 import numpyro_diffusion as nd
+from numpyro_diffusion.finite import NonFinite
 from numpyro_diffusion.replica.bennett import batch_means_error, bennett
 from numpyro_diffusion.replica.ladder import Ladder, advance, rungs
 from numpyro_diffusion.schemes.levels import Level
@@ -45,6 +46,23 @@ def test_the_product_of_two_laws_against_quadrature(key):
     assert np.asarray(found.swap_acceptance).min() > 0.3
     assert (np.asarray(found.round_trips) > 80).all()
     assert found.exact and "t_min" in found.target
+    assert "Nothing to worry about" in nd.diagnostics.verdict(found)
+    assert "fresh states have reached the target of each of 8 ladders" in nd.diagnostics.verdict(
+        found
+    )
+    bad = found._replace(
+        swap_acceptance=np.array([0.5, 0.04, 0.6]),
+        round_trips=np.array([40, 3]),
+        log_evidence_error=0.7,
+        non_finite=NonFinite({"y": np.array([0, 2, 0])}, {}),
+    )
+    lines = nd.diagnostics.verdict(bad).splitlines()
+    for line, words in zip(
+        lines,
+        ("`y`: 2 of", "Replica 2 and replica 1 swap 4%", "In ladder 1 3 states", "is 0.7 nats"),
+        strict=True,
+    ):
+        assert words in line
     num_replicas = len(np.asarray(found.levels.clock))
     run, walkers = 8 * 850 * num_replicas * 5, 64 * 5
     assert 0 < found.num_evaluations - run < 400 * walkers

@@ -6,11 +6,13 @@ number.
 """
 
 from .audit import audit_to_arviz as audit_to_arviz
+from .evidence import cloud_shares as cloud_shares
+from .evidence import log_evidence_error as log_evidence_error
+from .evidence import reservations as reservations
 from .export import array_arguments as array_arguments
 from .export import to_arviz as to_arviz
 from .names import real_parts as real_parts
 from .names import variable_names as variable_names
-from .table import log_evidence_error as log_evidence_error
 from .table import r_hat as r_hat
 from .table import summary_table as summary_table
 from .tails import pareto_k as pareto_k

@@ -19,6 +19,10 @@ _SAMPLE_DIMS = {
     "constant_data": (),
     "weighted_particles": ("chain", "particle"),
 }
+_OF_LOO = (
+    "errors of LOO and of comparisons by it are those of the data for given draws; the Monte Carlo error of "
+    "the draws comes on top"
+)
 
 
 def to_arviz(
@@ -57,6 +61,8 @@ def to_arviz(
         variables = {names[n]: (leading, np.asarray(value)) for n, value in values.items()}
         seen = _leave_out_masked(variables) if group == "log_likelihood" else {}
         datasets[group] = _dataset(xarray, variables).assign_coords(seen)
+    if "log_likelihood" in datasets:
+        datasets["log_likelihood"].attrs["errors"] = _OF_LOO
     datasets["smc_trace"] = _dataset(xarray, _trace_variables(result, level_times))
     for group, attrs in (marks or {}).items():
         if group in datasets:

@@ -1,62 +1,54 @@
-"""A run in numbers: the error of its evidence, R-hat, and a table of marginal posteriors."""
+"""A run in numbers: R-hat, and a table of marginal posteriors."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from ..smc import SMCResult
 from .names import real_parts
 
-__all__ = ["log_evidence_error", "r_hat", "summary_table"]
-
-
-def log_evidence_error(result: SMCResult) -> float:
-    r"""Standard error of the log of the mean of the clouds' evidences, in nats.
-
-    The larger of two estimates with $W_c \propto \hat Z_c$: from the clouds' genealogies,
-    $\sqrt{\sum_c (W_c s_c)^2}$, and across $C \ge 2$ clouds $\mathrm{sd}(C W_c) / \sqrt C$. A few
-    clouds say little about their own spread; a genealogy knows nothing of a mode that was lost. Where one
-    cloud counts for all ($1 / \sum_c W_c^2 < 3/2$) the latter is near 1 however far apart the clouds are, and
-    $\mathrm{sd}(\log \hat Z_c) / \sqrt C$ stands for it: next to nothing is known then.
-
-    Args:
-        result: Result with an axis of clouds.
-    """
-    log_evidence = np.atleast_1d(np.asarray(result.log_evidence, float))
-    own = np.atleast_1d(np.asarray(result.log_evidence_error, float))
-    share = np.exp(log_evidence - log_evidence.max())
-    share = share / share.sum()
-    error = float(np.sqrt(np.sum((share * own) ** 2)))
-    count = len(share)
-    if count < 2:
-        return error
-    spread = np.std(count * share, ddof=1)
-    if np.sum(share**2) > 2 / 3:
-        spread = max(spread, np.std(log_evidence, ddof=1))
-    return float(max(error, spread / np.sqrt(count)))
+__all__ = ["r_hat", "summary_table"]
 
 
 def r_hat(values: np.ndarray) -> np.ndarray:
-    r"""$\hat R$ of each scalar, from values that lead with `(num_clouds, num_draws)`.
+    r"""$\hat R$ of each scalar, from values that lead with `(num_clouds, num_draws)`: that of ArviZ.
 
-    Clouds are compared whole: there is no drift within a cloud that halves would show. NaN for one
-    cloud or a constant.
+    The larger of two of split clouds: for ranks, which sees means, and for ranks of distances from the
+    median, which sees scales. Draws stand in the order of their ancestry, so halves of a cloud are families
+    apart. NaN for one cloud, fewer than four draws, or a constant.
 
     References:
-        Gelman & Rubin (1992), Inference from Iterative Simulation, Statistical Science.
+        Vehtari, Gelman, Simpson, Carpenter & Burkner (2021), Rank-normalization, folding, and localization,
+        Bayesian Analysis.
     """
     values = np.asarray(values, float)
     clouds, draws = values.shape[:2]
-    if clouds < 2 or draws < 2:
+    flat = values.reshape(clouds, draws, -1)
+    if clouds < 2 or draws < 4:
         return np.full(values.shape[2:], np.nan)
-    within = values.var(1, ddof=1).mean(0)
-    between = values.mean(1).var(0, ddof=1)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.sqrt((draws - 1) / draws + between / within)
+        each = [_arviz_r_hat(flat[..., i]) for i in range(flat.shape[-1])]
+    return np.array(each, float).reshape(values.shape[2:])
 
 
-def summary_table(grouped: Mapping[str, Any], prob: float = 0.9, max_rows: int = 24) -> str:
+def _arviz_r_hat(values: np.ndarray) -> float:
+    if not np.isfinite(values).all() or np.ptp(values) == 0:
+        return float("nan")
+    try:  # ArviZ 1.x
+        from arviz_stats.base import array_stats  # type: ignore[import-not-found]
+    except ImportError:
+        import arviz
+
+        return float(arviz.rhat(values))
+    return float(array_stats.rhat(values, chain_axis=0, draw_axis=1))
+
+
+def summary_table(
+    grouped: Mapping[str, Any],
+    prob: float = 0.9,
+    max_rows: int = 24,
+    shares: np.ndarray | None = None,
+) -> str:
     """Table of marginal posteriors, one row a scalar.
 
     Columns: mean, sd, median, central interval, `mcse` (standard error of the mean, from the spread
@@ -66,6 +58,7 @@ def summary_table(grouped: Mapping[str, Any], prob: float = 0.9, max_rows: int =
         grouped: Values by site, leading with `(num_clouds, num_draws)`; complex ones in two parts.
         prob: Probability of the central interval.
         max_rows: Rows a site; the rest is summed up in one line.
+        shares: What each cloud counts in all columns but `r_hat`, summing to 1; alike by default.
     """
     if not 0 < prob < 1:
         raise ValueError(f"`prob` is the probability of an interval, in (0, 1); got {prob}.")
@@ -73,7 +66,7 @@ def summary_table(grouped: Mapping[str, Any], prob: float = 0.9, max_rows: int =
     heads = ["mean", "sd", "median", *(f"{100 * q:.1f}%" for q in tails), "mcse", "r_hat"]
     rows: list[list[str]] = []
     for site, values in real_parts(grouped).items():
-        rows += _site_rows(site, np.asarray(values, float), tails, max_rows)
+        rows += _site_rows(site, np.asarray(values, float), tails, max_rows, shares)
     width = max([len(row[0]) for row in rows if len(row) > 1], default=0)
     lines = [" " * width + "".join(f"{head:>11}" for head in heads)]
     for name, *cells in rows:
@@ -81,17 +74,22 @@ def summary_table(grouped: Mapping[str, Any], prob: float = 0.9, max_rows: int =
     return "\n".join(lines)
 
 
-def _site_rows(site: str, values: np.ndarray, tails, max_rows: int) -> list[list[str]]:
+def _site_rows(site: str, values: np.ndarray, tails, max_rows: int, shares) -> list[list[str]]:
     clouds, draws = values.shape[:2]
     event = values.shape[2:]
     flat = values.reshape(clouds, draws, -1)
-    pooled = flat.reshape(clouds * draws, -1)
-    means, hats = pooled.mean(0), np.atleast_1d(r_hat(flat))
-    errors = (
-        flat.mean(1).std(0, ddof=1) / np.sqrt(clouds) if clouds > 1 else np.full(len(means), np.nan)
-    )
+    shares = np.full(clouds, 1 / clouds) if shares is None else np.asarray(shares, float)
+    by_cloud = flat.mean(1)
+    means, hats = shares @ by_cloud, np.atleast_1d(r_hat(flat))
+    deviations = np.sqrt(shares @ ((flat - means) ** 2).mean(1))
+    errors = np.full(len(means), np.nan)
+    if clouds > 1:  # of a ratio of sums over clouds
+        factor = clouds / (clouds - 1)
+        errors = np.sqrt(factor * np.sum((shares[:, None] * (by_cloud - means)) ** 2, 0))
+    weights = np.repeat(shares / draws, draws)
+    quantiles = _quantiles(flat.reshape(clouds * draws, -1), weights, [0.5, *tails])
     shown = min(len(means), max(max_rows, 0))
-    columns = [means, pooled.std(0), *np.quantile(pooled, [0.5, *tails], axis=0), errors, hats]
+    columns = [means, deviations, *quantiles, errors, hats]
     rows = []
     for i in range(shown):
         index = ",".join(str(j) for j in np.unravel_index(i, event)) if event else ""
@@ -105,6 +103,17 @@ def _site_rows(site: str, values: np.ndarray, tails, max_rows: int) -> list[list
             line += f", worst r_hat {np.nanmax(hats[rest]):.2f}"
         rows.append([line])
     return rows
+
+
+def _quantiles(values: np.ndarray, weights: np.ndarray, levels: list[float]) -> np.ndarray:
+    """Quantiles of each column of weighted values; NumPy's, up to its interpolation, for equal weights."""
+    if np.ptp(weights) == 0:
+        return np.quantile(values, levels, axis=0)
+    order = np.argsort(values, axis=0)
+    ranked = np.take_along_axis(values, order, 0)
+    middle = np.cumsum(weights[order], 0) - 0.5 * weights[order]
+    each = [np.interp(levels, middle[:, i], ranked[:, i]) for i in range(values.shape[1])]
+    return np.array(each).reshape(-1, len(levels)).T
 
 
 def _number(value: float) -> str:

@@ -9,10 +9,19 @@ from typing import Any
 import jax
 import numpy as np
 
+from ..bridge import Bridge
+from ..finite import in_words, share_places
+from ..replica import ReplicaResult
 from ..smc import SMCResult
+from .evidence import collapse, reservations
+from .exchange import verdict_of_ladders
+from .steps import piecewise_constant
 from .tails import pareto_k
 
 __all__ = ["non_finite", "verdict"]
+
+_FEW_CLOUDS = 4
+_LEVELS_A_FAMILY = 3
 
 
 def non_finite(result: SMCResult, kind: str) -> str:
@@ -25,47 +34,29 @@ def non_finite(result: SMCResult, kind: str) -> str:
     Returns:
         For instance "site `y`: 12 of 2048 particles at level 4 (of 31)".
     """
-    start = getattr(result.initial_info, kind, {})
-    later = getattr(getattr(result.trace, "info", None), kind, {})
-    return _places(result, start, later)
+    return in_words(result, kind)
 
 
 def _places(result: SMCResult, start: Mapping[str, Any], later: Mapping[str, Any]) -> str:
     """Where shares of particles by site, at the start and by level, are not 0."""
-    total = np.asarray(result.log_weights).size
-    each = np.asarray(result.log_weights).shape[-1]
-    planned = _num_levels(result)
-
-    def counts(share, ndim):
-        share = np.asarray(share, float)
-        share = share if share.ndim == ndim else share[None]
-        return np.rint(each * share).astype(int).sum(0)
-
-    sentences = []
-    for site in {**start, **later}:
-        places = []
-        at_start = int(counts(start[site], 1)) if site in start else 0
-        if at_start:
-            places.append(f"{at_start} of {total} particles at the start")
-        by_level = counts(later[site], 2) if site in later else np.zeros(0, int)
-        levels = np.flatnonzero(by_level) + 1
-        if len(levels):
-            worst = int(np.argmax(by_level))
-            place = f"{by_level[worst]} of {total} particles at level {worst + 1} (of {planned})"
-            if len(levels) > 1:
-                place += f", the worst of {len(levels)} levels from {levels[0]} to {levels[-1]}"
-            places.append(place)
-        if places:
-            sentences.append(f"site `{site}`: " + " and ".join(places))
-    return "; ".join(sentences)
+    return share_places(start, later, result.log_weights, _num_levels(result))
 
 
 def _num_levels(result: SMCResult) -> int:
     return jax.tree.leaves(result.levels)[0].shape[0]
 
 
-def verdict(result: SMCResult) -> str:
-    """A judgement on a run in plain words, with remedies; one finding a line."""
+def verdict(result: SMCResult | ReplicaResult, bridge: Bridge | None = None) -> str:
+    """A judgement on a run in plain words, with remedies; one finding a line.
+
+    It judges the cloud that is there. What no particle has met leaves no trace in it.
+
+    Args:
+        result: Of `run_smc`, `SMC` or `replica_exchange`.
+        bridge: What `run_smc` has run, to look at its likelihood too.
+    """
+    if isinstance(result, ReplicaResult):
+        return verdict_of_ladders(result)
     log_evidence = np.atleast_1d(np.asarray(result.log_evidence, float))
     if result.trace is None:
         return "Not finished: no level was run. `resume()` goes on."
@@ -77,10 +68,12 @@ def verdict(result: SMCResult) -> str:
         _unweighted(result),
         _dead_values(result),
         _lost_to_zeros(result),
-        _collapse(trace.unique_ancestors, num_particles),
+        *reservations(result),
+        _few_families(trace.unique_ancestors, num_particles, result),
         _steep_level(trace.conditional_ess),
         _uneven_weights(trace.ess),
         _heavy_tail(result),
+        piecewise_constant(result, bridge) if bridge is not None and result.completed else "",
         _disagreement(log_evidence),
         _acceptance("moves", getattr(trace.info, "acceptance", None), "num_moves"),
         _acceptance(
@@ -98,12 +91,16 @@ def verdict(result: SMCResult) -> str:
 def _all_well(trace, log_evidence: np.ndarray, num_particles: int) -> str:
     ess, ancestors = trace.ess[:, -1].min(), int(trace.unique_ancestors[:, -1].min())
     words = (
-        f"Nothing to worry about: at least {ancestors} of {num_particles} starting particles have "
-        f"offspring, the final effective sample size is at least {ess:.0%} of a cloud"
+        f"Nothing to worry about in what the particles have seen: at least {ancestors} of {num_particles} "
+        f"starting particles have offspring, the final effective sample size is at least {ess:.0%} of a cloud"
     )
-    if len(log_evidence) < 2:
+    count = len(log_evidence)
+    if count < 2:
         return words + ". But one cloud cannot be checked against another: run two or more."
-    return words + f", and the clouds agree on the evidence within {np.ptp(log_evidence):.2f} nats."
+    words += f", and the clouds agree on the evidence within {np.ptp(log_evidence):.2f} nats."
+    if count <= _FEW_CLOUDS:
+        words += f" {count} are few clouds: they can agree by chance."
+    return words
 
 
 def _unfinished(result: SMCResult) -> str:
@@ -162,17 +159,15 @@ def _lost_to_zeros(result: SMCResult) -> str:
     )
 
 
-def _collapse(ancestors: np.ndarray, num_particles: int) -> str:
-    few = max(2, min(10, num_particles // 20))
-    cloud = int(np.argmin(ancestors[:, -1]))
-    left = int(ancestors[cloud, -1])
-    if left > few:
+def _few_families(ancestors: np.ndarray, num_particles: int, result: SMCResult) -> str:
+    """A cloud that is too small for its number of levels, each of which costs it families."""
+    left, num_levels = int(ancestors[:, -1].min()), ancestors.shape[1]
+    if left >= num_levels / _LEVELS_A_FAMILY or collapse(result):
         return ""
-    level = int(np.argmax(ancestors[cloud] <= few)) + 1
     return (
-        f"Cloud {cloud} collapsed at level {level}: {left} of {num_particles} starting particles have "
-        "offspring at the end, so modes may be lost and errors are too small. Try more particles, more "
-        "moves a level, or more levels (a higher `conditional_ess`)."
+        f"The clouds are small for {num_levels} levels: {left} of {num_particles} starting particles have "
+        "offspring at the end of one of them. The evidence is more likely too low than too high, by more "
+        "than its error says. Try more particles, or more moves a level."
     )
 
 

@@ -10,10 +10,8 @@ import jax
 import numpy as np
 from numpyro import distributions as dist
 
-from .. import diagnostics
 from ..bridge import DiffusionSite
 from ..energies import AbstractEnergy
-from ..smc import SMCResult
 from .sites import refuse_estimator, site_shape, unwrapped
 
 __all__ = [
@@ -21,7 +19,6 @@ __all__ = [
     "check_site",
     "diffusion_site",
     "refuse_varying_energies",
-    "report_non_finite",
     "values_needed",
 ]
 
@@ -177,33 +174,6 @@ def values_needed():
             "from an argument, or from a plain number in `log_prob` of a law with bounds, which NumPyro "
             "checks with NumPy. Pass sizes and switches as Python numbers, and use `jax.numpy`."
         ) from error
-
-
-def report_non_finite(result: SMCResult, error: FloatingPointError | None) -> None:
-    """Name the sites and levels where log densities were NaN or +inf.
-
-    Args:
-        result: What was computed.
-        error: The error that ended the run, which gets notes; `None` if it came to its end.
-    """
-    infinite = diagnostics.non_finite(result, "infinite")
-    if error is None and infinite:
-        raise FloatingPointError(
-            f"log density +inf at {infinite}. No weight can be given to such a particle, so there is "
-            "no result: bound the likelihood (a noise level that reaches 0?). What was computed is "
-            "in `result`."
-        )
-    nan = diagnostics.non_finite(result, "nan")
-    if error is not None:
-        for what, where in (("NaN", nan), ("+inf", infinite)):
-            if where:
-                error.add_note(f"log density {what} at {where}.")
-    elif nan:
-        warnings.warn(
-            f"log density NaN at {nan}. These particles were given weight 0, which is right only "
-            "if the density is 0 there.",
-            stacklevel=4,  # the caller of `SMC.run`
-        )
 
 
 def diffusion_site(name: str, site: dict, path_space: bool, initial: Any) -> DiffusionSite:

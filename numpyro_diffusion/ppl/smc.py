@@ -11,6 +11,7 @@ would be several times too large.
 """
 
 import math
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -28,7 +29,6 @@ from ..schemes import AbstractScheme, Annealed
 from ..smc import SMCResult, run_smc
 from ..twists import AbstractTwist
 from .bridge import from_model
-from .checks import report_non_finite
 from .draws import constrained, drawn, drawn_by_cloud, log_mean, pooled_log_weights, take
 from .groups import Run, arviz_groups, level_times, prior_marks
 
@@ -187,10 +187,7 @@ class SMC:
             raise
         except FloatingPointError as error:
             self._result = getattr(error, "result", None)
-            if self._result is not None:
-                report_non_finite(self._result, error)
             raise
-        report_non_finite(self._result, None)
         return self
 
     @property
@@ -224,15 +221,25 @@ class SMC:
         Of which law, `result.evidence` says. Normalised if the scheme needs no normaliser or the prior's
         is known (see `evidence_is_normalized`), otherwise up to a constant that is the same for all
         models with the same diffusion sites.
+
+        A warning says so where the number may be off by more than its error: the run collapsed, or the
+        posterior is as narrow as the spacing of floating-point numbers (`diagnostics.reservations`).
         """
+        for reason in diagnostics.reservations(self._finished):
+            warnings.warn(f"`log_evidence` is not to be relied on. {reason}", stacklevel=2)
+        return self._log_evidence
+
+    @property
+    def _log_evidence(self) -> float:
         return log_mean(self._finished.log_evidence)
 
     @property
     def log_evidence_error(self) -> float:
         """Standard error of `log_evidence`, in nats.
 
-        The larger of the error across clouds and the clouds' own (genealogical) errors, combined
-        with the error of the prior's normaliser if that enters.
+        The larger of the error across clouds and the clouds' own (genealogical) errors, which are
+        widened where few families are left; combined with the error of the prior's normaliser if that
+        enters.
         """
         error = diagnostics.log_evidence_error(self._finished)
         if self.result.normalized:
@@ -247,7 +254,8 @@ class SMC:
     def get_weighted_samples(self) -> tuple[dict[str, Array], Array]:
         """All particles and their weights: values and weights lead with `(num_chains, num_particles)`.
 
-        Weights sum to 1 over all clouds; a cloud counts by its evidence.
+        Weights sum to 1 over all clouds; a cloud counts by its evidence, so that the bias of means falls
+        with the number of clouds as it does with that of particles.
         """
         result = self._finished
         values = constrained(self.bridge, result.positions, num_axes=2)
@@ -258,8 +266,11 @@ class SMC:
 
         Args:
             group_by_chain: If true, arrays lead with `(num_chains, num_particles)` and each cloud
-                stands for itself; otherwise with `(num_chains * num_particles,)`, clouds counting by
-                their evidence.
+                stands for itself, for comparisons of clouds; otherwise with
+                `(num_chains * num_particles,)`, clouds counting by their evidence, for the posterior.
+
+        A mean over grouped draws counts all clouds alike. It has the bias of a single cloud, however many
+        there are; that of `print_summary`, `get_weighted_samples` and ungrouped draws has not.
         """
         result = self._finished
         if group_by_chain:
@@ -280,21 +291,24 @@ class SMC:
     def print_summary(self, prob: float = 0.9, max_rows: int = 24) -> None:
         """Print a table of the posterior, the evidence, and a verdict on the run in plain words.
 
+        All columns but `r_hat` count a cloud by its evidence, as `get_samples()` does.
+
         Args:
             prob: Probability of the central interval.
             max_rows: Rows printed a site; the rest is summed up in one line.
         """
         grouped = {n: np.asarray(v) for n, v in self.get_samples(group_by_chain=True).items()}
-        print(diagnostics.summary_table(grouped, prob, max_rows))
+        shares = diagnostics.cloud_shares(self.result)
+        print(diagnostics.summary_table(grouped, prob, max_rows, shares))
         kind = "" if self.evidence_is_normalized else " (up to the prior's normaliser)"
         print(
-            f"\nlog evidence {self.log_evidence:.3f} +- {self.log_evidence_error:.3f} nats{kind}\n"
+            f"\nlog evidence {self._log_evidence:.3f} +- {self.log_evidence_error:.3f} nats{kind}\n"
             f"evidence: {self.result.evidence}\n"
             f"target: {self.result.target}; "
             f"{'exact as the number of particles grows' if self.result.exact else 'heuristic'}\n"
             f"{self.num_chains} clouds of {self.num_particles} particles, "
             f"{self.result.num_levels_run} levels, {self.network_evaluations:,} network evaluations\n"
-            f"{diagnostics.verdict(self.result)}"
+            f"{diagnostics.verdict(self.result, self.bridge)}"
         )
 
     def to_arviz(
@@ -306,22 +320,29 @@ class SMC:
         posterior_predictive, log_likelihood, observed_data, constant_data, sample_stats, smc_trace
         with what happened at each level, and weighted_particles, the cloud that the draws are from.
 
+        In the posterior clouds stand as chains and count alike, as ArviZ takes chains; means over clouds that
+        count by their evidence are those of `get_samples()` and of the weights in weighted_particles. Where
+        the evidence is not to be relied on, a warning and the attribute `evidence_reservations` say why.
+
         Args:
             predictive: Include posterior predictive and prior draws.
-            log_likelihood: Include the pointwise log likelihood, as LOO needs it.
+            log_likelihood: Include the pointwise log likelihood, as LOO needs it. Errors of `az.loo` and
+                `az.compare` are those of the data; the Monte Carlo error of the draws comes on top.
             num_prior: Prior draws; 200 by default.
         """
         result, (args, kwargs) = self._finished, self._arguments
         run = Run(self.model, args, kwargs, self.bridge, result, self._keys)
         groups = arviz_groups(run, predictive, log_likelihood, num_prior or 200)
         attributes = {
-            "log_evidence": self.log_evidence,
+            "log_evidence": self.log_evidence,  # warns
             "log_evidence_error": self.log_evidence_error,
             "evidence_is_normalized": self.evidence_is_normalized,
             "evidence": self.result.evidence,
             "target": self.result.target,
             "exact": self.result.exact,
             "scheme": repr(self.scheme),
+            "chains": "clouds, which count alike here; by their evidence in weighted_particles",
+            "evidence_reservations": " ".join(diagnostics.reservations(result)),
         }
         return diagnostics.to_arviz(
             groups, result, level_times(run), attributes, prior_marks(self.bridge)

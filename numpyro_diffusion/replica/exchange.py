@@ -72,6 +72,8 @@ def replica_exchange(
     Raises:
         ValueError: If the bridge is in path space, the scheme makes no moves, or a number is out of range.
         PilotError: If the model is too hard for the scheme's pilot.
+        FloatingPointError: If a log density was +inf; what was computed is its `result`. A warning tells of
+            NaN.
 
     Example:
         >>> bridge = nd.from_energy(digits + leaning)

@@ -11,6 +11,7 @@ import numpy as np
 from .._typing import Array, PRNGKey
 from ..batch import split_keys
 from ..cloud import conditional_ess
+from ..finite import NonFinite, non_finite
 from ..schemes.kernels import Kernels, Particle
 from ..schemes.levels import Level
 
@@ -45,6 +46,7 @@ class Exchanges(NamedTuple):
         log_accept: Log of the acceptance ratio.
         acceptance: Of the moves at each level.
         arrived: Whether a fresh state reached the target, shape `(num_chains,)`.
+        non_finite: By site, whether what was proposed has a log density that is NaN or +inf.
     """
 
     even: Array
@@ -53,6 +55,7 @@ class Exchanges(NamedTuple):
     log_accept: Array
     acceptance: Array
     arrived: Array
+    non_finite: NonFinite
 
 
 @eqx.filter_jit
@@ -127,6 +130,7 @@ def _sweep(kernels: Kernels, levels: Level, key: PRNGKey, particles: Particle, f
     base = (bridge.sample_prior if kernels.from_prior else bridge.sample_base)(key_base)
     z = jax.tree.map(lambda leaf, one: _where(beyond, one[None], leaf), z, base)
     new = jax.vmap(kernels.evaluate)(z, levels.clock, levels.power, levels.floor)
+    met = non_finite({**new.seen.sites, **new.rest.sites})
     values = jnp.where(jnp.isfinite(new.log_density), new.log_density, -jnp.inf)
     new = kernels.remembered(new._replace(log_density=values))
 
@@ -143,7 +147,7 @@ def _sweep(kernels: Kernels, levels: Level, key: PRNGKey, particles: Particle, f
 
     particles = jax.tree.map(lambda a, b: _where(accept, a, b), new, particles)
     fresh = jnp.where(accept, beyond | fresh[near], fresh)
-    report = forward, backward, log_accept, acceptance, fresh[-1]
+    report = forward, backward, log_accept, acceptance, fresh[-1], met
     return particles, fresh.at[-1].set(False), report
 
 

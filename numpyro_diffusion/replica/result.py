@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._typing import Array, Position
+from ..finite import NonFinite, replica_words, speak_up
 from ..schemes.base import Claims
 from ..schemes.kernels import Kernels
 from ..schemes.levels import Level
@@ -36,6 +37,8 @@ class ReplicaResult(NamedTuple):
             burn-in included, those of the pilot not.
         evidence: What `log_evidence` is the logarithm of.
         normalized: Whether that is free of the prior's normaliser.
+        non_finite: By site, how many proposals had a log density of NaN or +inf, by replica.
+        num_proposals: Proposals to each replica, by all ladders.
     """
 
     positions: Position
@@ -50,6 +53,8 @@ class ReplicaResult(NamedTuple):
     num_evaluations: int
     evidence: str
     normalized: bool
+    non_finite: NonFinite = NonFinite({}, {})
+    num_proposals: int = 0
 
 
 def make_result(
@@ -93,7 +98,8 @@ def make_result(
     a_level = 1 + kernels.in_blocks + moves
     sweeps = num_all * thinning * kept.forward.shape[1]
     count = a_level * (sweeps * len(swaps) + num_walkers * num_fine) + kernels.in_blocks * sweeps
-    return ReplicaResult(
+    counts = jax.tree.map(lambda flag: flag.sum((0, 1, 2)), exchanges.non_finite)
+    result = ReplicaResult(
         positions=jax.tree.map(lambda leaf: jnp.asarray(keep(leaf).swapaxes(0, 1)), positions),
         log_evidence=float(np.sum(terms)),
         log_evidence_error=batch_means_error(np.sum(series, 0)),
@@ -106,7 +112,12 @@ def make_result(
         num_evaluations=round(count) if kernels.bridge.diffusion_sites else 0,
         evidence=claims.evidence,
         normalized=claims.normalized,
+        non_finite=counts,
+        num_proposals=num_all * thinning * kept.forward.shape[1],
     )
+    nan, infinite = (replica_words(result, kind) for kind in ("nan", "infinite"))
+    speak_up(nan, infinite, result, who="replica_exchange")
+    return result
 
 
 def _clean(work: np.ndarray) -> np.ndarray:

@@ -155,17 +155,16 @@ def path_model(kernels: Kernels, levels: Level, *, samples_ancestors: bool = Tru
         return particle.log_density - bridge.log_base(particle.position)
 
     def init(key):
-        particle = kernels.remembered(
-            kernels.evaluate(bridge.sample_base(key), clock, power, floor)
-        )
-        return particle, log_initial(particle)
+        particle = kernels.evaluate(bridge.sample_base(key), clock, power, floor)
+        info = kernels.info(particle, jnp.ones(()), jnp.ones(()))
+        particle = kernels.remembered(particle)
+        return particle, log_initial(particle), info
 
     def move(key, particle, level):
         return kernels.moved(key, particle, level)[0] if kernels.has_joint_moves else particle
 
     def advance(key, particle, level):
-        new, log_weight, _ = kernels.advance(key, particle, level)
-        return new, log_weight
+        return kernels.advance(key, particle, level)
 
     def log_increment(particle, new, level):
         ratio = links.log_ratio(_at(bridge, level), particle, new.position, level)

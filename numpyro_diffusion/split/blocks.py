@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from .._typing import Array, Position, PRNGKey, Scalar
 from ..bridge import Bridge
+from ..finite import NonFinite, non_finite
 from ..moves import Move
 from ..preconditioner import Preconditioner
 
@@ -19,6 +20,7 @@ __all__ = [
     "near",
     "reverse_steps",
     "seen_by_rest",
+    "watched",
 ]
 
 _Values = dict[str, Array]
@@ -104,6 +106,13 @@ def seen_by_rest(bridge: Bridge, z: Position, seen: _Values) -> Scalar:
     return value
 
 
+def watched(bridge: Bridge, z: Position, seen: _Values) -> NonFinite:
+    """Where the rest of the model is NaN or +inf, by site: at what data see, or at the prior's side."""
+    own = {name: z[name] for name in bridge.diffusion_sites}
+    flags = (non_finite(bridge.rest(z, x).sites) for x in (seen, own))
+    return jax.tree.map(jnp.logical_or, *flags)
+
+
 def moved(
     key: PRNGKey,
     move: Move,
@@ -117,7 +126,8 @@ def moved(
 
     def finite(values):
         value = log_density(values)
-        return jnp.where(jnp.isfinite(value), value, -jnp.inf)
+        # +inf stays: a chain goes there at once, and is seen to stand there.
+        return jnp.where(jnp.isnan(value), -jnp.inf, value)
 
     def one(state, key):
         return move.step(key, state, finite, jnp.exp(log_step), scale)

@@ -61,7 +61,8 @@ def draw_seen(
         white = (vectors.T @ ((v - at) / unit - mean)) / spread
         log_density = value(v)
         gap = log_density + near(unravel(v), centre, noise) + 0.5 * jnp.sum(white**2)
-        return jnp.where(jnp.isfinite(gap), gap, -jnp.inf), log_density
+        # +inf stays: a chain goes there at once, and is seen to stand there.
+        return jnp.where(jnp.isnan(gap), -jnp.inf, gap), log_density
 
     def one(carry, key):
         v, gap, log_density = carry

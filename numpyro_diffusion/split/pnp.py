@@ -145,6 +145,8 @@ class PnPDM(AbstractSplit):
         log_weight = jnp.zeros(())
         if self.weights == "exact":
             log_weight = rest(z, x) + jax.nn.logsumexp(-values) - jnp.log(self.num_data_moves)
+            # A chain that has not found the support of the data says nothing of it yet.
+            log_weight = jnp.where(jnp.isfinite(log_weight), log_weight, -jnp.inf)
         return SplitState(z, seen, log_weight, tuning.learned(z, gain), acceptance)
 
     def _level(self, bridge: Bridge, clock: Clock) -> Scalar:

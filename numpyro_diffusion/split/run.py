@@ -1,6 +1,6 @@
 """Chains of a split sampler, and what they hand back."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -11,7 +11,9 @@ from jax.core import Tracer
 from .._prng import lean
 from .._typing import Array, Position, PRNGKey
 from ..bridge import Bridge
+from ..finite import report_chains
 from .base import AbstractSplit, Clock, start
+from .blocks import watched
 from .pnp import PnPDM
 
 __all__ = ["SplitResult", "split_gibbs"]
@@ -71,8 +73,9 @@ def split_gibbs(
 
     Raises:
         ValueError: If the bridge is not what the sampler needs, or a number is out of range.
-        FloatingPointError: If a chain has met a NaN or an infinite value, which no later sweep can mend; all
-            draws are there as its `result`.
+        FloatingPointError: If a chain has met a NaN or an infinite value, which no later sweep can mend, a
+            log density was +inf, or no draw of a chain has a weight; all draws are there as its `result`. A
+            warning tells of log densities that were NaN.
 
     Example:
         >>> bridge = nd.from_energy(digits, lambda x: -0.5 * jnp.sum((y - blur @ x.ravel()) ** 2) / 0.1**2)
@@ -87,22 +90,23 @@ def split_gibbs(
         )
     target, seen_target, exact = sampler.claims(bridge)
     keys = jax.random.split(lean(key), num_chains)
-    rows = _chains(keys, bridge, sampler, initial, num_burn_in, num_draws, thinning)
-    positions, log_weights, seen, acceptance = rows
+    rows: Any = _chains(keys, bridge, sampler, initial, num_burn_in, num_draws, thinning)
+    positions, log_weights, seen, met, acceptance = rows
     sweeps = num_burn_in + num_draws * thinning
     count = num_chains * sweeps * sampler.evaluations(bridge)
     result = SplitResult(
         positions, log_weights, seen, target, seen_target, exact, acceptance, count
     )
-    _refuse_nonfinite(result)
+    if not isinstance(log_weights, Tracer):  # within a program of the caller's
+        _refuse_nonfinite(result)
+        report_chains(met, result, who="split_gibbs")
+        _refuse_lost(result)
     return result
 
 
 def _refuse_nonfinite(result: SplitResult) -> None:
     """Where the first value is that is not a number, if there is one."""
     for name, values in [*result.positions.items(), *result.seen.items()]:
-        if isinstance(values, Tracer):  # within a program of the caller's
-            return
         bad = ~np.isfinite(np.asarray(values)).reshape(*result.log_weights.shape, -1)
         wrong: np.ndarray = np.any(bad, -1)
         if not wrong.any():
@@ -113,6 +117,19 @@ def _refuse_nonfinite(result: SplitResult) -> None:
             f"site {name!r} is not finite in {count} of {len(wrong)} chains, first in chain {chain} at draw "
             f"{draw}. Look at the denoiser at draws from its noisiest level, or give chains "
             "finite values to start from (`initial`)."
+        )
+        error.result = result  # type: ignore[attr-defined]
+        raise error
+
+
+def _refuse_lost(result: SplitResult) -> None:
+    """Chains of which no draw has a weight."""
+    lost = ~np.isfinite(np.asarray(result.log_weights)).any(1)
+    if lost.any():
+        error = FloatingPointError(
+            f"every draw of chain {int(np.argmax(lost))} has weight 0: the density of the data is 0 at what "
+            "it sees, or at the prior's side of it. Use a smaller `noise_level`, a longer `num_burn_in`, or "
+            "start where the data are possible (`initial`)."
         )
         error.result = result  # type: ignore[attr-defined]
         raise error
@@ -134,7 +151,8 @@ def _chains(keys, bridge, sampler, initial, num_burn_in, num_draws, thinning):
             steps = num_burn_in + i * thinning + jnp.arange(thinning)
             state, acceptance = jax.lax.scan(sweep, state, steps)
             acceptance = jax.tree.map(jnp.mean, acceptance)
-            return state, (state.position, state.log_weight, state.seen, acceptance)
+            met = watched(bridge, state.position, state.seen)
+            return state, (state.position, state.log_weight, state.seen, met, acceptance)
 
         state, _ = jax.lax.scan(sweep, state, jnp.arange(num_burn_in))
         _, (*rows, acceptance) = jax.lax.scan(draw, state, jnp.arange(num_draws))

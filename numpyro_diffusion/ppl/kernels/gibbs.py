@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from ..._typing import Array, Position, PRNGKey, Scalar
+from ...finite import Sightings
 from ...schemes import AbstractScheme
 from ...schemes.retrace import retrace
 from ...twists import AbstractTwist
@@ -26,6 +27,7 @@ class ParticleGibbsState(NamedTuple):
         moved: Whether the last step has changed `z`.
         mean_moved: How often it did, since warm-up or while that lasts.
         rng_key: For the next step.
+        non_finite: Where log densities were NaN or +inf; after +inf `z` is NaN.
     """
 
     i: Scalar
@@ -35,6 +37,7 @@ class ParticleGibbsState(NamedTuple):
     moved: Array
     mean_moved: Scalar
     rng_key: PRNGKey
+    non_finite: Sightings
 
 
 class ParticleGibbs(AbstractParticles):
@@ -61,6 +64,7 @@ class ParticleGibbs(AbstractParticles):
     Raises:
         ValueError: At `init`, if the block has a site without `DiffusionPrior`, or none with one.
         TypeError: At `init`, for a prior that is a score alone, unless the scheme is in path space.
+        FloatingPointError: If a log density was +inf, when the run is done. A warning tells of NaN.
 
     Example:
         >>> kernel = Gibbs([(nd.ParticleGibbs(model), ["x"]), (NUTS(model), None)])
@@ -112,9 +116,9 @@ class ParticleGibbs(AbstractParticles):
         if values is not None and retrace(kernels.transport).back is not None:
             z = {n: jnp.asarray(values[n], z[n].dtype) for n in self.problem.sites}
         zero = jnp.zeros_like(first.ess)
-        return ParticleGibbsState(
-            jnp.zeros((), int), z, first.trail, zero, jnp.zeros((), bool), zero, rng_key
-        )
+        none, met = jnp.zeros((), int), self.met(first)
+        still = jnp.zeros((), bool)
+        return ParticleGibbsState(none, z, first.trail, zero, still, zero, rng_key, met)
 
     def step(self, state, args, kwargs):
         """One run of the particles, and one of their paths."""
@@ -126,9 +130,9 @@ class ParticleGibbs(AbstractParticles):
         i = state.i + 1
         count = jnp.where(i <= self._num_warmup, i, i - self._num_warmup)
         mean = state.mean_moved + (new.moved - state.mean_moved) / count
-        return ParticleGibbsState(
-            i, new.particle.position, new.trail, new.ess, new.moved, mean, rng_key
-        )
+        met = state.non_finite.add(new.non_finite, i)
+        z = met.spoil(new.particle.position)
+        return ParticleGibbsState(i, z, new.trail, new.ess, new.moved, mean, rng_key, met)
 
     def refresh(self, state, model_args, model_kwargs):
         """The state as it is: nothing in it depends on the other sites."""

@@ -11,6 +11,7 @@ from numpyro.infer.gibbs import GIBBS_SITES_KWARG, conditioned, with_conditionin
 from numpyro.infer.hmc_util import HMCAdaptState
 
 from ..._typing import Position, PRNGKey, Scalar
+from ...finite import Sightings
 from ...schemes import AbstractScheme
 from ...schemes.retrace import retrace
 from ...twists import AbstractTwist
@@ -35,6 +36,7 @@ class ParticleMarginalState(NamedTuple):
         mean_accept_prob: Its mean, since warm-up or while it lasts.
         adapt_state: Step size and covariance of the walk.
         rng_key: For the next step.
+        non_finite: Where log densities were NaN or +inf; after +inf `z` is NaN.
     """
 
     i: Scalar
@@ -45,6 +47,7 @@ class ParticleMarginalState(NamedTuple):
     mean_accept_prob: Scalar
     adapt_state: HMCAdaptState
     rng_key: PRNGKey
+    non_finite: Sightings
 
 
 class ParticleMarginal(AbstractParticles):
@@ -71,6 +74,7 @@ class ParticleMarginal(AbstractParticles):
     Raises:
         ValueError: At `init`, if there is no diffusion site, no other site, or a discrete one.
         TypeError: At `init`, for a prior that is a score alone, unless the scheme is in path space.
+        FloatingPointError: If a log density was +inf, when the run is done. A warning tells of NaN.
 
     References:
         Andrieu, Doucet & Holenstein (2010), Particle Markov chain Monte Carlo methods, JRSS B.
@@ -123,14 +127,16 @@ class ParticleMarginal(AbstractParticles):
         x = None
         if values is not None and set(problem.sites) <= set(values):
             x = {n: values[n] for n in problem.sites}
-        z, trail, log_evidence = self.estimate(key_run, others, x, None, args, kwargs)
+        first, log_evidence = self.estimate(key_run, others, x, None, args, kwargs)
+        z, trail = first.particle.position, first.trail
         adapt_state = self._adaptation.start(others, 1.0)
         zero = jnp.zeros_like(log_evidence)
         none = jnp.zeros((), int), {**z, **others}, trail, log_evidence
-        return ParticleMarginalState(*none, zero, zero, adapt_state, rng_key)
+        met = self.met(first)
+        return ParticleMarginalState(*none, zero, zero, adapt_state, rng_key, met)
 
     def estimate(self, key, others: Position, x: Position | None, trail: Any, args, kwargs):
-        """A run at fixed other sites, along the path to `x` if given: its end, trail and evidence."""
+        """A run at fixed other sites, along the path to `x` if given, and its evidence."""
         values, log_det = self._constrained(others, args, kwargs)
         kernels = self.problem.given(args, with_conditioning(kwargs, values))
         model = self.model_of(kernels)
@@ -140,7 +146,7 @@ class ParticleMarginal(AbstractParticles):
         if x is not None and known:
             path = self.path(key_path, kernels, model, x, trail)
         new = self.run(key_run, model, path, stays=path is not None)
-        return new.particle.position, new.trail, new.log_evidence + log_det
+        return new, new.log_evidence + log_det
 
     def step(self, state, args, kwargs):
         """One proposal of the walk."""
@@ -151,12 +157,13 @@ class ParticleMarginal(AbstractParticles):
         away = coordinates.to_model(jax.random.normal(key_walk, here.shape, here.dtype))
         size = state.adapt_state.step_size
         others = jax.tree.map(lambda a, b: a + size * b, old, away)
-        z, trail, log_evidence = self.estimate(key_run, others, None, None, args, kwargs)
+        found, log_evidence = self.estimate(key_run, others, None, None, args, kwargs)
+        met = state.non_finite.add(found.non_finite, state.i + 1)
         log_ratio = log_evidence - state.log_evidence
         log_ratio = jnp.where(jnp.isnan(log_ratio), -jnp.inf, log_ratio)
         accepts = jnp.log(jax.random.uniform(key_accept)) < log_ratio
         choose = lambda a, b: jax.tree.map(lambda x, y: jnp.where(accepts, x, y), a, b)
-        new = {**z, **others}, trail, log_evidence
+        new = {**found.particle.position, **others}, found.trail, log_evidence
         z, trail, log_evidence = choose(new, (state.z, state.trail, state.log_evidence))
         accepted = jnp.exp(jnp.minimum(log_ratio, 0.0))
         here = {n: z[n] for n in self.problem.others}
@@ -164,7 +171,7 @@ class ParticleMarginal(AbstractParticles):
         i = state.i + 1
         count = jnp.where(i <= self._num_warmup, i, i - self._num_warmup)
         mean = state.mean_accept_prob + (accepted - state.mean_accept_prob) / count
-        new = i, z, trail, log_evidence, accepted, mean, adapt_state, rng_key
+        new = i, met.spoil(z), trail, log_evidence, accepted, mean, adapt_state, rng_key, met
         return ParticleMarginalState(*new)
 
     def refresh(self, state, model_args, model_kwargs):
@@ -176,11 +183,11 @@ class ParticleMarginal(AbstractParticles):
         rng_key, key = jax.random.split(state.rng_key)
         others = {n: state.z[n] for n in self.problem.others}
         x = {n: state.z[n] for n in self.problem.sites}
-        z, trail, log_evidence = self.estimate(
-            key, others, x, state.trail, model_args, model_kwargs
-        )
+        new, log_evidence = self.estimate(key, others, x, state.trail, model_args, model_kwargs)
+        met = state.non_finite.add(new.non_finite, state.i)
+        z = met.spoil({**new.particle.position, **others})
         return state._replace(
-            z={**z, **others}, trail=trail, log_evidence=log_evidence, rng_key=rng_key
+            z=z, trail=new.trail, log_evidence=log_evidence, rng_key=rng_key, non_finite=met
         )
 
     def get_constrain_fn(self, model_args, model_kwargs):

@@ -11,6 +11,7 @@ from numpyro.infer.hmc_util import HMCAdaptState
 from numpyro.infer.util import initialize_model, unconstrain_fn
 
 from ..._typing import Position, PRNGKey, Scalar
+from ...finite import NonFinite, Sightings, non_finite
 from ...moves import Move, hmc
 from ...preconditioner import Preconditioner
 from .adaptation import Adaptation, round_coordinates
@@ -33,6 +34,7 @@ class MoveState(NamedTuple):
         mean_accept_prob: Its mean, since warm-up or while it lasts.
         adapt_state: Step size and covariances; `adapt_state.step_size` may be asked for.
         rng_key: For the next step.
+        non_finite: Where the log density was +inf, after which `z` is NaN.
     """
 
     i: Scalar
@@ -44,6 +46,7 @@ class MoveState(NamedTuple):
     mean_accept_prob: Scalar
     adapt_state: HMCAdaptState
     rng_key: PRNGKey
+    non_finite: Sightings
 
 
 class MoveKernel(AbstractKernel):
@@ -61,6 +64,11 @@ class MoveKernel(AbstractKernel):
         init_strategy: As for NumPyro's kernels.
 
     `init_params` are unconstrained values, as for NUTS; those of a block of `Gibbs` are constrained.
+
+    Proposals whose log density is NaN are refused, as NUTS does, which is right if the density is 0 there.
+
+    Raises:
+        FloatingPointError: If a chain has met a log density of +inf, when the run is done.
 
     Example:
         >>> kernel = nd.MoveKernel(model, nd.moves.hmc(8))
@@ -123,7 +131,9 @@ class MoveKernel(AbstractKernel):
         inner = self.move.init(values, self._logdensity(args, kwargs), preconditioner)
         zero = jnp.zeros_like(inner.logdensity)
         none = jnp.zeros((), int), values, inner, preconditioner, -inner.logdensity
-        return MoveState(*none, zero, zero, adapt_state, rng_key)
+        met = Sightings.none(self._watched(inner), type(self).__name__)
+        met = met.add(self._watched(inner), none[0])
+        return MoveState(*none, zero, zero, adapt_state, rng_key, met)
 
     def step(self, state, args, kwargs):
         """One move, and what warm-up learns of it."""
@@ -142,7 +152,23 @@ class MoveKernel(AbstractKernel):
         count = jnp.where(i <= self._num_warmup, i, i - self._num_warmup)
         mean = state.mean_accept_prob + (accepted - state.mean_accept_prob) / count
         energy = -inner.logdensity
-        return MoveState(i, z, inner, preconditioner, energy, accepted, mean, adapt_state, rng_key)
+        met = state.non_finite.add(self._watched(inner), i)
+        values = (
+            i,
+            met.spoil(z),
+            inner,
+            preconditioner,
+            energy,
+            accepted,
+            mean,
+            adapt_state,
+            rng_key,
+        )
+        return MoveState(*values, met)
+
+    def _watched(self, inner: Any) -> NonFinite:
+        """Whether a chain stands at an infinite density; it never stands at NaN."""
+        return NonFinite({}, non_finite({"joint density": inner.logdensity}).infinite)
 
     def _seen_from(self, new: Preconditioner, old: Preconditioner, z: Position, inner: Any) -> Any:
         """The state of the move in other coordinates; evaluates nothing."""
@@ -155,7 +181,8 @@ class MoveKernel(AbstractKernel):
         """The state with its density at what the other blocks have made of their sites."""
         logdensity_fn = self._logdensity(model_args, model_kwargs)
         inner = self.move.init(state.z, logdensity_fn, state.preconditioner)
-        return state._replace(inner=inner, potential_energy=-inner.logdensity)
+        met = state.non_finite.add(self._watched(inner), state.i)
+        return state._replace(inner=inner, potential_energy=-inner.logdensity, non_finite=met)
 
     def wrap_model(self, wrapper):
         """The same kernel over `wrapper(model)`, not initialised."""
@@ -179,6 +206,7 @@ class MoveKernel(AbstractKernel):
 
         def logdensity_fn(z):
             value = -potential(z)
-            return jnp.where(jnp.isfinite(value), value, -jnp.inf)
+            # +inf stays: a chain goes there at once, and is seen to stand there.
+            return jnp.where(jnp.isnan(value), -jnp.inf, value)
 
         return logdensity_fn

@@ -5,11 +5,13 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.core import Tracer
 from numpyro.infer.gibbs import GIBBS_SITES_KWARG
 
 from ..._arguments import whole_number
 from ...conditional import Pass, Path, PathModel, conditional_smc
+from ...finite import Sightings
 from ...schemes import AbstractScheme, ReverseDiffusion
 from ...schemes.kernels import Kernels
 from ...schemes.retrace import noised_path, path_model, remembered_path, retrace
@@ -102,6 +104,12 @@ class AbstractParticles(AbstractKernel):
         if retrace(kernels.transport).back is None:
             return remembered_path(kernels, model, trail)
         return noised_path(key, kernels, model, z)
+
+    def met(self, first: Pass) -> Sightings:
+        """What the run before the first step has met."""
+        num_levels = jax.tree.leaves(self.problem.levels)[0].shape[0]
+        nothing = Sightings.none(first.non_finite, type(self).__name__, num_levels)
+        return nothing.add(first.non_finite, jnp.zeros((), int))
 
     def run(self, key, model: PathModel, path: Path | None = None, *, stays: bool = False) -> Pass:
         """One run of the particles."""

@@ -10,8 +10,10 @@ from numpyro.infer.gibbs import GIBBS_SITES_KWARG, conditioned
 
 from ..._typing import Position, PRNGKey, Scalar
 from ...bridge import Bridge
+from ...finite import Sightings
 from ...split import AbstractSplit, PnPDM
 from ...split.base import Clock, SplitState, start, uses_energy
+from ...split.blocks import watched
 from ..bridge import from_model
 from .base import AbstractKernel
 from .problem import given, traced
@@ -28,6 +30,7 @@ class SplitKernelState(NamedTuple):
         log_weight: Of the prior's copy of the diffusion sites, `chain.position`, for the exact posterior.
         chain: The state of the sampler.
         rng_key: For the next sweep.
+        non_finite: Where log densities were NaN or +inf; after +inf `z` is NaN.
     """
 
     i: Scalar
@@ -35,6 +38,7 @@ class SplitKernelState(NamedTuple):
     log_weight: Scalar
     chain: SplitState
     rng_key: PRNGKey
+    non_finite: Sightings
 
 
 class SplitKernel(AbstractKernel):
@@ -55,6 +59,7 @@ class SplitKernel(AbstractKernel):
     Raises:
         ValueError: At `init`, if the block has no site with a `DiffusionPrior`, or cannot be used.
         TypeError: At `init`, for a prior that is a score alone, unless in path space.
+        FloatingPointError: If a log density was +inf, when the run is done. A warning tells of NaN.
 
     Example:
         >>> kernel = Gibbs([(nd.SplitKernel(model), ["x"]), (NUTS(model), None)])
@@ -109,16 +114,19 @@ class SplitKernel(AbstractKernel):
             value = value if transform is None else transform._inverse(value)
             z[name] = jnp.asarray(value, z[name].dtype)
         chain = self.sampler.init(bridge, z)
-        return SplitKernelState(jnp.zeros((), int), z, chain.log_weight, chain, rng_key)
+        met = watched(bridge, chain.position, chain.seen)
+        met = Sightings.none(met, type(self).__name__)  # where a chain starts need not be possible
+        return SplitKernelState(jnp.zeros((), int), z, chain.log_weight, chain, rng_key, met)
 
     def step(self, state, args, kwargs):
         """One sweep."""
         rng_key, key_sweep = jax.random.split(state.rng_key)
-        clock = Clock(state.i, jnp.asarray(self._num_warmup))
-        chain = self.sampler.sweep(key_sweep, self._given(args, kwargs), state.chain, clock)
+        clock, bridge = Clock(state.i, jnp.asarray(self._num_warmup)), self._given(args, kwargs)
+        chain = self.sampler.sweep(key_sweep, bridge, state.chain, clock)
         chain = jax.tree.map(lambda a, b: b.astype(a.dtype), state.chain, chain)
-        z = {**chain.position, **chain.seen}
-        return SplitKernelState(state.i + 1, z, chain.log_weight, chain, rng_key)
+        i, z = state.i + 1, {**chain.position, **chain.seen}
+        met = state.non_finite.add(watched(bridge, chain.position, chain.seen), i)
+        return SplitKernelState(i, met.spoil(z), chain.log_weight, chain, rng_key, met)
 
     def refresh(self, state, model_args, model_kwargs):
         """The state as it is: nothing in it depends on the other sites."""

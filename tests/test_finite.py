@@ -1,0 +1,186 @@
+"""Log densities that are NaN or +inf: every sampler names where, and refuses a result after +inf."""
+
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from jax.scipy.stats import norm
+from numpyro.infer import MCMC, NUTS, Gibbs
+
+import numpyro_diffusion as nd
+from numpyro_diffusion.finite import NonFinite, Sightings, places
+from numpyro_diffusion.schemes.covariance import Line
+from numpyro_diffusion.schemes.levels import Level
+
+PRIOR = nd.GaussianMixture([0.6, 0.4], [[-1.0], [1.5]], [[[0.3]], [[0.5]]])
+CLOCK, POWER = jnp.array([1.0, 0.7, 0.4, 0.0, 0.0]), jnp.array([0.0, 0.3, 0.6, 1.0, 1.0])
+
+
+def few(*others, scheme=nd.ReverseDiffusion, num_moves=0):
+    """Frozen levels: no pilot to wait for."""
+    scales = {"x": jnp.ones((4, 1)), **{name: jnp.ones(4) for name in others}}
+    flat = Line(-jnp.ones((4, 1)), jnp.zeros((4, 1)), jnp.zeros(4))
+    levels = Level.by_hand(CLOCK, POWER, scales)._replace(curvature={"x": flat})
+    return scheme(levels=levels, num_moves=num_moves)
+
+
+@pytest.fixture(autouse=True)
+def hurried():
+    """Small programs: compiling them well takes longer than running them."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+def alone(bad, y=None):
+    x = numpyro.sample("x", nd.DiffusionPrior(PRIOR))
+    numpyro.factor("bad", jnp.where(x[0] > 1.0, bad, 0.0))
+    numpyro.sample("y", dist.Normal(x[0], 0.4), obs=y)
+
+
+def with_scale(bad, y=None):
+    sigma = numpyro.sample("sigma", dist.LogNormal(-1.0, 0.2))
+    x = numpyro.sample("x", nd.DiffusionPrior(PRIOR))
+    numpyro.factor("bad", jnp.where(x[0] > 1.0, bad, 0.0))
+    numpyro.sample("y", dist.Normal(x[0], sigma), obs=y)
+
+
+KERNELS = {
+    "ParticleGibbs": lambda: nd.ParticleGibbs(alone, few(), num_particles=8),
+    "ParticleMarginal": lambda: nd.ParticleMarginal(with_scale, few("sigma"), num_particles=8),
+    "MoveKernel": lambda: nd.MoveKernel(alone),
+    "SplitKernel": lambda: nd.SplitKernel(alone, nd.PnPDM(noise_level=0.3)),
+}
+
+
+def run(kernel, bad, num_chains=2):
+    options = {"num_warmup": 20, "num_samples": 60, "progress_bar": False}
+    chains = MCMC(kernel, num_chains=num_chains, chain_method="vectorized", **options)
+    chains.run(jax.random.key(0), jnp.asarray(bad), y=jnp.asarray(0.6))
+    return chains
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_kernels_refuse_infinite_densities_and_name_the_place(name):
+    kernel = KERNELS[name]()
+    chains = run(kernel, -2.0)
+    assert np.isfinite(chains.get_samples()["x"]).all()
+    site = "joint density" if name == "MoveKernel" else "bad"
+    place = f"in `{name}` at site `{site}`, first in chain [01] at step"
+    if "Particle" in name:
+        place += r" \d+, particle \d at (level \d \(of 3\)|the start)"
+    with pytest.raises(FloatingPointError, match=r"\+inf " + place):
+        run(kernel, jnp.inf)
+    if name != "MoveKernel":  # which refuses proposals of NaN, like NUTS
+        with pytest.warns(UserWarning, match=f"NaN {place}"):
+            x = run(kernel, jnp.nan).get_samples()["x"]
+        assert np.isfinite(x).all()
+
+
+def test_draws_after_an_infinite_density_are_no_numbers():
+    """A loop of the user's own may look at the draws alone."""
+    kernel, args = KERNELS["ParticleGibbs"](), (jnp.asarray(jnp.inf),)
+    kwargs = {"y": jnp.asarray(0.6)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        kernel.init(jax.random.key(1), 0, None, (jnp.asarray(0.0),), kwargs)
+
+    @jax.jit
+    def draws(key):
+        state = kernel.start(key, None, args, kwargs)
+        step = lambda state, _: (new := kernel.step(state, args, kwargs), new.z["x"])
+        return jax.lax.scan(step, state, None, 40)[1]
+
+    x = np.asarray(draws(jax.random.key(0)))[:, 0]
+    first = int(np.argmax(np.isnan(x)))
+    assert np.isnan(x[first:]).all() and np.isfinite(x[:first]).all()
+
+
+def test_a_block_of_gibbs_refuses_too():
+    particles = nd.ParticleGibbs(with_scale, few("sigma"), num_particles=8)
+    with pytest.raises(FloatingPointError, match="in `ParticleGibbs` at site `bad`"):
+        run(Gibbs([(particles, ["x"]), (NUTS(with_scale), None)]), jnp.inf, num_chains=1)
+
+
+def bridge(bad):
+    likelihood = lambda x: norm.logpdf(0.6, x[0], 0.4) + jnp.where(x[0] > 1.0, bad, 0.0)
+    return nd.from_energy(PRIOR, likelihood)
+
+
+BY_BRIDGE = {
+    "replica_exchange": (
+        lambda key, bad: nd.replica_exchange(
+            key, bridge(bad), few(scheme=nd.Annealed, num_moves=1), num_draws=40, num_burn_in=0
+        ),
+        r"\d+ of 160 proposals at replica \d \(of \d\)",
+    ),
+    "split_gibbs": (
+        lambda key, bad: nd.split_gibbs(
+            key, bridge(bad), nd.PnPDM(noise_level=0.3), num_draws=60, num_burn_in=10, num_chains=2
+        ),
+        r"\d+ of 120 draws, first in chain [01] at draw \d+",
+    ),
+    "run_smc": (
+        lambda key, bad: nd.run_smc(key, few()(bridge(bad), key), 100, num_clouds=2),
+        r"\d+ of 200 particles at level \d \(of 4\)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BY_BRIDGE)
+def test_samplers_of_bridges_refuse_infinite_densities_and_warn_of_nan(name, key):
+    sample, place = BY_BRIDGE[name]
+    with pytest.raises(FloatingPointError, match=r"\+inf .*site `likelihood`: " + place) as error:
+        sample(key, jnp.inf)
+    assert error.value.result is not None
+    with pytest.warns(UserWarning, match="NaN .*site `likelihood`: " + place) as caught:
+        found = sample(key, jnp.nan)
+    assert caught[0].filename == __file__
+    if name != "replica_exchange":
+        assert (
+            not np.isnan(found.log_weights).any() and np.isfinite(found.log_weights).any(-1).all()
+        )
+
+
+@pytest.mark.parametrize(("bad", "what"), [(jnp.nan, "NaN"), (jnp.inf, r"\+inf")])
+def test_nested_sampling_names_the_site(bad, what, key):
+    with pytest.raises(
+        FloatingPointError, match=what + r" at site `likelihood` for \d+ of 50 draws"
+    ):
+        nd.nested_sampling(key, bridge(bad), num_live=50)
+
+
+def test_a_split_chain_that_never_meets_the_data_is_refused(key):
+    nowhere = nd.from_energy(PRIOR, lambda x: jnp.where(x[0] < 40.0, -jnp.inf, 0.0))
+    with pytest.raises(FloatingPointError, match="every draw of chain 0 has weight 0"):
+        nd.split_gibbs(key, nowhere, nd.PnPDM(noise_level=0.3), num_draws=20, num_burn_in=5)
+
+
+def test_the_first_sighting_is_kept_by_level_and_particle():
+    flags = np.zeros((3, 4), bool)
+    none = Sightings.none(NonFinite({"y": flags}, {"y": flags}), "Chain", 2)
+    assert not bool(none.add(NonFinite({"y": flags}, {"y": flags}), jnp.asarray(1)).ruined)
+    once, twice = flags.copy(), ~flags
+    once[2, 3] = True
+    with pytest.raises(
+        FloatingPointError, match="first in chain 0 at step 5, particle 3 at level 2"
+    ):
+        jax.jit(
+            lambda s: s.add(NonFinite({"y": flags}, {"y": once}), 5).add(
+                NonFinite({"y": flags}, {"y": twice}), 6
+            )
+        )(none)
+
+
+def test_places_in_words():
+    assert places({"a": 0}, {"a": np.zeros(3)}, 10, 3) == ""
+    words = places({"a": 2}, {"a": [0, 1, 4], "b": [0, 0, 0]}, 10, 7)
+    assert words == (
+        "site `a`: 2 of 10 particles at the start and 4 of 10 particles at level 3 (of 7), the worst of 2 "
+        "levels from 2 to 3"
+    )
