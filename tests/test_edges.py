@@ -1,11 +1,13 @@
 """Likelihoods that are 0 somewhere: evidence and mean by quadrature, in every scheme."""
 
+import arviz
 import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
+from numpyro.infer import MCMC
 from scipy import stats
 
 import numpyro_diffusion as nd
@@ -107,6 +109,21 @@ def test_replica_exchange(key):
     found = nd.replica_exchange(key, nd.from_model(model, *arguments(case)))
     x = np.asarray(found.positions["x"])[..., 0]
     assert_right(case, found.log_evidence, found.log_evidence_error, x.mean(), x.mean(1))
+
+
+def test_particle_gibbs(key):
+    """The kept path is made anew by noising, through values that the likelihood rules out."""
+    kernel = nd.ParticleGibbs(model, num_particles=16)
+    run = {"num_warmup": 50, "num_samples": 1000, "num_chains": 4, "chain_method": "vectorized"}
+    mcmc = MCMC(kernel, **run, progress_bar=False)
+    mcmc.run(key, *arguments("above"))
+    x = np.asarray(mcmc.get_samples(group_by_chain=True)["x"])[..., 0]
+    assert (x <= 1).all()
+    error = x.std() / float(arviz.ess(x)) ** 0.5
+    _, expected = exact("above")
+    assert abs(x.mean() - expected) < 4 * error, (
+        f"{x.mean():.3f} +- {error:.3f}, not {expected:.3f}"
+    )
 
 
 def bounded_noise(y, half_width):

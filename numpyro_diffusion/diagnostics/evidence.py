@@ -11,12 +11,10 @@ from ..smc import SMCResult
 
 __all__ = ["cloud_errors", "cloud_shares", "collapse", "log_evidence_error", "reservations"]
 
-_ULPS = (
-    500  # a posterior narrower than so many units in the last place of its location is not resolved
-)
-_GRAIN = (
-    0.1  # nats between neighbouring numbers of the float type, from which log densities are rounded
-)
+# A posterior narrower than so many units in the last place of its location is not resolved.
+_ULPS = 500
+# Nats between neighbouring numbers of the float type, from which log densities are rounded.
+_GRAIN = 0.1
 
 
 def cloud_shares(result: SMCResult) -> np.ndarray:
