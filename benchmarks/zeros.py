@@ -2,7 +2,8 @@
 
 Two mixtures of two normal laws, .6 N(-1, .3) + .4 N(1.5, .5) and .3 N(-2, .5) + .7 N(1, .2) with variances
 in brackets, under hard sets, bounded noise, supports that move with the latent, rounding, logarithms of
-negative numbers, and steep steps. 4 clouds of 1,000 particles, or 4 ladders of 1,000 draws; other settings are the defaults, but for up to 1,000 levels of `ReverseDiffusion`.
+negative numbers, and steep steps. 4 clouds of 1,000 particles, or 4 ladders of 1,000 draws; other settings
+are the defaults, but for up to 1,000 levels of `ReverseDiffusion`.
 
 `worst z` is the largest distance from the truth over the keys, in stated standard errors; `z` that of the
 average mean of x, in those of an average. The evidence of `Twisted` is that of its own sampler, which in 100
