@@ -14,13 +14,16 @@ BIN := $(VENV)/bin
 # quick tests stays in one worker, where its tests find each other's programs; slow tests are shared out one by
 # one. Two workers share the machine: one compute thread each, or they fight over the cores. Compiling is
 # most of their time, and many programs are the same: they are kept on disk.
-TEST_ENV := XLA_FLAGS="--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1" \
-	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 JAX_PLATFORMS=cpu MPLBACKEND=agg \
+ONE_THREAD := --xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1
+TEST_ENV := XLA_FLAGS="$(ONE_THREAD)" OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 JAX_PLATFORMS=cpu MPLBACKEND=agg \
 	JAX_COMPILATION_CACHE_DIR="$(abspath $(VENV))/jax-cache" JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 \
 	JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES=-1
 
-# Quick tests spend their time on compiling programs that run once, so the compiler is told to hurry.
-HURRY := JAX_DISABLE_MOST_OPTIMIZATIONS=1
+# Quick tests spend their time on compiling programs that run once, so the compiler is told to hurry: few
+# passes, loops without the detour over MLIR, and one LLVM module a program (several cost each a start).
+# XLA reads no flag after one without dashes, so these come first.
+HURRY := JAX_DISABLE_MOST_OPTIMIZATIONS=1 \
+	XLA_FLAGS="--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1 $(ONE_THREAD)"
 
 .PHONY: demo test test-long lint docs clean
 .DELETE_ON_ERROR:

@@ -86,15 +86,16 @@ class Problem(NamedTuple):
         ):
             s = cov + noise**2 * np.eye(d)
             residual = self.data - h @ m
-            for j, sigma in enumerate(grid):
-                v = h @ s @ h.T + base + sigma**2 * np.eye(size)
-                gain = np.linalg.solve(v, h @ s).T
-                log_joint[k, j] = np.log(w) + log_prior[j]
-                log_joint[k, j] += multivariate_normal.logpdf(residual, np.zeros(size), v)
-                means[k, j] = m + gain @ residual
-                variances[k, j] = np.diag(s - gain @ h @ s)
-                row = np.linalg.solve(v, self.offset_scale**2 * np.ones(size))
-                offset[:, k, j] = row @ residual, self.offset_scale**2 * (1 - row.sum())
+            v = h @ s @ h.T + base + grid[:, None, None] ** 2 * np.eye(size)
+            gain = np.swapaxes(np.linalg.solve(v, h @ s), 1, 2)
+            distance = np.linalg.solve(v, residual[:, None])[..., 0] @ residual
+            log_determinant = np.linalg.slogdet(2 * np.pi * v)[1]
+            log_joint[k] = np.log(w) + log_prior - 0.5 * (distance + log_determinant)
+            means[k] = m + gain @ residual
+            variances[k] = np.diag(s) - np.einsum("jim,mi->ji", gain, h @ s)
+            row = np.linalg.solve(v, self.offset_scale**2 * np.ones((size, 1)))[..., 0]
+            offset[0, k] = row @ residual
+            offset[1, k] = self.offset_scale**2 * (1 - row.sum(1))
         log_evidence = logsumexp(log_joint)
         p = np.exp(log_joint - log_evidence)
         mean = np.einsum("kj,kji->i", p, means)

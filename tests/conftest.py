@@ -1,5 +1,6 @@
 """Shared settings: 64-bit floats, fixed seeds, no display."""
 
+import gc
 import json
 import os
 import subprocess
@@ -20,6 +21,11 @@ import pytest
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", FutureWarning)
     import arviz  # noqa: F401
+
+# Tracing makes millions of small objects, and to look through them for cycles after every few hundred is a
+# sixth of its time. Modules are left out of the search, which is made less often.
+gc.freeze()
+gc.set_threshold(100_000, 20, 20)
 
 jax.config.update("jax_enable_x64", True)
 

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from programs import energy_at, log_density_at
 
 import numpyro_diffusion as nd
 from numpyro_diffusion.nets import Labels, ResidualMLP, UNet, Vectors
@@ -16,12 +17,14 @@ X = jnp.array([0.7, -0.4])
 
 
 def random_energy(key, condition, shape=(2,), net=ResidualMLP, **options):
-    net = net(key, shape, condition=condition, **options)
-    net = eqx.tree_at(
-        lambda n: n.write.weight, net, 0.2 * jax.random.normal(key, net.write.weight.shape)
-    )
+    @eqx.filter_jit  # layer by layer, every shape of a network would be a program
+    def make(key, condition):
+        made = net(key, shape, condition=condition, **options)
+        weight = 0.2 * jax.random.normal(key, made.write.weight.shape)
+        return eqx.tree_at(lambda n: n.write.weight, made, weight)
+
     size = int(np.prod(shape))
-    return nd.ProperEnergy(net, np.zeros(shape), np.linspace(0.4, 1.3, size))
+    return nd.ProperEnergy(make(key, condition), np.zeros(shape), np.linspace(0.4, 1.3, size))
 
 
 CONDITIONS = {
@@ -34,11 +37,12 @@ CONDITIONS = {
 def test_null_is_no_condition_and_others_differ(kind, key):
     condition, (first, second) = CONDITIONS[kind]
     energy, t = random_energy(key, condition), jnp.asarray(0.2)
-    none, null = energy.energy(X, t), energy.given(condition.null).energy(X, t)
+    told_at = eqx.filter_jit(lambda c: energy.given(c).energy(X, t))
+    none, null = energy_at(energy, X, t), told_at(condition.null)
     np.testing.assert_allclose(null, none, rtol=1e-12)
-    told = [float(energy.given(c).energy(X, t)) for c in (first, second)]
+    told = [float(energy_at(energy.given(c), X, t)) for c in (first, second)]
     assert abs(told[0] - told[1]) > 1e-3 and abs(told[0] - none) > 1e-3
-    np.testing.assert_allclose(energy.given(first).given(None).energy(X, t), none, rtol=1e-12)
+    np.testing.assert_allclose(energy_at(energy.given(first).given(None), X, t), none, rtol=1e-12)
     # Traced conditions are the same law, and one program serves all of them.
     traced = jax.jit(lambda c: energy.given(c).energy(X, t))
     np.testing.assert_allclose([traced(c) for c in (first, second)], told, rtol=1e-10)
@@ -54,10 +58,10 @@ def test_a_missing_vector_leaves_no_nan_in_gradients(key):
 
     arrays, rest = eqx.partition(energy, eqx.is_inexact_array)
     batch = jnp.array([[0.3, 1.0], [jnp.nan, jnp.nan]])
-    slopes = jax.grad(lambda a: jax.vmap(lambda c: value(a, c))(batch).sum())(arrays)
-    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(slopes))
-    assert jnp.abs(slopes.net.condition.weight).max() > 0
-    assert jnp.abs(slopes.net.condition.absent).max() > 0
+    slopes = jax.jit(jax.grad(lambda a: jax.vmap(lambda c: value(a, c))(batch).sum()))(arrays)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(slopes))
+    assert np.abs(slopes.net.condition.weight).max() > 0
+    assert np.abs(slopes.net.condition.absent).max() > 0
 
 
 def test_a_network_without_conditions_refuses_one():
@@ -115,9 +119,9 @@ def test_a_conditional_prior_in_a_model(key):
     """The posterior of a known label's energy is that of the energy itself."""
     energy = random_energy(key, Labels(key, 3)).with_label_normalizers([0.1, 0.2, 0.3])
     prior = nd.DiffusionPrior(energy.given(2))
-    expected = energy.given(2).log_density(X, jnp.asarray(energy.t_min))
-    np.testing.assert_allclose(prior.log_prob(X), expected, rtol=1e-12)
-    plain = nd.DiffusionPrior(energy).log_prob(X)
+    expected = log_density_at(energy.given(2), X, jnp.asarray(energy.t_min))
+    np.testing.assert_allclose(jax.jit(prior.log_prob)(X), expected, rtol=1e-12)
+    plain = jax.jit(nd.DiffusionPrior(energy).log_prob)(X)
     assert abs(plain - expected) > 1e-3
 
 
@@ -126,12 +130,15 @@ def test_unet_is_the_gaussian_before_training_and_an_energy_after(shape, key):
     size = int(np.prod(shape))
     variances, t = np.linspace(0.2, 2.0, size), jnp.asarray(0.3)
     x = jax.random.normal(key, shape)
-    untrained = nd.InnerProductEnergy(UNet(key, shape, channels=(4, 6)), np.zeros(shape), variances)
+    net = eqx.filter_jit(UNet)(key, shape, channels=(4, 6))
+    untrained = nd.InnerProductEnergy(net, np.zeros(shape), variances)
     exact = nd.Gaussian(np.zeros(size), np.diag(variances))
-    np.testing.assert_allclose(untrained.energy(x, t), exact.energy(x.ravel(), t), rtol=1e-10)
+    expected = energy_at(exact, x.ravel(), t)
+    np.testing.assert_allclose(energy_at(untrained, x, t), expected, rtol=1e-10)
     energy = random_energy(key, Labels(key, 3), shape, UNet, channels=(4, 6, 5))
     nd.check_energy(energy.given(1), x, t, key)
-    assert abs(energy.given(1).energy(x, t) - energy.given(2).energy(x, t)) > 1e-4
+    first, second = (energy_at(energy.given(c), x, t) for c in (1, 2))
+    assert abs(first - second) > 1e-4
 
 
 def test_unet_refuses_what_it_cannot_halve():

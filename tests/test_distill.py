@@ -1,13 +1,17 @@
 """Distillation: the gradient part of a score is kept, its rotation is dropped."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from programs import draws_at
 
 import numpyro_diffusion as nd
 from numpyro_diffusion.schedules import VarianceExploding
 from numpyro_diffusion.train import denoising_loss, distillation_loss
+
+denoising_of, distillation_of = map(eqx.filter_jit, (denoising_loss, distillation_loss))
 
 MEANS = np.array([[-1.5, 0.5], [1.0, -0.5]])
 COVARIANCES = np.array([np.diag([0.2, 0.4]), [[0.3, 0.1], [0.1, 0.2]]])
@@ -29,24 +33,23 @@ def turned(scale=1.0) -> nd.ScoreFunction:
 
 
 def draws(num: int):
-    keys = jax.random.split(jax.random.key(0), num)
-    return jax.vmap(lambda key: MIXTURE.draw(key, jnp.asarray(0.0)))(keys)
+    return draws_at(MIXTURE, jax.random.split(jax.random.key(0), num), jnp.asarray(0.0))
 
 
 def test_loss_is_denoising_less_what_no_denoiser_knows():
     """E |D - x0|^2 = E |D - D*|^2 + E |D* - x0|^2, where D* is the exact denoiser."""
     student, data = nd.Gaussian(np.zeros(2), np.eye(2)), draws(200_000)
     key = jax.random.key(1)
-    extra = distillation_loss(student, key, data, MIXTURE)
-    both = [float(denoising_loss(model, key, data)) for model in (student, MIXTURE)]
+    extra = distillation_of(student, key, data, MIXTURE)
+    both = [float(denoising_of(model, key, data)) for model in (student, MIXTURE)]
     np.testing.assert_allclose(extra, both[0] - both[1], rtol=0.02)
-    assert float(distillation_loss(MIXTURE, key, data, MIXTURE)) < 1e-20
+    assert float(distillation_of(MIXTURE, key, data, MIXTURE)) < 1e-20
 
 
 def test_teacher_and_student_meet_at_one_noise_level():
     """The same law under another schedule is the same denoiser."""
     other = nd.GaussianMixture([0.3, 0.7], MEANS, COVARIANCES, VarianceExploding())
-    loss = distillation_loss(MIXTURE, jax.random.key(0), draws(500), other)
+    loss = distillation_of(MIXTURE, jax.random.key(0), draws(500), other)
     assert float(loss) < 1e-12
 
 
@@ -54,7 +57,7 @@ def test_the_exact_score_is_the_best_energy_for_a_turned_teacher():
     """The rotation is orthogonal to every gradient on noised data: the true energy is stationary."""
     data, key = draws(100_000), jax.random.key(2)
     other = nd.Gaussian([0.4, -0.2], [[0.8, 0.3], [0.3, 0.5]])
-    loss = lambda c: distillation_loss(MIXTURE + c * other, key, data, turned())
+    loss = lambda c: distillation_of(MIXTURE + c * other, key, data, turned())
     values = [float(loss(c)) for c in (0.0, 0.2, 0.4)]
     bend, slope, least = np.polyfit((0.0, 0.2, 0.4), values, 2)
     assert abs(-slope / (2 * bend)) < 0.01  # where the parabola has its lowest point
@@ -107,13 +110,20 @@ def test_rotations_that_are_harmless_alone_are_not_in_a_product():
     scores = [lambda x, m=m: m.score(x, t) for m in (first, second)]
     fields = [lambda x, s=s, a=a: a * turn @ s(x) for s, a in zip(scores, (0.8, -1.2), strict=True)]
     divergence = lambda field, x: jnp.trace(jax.jacfwd(field)(x))
+
     # The divergence of p r over p, with the score of p.
     weighed = lambda field, score, x: divergence(field, x) + field(x) @ score(x)
     mixed = lambda parts, x: (1 - w) * parts[0](x) + w * parts[1](x)
-    for x in jnp.array([[0.3, -0.2], [-1.4, 0.8], [1.0, 0.5]]):
-        for field, score in zip(fields, scores, strict=True):
-            np.testing.assert_allclose(weighed(field, score, x), 0.0, atol=1e-10)
+
+    @jax.jit
+    def at(x):
+        alone = [weighed(*pair, x) for pair in zip(fields, scores, strict=True)]
         left = weighed(lambda x: mixed(fields, x), lambda x: mixed(scores, x), x)
-        (r1, r2), (s1, s2) = ([f(x) for f in each] for each in (fields, scores))
+        return alone, left, [[f(x) for f in each] for each in (fields, scores)]
+
+    for x in np.array([[0.3, -0.2], [-1.4, 0.8], [1.0, 0.5]]):
+        alone, left, values = at(x)
+        np.testing.assert_allclose(alone, 0.0, atol=1e-10)
+        (r1, r2), (s1, s2) = np.asarray(values)
         np.testing.assert_allclose(left, w * (1 - w) * (r1 - r2) @ (s2 - s1), rtol=1e-8)
         assert abs(left) > 1e-2

@@ -111,7 +111,7 @@ def test_witness_slopes_are_the_closed_form():
     np.testing.assert_allclose(found, 4 * (below(data) - below(generated)), atol=1e-9)
 
 
-def test_energy_distance_flow_copies_the_data(rng, key):
+def test_energy_distance_flow_copies_the_data(rng, key, optimized):
     data = 1 + rng.standard_normal((400, 1))
     start = -1 + 0.7 * rng.standard_normal((400, 1))
     x = jnp.asarray(start)

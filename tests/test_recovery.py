@@ -62,7 +62,7 @@ def quantiles(num: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("alpha_bars, expected", [((0.9, 0.6), 0.7059), ((0.6, 0.2), 1.7143)])
-def test_a_quadratic_finds_the_precision_of_noised_data(alpha_bars, expected, key):
+def test_a_quadratic_finds_the_precision_of_noised_data(alpha_bars, expected, key, optimized):
     """Also what the initialiser should find: the regression of less noisy on noisier data."""
     t, data = time_of(alpha_bars[0]), quantiles(4000)
     energy = Quadratic(jnp.asarray(0.5, float))

@@ -9,6 +9,7 @@ import numpyro.distributions as dist
 import pytest
 from assertions import Shifted, assert_near, assert_posterior, assert_unbiased, by_cloud, modes
 from closed_form import ambiguous, eight_dimensional, three_modes, two_dimensional
+from scipy.stats import multivariate_normal, norm
 
 import numpyro_diffusion as nd
 from numpyro_diffusion.schemes.covariance import Line
@@ -63,27 +64,30 @@ MEAN, COVARIANCE = np.array([0.5, -1.0]), np.array([[1.0, 0.6], [0.6, 0.8]])
 OPERATOR, DATUM, SIGMA = np.array([1.0, 0.4]), 1.5, 0.4
 
 
+def log_likelihood(x):
+    return jax.scipy.stats.norm.logpdf(DATUM, jnp.asarray(OPERATOR) @ x, SIGMA)
+
+
 def gaussian_bridge(prior, path_space: bool, twist=None):
-    row = jnp.asarray(OPERATOR)
-    log_likelihood = lambda x: jax.scipy.stats.norm.logpdf(DATUM, row @ x, SIGMA)
     return nd.from_energy(prior, log_likelihood, twist=twist, path_space=path_space)
 
 
 def log_evidence_under(mean, covariance) -> float:
     variance = OPERATOR @ covariance @ OPERATOR + SIGMA**2
-    return float(jax.scipy.stats.norm.logpdf(DATUM, OPERATOR @ mean, variance**0.5))
+    return float(norm.logpdf(DATUM, OPERATOR @ mean, variance**0.5))
 
 
 def sampler_law(bridge, kernels):
     """Mean and covariance of the reverse sampler of a Gaussian prior: its steps are linear."""
     prior, transport = nd.Gaussian(MEAN, COVARIANCE), kernels.transport
     alpha, _ = prior.schedule(jnp.asarray(prior.t_max))
-    mean, variance = prior.moments(jnp.asarray(prior.t_max))
-    mean, covariance = np.asarray(mean / alpha), np.diag(np.asarray(variance / alpha**2))
+    mean, variance = map(np.asarray, prior.moments(jnp.asarray(prior.t_max)))
+    mean, covariance = mean / float(alpha), np.diag(variance / float(alpha) ** 2)
     clocks = [*np.asarray(transport.clocks), 0.0]
-    pairs = zip(clocks[:-1], clocks[1:], strict=True)
-    for (here, there), h in zip(pairs, np.asarray(transport.curvature["x"]), strict=True):
-        noisy, clean = (float(bridge.noise(jnp.asarray(c))["x"]) ** 2 for c in (here, there))
+    noises = jax.jit(jax.vmap(bridge.noise))(jnp.asarray(clocks))["x"]
+    noises = np.asarray(noises).reshape(-1) ** 2
+    curvature = np.asarray(transport.curvature["x"])
+    for noisy, clean, h in zip(noises[:-1], noises[1:], curvature, strict=True):
         step = noisy - clean
         gain = np.eye(2) - step * np.linalg.inv(COVARIANCE + noisy * np.eye(2))
         sharp = np.maximum(-noisy * h, 1)
@@ -165,7 +169,7 @@ def test_a_choice_among_draws_is_weighed_by_their_mean():
     variance, total = SIGMA**2 / power, OPERATOR @ covariance @ OPERATOR + SIGMA**2 / power
     # N(y; ., s^2)^p = N(y; ., s^2 / p) times the ratio of their norms
     ratio = 0.5 * np.log(2 * np.pi * variance) - 0.5 * power * np.log(2 * np.pi * SIGMA**2)
-    truth = jax.scipy.stats.norm.logpdf(DATUM, OPERATOR @ MEAN, total**0.5) + ratio
+    truth = norm.logpdf(DATUM, OPERATOR @ MEAN, total**0.5) + ratio
     mean = MEAN + covariance @ OPERATOR / total * (DATUM - OPERATOR @ MEAN)
     for num_draws in (1, 16):
         kernels = nd.LikelihoodTempered(num_draws=num_draws).kernels(bridge)
@@ -180,7 +184,7 @@ def test_a_choice_among_draws_is_weighed_by_their_mean():
             new, log_weight, _ = kernels.advance(key_step, particle, level)
             return new.position["x"], first + log_weight
 
-        x, log_weights = jax.vmap(one)(jax.random.split(jax.random.key(3), 40_000))
+        x, log_weights = jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(3), 40_000))
         weights = np.exp(np.asarray(log_weights))
         errors[num_draws] = weights.std() / weights.mean()
         error = errors[num_draws] / len(weights) ** 0.5
@@ -189,12 +193,21 @@ def test_a_choice_among_draws_is_weighed_by_their_mean():
     assert errors[16] < 0.3 * errors[1]
 
 
+class Bad(eqx.Module):
+    """A log-likelihood that is NaN above a limit and infinite below -1/2."""
+
+    limit: jax.Array
+
+    def __call__(self, x):
+        infinite = jnp.where(x[0] < -0.5, jnp.inf, -(x[1] ** 2))
+        return jnp.where(x[0] > self.limit, jnp.nan, infinite)
+
+
 def test_draws_without_a_finite_likelihood_are_passed_over():
     """NaN, both infinities, and a cloud in which nothing counts."""
     prior = nd.Gaussian(MEAN, COVARIANCE)
-    bad = lambda x: jnp.where(x[0] > 1, jnp.nan, jnp.where(x[0] < -0.5, jnp.inf, -(x[1] ** 2)))
     scheme = nd.LikelihoodTempered(num_pilot=64)
-    bridge = nd.from_energy(prior, bad, twist=scheme.twist)
+    bridge = nd.from_energy(prior, Bad(jnp.asarray(1.0)), twist=scheme.twist)
     result = nd.run_smc(jax.random.key(1), scheme(bridge, jax.random.key(0)), 500, num_clouds=8)
     x = np.asarray(result.positions["x"])
     assert np.all((x[..., 0] <= 1) & (x[..., 0] >= -0.5))
@@ -203,7 +216,7 @@ def test_draws_without_a_finite_likelihood_are_passed_over():
     inside = (draws[:, 0] <= 1) & (draws[:, 0] >= -0.5)
     truth = np.log(np.mean(inside * np.exp(-(draws[:, 1] ** 2))))
     np.testing.assert_allclose(np.mean(result.log_evidence), truth, atol=0.03)
-    nothing = nd.from_energy(prior, lambda x: jnp.nan * x[0], twist=scheme.twist)
+    nothing = nd.from_energy(prior, Bad(jnp.asarray(-jnp.inf)), twist=scheme.twist)
     with pytest.raises(nd.schemes.pilot.PilotError, match="weight 0"):
         scheme(nothing, jax.random.key(0))
 
@@ -283,10 +296,9 @@ def test_any_initial_law_is_corrected_by_its_weight(scheme):
     prior = nd.Gaussian(MEAN, COVARIANCE, t_max=0.5)
     noise = float(prior.schedule.noise_level(jnp.asarray(prior.t_max)))
     law = dist.StudentT(5.0, jnp.array([1.0, -0.5]), 1.2 * noise).to_event(1)
-    log_likelihood = lambda x: jax.scipy.stats.norm.logpdf(DATUM, jnp.asarray(OPERATOR) @ x, SIGMA)
     bridge = nd.from_energy(prior, log_likelihood, initial=law)
-    draws = jax.vmap(bridge.sample_base)(jax.random.split(jax.random.key(0), 500))["x"]
-    assert abs(float(jnp.mean(draws[:, 0])) - 1.0) < 5 * noise / 500**0.5
+    draws = jax.jit(jax.vmap(bridge.sample_base))(jax.random.split(jax.random.key(0), 500))["x"]
+    assert abs(np.mean(draws[:, 0]) - 1.0) < 5 * noise / 500**0.5
     result = nd.run_smc(jax.random.key(1), scheme(bridge, jax.random.key(2)), 100, num_clouds=100)
     floor = float(prior.schedule.noise_level(jnp.asarray(prior.t_min))) ** 2
     assert_unbiased(result.log_evidence, log_evidence_under(MEAN, COVARIANCE + floor * np.eye(2)))
@@ -311,11 +323,14 @@ def test_reusing_the_score_changes_drifts_and_not_densities():
     prior = nd.Gaussian(MEAN, np.diag([1.0, 0.3]))
     exact = gaussian_bridge(prior, False)
     cheap = gaussian_bridge(prior, False, nd.Tweedie(reuse_score=True))
-    one = jnp.ones(())
+
+    @eqx.filter_jit
+    def value_and_gradient(bridge, clock):
+        density = lambda u: nd.bridge.log_density(bridge, {"x": u}, clock, jnp.ones(()))[0]
+        return jax.value_and_grad(density)(jnp.array([0.3, -0.7]))
 
     def both(bridge, clock):
-        density = lambda u: nd.bridge.log_density(bridge, {"x": u}, jnp.asarray(clock), one)[0]
-        return jax.value_and_grad(density)(jnp.array([0.3, -0.7]))
+        return map(np.asarray, value_and_gradient(bridge, jnp.asarray(clock)))
 
     # For a Gaussian with independent coordinates the stand-in is the truth.
     for clock in (0.0, 0.4, 0.8):
@@ -328,19 +343,18 @@ def test_reusing_the_score_changes_drifts_and_not_densities():
     )
     (value, gradient), (same, other) = both(exact, 0.5), both(cheap, 0.5)
     np.testing.assert_allclose(value, same, rtol=1e-12)
-    assert np.abs(np.asarray(gradient - other)).max() > 1e-3
+    assert np.abs(gradient - other).max() > 1e-3
 
     # Only the second derivative in u is replaced: time and parameters keep their gradients.
     u, t, cheap = jnp.array([0.3, -0.7]), jnp.asarray(0.3), nd.Tweedie(reuse_score=True)
 
-    def both_values(twist, mixture, t):
-        log_density, x_hat = twist(mixture, u, t)
+    @eqx.filter_jit
+    @eqx.filter_grad
+    def gradients(args, twist):
+        log_density, x_hat = twist(args[0], u, args[1])
         return log_density + jnp.sum(x_hat**2)
 
-    exact, same = (
-        eqx.filter_grad(lambda args, twist=twist: both_values(twist, *args))((mixture, t))
-        for twist in (nd.Tweedie(), cheap)
-    )
+    exact, same = (gradients((mixture, t), twist) for twist in (nd.Tweedie(), cheap))
     np.testing.assert_allclose(exact[1], same[1], rtol=1e-8)
     np.testing.assert_allclose(exact[0].means, same[0].means, rtol=1e-8)
 
@@ -363,7 +377,7 @@ def test_several_sites_and_a_plate_have_their_joint_evidence(scheme):
     smc = nd.SMC(model, scheme, num_particles=250, num_chains=32, progress_bar=False)
     smc.run(jax.random.key(0), y=data)
     covariance = COVARIANCE[0, 0] + (1.1 + SIGMA**2) * np.eye(3)
-    truth = jax.scipy.stats.multivariate_normal.logpdf(data, np.full(3, 0.5 + 0.9), covariance)
+    truth = multivariate_normal.logpdf(data, np.full(3, 0.5 + 0.9), covariance)
     # The law of a hundred steps is not quite the prior's: 0.02 nats are granted to it.
     spread = np.asarray(smc.result.log_evidence).std(ddof=1) / 32**0.5
     assert spread < 0.04
@@ -381,7 +395,8 @@ def test_a_gradient_that_is_not_a_number_loses_no_particle():
         curvature={"x": Line(jnp.zeros(2), jnp.zeros(2), jnp.zeros(()))}
     )
     gradient = {"x": jnp.array([jnp.nan, 1.0])}
-    new, log_ratio = transport(jax.random.key(0), bridge, zeros, gradient, {}, level)
+    step = eqx.filter_jit(transport)
+    new, log_ratio = step(jax.random.key(0), bridge, zeros, gradient, {}, level)
     assert np.isfinite(new["x"]).all() and np.isfinite(log_ratio)
 
 
@@ -390,13 +405,18 @@ def test_a_flow_that_folds_over_loses_the_particle_and_says_so():
     bridge = nd.from_energy(fold)
     levels = Level.by_hand(jnp.array([0.8, 0.4]), jnp.ones(2), {"x": jnp.ones((1, 2))})
     level = jax.tree.map(lambda leaf: leaf[0], levels)
-    flow = nd.schemes.ProbabilityFlow()
+    flow = eqx.filter_jit(nd.schemes.ProbabilityFlow())
     _, log_ratio = flow(jax.random.key(0), bridge, {"x": jnp.ones(2)}, None, {}, level)
     assert np.isnan(log_ratio)
     # Where it does not fold it is the map whose determinant it says.
     prior = nd.from_energy(nd.GaussianMixture())
     u = jnp.array([0.4, -1.1])
-    mapped = lambda u: flow(jax.random.key(0), prior, {"x": u}, None, {}, level)
-    determinant = np.linalg.slogdet(jax.jacobian(lambda u: mapped(u)[0]["x"])(u))
-    np.testing.assert_allclose(mapped(u)[1], determinant[1], rtol=1e-9)
+
+    def mapped(u):
+        new, log_ratio = flow(jax.random.key(0), prior, {"x": u}, None, {}, level)
+        return new["x"], log_ratio
+
+    jacobian, log_ratio = jax.jit(jax.jacobian(mapped, has_aux=True))(u)
+    determinant = np.linalg.slogdet(jacobian)
+    np.testing.assert_allclose(log_ratio, determinant[1], rtol=1e-9)
     assert determinant[0] == 1

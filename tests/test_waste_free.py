@@ -1,11 +1,14 @@
 """Waste-free clouds: unbiased evidence, an honest error, the right posterior, and what they refuse."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from assertions import assert_near, assert_unbiased, by_cloud, modes
 from closed_form import two_dimensional
+from scipy.stats import norm
 
 import numpyro_diffusion as nd
 from numpyro_diffusion import plots
@@ -70,16 +73,24 @@ def test_an_evidence_of_chains_that_do_not_move_is_still_unbiased():
     model = nd.Annealed(levels=12, num_moves=1, num_pilot=64)(bridge, jax.random.key(0))
     still = model._replace(levels=model.levels._replace(step_size=1e-9 * jnp.ones(13)))
     floor = float(bridge.noise(jnp.zeros(()))["x"]) ** 2
-    truth = jax.scipy.stats.norm.logpdf(1.5, 0.5, (1.0 + floor + 0.16) ** 0.5)
+    truth = norm.logpdf(1.5, 0.5, (1.0 + floor + 0.16) ** 0.5)
     for one in (model, still):
         result = nd.run_smc(jax.random.key(1), one, 400, num_clouds=150, chain_length=4)
         assert_unbiased(result.log_evidence, truth)
 
 
+@functools.cache
+def tuned():
+    return GRID(BRIDGE, jax.random.key(0))
+
+
+@functools.cache
+def result(batch_size=None):
+    return nd.run_smc(jax.random.key(1), tuned(), 40, chain_length=4, batch_size=batch_size)
+
+
 def test_batches_change_nothing():
-    model = GRID(BRIDGE, jax.random.key(0))
-    run = lambda size: nd.run_smc(jax.random.key(1), model, 40, chain_length=4, batch_size=size)
-    np.testing.assert_allclose(run(None).log_weights, run(12).log_weights, atol=1e-9)
+    np.testing.assert_allclose(result().log_weights, result(12).log_weights, atol=1e-9)
 
 
 def test_evaluations_are_counted_chain_by_chain():
@@ -89,7 +100,7 @@ def test_evaluations_are_counted_chain_by_chain():
 
 
 def test_what_is_refused():
-    model = GRID(BRIDGE, jax.random.key(0))
+    model = tuned()
     with pytest.raises(
         ValueError, match="divide `num_particles`.*chain_length=3, num_particles=40"
     ):
@@ -100,4 +111,4 @@ def test_what_is_refused():
     with pytest.raises(ValueError, match="no moves that leave its levels"):
         nd.run_smc(jax.random.key(1), without, 40, chain_length=4)
     with pytest.raises(ValueError, match="kept no genealogy.*keep_genealogy=True"):
-        plots.plot_genealogy(nd.run_smc(jax.random.key(1), model, 8))
+        plots.plot_genealogy(result())

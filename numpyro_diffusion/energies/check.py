@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._typing import Array, PRNGKey, Scalar
+from ..schedules import AbstractSchedule
 from .base import AbstractEnergy
 
 __all__ = ["check_energy"]
@@ -24,13 +25,21 @@ RULES = [np.polynomial.legendre.leggauss(order) for order in (12, 20)]
 @eqx.filter_jit
 def measure(energy: AbstractEnergy, x: Array, t: Scalar, direction: Array):
     """Energy, score, denoised value; energies at both ends and slopes at the nodes of a segment."""
-    at = lambda r: energy.energy_and_score(x + jnp.asarray(r, x.dtype) * direction, t)
-    ends, _ = jax.vmap(at)(jnp.array([-1, 1], x.dtype))
-    slopes = [
-        jax.vmap(lambda r: jnp.sum(at(r)[1] * direction))(jnp.asarray(nodes, x.dtype))
-        for nodes, _ in RULES
-    ]
-    return *energy.energy_and_score(x, t), energy.denoise(x, t), ends, slopes
+    # All points in one batch, so that the energy is compiled once.
+    nodes = np.concatenate([[0.0, -1.0, 1.0], *(nodes for nodes, _ in RULES)])
+    at = lambda r: energy.energy_and_score(x + r * direction, t)
+    values, scores = jax.vmap(at)(jnp.asarray(nodes, x.dtype))
+    slopes = jax.vmap(lambda score: jnp.sum(score * direction))(scores[3:])
+    coarse = len(RULES[0][0])
+    x_hat = energy.denoise(x, t)
+    return values[0], scores[0], x_hat, values[1:3], [slopes[:coarse], slopes[coarse:]]
+
+
+@eqx.filter_jit
+def _segment(schedule: AbstractSchedule, x: Array, t: Scalar, key: PRNGKey):
+    """Signal, noise and a random direction of about the noise level in length."""
+    alpha_t, sigma_t = schedule(t)
+    return alpha_t, sigma_t, 0.5 * sigma_t * jax.random.normal(key, x.shape, x.dtype)
 
 
 def check_energy(energy: AbstractEnergy, x: Array, t: Scalar, key: PRNGKey) -> float:
@@ -68,25 +77,28 @@ def check_energy(energy: AbstractEnergy, x: Array, t: Scalar, key: PRNGKey) -> f
             f"the energy of `{name}` must have shape () and the type {x.dtype} of `x`; got "
             f"{form.shape} and {form.dtype}. Sum over the example; do not fix types inside."
         )
-    alpha_t, sigma_t = energy.schedule(t)
-    direction = 0.5 * sigma_t * jax.random.normal(key, x.shape, x.dtype)
-    value, score, x_hat, ends, slopes = measure(energy, x, t, direction)
+    alpha_t, sigma_t, direction = _segment(energy.schedule, x, t, key)
+    found = measure(energy, x, t, direction)
+    precision = float(jnp.finfo(x.dtype).eps)
+    # From here on in NumPy and 64 bits, which compile nothing.
+    seen = jax.tree.map(
+        lambda a: np.asarray(a).astype(float), (x, alpha_t, sigma_t, direction, found)
+    )
+    x, alpha_t, sigma_t, direction, (value, score, x_hat, ends, slopes) = seen
     for what, got in (("energy", value), ("score", score)):
-        if not bool(jnp.all(jnp.isfinite(got))):
+        if not np.all(np.isfinite(got)):
             raise ValueError(
                 f"the {what} of `{name}` is not finite at t = {float(t):.4g}: got {got}. Look for a "
                 "division by a vanishing sigma or a logarithm of zero."
             )
 
-    slopes = [np.asarray(each, float) for each in slopes]
     coarse, fine = (float(w @ each) for (_, w), each in zip(RULES, slopes, strict=True))
     rise = float(ends[1] - ends[0]) + 0.0  # no minus zero
     discrepancy = abs(rise + fine)
-    precision = float(jnp.finfo(x.dtype).eps)
     # An energy is a sum over the example; its terms may be far larger than the sum itself, and a
     # rounded position moves each of them by its slope.
     size = abs(float(value)) + float(RULES[1][1] @ np.abs(slopes[1])) + x.size
-    moved = float(jnp.sum(jnp.abs(score) * (jnp.abs(x) + jnp.abs(direction))))
+    moved = float(np.sum(np.abs(score) * (np.abs(x) + np.abs(direction))))
     rounding = precision * (64 * size + 8 * moved)
     if not discrepancy <= rounding + 10 * abs(fine - coarse):
         raise ValueError(
@@ -96,8 +108,8 @@ def check_energy(energy: AbstractEnergy, x: Array, t: Scalar, key: PRNGKey) -> f
             "`jax.grad` of the energy be the score."
         )
 
-    error = float(jnp.max(jnp.abs(x_hat - (x + sigma_t**2 * score) / alpha_t)))
-    terms = float(jnp.max(jnp.abs(x) + sigma_t**2 * jnp.abs(score)) / alpha_t)
+    error = float(np.max(np.abs(x_hat - (x + sigma_t**2 * score) / alpha_t)))
+    terms = float(np.max(np.abs(x) + sigma_t**2 * np.abs(score)) / alpha_t)
     if not error <= 256 * precision * math.sqrt(x.size) * terms:
         raise ValueError(
             f"`{name}.denoise` is not Tweedie's formula of its score at t = {float(t):.4g}: they "
