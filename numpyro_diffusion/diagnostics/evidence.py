@@ -122,12 +122,24 @@ def _unresolved(result: SMCResult) -> Iterator[str]:
             )
 
 
+def _typical(values: np.ndarray, log_weights: np.ndarray) -> float:
+    """Weighted median of the size of finite values: one particle far out says nothing of the others."""
+    shape = np.broadcast_shapes(values.shape, log_weights.shape)
+    size = np.abs(np.broadcast_to(values, shape)).ravel().astype(float)
+    weights = np.exp(log_weights - np.max(log_weights, -1, keepdims=True))
+    weights = np.where(np.isfinite(size), np.broadcast_to(weights, shape).ravel(), 0.0)
+    order = np.argsort(size)
+    below = np.cumsum(weights[order])
+    return float(size[order][np.searchsorted(below, below[-1] / 2)]) if below[-1] > 0 else 0.0
+
+
 def _grain(result: SMCResult) -> str:
     """Whether log densities are so large that neighbouring numbers are far apart."""
     log_evidence = np.asarray(result.log_evidence)
     known = getattr(result.state.particles, "log_density", None)
-    values = [log_evidence, np.zeros(1) if known is None else np.asarray(known)]
-    largest = max(float(np.abs(v[np.isfinite(v)]).max(initial=0.0)) for v in values)
+    largest = float(np.abs(log_evidence[np.isfinite(log_evidence)]).max(initial=0.0))
+    if known is not None:
+        largest = max(largest, _typical(np.asarray(known), np.asarray(result.log_weights)))
     spacing = float(np.spacing(np.asarray(largest, log_evidence.dtype)))
     if spacing < _GRAIN:
         return ""
