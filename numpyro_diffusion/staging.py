@@ -315,7 +315,12 @@ def _knows_work(inner: ClosedJaxpr, known: list[bool]) -> bool:
 
 
 # Fewer passes of the compiler; the program is then about half as fast.
-_IN_A_HURRY = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+_IN_A_HURRY = {
+    "xla_backend_optimization_level": 0,
+    "xla_llvm_disable_expensive_passes": True,
+    "xla_cpu_use_fusion_emitters": False,
+    "xla_cpu_parallel_codegen_split_count": 1,
+}
 
 
 def brief_jit(function: Callable) -> Callable:
