@@ -197,6 +197,7 @@ def test_draws_where_they_exist_have_the_moments(energy):
     assert np.all(np.abs(draws.var(0) - variance) < 5 * spread)
 
 
+@pytest.mark.filterwarnings("ignore:draws of")
 def test_it_is_a_prior_and_has_a_reverse_process(denoiser, key):
     prior = nd.DiffusionPrior(denoiser, num_steps=20)
     draws = prior.sample(key, (3,))
