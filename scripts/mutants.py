@@ -11,6 +11,7 @@ a copy of package and tests. A full run takes hours on two cores.
 
 import argparse
 import datetime
+import functools
 import os
 import re
 import shlex
@@ -29,6 +30,13 @@ PACKAGE = "numpyro_diffusion"
 # Beside this file: `name | file or folder of the package | what is wrong`, then lines with `-` for the old
 # text, found once there, `+` for the new one, and `>` for each test below tests/ that should notice.
 TABLE = Path(__file__).with_suffix(".txt")
+
+HURRY_FLAGS = (
+    "--xla_cpu_use_fusion_emitters=false",
+    "--xla_cpu_parallel_codegen_split_count=1",
+)
+# The last one has no dashes: XLA reads none after it.
+ONE_THREAD = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
 
 
 class Mutant(NamedTuple):
@@ -111,6 +119,18 @@ def related(mutant: Mutant, root: Path) -> list[str]:
     return [str(f.relative_to(root / "tests")) for f in found]
 
 
+@functools.cache
+def known_flags() -> list[str]:
+    """Flags of a compiler in a hurry that this XLA knows; it dies of one that it does not know."""
+
+    def is_known(flag: str) -> bool:
+        settings = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flag}
+        command = [sys.executable, "-c", "import jax; jax.devices()"]
+        return subprocess.run(command, env=settings, capture_output=True).returncode == 0
+
+    return [flag for flag in HURRY_FLAGS if is_known(flag)]
+
+
 def environment(root: Path, cache: Path) -> dict[str, str]:
     """One thread, no display, little optimisation, and programs that are compiled once for all runs."""
     defaults = {"JAX_COMPILATION_CACHE_DIR": str(cache)}
@@ -122,8 +142,7 @@ def environment(root: Path, cache: Path) -> dict[str, str]:
         "JAX_PLATFORMS": "cpu",
         "MPLBACKEND": "agg",
         "OMP_NUM_THREADS": "1",
-        "XLA_FLAGS": "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1 "
-        "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
+        "XLA_FLAGS": " ".join([*known_flags(), ONE_THREAD]),
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
