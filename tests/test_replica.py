@@ -81,13 +81,13 @@ def test_swaps_keep_the_joint_law(key):
     def swapped(key):
         key_draw, *keys = jax.random.split(key, 3)
 
-        def one(key, t, c):
+        def one(key, t, c, floor):
             z = {"x": ONE.draw(key, t) / ONE.schedule(t)[0]}
-            return kernels.remembered(kernels.evaluate(z, c, jnp.ones(())))
+            return kernels.remembered(kernels.evaluate(z, c, jnp.ones(()), floor))
 
         draws = jax.random.split(key_draw, (20_000, 4))
-        both = jax.vmap(jax.vmap(one), (0, None, None))
-        particles = both(draws, jnp.asarray(times), levels.clock)
+        both = jax.vmap(jax.vmap(one), (0, None, None, None))
+        particles = both(draws, jnp.asarray(times), levels.clock, levels.floor)
         ladder = Ladder(particles, jnp.zeros((20_000, 4), bool), jnp.asarray(True))
         tried = []
         for key in keys:
