@@ -314,7 +314,8 @@ def _knows_work(inner: ClosedJaxpr, known: list[bool]) -> bool:
     return False
 
 
-# Fewer passes of the compiler; the program is then about half as fast.
+# Fewer passes of the compiler; the program is then about half as fast. Options change with XLA's versions:
+# one that it refuses is dropped, for all programs.
 _IN_A_HURRY = {
     "xla_backend_optimization_level": 0,
     "xla_llvm_disable_expensive_passes": True,
@@ -326,23 +327,27 @@ _IN_A_HURRY = {
 def brief_jit(function: Callable) -> Callable:
     """`equinox.filter_jit` for a program that runs once: on CPUs the compiler is told to hurry.
 
-    Where the compiler does not know these options, the default is used.
+    Options that the compiler does not know are left out.
     """
     usual = eqx.filter_jit(function)
-    hurried = eqx.filter_jit(function, compiler_options=_IN_A_HURRY)  # type: ignore[call-overload]
-    refused = False
+    hurried, options = usual, {}
 
     @functools.wraps(function)
     def call(*args, **kwargs):
-        nonlocal refused
-        if refused or jax.default_backend() != "cpu":
+        nonlocal hurried, options
+        if jax.default_backend() != "cpu":
             return usual(*args, **kwargs)
+        if options != _IN_A_HURRY:
+            options = dict(_IN_A_HURRY)
+            hurried = eqx.filter_jit(function, compiler_options=options)  # type: ignore[call-overload]
         try:
             return hurried(*args, **kwargs)
         except jax.errors.JaxRuntimeError as error:
-            if "xla_" not in str(error):
+            unknown = [name for name in options if f"'{name}'" in str(error)]
+            if not unknown:
                 raise
-            refused = True
-            return usual(*args, **kwargs)
+            for name in unknown:
+                _IN_A_HURRY.pop(name, None)
+            return call(*args, **kwargs)
 
     return call
