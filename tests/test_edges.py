@@ -126,6 +126,43 @@ def test_particle_gibbs(key):
     )
 
 
+def ordered(y):
+    x = numpyro.sample("x", nd.DiffusionPrior(PRIOR))[0]
+    z = numpyro.sample("z", dist.Normal(0.0, 1.0))
+    numpyro.factor("order", jnp.where(x < z, 0.0, -jnp.inf))
+    numpyro.sample("y", dist.Normal(z, 0.5), obs=y)
+
+
+@pytest.mark.parametrize("y", [1.0, -0.4])
+def test_order_of_two_latents(y, key):
+    """A level's tempering depends on the other latent, and so does the gradient where the density is 0."""
+    smc = sampler(nd.Annealed(), ordered)
+    smc.run(key, jnp.asarray(y))
+    sd, mean = np.sqrt(0.2), 0.8 * y  # of z given y; x < z by the normal distribution of z
+    above = stats.norm.logsf(X, mean, sd) + stats.norm.logpdf(y, 0.0, np.sqrt(1.25))
+    assert_smc_is_right(by_quadrature(above), smc)
+
+
+EIGHT = nd.Gaussian(np.zeros(8), np.eye(8))
+
+
+def bounded_vector(y):
+    x = numpyro.sample("x", nd.DiffusionPrior(EIGHT))
+    numpyro.sample("y", dist.Uniform(x - 0.4, x + 0.4).to_event(1), obs=y)
+
+
+def test_bounded_noise_of_eight_coordinates(rng, key):
+    """Each coordinate has its own floor, in an event too: they hold a ten-thousandth of the prior."""
+    y, sd = rng.normal(size=8), np.sqrt(1 + 0.004**2)
+    smc = sampler(nd.Annealed(), bounded_vector)
+    smc.run(key, jnp.asarray(y))
+    mass = stats.norm.cdf((y + 0.4) / sd) - stats.norm.cdf((y - 0.4) / sd)
+    expected, got, error = np.log(mass / 0.8).sum(), smc.log_evidence, smc.log_evidence_error
+    assert abs(got - expected) < 4 * error < 1.2, (
+        f"expected {expected:.3f}, got {got:.3f} +- {error:.3f}"
+    )
+
+
 def bounded_noise(y, half_width):
     x = numpyro.sample("x", nd.DiffusionPrior(PRIOR))[0]
     numpyro.sample("y", dist.Uniform(x - half_width, x + half_width), obs=y)

@@ -59,7 +59,11 @@ class Edge(NamedTuple):
 
     def softened(self, g: Scalar) -> tuple[Array, Scalar]:
         """Log densities to the power `g` against their peaks, and what makes up for the peaks."""
-        entries = g * (self.log_density - self.log_peak)
+        against = self.log_density - self.log_peak
+        possible = jnp.isfinite(against)
+        # An infinity times `g` would have no gradient in what `g` depends on.
+        tempered = g * jnp.where(possible, against, 0.0)
+        entries = jnp.where(possible, tempered, jax.lax.stop_gradient(against))
         return entries, jnp.sum(self.log_peak) + 0.5 * jnp.sum(self.num_data) * jnp.log(g)
 
 

@@ -122,7 +122,11 @@ def stand_in(site, deviations: float = 0.0):
 
 
 def log_densities(site: dict, fn: Any) -> Array:
-    """Log density of each entry of a site under `fn`, with its scale."""
+    """Log density of each entry of a site under `fn`, with its scale; entries of `to_event` one by one."""
+    while isinstance(fn, dist.Independent) and not (
+        site["intermediates"] or np.ndim(site["scale"])
+    ):
+        fn = fn.base_dist
     if site["intermediates"]:
         values = fn.log_prob(site["value"], site["intermediates"])
     else:

@@ -20,7 +20,7 @@ from ..smc import conditional_ess as share_left
 from ..smc import resample_equal
 from ..staging import Done, brief_jit
 from .adapt import Pilot, adapt
-from .floor import corrected, faded, first, floor_of, gone
+from .floor import corrected, faded, first, floor_of, gone, ruled_out
 from .kernels import Kernels, Particle
 from .levels import Level
 from .path import Path, prior_first
@@ -86,6 +86,12 @@ def tune(
                 )
             bar.n = round(50 * (1 - float(pilot.clock)) + 50 * float(pilot.power))
             bar.set_postfix_str(f"{len(rows)} levels", refresh=True)
+            impossible = ruled_out(row.floor, pilot.particles)
+            if impossible:
+                raise PilotError(
+                    f"no pilot particle is possible under {impossible}: too little of the prior's mass is. "
+                    "Try a larger `num_pilot`, or say what is possible by a smooth term beside the hard one."
+                )
             if float(row.clock) <= 0 and float(row.power) >= 1 and gone(row.floor):
                 break
             if fixed is None and len(rows) > max_levels:
