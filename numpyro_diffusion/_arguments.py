@@ -16,6 +16,7 @@ import numpy as np
 __all__ = [
     "as_arrays",
     "as_jax",
+    "check_callable",
     "check_instance",
     "is_data",
     "is_numeric",
@@ -126,6 +127,12 @@ def whole_number(name: str, value: Any, least: int, remedy: str = "") -> int:
     if number < least:
         raise ValueError(f"`{name}` must be at least {least}; got {number}.{remedy}")
     return number
+
+
+def check_callable(name: str, value: Any, form: str) -> None:
+    """An argument that must be a function, of what to what."""
+    if not callable(value):
+        raise TypeError(f"`{name}` must be a function, {form}; got {type(value).__name__}.")
 
 
 def check_instance(name: str, value: Any, kind: type, example: str) -> None:

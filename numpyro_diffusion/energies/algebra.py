@@ -5,6 +5,8 @@ higher noise it is *not* the noised product (noising and multiplying do not comm
 a path. Samplers that weigh their particles make its end exact.
 """
 
+import math
+import numbers
 from typing import Any, Self
 
 import equinox as eqx
@@ -39,7 +41,11 @@ class _Composition(AbstractDenoiser):
         check_alike("composed energies", self.energies)
         with jax.ensure_compile_time_eval():
             _, variance = self.moments(jnp.asarray(self.t_max))
-        if not isinstance(variance, Tracer) and not np.all(np.asarray(variance) > 0):
+        if not all(callable(power) or math.isfinite(power) for power in self.powers):
+            raise ValueError(f"powers must be finite; got {self.powers}.")
+        usable = isinstance(variance, Tracer) or (np.asarray(variance) > 0) & np.isfinite(variance)
+        nothing_yet = all(not callable(power) and power == 0 for power in self.powers)
+        if not (np.all(usable) or nothing_yet):  # `0 * first + second` is the second
             raise ValueError(
                 f"the composition with powers {self.powers} has no positive precision at t_max = "
                 f"{self.t_max:.3g}, so it cannot be normalised. Raise the positive powers or lower "
@@ -200,6 +206,10 @@ def combine(parts: tuple, powers: tuple[Power, ...]) -> AbstractDenoiser:
                 "a law is raised to a known number, or a function of the time; got a traced value. The "
                 "normaliser depends on a power, so a power cannot be a latent variable."
             )
+        if not _is_power(power):
+            raise TypeError(
+                f"a law is raised to a number, or a function of the time; got {power!r:.40}."
+            )
         if isinstance(part, Composed | ComposedDenoiser):
             energies.extend(part.energies)
             exponents.extend(_times(power, b) for b in part.powers)
@@ -208,6 +218,13 @@ def combine(parts: tuple, powers: tuple[Power, ...]) -> AbstractDenoiser:
             exponents.append(power if callable(power) else float(power))
     kind = Composed if all(isinstance(e, AbstractEnergy) for e in energies) else ComposedDenoiser
     return kind(energies=tuple(energies), powers=tuple(exponents))  # pyright: ignore
+
+
+def _is_power(power: Any) -> bool:
+    """Whether it is a number, or a function of the time."""
+    if isinstance(power, np.ndarray | jax.Array):
+        return power.ndim == 0
+    return isinstance(power, numbers.Real) or callable(power)
 
 
 def _with_factor(parts, powers):

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from equinox import AbstractVar
+from jax.core import Tracer
 
 from .._typing import Array, PRNGKey, Scalar
 from ..schedules import AbstractSchedule
@@ -264,4 +265,8 @@ def _combine(parts, powers) -> Any:
 def _inverse(temperature: Power) -> Power:
     from .algebra import Inverse
 
-    return Inverse(temperature) if callable(temperature) else 1.0 / temperature
+    if callable(temperature):
+        return Inverse(temperature)
+    if not isinstance(temperature, Tracer) and temperature == 0:
+        raise ValueError("a law has no temperature of 0; its mode is what is left. Use a low one.")
+    return 1.0 / temperature

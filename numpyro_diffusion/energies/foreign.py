@@ -7,12 +7,15 @@ our time $t \in [0, 1]$, nats. A model with its own clock or its own prediction 
 - a network trained on $(u, s)$ with $u = x_t/\alpha_t$, $s = \sigma_t/\alpha_t$ sees those two numbers.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._arguments import whole_number
 from .._typing import Array, Params, Scalar
 from ..schedules import AbstractSchedule, VariancePreserving
 from .base import AbstractDenoiser, AbstractEnergy
@@ -40,7 +43,8 @@ def _settings(name, function, shape, schedule, mean, variance, t_min, t_max):
         raise TypeError(
             f"`{name}` expects a schedule, e.g. `VariancePreserving()`; got {schedule!r}."
         )
-    shape = (shape,) if isinstance(shape, int) else tuple(int(size) for size in shape)
+    sizes = shape if isinstance(shape, Iterable) else (shape,)
+    shape = tuple(whole_number("shape", size, 1) for size in sizes)
     refuse_traced(mean=mean, variance=variance)
     mean, variance = (np.asarray(moment, float) for moment in (mean, variance))
     for moment, what in ((mean, "mean"), (variance, "variance")):
@@ -63,6 +67,20 @@ def _settings(name, function, shape, schedule, mean, variance, t_min, t_max):
             "Time 0 is data."
         )
     return shape, schedule, jnp.asarray(mean), jnp.asarray(variance), t_min, t_max
+
+
+def _checked(name: str, value: Any, shape: tuple[int, ...]) -> Any:
+    """What a function returned, if it has the right shape and is real."""
+    if isinstance(value, jax.Array | np.ndarray | np.generic | float):
+        got = f"an array of shape {jnp.shape(value)} and type {jnp.result_type(value)}"
+        if jnp.shape(value) == shape and jnp.issubdtype(jnp.result_type(value), jnp.floating):
+            return value
+    else:
+        got = type(value).__name__
+    raise TypeError(
+        f"the function of `{name}` must return real numbers of shape {shape} for one example; got {got}. Sum "
+        "over the entries for an energy, and make integers floats."
+    )
 
 
 def _moments(model, t: Scalar) -> tuple[Array, Array]:
@@ -92,8 +110,8 @@ class EnergyFunction(AbstractEnergy):
         log_normalizer_error: Its standard error.
 
     Raises:
-        TypeError: If `fn` is not callable.
-        ValueError: If moments or times make no sense.
+        TypeError: If `fn` is not callable; later, if what it returns is no real number.
+        ValueError: If shape, moments or times make no sense.
     """
 
     fn: Callable[..., Scalar]
@@ -127,7 +145,8 @@ class EnergyFunction(AbstractEnergy):
         self.log_normalizer, self.log_normalizer_error = log_normalizer, log_normalizer_error
 
     def energy(self, x: Array, t: Scalar) -> Scalar:
-        return self.fn(x, t) if self.params is None else self.fn(self.params, x, t)
+        value = self.fn(x, t) if self.params is None else self.fn(self.params, x, t)
+        return _checked("EnergyFunction", value, ())
 
     def moments(self, t: Scalar) -> tuple[Array, Array]:
         return _moments(self, t)
@@ -152,8 +171,8 @@ class ScoreFunction(AbstractDenoiser):
         t_max: Time at which sampling starts.
 
     Raises:
-        TypeError: If `fn` is not callable.
-        ValueError: If moments or times make no sense.
+        TypeError: If `fn` is not callable; later, if what it returns has not the shape of `x`.
+        ValueError: If shape, moments or times make no sense.
     """
 
     fn: Callable[..., Array]
@@ -183,7 +202,8 @@ class ScoreFunction(AbstractDenoiser):
 
     def denoise(self, x: Array, t: Scalar) -> Array:
         alpha_t, sigma_t = self.schedule(t)
-        score = self.fn(x, t) if self.params is None else self.fn(self.params, x, t)
+        value = self.fn(x, t) if self.params is None else self.fn(self.params, x, t)
+        score = _checked("ScoreFunction", value, x.shape)
         return (x + sigma_t**2 * score) / alpha_t
 
     def moments(self, t: Scalar) -> tuple[Array, Array]:

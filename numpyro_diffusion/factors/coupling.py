@@ -5,6 +5,7 @@ from collections.abc import Callable
 import equinox as eqx
 import jax.numpy as jnp
 
+from .._arguments import check_callable
 from .._typing import Array, Scalar
 from ..energies import AbstractFactor, Noised
 from ..population.kernels import distance
@@ -77,6 +78,9 @@ class Coupling(AbstractFactor):
 
     cost: Callable[..., Scalar] = eqx.field(static=True, default=squared_distance)
     strength: Scalar | float = 1.0
+
+    def __check_init__(self):
+        check_callable("cost", self.cost, "first, second, ... -> cost")
 
     def log_value(self, noised: Noised) -> Scalar:
         if noised.x_hat.ndim < 1 or len(noised.x_hat) < 2:

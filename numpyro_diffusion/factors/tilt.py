@@ -4,6 +4,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._arguments import check_callable
 from .._typing import Array, Scalar
 from ..energies import AbstractFactor, Noised
 from .value import AbstractValue, Reward, TweedieValue
@@ -64,6 +65,7 @@ class Tilt(AbstractFactor):
                 f"`Tilt` expects a positive `alpha`; got {alpha}. To avoid what is rewarded, turn the sign "
                 "of the reward."
             )
+        check_callable("reward", reward, "x -> reward")
         self.reward, self.alpha = reward, alpha
         self.value = TweedieValue() if value is None else value
         self.differentiable = differentiable

@@ -13,7 +13,13 @@ from typing import Any
 from .._arguments import as_arrays
 from ..bridge import Bridge, Tempering, normalizer_error
 from ..twists import AbstractTwist, Tweedie
-from .checks import check_site, diffusion_site, refuse_varying_energies, values_needed
+from .checks import (
+    check_model,
+    check_site,
+    diffusion_site,
+    refuse_varying_energies,
+    values_needed,
+)
 from .look import look
 from .model_bridge import LiveModel, ModelBridge
 from .sites import is_diffusion, is_other, taken_apart
@@ -50,8 +56,10 @@ def from_model(
         ValueError: For a discrete or non-finite site, a subsampled plate, a scaled or masked latent
             site, a prior whose energy depends on other sites, no latent site at all, or a model that
             needs the values of its arguments, not only their shapes.
-        TypeError: For a diffusion site whose prior is a score without energy, unless in path space.
+        TypeError: For a diffusion site whose prior is a score without energy, unless in path space; for
+            what is no function; for densities that are complex.
     """
+    check_model(model)
     args, kwargs = as_arrays(model, args, kwargs)
     live = LiveModel(model, args, kwargs)
     trace, again = (look(live, deviations) for deviations in (0.0, 1.0))

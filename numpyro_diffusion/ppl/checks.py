@@ -1,26 +1,44 @@
 """Refusals: models, data and densities that no weight would be right for, named by site."""
 
 import contextlib
+import inspect
 import math
 import warnings
 from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 from numpyro import distributions as dist
 
 from ..bridge import DiffusionSite
 from ..energies import AbstractEnergy
-from .sites import refuse_estimator, site_shape, unwrapped
+from .sites import refuse_estimator, site_shape, takes_complex, unwrapped
 
 __all__ = [
     "NEEDS_VALUES",
+    "check_model",
     "check_site",
     "diffusion_site",
     "refuse_varying_energies",
     "values_needed",
 ]
+
+
+def check_model(model: Any) -> None:
+    """Refuse what is no model: a value, and functions whose body does not run when they are called."""
+    if not callable(model):
+        raise TypeError(
+            f"`model` must be a NumPyro model, a function; got {type(model).__name__}. An energy alone "
+            "is sampled with `nd.from_energy` and `nd.run_smc`."
+        )
+    for body in (model, getattr(model, "__call__", None)):  # noqa: B004
+        if inspect.isgeneratorfunction(body) or inspect.iscoroutinefunction(body):
+            raise TypeError(
+                "`model` must be a plain function; got one with `yield` or `async`, whose body does not run "
+                "when it is called. Return values, or note them with `numpyro.deterministic`."
+            )
 
 
 def check_site(name: str, site: dict, trace: dict[str, dict]) -> None:
@@ -85,11 +103,18 @@ def _check_observed(name: str, site: dict) -> None:
     if site["counts"] is None:
         fn = site["fn"]
         if isinstance(unwrapped(fn), dist.Unit):
+            if jnp.iscomplexobj(unwrapped(fn).log_factor):
+                raise TypeError(f"factor `{name}` is complex; a density is real. Take its real part.")
             _warn_of_repeats(f"factor `{name}`", unwrapped(fn).batch_shape, fn.batch_shape)
         return
     value = np.asarray(site["value"])
     if value.dtype == object:
         return
+    if np.iscomplexobj(value) and not takes_complex(site["fn"]):
+        raise TypeError(
+            f"observed site `{name}` has a law of real numbers; got {value.dtype}. Give real and imaginary "
+            "parts each a law of its own."
+        )
     expected = site_shape(site)
     try:
         fits = np.broadcast_shapes(value.shape, expected) in (value.shape, expected)
@@ -169,9 +194,9 @@ def values_needed():
         yield
     except NEEDS_VALUES as error:
         raise ValueError(
-            "the model needs the values of its array arguments, not only their shapes, so it cannot be "
-            "compiled for all data at once: this comes from an `if`, a NumPy function or an index made "
-            "from an argument, or from a plain number in `log_prob` of a law with bounds, which NumPyro "
+            "the model needs the values of its array arguments or latent sites, not only their shapes, so it "
+            "cannot be compiled for all of them at once: this comes from an `if`, a NumPy function or an "
+            "index made from one, or from a plain number in `log_prob` of a law with bounds, which NumPyro "
             "checks with NumPy. Pass sizes and switches as Python numbers, and use `jax.numpy`."
         ) from error
 

@@ -165,11 +165,19 @@ def never_zero(fn: Any) -> bool:
 
     False where that is not known, as for factors, counts, and laws whose support depends on parameters.
     """
-    fn = unwrapped(fn)
+    return _base_support(unwrapped(fn)) is constraints.real
+
+
+def takes_complex(fn: Any) -> bool:
+    """Whether it is a law of complex numbers."""
+    return _base_support(unwrapped(fn)) is constraints.complex
+
+
+def _base_support(fn: Any) -> Any:
     support: Any = None if isinstance(fn, dist.Unit | dist.Delta) else fn.support
     while hasattr(support, "base_constraint"):
         support = support.base_constraint
-    return support is constraints.real
+    return support
 
 
 def _numbers(fn: Any, shape: tuple[int, ...]) -> Array:

@@ -29,6 +29,7 @@ from ..schemes import AbstractScheme, Annealed
 from ..smc import SMCResult, run_smc
 from ..twists import AbstractTwist
 from .bridge import from_model
+from .checks import check_model
 from .draws import constrained, drawn, drawn_by_cloud, log_mean, pooled_log_weights, take
 from .groups import Run, arviz_groups, level_times, prior_marks
 
@@ -80,11 +81,7 @@ class SMC:
         batch_size: int | None = None,
         progress_bar: bool = True,
     ):
-        if not callable(model):
-            raise TypeError(
-                f"`model` must be a NumPyro model, a function; got {type(model).__name__}. An energy alone "
-                "is sampled with `nd.from_energy` and `nd.run_smc`."
-            )
+        check_model(model)
         check_instance("scheme", scheme, AbstractScheme, "nd.Annealed()")
         check_instance("twist", twist, AbstractTwist, "nd.Tweedie()")
         num_chains = whole_number("num_chains", num_chains, 1)

@@ -111,6 +111,8 @@ def _hidden_site() -> str | None:
 def _as_data(name: str, value: Any) -> Any:
     """An observed value as an array; what is no value, such as a tuple of parts, stays."""
     if isinstance(value, jax.Array):
+        if not is_numeric(value.dtype):
+            raise TypeError(_no_numbers(name, value))
         return value
     if any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(value)):
         return jnp.asarray(value) if isinstance(value, list) else value
@@ -121,10 +123,7 @@ def _as_data(name: str, value: Any) -> Any:
         )
     array = _array(value)
     if array is None:
-        raise TypeError(
-            f"observed site `{name}` expects numbers; got {_words(value)}. Encode categories as integers and "
-            "dates as differences, and mask what is missing."
-        )
+        raise TypeError(_no_numbers(name, value))
     with jax.ensure_compile_time_eval():  # known now, whatever is being traced
         data = as_jax(array, f"observed site `{name}`")
         # A plain number takes the precision of what it meets.
@@ -140,6 +139,13 @@ def _array(value: Any) -> np.ndarray | None:
     if array.dtype == object and all(isinstance(v, numbers.Real | np.generic) for v in array.flat):
         array = array.astype(float)
     return array if is_numeric(array.dtype) else None
+
+
+def _no_numbers(name: str, value: Any) -> str:
+    return (
+        f"observed site `{name}` expects numbers; got {_words(value)}. Encode categories as integers and "
+        "dates as differences, and mask what is missing."
+    )
 
 
 def _words(value: Any) -> str:
