@@ -57,6 +57,7 @@ def test_functions_of_another_run_are_told_from_a_checkpoint(key, tmp_path):
         checkpoint_of(key, path, **options | {"augment": None})
 
 
+@pytest.mark.filterwarnings("ignore:training learned nothing")
 def test_functions_that_draw_data_are_told_from_a_checkpoint(key, tmp_path):
     path, options = tmp_path / "run.safetensors", QUICK | {"validation": DATA[:20]}
     draw = lambda width: lambda key: width * jax.random.normal(key, (2,))

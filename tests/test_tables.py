@@ -1,5 +1,6 @@
 """Tables as data: units, columns that a diffusion takes badly, and training that learned nothing."""
 
+import contextlib
 import warnings
 
 import jax
@@ -161,8 +162,11 @@ def test_what_takes_energies_names_the_remedy(key):
 )
 def test_columns_that_a_diffusion_takes_badly_are_named(column, words):
     table = np.stack([RNG.normal(size=300), column], 1)
-    options = LEVELS | {"noise_max": 1e7}
-    with pytest.warns(UserWarning, match=f"takes this table badly.*{words}"):
+    # No time of the schedule is as noisy as the second case would need.
+    far = np.std(column) > 1e3
+    options = LEVELS | ({"noise_max": 1e7} if far else {})
+    refused = pytest.raises(ValueError, match="t_max") if far else contextlib.nullcontext()
+    with pytest.warns(UserWarning, match=f"takes this table badly.*{words}"), refused:
         nd.ProperEnergy.from_data(net(), table, **options)
 
 

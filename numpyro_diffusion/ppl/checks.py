@@ -104,7 +104,9 @@ def _check_observed(name: str, site: dict) -> None:
         fn = site["fn"]
         if isinstance(unwrapped(fn), dist.Unit):
             if jnp.iscomplexobj(unwrapped(fn).log_factor):
-                raise TypeError(f"factor `{name}` is complex; a density is real. Take its real part.")
+                raise TypeError(
+                    f"factor `{name}` is complex; a density is real. Take its real part."
+                )
             _warn_of_repeats(f"factor `{name}`", unwrapped(fn).batch_shape, fn.batch_shape)
         return
     value = np.asarray(site["value"])
