@@ -199,12 +199,13 @@ class Bad(eqx.Module):
     limit: jax.Array
 
     def __call__(self, x):
-        infinite = jnp.where(x[0] < -0.5, jnp.inf, -(x[1] ** 2))
+        infinite = jnp.where(x[0] < -0.5, -jnp.inf, -(x[1] ** 2))
         return jnp.where(x[0] > self.limit, jnp.nan, infinite)
 
 
+@pytest.mark.filterwarnings("ignore:log density NaN")
 def test_draws_without_a_finite_likelihood_are_passed_over():
-    """NaN, both infinities, and a cloud in which nothing counts."""
+    """NaN, zeros, and a cloud in which nothing counts; +inf is refused (tests/test_finite.py)."""
     prior = nd.Gaussian(MEAN, COVARIANCE)
     scheme = nd.LikelihoodTempered(num_pilot=64)
     bridge = nd.from_energy(prior, Bad(jnp.asarray(1.0)), twist=scheme.twist)
