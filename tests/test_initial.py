@@ -1,5 +1,6 @@
 """Laws to start from, and the horizon that they allow."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -78,9 +79,9 @@ def test_fits_of_images_in_many_dimensions_and_of_few_points(float32):
         nd.fit_mixture(energy, data, 5, jax.random.key(0)),
         nd.fit_mixture(energy, np.repeat(data[:2], 5, 0), 4, jax.random.key(0)),
     ):
-        draw = jax.jit(law.sample)(jax.random.key(1))
+        draw = eqx.filter_jit(law.sample)(jax.random.key(1))
         assert draw.shape == (4, 4) and draw.dtype == jnp.float32
-        log_prob = jax.jit(law.log_prob)(draw)
+        log_prob = eqx.filter_jit(law.log_prob)(draw)
         assert np.isfinite(log_prob) and log_prob.shape == ()
 
 
@@ -124,7 +125,9 @@ def test_laws_go_where_initial_laws_go():
     law = LAWS["mixture"](MIXTURE, clean(MIXTURE, 500))
     bridge = nd.from_model(model, initial={"x": law})
     u = jnp.array([0.3, -0.2])
-    np.testing.assert_allclose(jax.jit(bridge.log_base)({"x": u}), jax.jit(law.log_prob)(u))
+    np.testing.assert_allclose(
+        eqx.filter_jit(bridge.log_base)({"x": u}), eqx.filter_jit(law.log_prob)(u)
+    )
     key = jax.random.key(0)
     assert jax.jit(bridge.sample_base)(key)["x"].shape == (2,)
 

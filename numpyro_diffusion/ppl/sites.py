@@ -131,7 +131,7 @@ def log_densities(site: dict, fn: Any) -> Array:
         values = fn.log_prob(site["value"], site["intermediates"])
     else:
         values = fn.log_prob(site["value"])
-    return values if site["scale"] is None else site["scale"] * values
+    return jnp.asarray(values if site["scale"] is None else site["scale"] * values)
 
 
 def log_density(site: dict, fn: Any) -> Array:
