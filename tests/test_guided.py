@@ -104,7 +104,7 @@ def test_the_way_back_weighs_a_step_as_the_way_there(covariance):
     level, links, gaps = rows(3)[1], retrace(transport), []
     for k in range(3):
         u = {"x": jnp.asarray(MEAN + k * np.array([1.0, 0.5]))}
-        particle = kernels.evaluate(u, level.clock, level.power)
+        particle = kernels.evaluate(u, level.clock, level.power, {})
         there = transport(jax.random.key(k), bridge, u, particle.gradient, particle.seen, level)
         back = links.log_ratio(bridge, particle, there[0], level)
         np.testing.assert_allclose(back, there[1], rtol=1e-8)
