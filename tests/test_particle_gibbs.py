@@ -355,8 +355,9 @@ def test_refusals_name_the_site(key):
 
     with pytest.raises(ValueError, match="`b` has another prior"):
         init(nd.ParticleGibbs(shifted, nd.ReverseDiffusion(levels=1, num_moves=0, num_pilot=2)))
+    score = score_only(PRIOR)
     with pytest.raises(TypeError, match="site `x` has the score-only prior"):
-        init(nd.ParticleMarginal(lambda y: noise_alone(y[0], score_only(PRIOR))))
+        init(nd.ParticleMarginal(lambda y: noise_alone(y[0], score)))
     with pytest.raises(ValueError, match="energy of site `x` depends on other sites"):
         init(nd.ParticleMarginal(of_unknown_normalizer))
     with pytest.raises(ValueError, match="none among \\['b'\\]"):

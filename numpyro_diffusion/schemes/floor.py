@@ -23,7 +23,7 @@ from .kernels import Particle
 
 __all__ = ["corrected", "faded", "first", "floor_of", "gone", "ruled_out"]
 
-_LOWEST = -50.0  # log of a floor, when nobody should live there
+_LOWEST = -50.0  # log of a floor over l, when nobody should live there
 _FASTEST = 0.5  # change of the log of l from level to level
 
 _Means = dict[str, Scalar]
@@ -85,9 +85,9 @@ def faded(floor: dict[str, Scalar], stride: Scalar) -> dict[str, Scalar]:
     return jax.tree.map(lambda f: f - fall, floor)
 
 
-def ruled_out(floor: dict[str, Any], particles: Particle) -> str:
+def ruled_out(floor: dict[str, Any], means: dict[str, Any], particles: Particle) -> str:
     """Sites that hardly have a floor any more, and rule out all of a cloud; in words."""
-    low = [name for name, f in floor.items() if -np.inf < float(f) < _LOWEST]
+    low = [name for name, f in floor.items() if -np.inf < float(f) < float(means[name]) + _LOWEST]
     none = lambda r: not np.isfinite(np.asarray(r).reshape(len(r), -1)).all(1).any()
     return ", ".join(f"`{name}`" for name in low if none(particles.edges[name]))
 

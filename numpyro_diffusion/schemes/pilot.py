@@ -86,7 +86,7 @@ def tune(
                 )
             bar.n = round(50 * (1 - float(pilot.clock)) + 50 * float(pilot.power))
             bar.set_postfix_str(f"{len(rows)} levels", refresh=True)
-            impossible = ruled_out(row.floor, pilot.particles)
+            impossible = ruled_out(row.floor, pilot.means, pilot.particles)
             if impossible:
                 raise PilotError(
                     f"no pilot particle is possible under {impossible}: too little of the prior's mass is. "
