@@ -27,6 +27,8 @@ CASES = {
     "all but an interval": (1.8, 2.1, 0.0, NEVER, 0.7, 0.5),
     "steep step": (1.0, jnp.inf, -30.0, 0.0, 0.7, 0.5),
     "not a number": (1.0, jnp.inf, jnp.nan, 0.0, 0.7, 0.5),
+    "with a large constant": (1.0, jnp.inf, NEVER, 1e4, 0.7, 0.5),
+    "step below a large constant": (1.0, jnp.inf, -2e4, -1e4, 0.7, 0.5),
 }
 
 
@@ -43,9 +45,11 @@ def arguments(case):
 def by_quadrature(log_likelihood):
     """Log evidence and posterior mean of a likelihood, the noise of `t_min` included."""
     sd = np.sqrt(VARIANCES + 0.004**2)
-    terms = (WEIGHTS * stats.norm.pdf(X[:, None], MEANS, sd)).sum(1) * np.exp(log_likelihood)
+    prior = (WEIGHTS * stats.norm.pdf(X[:, None], MEANS, sd)).sum(1)
+    largest = np.max(log_likelihood)
+    terms = prior * np.exp(log_likelihood - largest)
     total = np.trapezoid(terms, X)
-    return np.log(total), np.trapezoid(terms * X, X) / total
+    return largest + np.log(total), np.trapezoid(terms * X, X) / total
 
 
 def exact(case):
@@ -141,6 +145,31 @@ def test_order_of_two_latents(y, key):
     sd, mean = np.sqrt(0.2), 0.8 * y  # of z given y; x < z by the normal distribution of z
     above = stats.norm.logsf(X, mean, sd) + stats.norm.logpdf(y, 0.0, np.sqrt(1.25))
     assert_smc_is_right(by_quadrature(above), smc)
+
+
+def under_a_root(y):
+    """Where x > z the gradient of the factor is not a number."""
+    x = numpyro.sample("x", nd.DiffusionPrior(PRIOR))[0]
+    z = numpyro.sample("z", dist.Normal(0.0, 1.0))
+    numpyro.factor("root", jnp.where(x < z, jnp.sqrt(z - x), -jnp.inf))
+    numpyro.sample("y", dist.Normal(z, 0.5), obs=y)
+
+
+@pytest.mark.parametrize(
+    "scheme", [nd.Annealed(), nd.ReverseDiffusion()], ids=["annealed", "reverse"]
+)
+def test_gradient_that_is_not_a_number(scheme, key):
+    """It would stop the moves of those that live on the floor: evidences were .05 to .1 nat off."""
+    y = 0.7
+    smc = sampler(scheme, under_a_root)
+    smc.run(key, jnp.asarray(y))
+    z = np.linspace(-6, 6, 1201)[:, None]
+    at = np.linspace(-8, 6, 8001)
+    joint = stats.norm.logpdf(z) + stats.norm.logpdf(y, z, 0.5)
+    root = np.exp(np.sqrt(np.maximum(z - at, 0)) + joint) * (z > at)
+    likelihood = np.interp(X, at, np.trapezoid(root, z, axis=0))
+    with np.errstate(divide="ignore"):
+        assert_smc_is_right(by_quadrature(np.log(likelihood)), smc)
 
 
 EIGHT = nd.Gaussian(np.zeros(8), np.eye(8))

@@ -37,8 +37,9 @@ from .base import Seen as Seen
 from .base import combine as combine
 from .base import floored as floored
 from .base import log_density as log_density
+from .edges import Doubts as Doubts
 from .edges import doubtful as doubtful
-from .edges import names_of as names_of
+from .edges import with_finite_gradients as with_finite_gradients
 from .energy import from_energy as from_energy
 from .krylov import krylov as krylov
 from .observed import Curvature as Curvature

@@ -94,8 +94,20 @@ class Rest(NamedTuple):
             terms.append(self.smooth)
         return sum(terms, jnp.zeros_like(self.log_prior))
 
-    def with_edges(self, names: tuple[str, ...]) -> "Rest":
-        """The same, where all edges but these are taken to be positive everywhere."""
+    def with_edges(self, names: tuple[str, ...], log_peaks: dict[str, Array]) -> "Rest":
+        """The same, where all edges but these are taken to be positive everywhere.
+
+        Args:
+            names: Of the edges that stay.
+            log_peaks: By edge, what stands for the peak of each entry where no law gives it.
+        """
+        edges = {
+            n: e._replace(log_peak=jnp.where(e.num_data > 0, e.log_peak, log_peaks[n]))
+            for n, e in self.edges.items()
+        }
+        return self._replace(edges=edges)._with_edges(names)
+
+    def _with_edges(self, names: tuple[str, ...]) -> "Rest":
         others = [edge for name, edge in self.edges.items() if name not in names]
         if not others:
             return self

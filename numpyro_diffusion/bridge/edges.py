@@ -1,6 +1,7 @@
 r"""Which observed sites have a density that is 0, or nearly, for values that the prior allows."""
 
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ from .._typing import Array
 from .base import Edge
 from .sites import DiffusionSite
 
-__all__ = ["doubtful", "names_of"]
+__all__ = ["Doubts", "doubtful", "with_finite_gradients"]
 
 _SCALES = (1.0, 3.0)  # of the prior's standard deviations
 _POINTS = 128  # at each
@@ -19,10 +20,28 @@ _AT_ONCE = 32
 _DEEP = 6.0  # nats
 
 
+class Doubts(NamedTuple):
+    """What is found of the observed sites and factors that could be 0, by name.
+
+    Attributes:
+        zeros: Whether one is 0, or falls by a step, somewhere within a few standard deviations of the prior.
+        log_peaks: The largest log density of each entry there, 0 if none is finite: what stands for the peak
+            of a law that has no centre. Without it a constant of the model would be tempered too.
+    """
+
+    zeros: dict[str, Array]
+    log_peaks: dict[str, Array]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the edges; of all under a transformation of JAX, where none can be asked."""
+        return tuple(n for n, yes in self.zeros.items() if isinstance(yes, Tracer) or bool(yes))
+
+
 def doubtful(
     edges: Callable[[dict[str, Array]], dict[str, Edge]], sites: dict[str, DiffusionSite]
-) -> dict[str, Array]:
-    """Whether each edge is 0, or falls by a step, somewhere within a few standard deviations of the prior.
+) -> Doubts:
+    """Which edges are 0, or fall by a step, and how large they are.
 
     Asked at independent normal points, which cost no network evaluation.
 
@@ -40,10 +59,11 @@ def doubtful(
 
     x = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *map(points, _SCALES))
     each = jax.lax.map(edges, x, batch_size=_AT_ONCE)
-    return {
-        name: _is_zero(edge.log_density) | _has_step(edge.log_density)
-        for name, edge in each.items()
-    }
+    values = {name: edge.log_density for name, edge in each.items()}
+    return Doubts(
+        {name: _is_zero(v) | _has_step(v) for name, v in values.items()},
+        {name: _largest(v) for name, v in values.items()},
+    )
 
 
 def _is_zero(values: Array) -> Array:
@@ -58,6 +78,25 @@ def _has_step(values: Array) -> Array:
     return (gap > _DEEP) & (gap > 0.5 * (total[-1] - total[0]))
 
 
-def names_of(found: dict[str, Array]) -> tuple[str, ...]:
-    """Names of the edges that are; all of them under a transformation of JAX, where none can be asked."""
-    return tuple(n for n, yes in found.items() if isinstance(yes, Tracer) or bool(yes))
+def _largest(values: Array) -> Array:
+    """Of each entry over the points."""
+    largest = jnp.max(jnp.where(jnp.isfinite(values), values, -jnp.inf), 0)
+    return jnp.where(jnp.isfinite(largest), largest, 0.0)
+
+
+@jax.custom_vjp
+def with_finite_gradients(values: Any) -> Any:
+    """The same values; what is not finite in a gradient that comes back is 0.
+
+    For the arguments of a model with edges. Particles live where an edge is 0, on its floor, and there the
+    gradient of a user's code may be anything: of `jnp.where(x < 1, jnp.sqrt(1 - x), -jnp.inf)` it is NaN.
+    Moves are valid with whatever gradient, but make no step with one that is not a number.
+    """
+    return values
+
+
+def _finite(_: None, cotangent: Any) -> tuple[Any]:
+    return (jax.tree.map(lambda c: jnp.where(jnp.isfinite(c), c, 0.0), cotangent),)
+
+
+with_finite_gradients.defvjp(lambda values: (values, None), _finite)

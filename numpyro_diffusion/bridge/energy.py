@@ -14,7 +14,7 @@ from ..energies import AbstractDenoiser, AbstractEnergy
 from ..staging import Settled, brief_jit, settle
 from ..twists import AbstractTwist, Tweedie
 from .base import Bridge, Edge, Rest, Seen
-from .edges import doubtful, names_of
+from .edges import doubtful, with_finite_gradients
 from .krylov import krylov
 from .observed import curvature
 from .sites import DiffusionSite, normalizer_error
@@ -29,7 +29,9 @@ class _EnergyBridge(eqx.Module):
     likelihood: Settled | None
     data: Any = None
     tempering: Tempering | None = None
-    edge: bool = eqx.field(static=True, default=True)  # whether the likelihood is 0 somewhere
+    # Names of the likelihoods that are 0 somewhere; `None` while that is not known.
+    edges: tuple[str, ...] | None = eqx.field(static=True, default=None)
+    log_peaks: dict[str, Array] = eqx.field(default_factory=dict)
 
     def log_likelihood(self, x):
         assert self.likelihood is not None
@@ -65,10 +67,11 @@ class _EnergyBridge(eqx.Module):
         zero = jnp.zeros((), x_hat["x"].dtype)
         if self.likelihood is None:
             return Rest(zero, None, zero, zero, {}, {})
-        value = self.log_likelihood(x_hat["x"])
+        x = with_finite_gradients(x_hat["x"]) if self.edges else x_hat["x"]
+        value = self.log_likelihood(x)
         edges = {"likelihood": Edge(value, zero, zero)}
         rest = Rest(zero, None, zero, zero, edges, {"likelihood": value})
-        return rest if self.edge else rest.with_edges(())
+        return rest if self.edges is None else rest.with_edges(self.edges, self.log_peaks)
 
     def carry(self, z, clock, next_clock):
         u, log_det = self.site.carry(z["x"], clock, next_clock)
@@ -148,7 +151,9 @@ def _settled(parts: _EnergyBridge) -> _EnergyBridge:
         tempering = Tempering.without_gradients(sites)
     else:
         tempering = Tempering(sites, direction)
-    return dataclasses.replace(parts, tempering=tempering, edge=bool(names_of(found)))
+    return dataclasses.replace(
+        parts, tempering=tempering, edges=found.names, log_peaks=found.log_peaks
+    )
 
 
 @brief_jit

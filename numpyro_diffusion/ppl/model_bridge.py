@@ -15,6 +15,7 @@ from .._prng import lean, threefry
 from .._typing import Array, Position
 from ..bridge import (
     DiffusionSite,
+    Doubts,
     Edge,
     Rest,
     Seen,
@@ -22,8 +23,8 @@ from ..bridge import (
     curvature,
     doubtful,
     krylov,
-    names_of,
     open_share,
+    with_finite_gradients,
 )
 from ..staging import Settled, brief_jit, settle
 from ..twists import AbstractTwist
@@ -198,6 +199,7 @@ class ModelBridge(eqx.Module):
 
     Attributes:
         edges: Observed sites and factors whose density is 0 somewhere; `None` for all that could be.
+        log_peaks: Largest log densities found of the sites and factors that could be.
     """
 
     functions: LiveModel | SettledModel
@@ -206,6 +208,7 @@ class ModelBridge(eqx.Module):
     tempering: Tempering
     typical: Position = eqx.field(default_factory=dict)
     edges: tuple[str, ...] | None = eqx.field(static=True, default=None)
+    log_peaks: dict[str, Array] = eqx.field(default_factory=dict)
 
     @property
     def others(self) -> tuple[str, ...]:
@@ -241,8 +244,13 @@ class ModelBridge(eqx.Module):
             tempering = Tempering.without_gradients(self.sites)
         else:
             tempering = Tempering(self.sites, direction)
-        edges = names_of(found)
-        return dataclasses.replace(parts, typical=typical, tempering=tempering, edges=edges)
+        return dataclasses.replace(
+            parts,
+            typical=typical,
+            tempering=tempering,
+            edges=found.names,
+            log_peaks=found.log_peaks,
+        )
 
     def _diffusion_shapes(self):
         """The diffusion sites, and what the rest of the model sees of them."""
@@ -273,8 +281,10 @@ class ModelBridge(eqx.Module):
         return self.functions.observed(z, x)
 
     def rest(self, z, x_hat):
+        if self.edges:
+            z, x_hat = with_finite_gradients(z), with_finite_gradients(x_hat)
         rest = self.functions.rest(z, x_hat)
-        return rest if self.edges is None else rest.with_edges(self.edges)
+        return rest if self.edges is None else rest.with_edges(self.edges, self.log_peaks)
 
     def carry(self, z, clock, next_clock):
         carried, log_det = dict(z), jnp.zeros(())
@@ -309,7 +319,7 @@ def _towards_the_data(parts: ModelBridge):
         others = jax.vmap(lambda key: parts.draw_others(x, key))(keys)
     typical = jax.tree.map(lambda leaf: jnp.median(leaf, 0), others)
     if not parts.sites:
-        return typical, {}, {}
+        return typical, {}, Doubts({}, {})
     found = doubtful(lambda x: parts.rest(typical, x).edges, parts.sites)
     if not parts.twist.takes_gradients:
         return typical, {}, found
