@@ -470,7 +470,7 @@ def test_from_energy_is_the_energy_and_the_likelihood(twist):
     t = bridge.times(jnp.asarray(0.6))["x"]
     log_p, x_hat = twist(PLANE, u, t)
     g, top = bridge.exponent({"x": u}, jnp.asarray(0.6)), bridge.rest({}, {"x": u}).log_peak
-    assert -0.02 < top <= 0  # of 256 points
+    assert -0.1 < top <= 0  # the largest of some points
     tempered = g * log_likelihood(x_hat) + (1 - g) * top
     np.testing.assert_allclose(at(bridge, {"x": u}, 0.6), log_p + tempered, rtol=1e-12)
     assert bridge.diffusion_sites == ("x",) and bridge.other_sites == ()
