@@ -3,7 +3,7 @@
 Two mixtures of two normal laws, .6 N(-1, .3) + .4 N(1.5, .5) and .3 N(-2, .5) + .7 N(1, .2) with variances
 in brackets, under hard sets, bounded noise, supports that move with the latent, rounding, logarithms of
 negative numbers, and steep steps. 4 clouds of 1,000 particles, or 4 ladders of 1,000 draws; other settings
-are the defaults, but for up to 1,000 levels of `ReverseDiffusion`.
+are the defaults, but for up to 1,000 levels of `ReverseDiffusion`. 32-bit floats, or 64-bit ones with `--x64`.
 
 `worst z` is the largest distance from the truth over the keys, in stated standard errors; `z` that of the
 average mean of x, in those of an average. The evidence of `Twisted` is that of its own sampler, which in 100
@@ -175,9 +175,12 @@ def by_replicas(problem: Problem, num_draws: int):
 def main() -> None:
     options = _table.parser(__doc__)
     options.add_argument("--only", default="", help="samplers whose name holds this")
+    options.add_argument("--x64", action="store_true", help="64-bit floats in place of 32-bit ones")
     options = options.parse_args()
+    jax.config.update("jax_enable_x64", options.x64)
     size, seeds = (100, 1) if options.tiny else (1000, options.seeds)
     rows = []
+    table = "-".join(["zeros", *filter(None, [options.only, "x64" * options.x64])])
     for name, scheme in SAMPLERS.items():
         if options.only not in name:
             continue
@@ -187,6 +190,7 @@ def main() -> None:
                 found = np.array([run(jax.random.key(seed)) for seed in range(seeds)])
             except (nd.schemes.pilot.PilotError, FloatingPointError) as error:
                 rows.append([name, what, "", type(error).__name__, "", "", "", ""])
+                print(error)
                 continue
             (log_evidence, mean), (got, error, means, number) = problem.exact(), found.T
             deviation = lambda values: values.std(ddof=1) if seeds > 1 else 0.0
@@ -202,7 +206,6 @@ def main() -> None:
                     f"{number.mean():.0f}",
                 ]
             )
-            table = "-".join(["zeros", *filter(None, [options.only])])
             _table.emit(table, __doc__, COLUMNS, rows, options.save)
 
 
