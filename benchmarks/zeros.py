@@ -3,7 +3,7 @@
 Two mixtures of two normal laws, .6 N(-1, .3) + .4 N(1.5, .5) and .3 N(-2, .5) + .7 N(1, .2) with variances
 in brackets, under hard sets, bounded noise, supports that move with the latent, rounding, logarithms of
 negative numbers, and steep steps. 4 clouds of 1,000 particles, or 4 ladders of 1,000 draws; other settings
-are the defaults, but for up to 1,000 levels of `ReverseDiffusion`. 32-bit floats, or 64-bit ones with `--x64`.
+are the defaults, but for up to 1,000 levels of `ReverseDiffusion`. Floats have 32 bits, 64 with `--x64`.
 
 `worst z` is the largest distance from the truth over the keys, in stated standard errors; `z` that of the
 average mean of x, in those of an average. The evidence of `Twisted` is that of its own sampler, which in 100
