@@ -19,16 +19,15 @@ LOWEST_BIN := $(LOWEST_VENV)/bin
 CORE_TESTS := $(patsubst %,tests/test_%.py,arviz density energies fit handlers io moves nested replica smc \
 	teachers_files train)
 
-# Quick and slow tests have processes of their own: the quick ones have a compiler that hurries. A file of
-# quick tests stays in one worker, where its tests find each other's programs; slow tests are shared out one by
-# one. Two workers share the machine: one compute thread each, or they fight over the cores. Compiling is
+# Quick and slow tests have processes of their own. A file of quick tests stays in one worker, where its tests
+# find each other's programs; slow tests, pages and examples are shared out one by one. Two workers share the machine: one compute thread each, or they fight over the cores. Compiling is
 # most of their time, and many programs are the same: they are kept on disk.
 ONE_THREAD := --xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1
 TEST_ENV := XLA_FLAGS="$(ONE_THREAD)" OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 JAX_PLATFORMS=cpu MPLBACKEND=agg \
 	JAX_COMPILATION_CACHE_DIR="$(abspath $(VENV))/jax-cache" JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 \
 	JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES=-1
 
-# Quick tests spend their time on compiling programs that run once, so the compiler is told to hurry: few
+# Tests spend their time on compiling programs that run once, so the compiler is told to hurry: few
 # passes, loops without the detour over MLIR, and one LLVM module a program (several cost each a start).
 # XLA reads no flag after one without dashes, so these come first. It dies of a flag that it does not know, and
 # the flags change with its versions, so each is tried. $(1) is the environment's folder of programs.
@@ -45,7 +44,7 @@ demo: $(VENV)/.stamp-demo
 
 test: lint $(VENV)/.stamp-test
 	$(TEST_ENV) $(call hurry,$(BIN)) $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not long" $(PYTEST_ARGS)
-	$(TEST_ENV) $(BIN)/python -m pytest -n 2 --dist worksteal -m slow $(PYTEST_ARGS)
+	$(TEST_ENV) $(call hurry,$(BIN)) $(BIN)/python -m pytest -n 2 --dist worksteal -m slow $(PYTEST_ARGS)
 	$(BIN)/python -m mkdocs build --strict
 
 test-long: $(VENV)/.stamp-test

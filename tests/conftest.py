@@ -52,7 +52,7 @@ class Pages:
     """A process that runs scripts as a reader would: 32-bit floats, a folder of their own."""
 
     def __init__(self):
-        environment = {**os.environ, "JAX_ENABLE_X64": "0", "JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}
+        environment = {**os.environ, "JAX_ENABLE_X64": "0"}
         command = [sys.executable, str(Path(__file__).parent / "page_server.py")]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         self.process = subprocess.Popen(command, env=environment, **pipes)
