@@ -1,4 +1,4 @@
-"""Particles of several clouds as one batch: one `vmap`, and one matrix product a layer."""
+"""Particles of several clouds evaluated as one batch: one `vmap`, and one matrix product a layer."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""A cloud of weighted particles: its state between two levels, and what its weights say of it."""
+"""A cloud (weighted particle population): its state between two steps, its weights and diagnostics."""
 
 from typing import NamedTuple
 

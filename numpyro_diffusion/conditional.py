@@ -1,4 +1,4 @@
-r"""Conditional sequential Monte Carlo: a run of particles that keeps one path, and offers others for it.
+r"""Conditional sequential Monte Carlo (CSMC): a particle run that keeps one path, and proposes others.
 
 A path with its weights has the law $\Gamma(x_{0:K}) = M_0(x_0)\, G_0(x_0) \prod_k M_k(x_k \mid x_{k-1})\,
 G_k(x_{k-1}, x_k)$. A run of $N$ particles, one of which is led along a path with this law, and of which

@@ -1,4 +1,4 @@
-r"""Feynman-Kac models: what a particle does, and what it is worth.
+r"""Feynman-Kac models: initial draw, Markov step and log weight of a particle.
 
 A model starts a particle with a weight and then takes it through levels, each of which moves it and
 multiplies its weight. `step` does both at once, because both need the same network evaluation; the

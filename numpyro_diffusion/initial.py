@@ -1,4 +1,4 @@
-r"""Laws to start from at the noisy end.
+r"""Initial distributions at the largest noise level.
 
 Particles start at `t_max` from a law $\nu$ of $u = x_t / \alpha_t$ and carry the weight $p_t(u) / \nu(u)$,
 so any law with wide enough tails is right; one close to $p_t$ wastes nothing. With the standard normal

@@ -1,4 +1,4 @@
-"""Interrupts that wait."""
+"""Deferred SIGINT: an interrupt waits until the compiled chunk at hand has returned."""
 
 import signal
 import threading

@@ -1,4 +1,4 @@
-r"""Levels of a cloud: the usual one, and one that wastes no move.
+r"""One SMC step: resample-move with an effective sample size threshold, and waste-free SMC.
 
 In the usual level every particle makes some moves and is then weighed; the places that it passed on its way
 are forgotten. In a waste-free level only $M = N / P$ particles are chosen, each makes a chain of $P$ states

@@ -1,4 +1,4 @@
-r"""Markov moves: the only place where BlackJAX's MCMC kernels are met.
+r"""MCMC moves: BlackJAX's kernels behind one interface.
 
 A move leaves a density invariant. Here it is a pair of functions of ONE particle, like a BlackJAX
 algorithm, in the round coordinates of a `Preconditioner`: `init` builds a state from a position,

@@ -1,4 +1,4 @@
-r"""Nested sampling of a bridge's end: an evidence that shares no code with the particle samplers.
+r"""Nested sampling of the end of a bridge: an evidence that is independent of the particle samplers.
 
 It knows the prior by exact draws and its density, and the data by the likelihood alone; noise levels play no
 part. For models whose prior can be drawn exactly: diffusion sites with a closed form, or under

@@ -1,4 +1,4 @@
-"""Trees of small arrays as one array, so that a compiled program handles them at once."""
+"""Trees of small arrays packed into one array."""
 
 from typing import Any
 

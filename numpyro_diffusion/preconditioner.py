@@ -1,4 +1,4 @@
-r"""Coordinates in which a cloud looks round: what a move sees in place of a position.
+r"""Linear preconditioner (diagonal plus low rank) that standardises particle positions for MCMC moves.
 
 Round coordinates are one vector, so that a move is the same few operations for any number of sites. A
 position is $z = S\,(I + Q^\top (R - I)\, Q)\, y$ with $S$ a scale per coordinate and, where a pilot found

@@ -1,4 +1,4 @@
-"""Systematic resampling from a small program."""
+"""Systematic resampling."""
 
 import blackjax.smc.resampling as resampling
 import jax

@@ -1,4 +1,4 @@
-"""What the engine hands back: a weighted cloud with its history, whole, interrupted or dead."""
+"""The result of a run: weighted particles with their history; also of interrupted and failed runs."""
 
 from functools import partial
 from typing import Any, NamedTuple

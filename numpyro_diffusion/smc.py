@@ -1,4 +1,4 @@
-r"""The engine: sequential Monte Carlo over any Feynman-Kac model.
+r"""The engine: sequential Monte Carlo (SMC) over a Feynman-Kac model.
 
 One loop serves every scheme. A cloud of weighted particles is resampled when its effective sample
 size falls below a share of its number, then every particle takes one step and multiplies its weight.

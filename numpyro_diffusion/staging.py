@@ -1,4 +1,4 @@
-"""Functions as programs: traced once, compared by what they do, and with nothing computed twice.
+"""Staging of functions as programs: traced once, compared by what they compute, common work hoisted.
 
 `settle` traces a function of arrays and keeps the program. Two programs are equal if they do the same, so
 that one compiled form serves both, and every array that the function read when it was traced is data: a

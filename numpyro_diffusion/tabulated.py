@@ -1,4 +1,4 @@
-r"""A noise schedule known at some times only, as discrete-time diffusion models have it."""
+r"""Tabulated noise schedules, as discrete-time diffusion models have them."""
 
 import equinox as eqx
 import jax

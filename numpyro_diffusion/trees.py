@@ -1,4 +1,4 @@
-"""Trees of modules as plain data, and back, without running code.
+"""Serialisation of modules as plain data, without running code.
 
 A module, or a named tuple, is its class, by name, and its fields; arrays are kept apart. Only classes of this
 package, and those that a caller allows, are built.

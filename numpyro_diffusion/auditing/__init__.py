@@ -1,4 +1,4 @@
-"""Is a learned prior what it says? One measurement a file, and `audit`, which makes them all."""
+"""Audit of a learned prior: one measurement a file, and `audit`, which makes them all."""
 
 from .curl import Curl as Curl
 from .curl import curl_ratio as curl_ratio

@@ -1,4 +1,4 @@
-r"""How much of a score is not the gradient of anything."""
+r"""Curl of a score: how much of it is not the gradient of any log density."""
 
 from typing import NamedTuple
 

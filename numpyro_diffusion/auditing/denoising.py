@@ -1,4 +1,4 @@
-r"""How well a prior denoises, beside the best linear denoiser and beside what it says of itself."""
+r"""Denoising error by noise level, against the best linear (Wiener) denoiser and the prior's own claim."""
 
 from typing import Any, NamedTuple
 

@@ -1,4 +1,4 @@
-r"""Whether draws of a prior have the moments, and the law, of the data."""
+r"""Draws of a prior against held-out data: moments, and a two-sample comparison."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-r"""What may be wrong with a prior, one check a function: a sentence if it is, and nothing if it is not.
+r"""Checks of an audit: each returns a sentence if something is wrong, and nothing otherwise.
 
 A finding needs two things: a size that matters, named below, and three standard errors (or a p-value below
 0.005) to tell it from chance.

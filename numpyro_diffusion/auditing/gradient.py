@@ -1,4 +1,4 @@
-r"""Whether the density of an energy and its score belong together, level by level."""
+r"""Whether an energy's gradient equals its score, by noise level."""
 
 from typing import NamedTuple
 

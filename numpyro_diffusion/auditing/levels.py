@@ -1,4 +1,4 @@
-r"""Noised examples at several noise levels: what all measurements by level share.
+r"""Noised held-out examples at several noise levels, shared by all measurements.
 
 A measurement is a function of one clean example, one key and one time. It is mapped over levels within
 an example and over examples in batches, in one compiled program.

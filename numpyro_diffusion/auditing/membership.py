@@ -1,4 +1,4 @@
-r"""Whether a prior has memorised the examples that it was trained on."""
+r"""Memorisation: membership inference of training against held-out examples."""
 
 from typing import NamedTuple
 

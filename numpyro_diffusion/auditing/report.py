@@ -1,4 +1,4 @@
-r"""The audit of a prior: all measurements of this package, one after the other, in one report."""
+r"""The audit: all measurements of a prior in one report."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

@@ -1,4 +1,4 @@
-r"""Whether data stay where they are when chains of the energy move them."""
+r"""Drift of Markov chains that start from data: whether the energy leaves data where they are."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-r"""Two lots of scores told apart: area under the ROC curve, its error, and the far left of the curve."""
+r"""ROC curves: area under the curve with its error, and true positives at small false positive rates."""
 
 import numpy as np
 

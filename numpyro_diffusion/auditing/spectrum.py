@@ -1,4 +1,4 @@
-r"""Whether the posterior covariance that a denoiser implies is a covariance."""
+r"""Eigenvalues of the posterior covariance that a denoiser implies: none of a true one is negative."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-r"""Whether the energies of different regions and levels lie where the scores put them."""
+r"""Calibration of energy differences between regions and noise levels against the scores."""
 
 from typing import NamedTuple
 

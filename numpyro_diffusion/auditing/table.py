@@ -1,4 +1,4 @@
-"""An audit in numbers: one row a level, then draws and memorisation."""
+"""An audit as a table: one row a noise level, then draws and memorisation."""
 
 from __future__ import annotations
 

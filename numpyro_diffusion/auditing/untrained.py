@@ -1,4 +1,4 @@
-"""Whether a network prior is still the Gaussian that it started from."""
+"""Whether a network prior is still the Gaussian it was initialised as."""
 
 import equinox as eqx
 import jax

@@ -1,4 +1,4 @@
-r"""An audit in words: a verdict of what is wrong, what is fine and what to do.
+r"""An audit in words: what is wrong, what is fine, and remedies.
 
 What is measured and small is said to be fine.
 """

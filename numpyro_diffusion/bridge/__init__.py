@@ -1,4 +1,4 @@
-r"""Bridges: the path of densities from noise to a posterior.
+r"""Bridges: sequences of distributions from noise to a posterior, as densities.
 
 A particle's position $z$ holds the noised diffusion variables $u = x_t / \alpha_t$, in the units of the
 data, and every other latent variable, unconstrained. A bridge gives the densities

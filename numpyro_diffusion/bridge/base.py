@@ -1,4 +1,4 @@
-"""The bridge of densities: what a scheme may ask of a model."""
+"""The bridge: unnormalised log densities along noise levels, as sampling schemes need them."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

@@ -1,4 +1,4 @@
-r"""Compositions of which only the scores are known: their parts, and their integral at high noise."""
+r"""Compositions of scores without a density: their parts, and their Gaussian integral at high noise."""
 
 import jax.numpy as jnp
 import numpy as np

@@ -1,4 +1,4 @@
-r"""Which observed sites have a density that is 0, or nearly, for values that the prior allows."""
+r"""Observed sites and factors whose density is 0, or falls by a step, where the prior has mass."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

@@ -1,4 +1,4 @@
-"""The bridge of one energy and one likelihood, without a NumPyro model."""
+"""The bridge of one energy and one log likelihood, without a NumPyro model."""
 
 import dataclasses
 import math

@@ -1,4 +1,4 @@
-r"""Covariances around denoised means along the directions of which data speak.
+r"""Posterior covariances of denoised means in a Krylov subspace of the data's information (MMPS).
 
 Per example, the Krylov vectors of $F C$ from the gradient of the likelihood: the directions that conjugate
 gradients would take for the widened likelihood. $C = \tau^2 \partial \hat x / \partial u$ costs one

@@ -1,4 +1,4 @@
-r"""Likelihoods widened by a covariance of low rank and a number, without a matrix of all coordinates.
+r"""Gaussian likelihoods widened by a low-rank covariance, without a matrix over all coordinates (MMPS).
 
 The same approximation of $\log \int \mathcal{N}(x; \hat x, C)\, p(y \mid x)\, dx$ as in `widening`, with
 $C = B B^\top$ known as a function of vectors: conjugate gradients find $w$, and the log-determinant is that

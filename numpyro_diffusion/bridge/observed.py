@@ -1,4 +1,4 @@
-r"""How sharply data speak of the diffusion sites, without a second derivative of the likelihood.
+r"""Information of the data about the diffusion sites: Gauss-Newton with Fisher information.
 
 Each observed law has a parameter $\eta(x, \theta)$, such as the mean, about which one datum has the Fisher
 information $I$. The information about $x$ is then $F = A^\top I A$ with $A = \partial \eta / \partial x$:

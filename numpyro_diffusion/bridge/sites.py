@@ -1,4 +1,4 @@
-"""Diffusion variables on their way from noise to data."""
+"""Diffusion variables of a bridge: noise level, denoising and transport of one site."""
 
 from typing import Any
 

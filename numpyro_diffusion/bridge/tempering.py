@@ -1,4 +1,4 @@
-r"""How far a likelihood is tempered at noisy levels, from what the data could say."""
+r"""Tempering of the likelihood by noise level, from the information in the data."""
 
 from collections.abc import Callable
 

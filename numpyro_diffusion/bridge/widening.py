@@ -1,4 +1,4 @@
-r"""Likelihoods widened by what a denoised mean leaves open.
+r"""Likelihoods widened by the variance around a denoised mean (PiGDM, TMPD).
 
 At noise level $t$ the clean variable is not $\hat x$ but something like $\mathcal{N}(\hat x, C)$. The
 likelihood averaged over it, $\log \int \mathcal{N}(x; \hat x, C)\, p(y \mid x)\, dx$, is by Laplace's

@@ -1,4 +1,4 @@
-"""Densities from scores, and what the noise levels of an energy say of its density."""
+"""Log densities from scores: estimators with errors, and normalisers from noise levels."""
 
 from .adjacent import adjacent_normalizer as adjacent_normalizer
 from .anomaly import Anomaly as Anomaly

@@ -1,4 +1,4 @@
-r"""The prior's normaliser from ratios of adjacent noise levels, along noised data."""
+r"""The prior's normaliser from ratios of adjacent noise levels (bridge sampling along noised data)."""
 
 import math
 from typing import Any

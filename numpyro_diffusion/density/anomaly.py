@@ -1,4 +1,4 @@
-r"""How untypical a point is of a prior, beside reference data."""
+r"""Anomaly scores: how untypical a point is of a prior, against reference data."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-r"""How far the densities of one learned model are apart.
+r"""Bounds and estimates of the difference between two densities of one learned model.
 
 With an exact score the density of the energy, of the reverse diffusion and of the probability flow are one.
 With model error they are not: the energy may be normalised to anything its gradient allows, the flow and

@@ -1,4 +1,4 @@
-r"""Which label, by Bayes' rule on log densities: the diffusion classifier with the right weights.
+r"""Diffusion classifier: posterior label probabilities from log densities.
 
 $p(c \mid x) \propto p(c)\, p(x \mid c)$ with $\log p(x \mid c)$ from any estimator. The heuristics in use
 compare plain means, or sums, of denoising losses over time instead: the mean is too unsure of everything, and

@@ -1,4 +1,4 @@
-r"""Densities from the steps of a discrete diffusion model, as its evidence lower bound has them.
+r"""Evidence lower bounds (ELBO) of discrete-time diffusion models (DDPM).
 
 With $\tau_k = 1 - \bar\alpha_k$, the noise variance of step $k$, the usual sum
 

@@ -1,4 +1,4 @@
-r"""What every estimate of a log density says of itself, and how its points are batched.
+r"""The record of a log density estimate, and its evaluation in batches of points.
 
 With model error there are several "densities of the model", and they differ: that of the score-based
 formula, which is the evidence lower bound of the reverse diffusion in continuous time; that of the

@@ -1,4 +1,4 @@
-r"""The density of the probability flow: exact along one deterministic path a point.
+r"""Log density by the probability flow ODE (continuous change of variables), one path a point.
 
 The flow carries the prior to the Gaussian at `t_max` without noise. The log density changes along the path
 by the divergence of the flow, so that one ordinary differential equation gives it to any tolerance:

@@ -1,4 +1,4 @@
-r"""How far to noise: the evidence lower bound as a function of the horizon.
+r"""The evidence lower bound as a function of the largest noise level, and where it is long enough.
 
 A long horizon adds the score's errors of many levels; a short one begins at a law that is not quite the
 initial one. With a law fitted to the data, noised exactly, as the initial one, a short horizon costs

@@ -1,4 +1,4 @@
-r"""Which noises the score-based formula adds at each time: random and evenly spread, or by quadrature."""
+r"""Noises of the score-based density formula: random, antithetic, or by quadrature."""
 
 import abc
 import math

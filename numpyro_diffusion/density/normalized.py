@@ -1,4 +1,4 @@
-"""The density of a normalised energy, as one more estimator beside those that need scores alone."""
+"""The log density of a normalised energy, with the interface of the other estimators."""
 
 import jax.numpy as jnp
 

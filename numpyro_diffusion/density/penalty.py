@@ -1,4 +1,4 @@
-r"""A prior as a penalty on what a generator makes: the likelihood part of a divergence.
+r"""A prior as a penalty on the output of a generator: the prior's part of a reverse KL divergence.
 
 $\mathrm{KL}(p_G \| p) = -H(p_G) - \mathbb{E}_{p_G} \log p$. The second part needs scores of $p$ alone, by the
 score-based density formula; the first is the generator's own affair: a flow knows its entropy, a GAN's

@@ -1,4 +1,4 @@
-r"""Normalisers from single points: what the score-based density says beside the energy.
+r"""Pointwise normalisers: the score-based log density against the energy at the same points.
 
 $\log p(x) = -E(x, t_{\min}) - L(t_{\min})$, and the score formula knows $\log p(x)$ without the energy, so
 that any one point gives the normaliser. No sampler is run, and labels are calibrated as easily as one law.

@@ -1,4 +1,4 @@
-r"""A Gaussian beside the model: what is known exactly is subtracted, and only the rest is estimated.
+r"""Control variates from a Gaussian reference with a closed form.
 
 In the coordinates in which its covariance is diagonal, at noise level $s$ the Gaussian is
 $\mathcal{N}(m, \mathrm{diag}(v) + s^2 I)$.

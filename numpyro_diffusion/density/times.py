@@ -1,4 +1,4 @@
-r"""At which times the score-based formula looks.
+r"""Quadrature and random rules for the noise levels of the score-based density formula.
 
 Times are $\tau = r / (c^2 + r)$ in $[0, 1)$ with $r$ the variance of the added noise and $c^2$ that of the
 data, as in Li & Yan. The integrand is bounded in $\tau$ down to 0, whatever the data.

@@ -1,4 +1,4 @@
-"""The divergence of a vector field at a point: exactly, or by random probes."""
+"""The divergence of a vector field: exact, or by Hutchinson's random probes."""
 
 import abc
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-r"""The probability flow in coordinates in which a Gaussian stands still.
+r"""The probability flow in coordinates in which a Gaussian is constant.
 
 The flow of $u = x_t / \alpha_t$ in the noise level $s$ is $du/ds = -s\, \nabla \log p_s(u)$. With the
 Gaussian reference $\mathcal{N}(m, B\,\mathrm{diag}(v) B^\top)$ and $r = \sqrt{v + s^2}$, a number for each

@@ -1,4 +1,4 @@
-r"""What a run says about itself: errors, warnings, tables, a verdict in words, and the ArviZ object.
+r"""Diagnostics of a run: errors, warnings, tables, a verdict in words, and the ArviZ object.
 
 Independent clouds of particles take the place of chains. Everything here reads a finished
 `SMCResult` whose leaves lead with an axis of clouds, or the audit of a prior, and nothing here changes a

@@ -1,4 +1,4 @@
-"""The error of a run's evidence, and what it cannot know."""
+"""The standard error of a run's log evidence, and reasons not to trust it."""
 
 from collections.abc import Iterator
 from typing import Any

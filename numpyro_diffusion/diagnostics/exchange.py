@@ -1,4 +1,4 @@
-"""A run of replica exchange in words."""
+"""Diagnostics of replica exchange, in words."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""A run as an ArviZ object: which arrays go in, under names and types that netCDF can hold."""
+"""Export of a run to ArviZ: arrays, names and types that netCDF can hold."""
 
 import contextlib
 from collections.abc import Callable, Mapping

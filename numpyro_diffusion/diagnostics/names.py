@@ -1,4 +1,4 @@
-"""Names and parts under which the values of a run's sites are shown and stored."""
+"""Names of a run's variables in summaries and exports."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""Likelihoods that rise by steps, of which neither gradients nor weights can tell."""
+"""Piecewise constant likelihoods, which gradients and weights cannot diagnose."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""A run in numbers: R-hat, and a table of marginal posteriors."""
+"""Summary tables: R-hat, effective sample sizes and marginal posteriors."""
 
 from collections.abc import Mapping
 from typing import Any

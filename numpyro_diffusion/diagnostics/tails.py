@@ -1,4 +1,4 @@
-"""How heavy the tail of the weights is."""
+"""Pareto k-hat: the tail of the importance weights."""
 
 import numpy as np
 

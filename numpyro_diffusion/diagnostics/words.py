@@ -1,4 +1,4 @@
-"""A run in words: where densities were not finite, and a verdict with remedies.
+"""The verdict of a run in words: densities that were not finite, failures, and remedies.
 
 Each finding is a function of its own that answers with nothing if all is well.
 """

@@ -1,4 +1,4 @@
-r"""Products, powers and ratios of laws.
+r"""Algebra of energies: products, powers and quotients of distributions.
 
 $\sum_i \beta_i E_i(x_t, t)$ is, at $t_{\min}$, exactly the energy of $\prod_i p_i^{\beta_i}$. At
 higher noise it is *not* the noised product (noising and multiplying do not commute): there it is only

@@ -1,4 +1,4 @@
-r"""Energies and denoisers: what a diffusion model knows about a distribution.
+r"""Base classes of energies and denoisers.
 
 A *denoiser* gives the mean of clean data given noised data. An *energy* knows more: a scalar
 $E(x_t, t)$, in nats, with $p_t(x_t) = e^{-E(x_t, t) - L(t)}$. Its gradient is minus the score, and

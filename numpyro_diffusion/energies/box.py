@@ -1,4 +1,4 @@
-r"""The uniform law on a box, noised exactly: flat priors of simulators, beside a density at every level.
+r"""The uniform distribution on a box, noised in closed form: flat priors of simulators.
 
 A coordinate that is uniform on $(a, b)$ has at level $t$ the density
 $[\Phi(\tfrac{x - \alpha a}{\sigma}) - \Phi(\tfrac{x - \alpha b}{\sigma})] / (\alpha (b - a))$. The

@@ -1,4 +1,4 @@
-r"""A check that an energy is what it says: a density whose gradient is the score.
+r"""Numerical checks that an energy is a density whose gradient is its score.
 
 A sampler that is handed values from one law and gradients from another gives wrong answers without a
 sign of trouble, so this is worth the second it takes, once, for every energy from outside.

@@ -1,4 +1,4 @@
-"""What can be told of a composition before it is sampled."""
+"""Checks of a composition before it is sampled: parts that match, powers that can be normalised."""
 
 import warnings
 

@@ -1,4 +1,4 @@
-"""The Gaussian of data, in whose coordinates a network works, and the types it works with."""
+"""Standardisation of data by a Gaussian, and the types a network computes in."""
 
 import inspect
 import math

@@ -1,4 +1,4 @@
-r"""A backbone read as a plain denoiser: the usual diffusion model, and the teacher of an energy."""
+r"""A network as a plain denoiser: the usual diffusion model, and the teacher in distillation."""
 
 import equinox as eqx
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-r"""Laws times factors."""
+r"""Products of a distribution and factors: tilted, restricted and coupled priors."""
 
 from typing import Self
 

@@ -1,4 +1,4 @@
-r"""Factors of a law: what a law is multiplied by, and what stands in for it at noisy levels.
+r"""Base class of factors: functions that multiply a prior, with approximations at noisy levels.
 
 A factor $h$ is a positive function of clean data: a reward, a constraint, a ratio of densities, a cost that
 couples several variables. At a noisy level a factor $h_t$ takes its place, which decides how well a sampler

@@ -1,4 +1,4 @@
-r"""Energies and scores that come as plain functions.
+r"""Energies and scores from plain functions.
 
 Someone else's model enters by a lambda that speaks our conventions: one example of noised data $x_t$,
 our time $t \in [0, 1]$, nats. A model with its own clock or its own prediction type needs one line:

@@ -1,4 +1,4 @@
-r"""Other energies that a network can make: squares, autoencoders, a scalar head.
+r"""Other parametrisations of a network energy: squared norm, autoencoder, scalar head.
 
 They share the preconditioning of `AbstractNetworkEnergy` and differ in how the output of the backbone
 becomes a number. `InnerProductEnergy` and `ProperEnergy` are what to use by default; these are for

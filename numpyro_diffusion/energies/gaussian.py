@@ -1,4 +1,4 @@
-r"""Energies with a closed form at every noise level: the yardstick of all tests.
+r"""Gaussians and Gaussian mixtures, with a closed form at every noise level.
 
 If $x_0 \sim \sum_k w_k \mathcal{N}(m_k, S_k)$ then
 $x_t \sim \sum_k w_k \mathcal{N}(\alpha_t m_k,\ \alpha_t^2 S_k + \sigma_t^2 I)$. Covariances are kept as

@@ -1,4 +1,4 @@
-r"""Several variables under one energy, so that factors can couple them."""
+r"""Joint energies of several variables, so that factors can couple them."""
 
 from typing import Self
 

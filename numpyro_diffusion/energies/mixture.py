@@ -1,4 +1,4 @@
-r"""Mixtures of laws: one or another."""
+r"""Mixtures of energies."""
 
 import math
 from typing import Self

@@ -1,4 +1,4 @@
-r"""The learned energies to use by default: inner product, and the same with its square completed.
+r"""Network energies: inner product, and the same with its square completed, which is proper.
 
 `InnerProductEnergy` is the one of the literature. `ProperEnergy` is a proper law whatever the weights: prefer
 it where $e^{-E}$ is to be sampled.

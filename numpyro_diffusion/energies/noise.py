@@ -1,4 +1,4 @@
-r"""Noise between two levels, in the units of the data."""
+r"""The noise added between two levels, in data units."""
 
 import jax.numpy as jnp
 

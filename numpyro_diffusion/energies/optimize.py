@@ -1,4 +1,4 @@
-r"""The largest density by an annealed cloud of draws: model-based diffusion as an optimiser."""
+r"""Model-based diffusion (MBD) as an optimiser of a known function, without gradients."""
 
 from collections.abc import Callable
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-r"""Learned energies: the Gaussian of the data, and what a network makes of it.
+r"""Base of network energies: the Gaussian of the data, corrected by a network (EDM preconditioning).
 
 In data units, with noise level $s = \sigma_t / \alpha_t$, a Gaussian prior $\mathcal{N}(m, S)$ noised
 to level $s$ has the energy $\tfrac12 |w|^2$ of its whitened coordinate $w$, and a network $F(w)$

@@ -1,4 +1,4 @@
-r"""Draws from a learned diffusion: the reverse process, step by step from noise to data."""
+r"""Ancestral sampling: draws from a learned diffusion by its reverse process."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-r"""Diffusion without data: the noised law of a density that is known, by importance sampling.
+r"""Noised densities of a known density by importance sampling: diffusion without data.
 
 A network learns noised laws from data. Where the density itself is known up to a constant there is nothing to
 learn: $p_t(u) = \int p_0(y)\, \mathcal{N}(u; y, \tau_t^2)\, dy$ is an integral, and so is its score.

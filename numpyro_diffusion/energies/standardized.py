@@ -1,4 +1,4 @@
-r"""A learned law in the units of a table, whose columns are anything from millimetres to dollars.
+r"""A learned prior in the units of a table with columns of very different scales.
 
 The noise of a diffusion is the same in every coordinate, so the columns that it sees must be alike. The units
 stay outside: $x = m + D z$ with the diagonal $D$ of standard deviations, and a diffusion for $z$.

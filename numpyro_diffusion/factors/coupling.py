@@ -1,4 +1,4 @@
-r"""Couplings: priors of several variables that know of one another."""
+r"""Couplings: factors over several diffusion variables."""
 
 from collections.abc import Callable
 

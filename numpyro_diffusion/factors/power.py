@@ -1,4 +1,4 @@
-r"""A law as a factor of another one."""
+r"""A distribution as a factor of another: product of experts."""
 
 import equinox as eqx
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-r"""Ratios of densities: a law carried over to another one that few examples are known of."""
+r"""Density ratios: a prior transferred to another population from few examples."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-r"""Constraints: a law confined to a set."""
+r"""Constraints: a prior truncated to a set."""
 
 from collections.abc import Callable
 

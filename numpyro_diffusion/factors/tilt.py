@@ -1,4 +1,4 @@
-r"""Rewards: a law tilted towards what is wanted."""
+r"""Reward tilting: a prior times the exponential of a reward."""
 
 import equinox as eqx
 import jax

@@ -1,4 +1,4 @@
-r"""Soft values: what a reward of clean data is worth while there is still noise.
+r"""Soft value functions: the log expected reward of clean data given a noised one.
 
 $v_t(u) = \alpha \log \mathbb{E}[e^{r(u_{t_{\min}}) / \alpha} \mid u_t = u]$, in units of the reward. With it
 $p_t e^{v_t / \alpha}$ is the noised law of $p\, e^{r / \alpha}$, and no step of a sampler is wasted; anything

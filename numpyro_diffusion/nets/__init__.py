@@ -1,4 +1,4 @@
-"""Small backbones: the learned part of a network energy."""
+"""Small neural networks: backbones of learned energies."""
 
 from .condition import AbstractCondition as AbstractCondition
 from .condition import Labels as Labels

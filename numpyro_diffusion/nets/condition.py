@@ -1,4 +1,4 @@
-r"""What a backbone is told beside the noise level: a label, or a vector of numbers.
+r"""Conditioning of a network on a label or a vector, beside the noise level.
 
 A condition becomes a vector that is added to the embedding of the noise level. Each kind has a *null* value,
 which stands for no condition at all; a network that was trained with the null now and then knows the

@@ -1,4 +1,4 @@
-r"""Convolutions that are as fast inside a compiled loop as outside it.
+r"""Convolutions as matrix products on CPUs, where XLA compiles them badly inside loops.
 
 On a CPU, XLA leaves its fast convolutions where a program has a loop, and samplers and training are loops:
 there `jax.lax.conv` takes some ten times as long (jax-ml/jax issue 12868), gradients also where channels come

@@ -1,4 +1,4 @@
-r"""A learned number that depends on noised data: the logarithm of a factor, a value, a ratio."""
+r"""Scalar networks of noised data: log factors, values and density ratios."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""One figure of an audit: six small panels, one a question."""
+"""The figure of an audit: six panels."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Figures of a run: what happened at each level, and posteriors of images."""
+"""Figures of a run: diagnostics by level, and posteriors of images."""
 
 from collections.abc import Sequence
 from typing import Any

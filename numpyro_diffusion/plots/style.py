@@ -1,4 +1,4 @@
-"""Colours, and Matplotlib where it is installed."""
+"""Colours, and an optional import of Matplotlib."""
 
 from typing import Any
 

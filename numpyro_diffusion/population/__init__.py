@@ -1,4 +1,4 @@
-"""Populations: maximum mean discrepancies between clouds of points, as factors of laws and as flows."""
+"""Maximum mean discrepancy (MMD) between populations: as factors of priors and as gradient flows."""
 
 from .kernels import RBF as RBF
 from .kernels import AbstractKernel as AbstractKernel

@@ -1,4 +1,4 @@
-r"""Kernels between points of any shape, all with the sign that makes discrepancies positive."""
+r"""Positive definite kernels and the energy distance, for points of any shape."""
 
 import abc
 import math

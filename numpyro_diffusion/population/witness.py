@@ -1,4 +1,4 @@
-r"""The witness of a discrepancy: where a cloud has too much mass, and the flow that moves it away."""
+r"""The witness function of a discrepancy, and its gradient flow."""
 
 from collections.abc import Callable
 

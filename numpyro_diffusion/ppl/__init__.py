@@ -1,4 +1,4 @@
-"""All that touches NumPyro: distributions and handlers."""
+"""The NumPyro side: distributions, handlers, models as bridges, samplers and MCMC kernels."""
 
 from .distributions import DiffusionPrior as DiffusionPrior
 from .distributions import NoisedPrior as NoisedPrior

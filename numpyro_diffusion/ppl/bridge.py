@@ -1,4 +1,4 @@
-r"""From a NumPyro model to the bridge of densities that ends in its posterior.
+r"""`from_model`: the bridge of a NumPyro model.
 
 The model is looked at once to learn its sites, and then traced once to programs. Sites with a
 `DiffusionPrior` are followed through the noise levels, all other latent sites live in unconstrained space,

@@ -1,4 +1,4 @@
-"""Refusals: models, data and densities that no weight would be right for, named by site."""
+"""Validation of NumPyro models before sampling; errors name the site."""
 
 import contextlib
 import inspect

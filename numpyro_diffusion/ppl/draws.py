@@ -1,4 +1,4 @@
-"""Draws from the weighted particles of independent clouds, in the space of the model."""
+"""Posterior draws and predictions from weighted particles, in the space of the model."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What of a run goes into the groups of an ArviZ object: draws, predictions and data by site."""
+"""ArviZ groups of a run: draws, predictions and data by site."""
 
 import warnings
 from collections.abc import Callable

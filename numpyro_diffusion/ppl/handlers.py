@@ -1,4 +1,4 @@
-r"""The handler that turns a model into its own bridge.
+r"""Handler that turns a model into the noised models of its bridge.
 
 `noised(model, t)` is the model in which every diffusion site holds noised data and everything
 downstream sees a twist of it. At `t_min` it is the model itself; at `t_max` its diffusion sites are

@@ -1,4 +1,4 @@
-"""What the sites of a model are, from a trace in which nothing is computed.
+"""Abstract inspection of a model: its sites and shapes, without computing anything.
 
 The model is traced with its data as they are and its latent sites abstract. Values of observed sites, masks
 and the arrays of energies that the model made on the way are computed afterwards, together.

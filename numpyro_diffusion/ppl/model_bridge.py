@@ -1,4 +1,4 @@
-"""The functions of a bridge over one NumPyro model and one data set."""
+"""The bridge over one NumPyro model and one data set."""
 
 import dataclasses
 from collections.abc import Callable

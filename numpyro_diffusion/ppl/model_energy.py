@@ -1,4 +1,4 @@
-"""A NumPyro model as a diffusion energy, without data to train on."""
+"""A NumPyro model as a diffusion energy, without training data."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

@@ -1,4 +1,4 @@
-r"""What the laws of observed sites say about their parameters: read off the NumPyro trace.
+r"""Observed distributions of a model: parameters and Fisher information, read off the NumPyro trace.
 
 Each law has a parameter $\eta$ that the model computes from its latent sites, and Fisher information
 about it: the mean and one over the variance, for a Gaussian. Twists use both to know in which directions,

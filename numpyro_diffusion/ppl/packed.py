@@ -1,4 +1,4 @@
-"""Energies as data of a NumPyro distribution."""
+"""Energies as pytree data of a NumPyro distribution."""
 
 import equinox as eqx
 import jax

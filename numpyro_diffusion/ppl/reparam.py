@@ -1,4 +1,4 @@
-r"""A diffusion site as a function of standard normal noise.
+r"""Reparametrisation of a diffusion site as a function of standard normal noise.
 
 `NoiseReparam` puts the probability flow into the model: the latent variable is $z \sim \mathcal{N}(0, I)$,
 and the diffusion site is $T(z)$. Nothing asks for the density of the prior any more, so a score is enough,

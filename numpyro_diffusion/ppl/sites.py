@@ -1,4 +1,4 @@
-"""What a NumPyro site is: its law under wrappers and masks, its log density, and the peak of that.
+"""Log densities of NumPyro sites under wrappers, scales and masks.
 
 Distributions come wrapped: in masks, in `expand` and in `to_event`. Nothing here runs the model.
 """

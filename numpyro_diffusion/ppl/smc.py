@@ -1,4 +1,4 @@
-r"""The sampler that NumPyro users meet: `SMC(model).run(key, *args)`.
+r"""`SMC`: the sampler with the interface of NumPyro's `MCMC`.
 
 It turns the model into a bridge, lets the scheme tune itself with a pilot cloud, runs several independent
 clouds of particles together, and answers with draws, weighted particles, the log evidence with its

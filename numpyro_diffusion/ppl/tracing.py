@@ -1,4 +1,4 @@
-"""How a model of the user is run under handlers: one at a time, with data as arrays, and never at random.
+"""Running a user's model under NumPyro's handlers: locked, with data as arrays, never at random.
 
 NumPyro keeps its handlers in one list for all threads, so that two threads that trace would read each
 other's sites: `tracing` lets one wait for the other.

@@ -1,4 +1,4 @@
-r"""Weights that ship with the package, each with a model card beside it.
+r"""Pretrained priors that ship with the package, each with a model card.
 
 `digits-8x8` is an energy of the 8x8 handwritten digits that come with scikit-learn (1,797 real
 scans), in units where paper is -1 and ink is 1. The examples of its test split were never seen while

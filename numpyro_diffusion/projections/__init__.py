@@ -1,4 +1,4 @@
-"""Projections onto feasible sets, and the sampler that projects after every step."""
+"""Projections onto feasible sets, and projected Langevin sampling."""
 
 from .langevin import ProjectedDraws as ProjectedDraws
 from .langevin import projected_langevin as projected_langevin

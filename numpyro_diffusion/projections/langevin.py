@@ -1,4 +1,4 @@
-r"""Langevin dynamics with a projection after every step: feasible, and of another law."""
+r"""Projected Langevin dynamics: feasible draws of another distribution, as a baseline."""
 
 from collections.abc import Callable
 from typing import NamedTuple

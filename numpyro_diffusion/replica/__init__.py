@@ -1,4 +1,4 @@
-"""Replica exchange: chains at all noise levels at once, which trade places."""
+"""Replica exchange (parallel tempering) along the noise levels."""
 
 from .bennett import bennett as bennett
 from .exchange import replica_exchange as replica_exchange

@@ -1,4 +1,4 @@
-r"""The ratio of two normalisers from draws of both laws."""
+r"""Bennett's acceptance ratio (BAR): the ratio of two normalisers from draws of both distributions."""
 
 import numpy as np
 from numpy.typing import NDArray

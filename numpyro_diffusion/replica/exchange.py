@@ -1,4 +1,4 @@
-r"""Replica exchange along the noise levels: chains at all levels at once, that trade places.
+r"""Replica exchange: chains at all noise levels at once, with swaps of neighbours.
 
 Where SMC takes a cloud from noise to data once, here one chain stands at each level, and neighbours propose
 to swap what they hold, carried from level to level. A state that comes down from the noise has crossed every

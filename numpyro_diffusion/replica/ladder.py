@@ -1,4 +1,4 @@
-"""A ladder of replicas: where they start, on which levels they stand, and one sweep of them."""
+"""The ladder of replica exchange: initial states, levels, and one sweep of moves and swaps."""
 
 import math
 from typing import Any, NamedTuple

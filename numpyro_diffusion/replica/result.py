@@ -1,4 +1,4 @@
-"""What replica exchange hands back."""
+"""The result of replica exchange."""
 
 from typing import NamedTuple
 

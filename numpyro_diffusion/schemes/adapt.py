@@ -1,4 +1,4 @@
-"""What a pilot cloud measures at a level: round coordinates, step sizes, moves, curvature."""
+"""Adaptation by the pilot at one level: preconditioner, step sizes, number of moves, curvature."""
 
 from typing import NamedTuple
 

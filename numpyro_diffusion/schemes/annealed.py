@@ -1,4 +1,4 @@
-r"""Annealed importance sampling with resampling, along the noise levels of a diffusion energy.
+r"""Annealed importance sampling (AIS) with resampling, along the noise levels of a diffusion energy.
 
 At each level a particle is moved by kernels that leave $\gamma_{c, \beta}$ invariant and is then
 carried to the next level and weighed there:

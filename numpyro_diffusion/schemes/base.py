@@ -1,4 +1,4 @@
-"""What a scheme is, and what all share: tune unless the levels are frozen, then make the model."""
+"""Base class of sampling schemes."""
 
 import abc
 from typing import Literal, NamedTuple

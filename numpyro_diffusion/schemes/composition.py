@@ -1,4 +1,4 @@
-r"""Compositions of which only the scores are known, weighed in path space.
+r"""Composed scores without a density, weighted in path space (Feynman-Kac correctors, FKC).
 
 Reverse diffusion with summed scores, $\sum_i \beta_i \nabla \log p_{i,t}$, samples another law than
 $\prod_i p_i^{\beta_i}$. A correction (see `corrections`) weighs its steps so that they do lead there; a

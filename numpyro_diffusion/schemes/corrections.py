@@ -1,4 +1,4 @@
-r"""Corrections: what a reverse diffusion with summed scores owes to the law that it should have had.
+r"""Importance-weight corrections for reverse diffusion with composed scores (FKC, RNE).
 
 The law of a composition is $\pi_t \propto \prod_i p_{i,t}^{\beta_i}$, of which only the scores $s_i$ are
 known, and $S = \sum_i \beta_i s_i$. In units of the data the variance $v$ of the noise is a clock: a

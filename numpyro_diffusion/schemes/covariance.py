@@ -1,4 +1,4 @@
-r"""Covariances of reverse-diffusion draws: how far the second derivative of the log density is followed.
+r"""Covariances of reverse-diffusion proposals from the Hessian of the log density.
 
 Between two levels with noise $v = s_t^2 - s_s^2$ the law of $u_s$ given $u_t$ has covariance
 $v I + v^2 \nabla^2 \log \gamma_t(u_t)$ (Tweedie's formula of second order). A covariance here puts $h$ in the

@@ -1,4 +1,4 @@
-r"""Control variates for continuous-time weights: a drift that makes them even."""
+r"""DriftLite: control variates in the drift that reduce the variance of continuous-time weights."""
 
 from typing import Any
 

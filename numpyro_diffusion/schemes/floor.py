@@ -1,4 +1,4 @@
-r"""Floors under likelihoods that are 0 somewhere: how high a pilot makes them, and how they go.
+r"""Floors under likelihoods that are 0 somewhere: their height by level, and how they fade.
 
 A level's likelihood is $\tilde L + \delta$ (see `bridge.combine`) with
 

@@ -1,4 +1,4 @@
-r"""The probability-flow map as a transport, with its log-determinant."""
+r"""Probability-flow transport between levels, with its log-determinant."""
 
 from typing import ClassVar
 

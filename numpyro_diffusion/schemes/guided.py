@@ -1,4 +1,4 @@
-r"""Steps of a reverse sampler that is the prior itself, steered by the likelihood."""
+r"""Guided steps of a reverse sampler that is the prior itself (twisted diffusion sampler, TDS)."""
 
 from typing import Any, ClassVar
 

@@ -1,4 +1,4 @@
-r"""Moves and weights along a bridge: what one particle does at one level.
+r"""The SMC step of one particle along a bridge: MCMC moves, transport and incremental weight.
 
 It is moved by kernels that leave $\gamma_{c, \beta}$ invariant, transported to the next level, and
 weighed there. The pilot and all schemes run these functions.

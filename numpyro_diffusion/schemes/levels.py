@@ -1,4 +1,4 @@
-"""Frozen levels: what a pilot chooses and a run scans over."""
+"""Level parameters: what a pilot tunes and a run scans over."""
 
 from typing import Any, NamedTuple
 

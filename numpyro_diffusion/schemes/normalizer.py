@@ -1,4 +1,4 @@
-r"""The prior's normaliser from a run of a sampler on the prior alone."""
+r"""The prior's normaliser from an SMC run on the prior alone."""
 
 import math
 

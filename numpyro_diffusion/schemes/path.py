@@ -1,4 +1,4 @@
-"""Paths from noise to the posterior: in which order the likelihood fades in and the noise falls."""
+"""Tempering paths: in which order the likelihood power rises and the noise falls."""
 
 import math
 from collections.abc import Callable

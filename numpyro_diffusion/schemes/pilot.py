@@ -1,4 +1,4 @@
-r"""The pilot: a small cloud that chooses levels, step sizes and scales, before they are frozen.
+r"""The pilot run: a small cloud that tunes levels, step sizes and scales before they are frozen.
 
 It walks the same path as the sampler. At each level it measures the spread of every coordinate, adapts
 the step sizes to the kernels' target acceptance while it moves, and then takes the largest step along

@@ -1,4 +1,4 @@
-"""Transports that are draws of the reverse diffusion, and what their weights owe to that."""
+"""Reverse-diffusion proposals and their incremental importance weights."""
 
 from collections.abc import Callable
 from typing import ClassVar, NamedTuple

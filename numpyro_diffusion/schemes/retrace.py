@@ -1,4 +1,4 @@
-r"""Paths of a scheme, backwards: what a run asks for that keeps one of its particles.
+r"""Backward kernels and transition densities of the transports, for conditional SMC.
 
 Where weights are made with a backward kernel $L$, the law of the paths that end in $x$ is $\gamma_0(x)$ times
 backward kernels: a path can be made anew from its end, and need not be remembered. A level's moves are

@@ -1,4 +1,4 @@
-r"""Reverse-diffusion proposals, weighed with the energy: exact at any number of levels.
+r"""Reverse-diffusion proposals weighted by the energy: exact with any number of levels.
 
 Each level draws $u_s$ from a Gaussian reverse step that is guided by the likelihood, and weighs it by
 

@@ -1,4 +1,4 @@
-r"""Likelihood tempering at the clean end: a cloud of the prior first, then the data.
+r"""Likelihood tempering: an SMC sampler from exact draws of the prior to the posterior.
 
 Where the prior has exact draws the cloud starts from them; otherwise it is brought down from noise as in
 `Annealed`, without a likelihood. Then the likelihood fades in,

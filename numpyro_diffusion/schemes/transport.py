@@ -1,4 +1,4 @@
-r"""Transports: how a particle gets from one level to the next, and what that does to its weight.
+r"""Transports of particles from level to level, with their incremental weights.
 
 The weight of a level is $\log \gamma' (z') - \log \gamma(z) + \log R$, where $z'$ is what the transport
 makes of $z$ and $\log R$ makes up for how it was made: the log-determinant of a map, or the log ratio of

@@ -1,4 +1,4 @@
-r"""The twisted diffusion sampler: weights in path space, where a denoiser is enough.
+r"""The twisted diffusion sampler (TDS): weights in path space, for which a denoiser is enough.
 
 The prior is the law of a reverse sampler, $\prod_k p(u_{k-1} \mid u_k)$. Its steps are steered by a twist
 $\psi_k(u_k, \theta)$ of the likelihood and weighed by

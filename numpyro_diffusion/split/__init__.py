@@ -1,4 +1,4 @@
-"""Split samplers: PnP-DM and DAPS, with the laws that they lead to and the ones that are exact."""
+"""Split Gibbs samplers: PnP-DM and DAPS, with the distributions they approach and exact versions."""
 
 from .base import AbstractSplit as AbstractSplit
 from .daps import DAPS as DAPS

@@ -1,4 +1,4 @@
-r"""Split samplers: the prior and the data, each asked alone, one after the other.
+r"""Split Gibbs samplers: draws from the denoising posterior and from the likelihood block in turn.
 
 A split sampler holds, beside the diffusion variable $x$, a second value of it that is near by Gaussian noise
 of standard deviation $\rho$. One block draws from the prior and the noise, the other from the data and the

@@ -1,4 +1,4 @@
-r"""Blocks of a split sampler: the prior's side, and the other sites."""
+r"""The prior block of a split Gibbs sampler, and that of the other sites."""
 
 from collections.abc import Callable
 

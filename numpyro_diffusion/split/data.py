@@ -1,4 +1,4 @@
-r"""The data's side of a split sampler: what is seen, given the data and a value near by.
+r"""The likelihood block of a split Gibbs sampler: independence Metropolis with a Laplace proposal.
 
 The target is $p(y \mid v, \theta) \exp(-|v - x|^2 / 2 \rho^2)$. It is drawn from by an independence sampler,
 a Gaussian with the gradient $g$ and the negative second derivative $F$ of the log likelihood at $x$,

@@ -1,4 +1,4 @@
-"""Chains of a split sampler, and what they hand back."""
+"""Chains of a split Gibbs sampler, and their result."""
 
 from typing import Any, NamedTuple
 

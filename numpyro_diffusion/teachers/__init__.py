@@ -1,4 +1,4 @@
-"""Diffusion models that others trained: their files, units and conventions, without their frameworks."""
+"""Trained diffusion models of other libraries: files, units and conventions, without their frameworks."""
 
 from .arrays import read_equinox_leaves as read_equinox_leaves
 from .arrays import read_safetensors as read_safetensors

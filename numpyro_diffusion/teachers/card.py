@@ -1,4 +1,4 @@
-r"""What must be known of a trained network before its numbers mean anything.
+r"""Cards of trained networks: what must be known before their numbers mean anything.
 
 A network file says neither in which units it lives, nor which noise it was trained under, nor what its output
 is. The card does; readers of foreign weights demand one.

@@ -1,4 +1,4 @@
-r"""A network that stays outside JAX: PyTorch, TensorFlow, a server, called from inside a JAX program.
+r"""Networks outside JAX (PyTorch, TensorFlow, a server), called back from inside a JAX program.
 
 Good for what needs values only, above all the targets of `distill`. Nothing can be differentiated through it
 and nothing of it is compiled, so it is no prior for a sampler that wants gradients.

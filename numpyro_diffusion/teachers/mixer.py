@@ -1,4 +1,4 @@
-r"""The MLP-Mixer score network of galaxygrad, written anew in plain JAX.
+r"""The MLP-Mixer score network of galaxygrad in plain JAX.
 
 An image and its time, as a second channel, are cut into patches of 4 x 4; blocks mix first across patches,
 then across features; a transposed convolution paints the patches back.

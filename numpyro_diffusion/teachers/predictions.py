@@ -1,4 +1,4 @@
-r"""What a network predicts, as the denoised mean.
+r"""Conversions of what a network predicts (noise, v, score, data) to the denoised mean.
 
 With $x_t = \alpha_t x_0 + \sigma_t \epsilon$ a network may give any one of score, noise, data or velocity;
 each is a linear function of $x_t$ and $\hat x_0$. A new convention is one class.

@@ -1,4 +1,4 @@
-r"""Energies that start from a teacher's weights, to be distilled from it.
+r"""Energies initialised from a teacher's weights, for distillation.
 
 A student that begins as a Gaussian has to learn all that the teacher knows. One that has the teacher's
 network as its backbone begins near the end.

@@ -1,4 +1,4 @@
-r"""Anchors: points whose log density is known from the scores, to which an energy can be tied.
+r"""Anchors: points with a known log density, to which an energy is tied in training.
 
 A well-trained score knows the density everywhere, through an integral over noise levels. An energy
 that fits the same scores may still be off by nats between far-off regions, since the path between

@@ -1,4 +1,4 @@
-"""A training run on disk, from which it goes on as if it had never stopped."""
+"""Checkpoints: training that continues as if it had never stopped."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-r"""Consistency between levels: the energies of neighbouring levels should be of one diffusion.
+r"""Consistency losses between neighbouring noise levels of an energy.
 
 Scores at each level say nothing of how energies at different levels go together. The diffusion does. In the
 units of the data, $u = x_t / \alpha_t$ at noise level $s$, with $\log p(u, s) = n \log \alpha_t - E - L$, it

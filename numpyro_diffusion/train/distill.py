@@ -1,4 +1,4 @@
-r"""Distillation: an energy from a score that is the gradient of nothing.
+r"""Distillation of a score into an energy.
 
 A score network is trained as a vector field; nothing makes it the gradient of a log density. The energy whose
 gradient is nearest to it on noised data is a projection,

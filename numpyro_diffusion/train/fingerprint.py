@@ -1,4 +1,4 @@
-"""What a function computes, as a short text that is the same in another process."""
+"""Fingerprints of functions: a short text that is the same in another process."""
 
 import hashlib
 import re

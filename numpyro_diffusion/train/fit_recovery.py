@@ -1,4 +1,4 @@
-"""Fits an energy by recovery likelihood: the loop of `fit`, with the gradient of `recovery_loss`."""
+"""`fit_recovery`: training by recovery likelihood."""
 
 import math
 from collections.abc import Callable

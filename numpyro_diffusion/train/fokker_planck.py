@@ -1,4 +1,4 @@
-r"""How far energies of different levels are from the diffusion's own equation."""
+r"""Fokker-Planck residuals of an energy over noise levels."""
 
 import math
 

@@ -1,4 +1,4 @@
-r"""Where the chains of recovery likelihood start: a denoiser that learns from where they end."""
+r"""Initial states of the chains of recovery likelihood, by a denoiser that is trained alongside."""
 
 from collections.abc import Callable
 from typing import Self

@@ -1,4 +1,4 @@
-r"""A learned log normaliser at every level, for an energy that is kept as it is."""
+r"""A learned log normaliser by noise level, for a fixed energy."""
 
 from collections.abc import Callable
 from typing import Self

@@ -1,4 +1,4 @@
-r"""At which noise levels a denoiser is trained, and what its error counts there."""
+r"""Distributions of noise levels in training, and the weights of their losses."""
 
 from collections.abc import Callable
 

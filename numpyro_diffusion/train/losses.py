@@ -1,4 +1,4 @@
-r"""Losses: how well a model denoises, and how well its energies of different levels agree.
+r"""Losses: denoising score matching, and agreement of energies across levels.
 
 *Denoising* teaches the score at each level. For $x_t = \alpha_t x_0 + \sigma_t \epsilon$ and noise level
 $s = \sigma_t/\alpha_t$ the loss is $\lambda(s)\,\lVert \hat x_0(x_t) - x_0 \rVert^2$ with Karras's weight

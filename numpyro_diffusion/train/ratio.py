@@ -1,4 +1,4 @@
-r"""A prior carried over to a small data set: ratios of densities, at `t_min` and at every noise level.
+r"""Training of density ratios for transfer to a small data set.
 
 $q / p$ between the law $q$ of few target examples and that of the prior's many is learned by telling one from
 the other. Its mean given noised data, $h_t = \mathbb{E}_p[q / p \mid u_t] = q_t / p_t$, leads a sampler of

@@ -1,4 +1,4 @@
-r"""Recovery likelihood: an energy learned by contrast with its own samples, level by level.
+r"""Recovery likelihood: contrastive training of an energy on its own samples, by noise level.
 
 The density of data is hard to sample, so its gradient of likelihood is hard to have. The density of slightly
 noisy data *given that more noise was added* is easy: for $u' = u + \sqrt{v}\,\eta$,

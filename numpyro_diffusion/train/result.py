@@ -1,4 +1,4 @@
-"""What training hands back, and what it says of itself."""
+"""The result of training."""
 
 from typing import NamedTuple
 

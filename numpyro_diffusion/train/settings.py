@@ -1,4 +1,4 @@
-"""What `fit` works out from its arguments before the first step."""
+"""Settings that `fit` derives from its arguments before the first step."""
 
 import math
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""Where training examples come from: an array, a function that draws them, a stream, or a mixture."""
+"""Sources of training examples: arrays, samplers, streams and mixtures of them."""
 
 import abc
 import zlib

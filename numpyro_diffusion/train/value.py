@@ -1,4 +1,4 @@
-r"""Soft values from draws of the prior: what a reward of clean data is worth while there is still noise."""
+r"""Training of soft value functions on draws of the prior."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Twists: what the rest of a model sees of a noised diffusion variable."""
+"""Twists: approximations of the likelihood at noisy levels."""
 
 from .base import AbstractTwist as AbstractTwist
 from .base import added_variance as added_variance

@@ -1,4 +1,4 @@
-r"""What a twist is.
+r"""Base class of twists.
 
 Halfway through sampling a model holds a noised variable, but its likelihood speaks of clean data. A
 twist says what to put there. It acts on $u_t = x_t / \alpha_t$, the noised variable in the units of

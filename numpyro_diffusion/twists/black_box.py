@@ -1,4 +1,4 @@
-"""The denoised mean for likelihoods without a gradient."""
+"""Twist for likelihoods without a gradient: the denoised mean, held constant."""
 
 from typing import ClassVar
 

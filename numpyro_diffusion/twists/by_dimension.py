@@ -1,4 +1,4 @@
-"""One twist for few coordinates, another for many."""
+"""A twist for few coordinates and another for many."""
 
 import equinox as eqx
 

@@ -1,4 +1,4 @@
-"""No twist: the noised variable itself."""
+"""The identity twist: the noised variable itself."""
 
 from .._typing import Array, Scalar
 from ..energies.base import AbstractEnergy

@@ -1,4 +1,4 @@
-"""Covariances of low rank, and a number for all other directions."""
+"""Low-rank covariances with an isotropic remainder."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""The denoised mean with its covariance along the directions that data speak of."""
+"""Denoised mean with its covariance along the directions informed by the data (MMPS)."""
 
 import equinox as eqx
 

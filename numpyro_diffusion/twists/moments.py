@@ -1,4 +1,4 @@
-"""The denoised mean with the covariance that the denoiser itself implies."""
+"""Denoised mean with the covariance that the denoiser implies (moment matching, TMPD)."""
 
 import math
 

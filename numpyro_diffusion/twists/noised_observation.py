@@ -1,4 +1,4 @@
-"""No denoising: data wait until the variable is as clean as they are."""
+"""Noised-observation likelihoods (FPS, MCGDiff): data are noised as much as the variable."""
 
 import jax.numpy as jnp
 

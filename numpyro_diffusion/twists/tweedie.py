@@ -1,4 +1,4 @@
-"""The denoised mean as twist: the default."""
+"""Tweedie's denoised mean: the default twist."""
 
 import equinox as eqx
 import jax

@@ -1,4 +1,4 @@
-"""The denoised mean with a variance that depends on the noise level alone."""
+"""Denoised mean with an isotropic variance by noise level (PiGDM)."""
 
 import equinox as eqx
 import jax.numpy as jnp

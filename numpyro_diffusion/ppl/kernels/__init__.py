@@ -1,4 +1,4 @@
-"""Kernels for NumPyro's own `MCMC` and `Gibbs`."""
+"""Kernels for NumPyro's `MCMC` and `HMCGibbs`."""
 
 from .gibbs import ParticleGibbs as ParticleGibbs
 from .marginal import ParticleMarginal as ParticleMarginal

@@ -1,4 +1,4 @@
-"""Step sizes and scales that warm-up chooses and then freezes: NumPyro's own schedule, for any kernel."""
+"""Warm-up adaptation of step sizes and scales (NumPyro's schedule), for any kernel."""
 
 from typing import Any, NamedTuple
 

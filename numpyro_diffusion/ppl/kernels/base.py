@@ -1,4 +1,4 @@
-"""What the kernels share: NumPyro's contract, for one chain, several, or a block of `Gibbs`."""
+"""Base class of kernels: NumPyro's contract, for one chain, several, or a block of Gibbs."""
 
 import abc
 import copy

@@ -1,4 +1,4 @@
-"""Particle Gibbs: diffusion sites given all others, by a few particles, exactly."""
+"""Particle Gibbs: conditional SMC updates of the diffusion sites given all others."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

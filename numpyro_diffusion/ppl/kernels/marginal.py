@@ -1,4 +1,4 @@
-"""Particle marginal Metropolis-Hastings: all other sites by a random walk, the diffusion sites summed out."""
+"""Particle marginal Metropolis-Hastings (PMMH): a random walk on the other sites with estimated evidences."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

@@ -1,4 +1,4 @@
-"""Any move, that is any BlackJAX kernel, as a kernel of NumPyro's `MCMC`."""
+"""BlackJAX kernels as kernels of NumPyro's `MCMC`."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

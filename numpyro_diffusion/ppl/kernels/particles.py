@@ -1,4 +1,4 @@
-"""What the kernels share that run particles: a scheme, a number of particles, and a problem made once."""
+"""Base class of kernels that run particles."""
 
 import abc
 from collections.abc import Callable

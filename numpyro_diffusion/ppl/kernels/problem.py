@@ -1,4 +1,4 @@
-"""What particles are run on inside a Markov chain: diffusion sites, given all other sites of the model.
+"""The conditional model of the diffusion sites given all other sites.
 
 Other sites are data like any others, and reach the model by the keyword argument through which NumPyro's
 `Gibbs` conditions its blocks. Bridge, levels and whatever a pilot measures are made once, before the chain

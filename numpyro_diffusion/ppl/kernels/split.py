@@ -1,4 +1,4 @@
-r"""Split samplers as kernels: PnP-DM and DAPS inside NumPyro's own MCMC."""
+r"""Split Gibbs samplers (PnP-DM, DAPS) as kernels of NumPyro's `MCMC`."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

@@ -1,4 +1,4 @@
-"""A handler for blocks that are given a diffusion site: no density of it where there is none to be had."""
+"""Handler that drops the log density of given diffusion sites whose prior has none."""
 
 import numpyro.distributions as dist
 from numpyro.primitives import Messenger
