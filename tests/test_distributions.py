@@ -1,4 +1,4 @@
-"""`DiffusionPrior` as a lawful NumPyro distribution, and as a prior under plain NUTS."""
+"""`DiffusionPrior` as a valid NumPyro distribution, and as a prior under plain NUTS."""
 
 import pickle
 from collections.abc import Callable

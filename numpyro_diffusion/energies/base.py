@@ -92,7 +92,7 @@ class AbstractDenoiser(eqx.Module):
 
         To a power $B$ the noising kernel $\mathcal{N}(u_s, v)$ is $\mathcal{N}(u_s, v / B)$ and the reverse
         kernel is narrower alike. With both to the same power the weight of a level is the ratio of
-        their normalisers, which no longer depends on the noise that was drawn. Any kernel is lawful, and
+        their normalisers, which no longer depends on the noise that was drawn. Any kernel is valid, and
         a ratio whose powers add up to nothing or less keeps that of a single law.
         """
         power = jnp.asarray(self.concentration(t))

@@ -206,7 +206,7 @@ class RadonNikodym(AbstractCorrection):
         """Mean and variances of the product of the kernels to their powers."""
         precision = jnp.tensordot(step.powers, 1 / variances, 1)
         linear = jnp.tensordot(step.powers, (means - step.u) / variances, 1)
-        # Where a negative power leaves no precision, the kernel of the sums: any is lawful.
+        # Where a negative power leaves no precision, the kernel of the sums: any is valid.
         usable = precision > 0.2 / step.variance
         safe = jnp.where(usable, precision, 1.0)
         B = jnp.where(step.concentration > 0, step.concentration, 1.0)

@@ -18,7 +18,7 @@ class DriftLite(AbstractCorrection):
 
     A drift $b \Delta$ more needs the weight $h \Delta$ more, $h = S \cdot b + \nabla \cdot b$, whose mean
     under $\pi_t$ is 0. A pilot cloud finds the $\theta$ with the least variance of all of $c$, and they
-    are frozen: the weights stay lawful whatever it found. The $b_j$ are the scores of the parts and $u$
+    are frozen: the weights stay valid whatever it found. The $b_j$ are the scores of the parts and $u$
     itself. Divergences cost an evaluation a coordinate, or one a probe.
 
     Attributes:

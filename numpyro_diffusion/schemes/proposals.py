@@ -34,7 +34,7 @@ class Reverse(AbstractTransport):
     sharper; $f$ is then what leads to the law a level further, if that is as sharp in units of the noise.
     And $\log R = \log q(u_t \mid u_s) - \log M(u_s \mid u_t)$ with the noising $q = \mathcal{N}(u_s, v I)$
     as backward kernel. The gradient may be older than the latest move of the other sites: such a draw
-    is as lawful, since the gradient is then part of what the particle remembers.
+    is as valid, since the gradient is then part of what the particle remembers.
 
     The gradient of a noised law is the mean of the noise in $u_t$ over $-s_t$, so that its length is about
     $\sqrt d / s_t$ at most. A twisted likelihood knows no such bound, and where it is steep a draw would
@@ -169,7 +169,7 @@ def _shortened(gradient: Array, noisy: Scalar) -> Array:
 
 def usable(gradient: Array) -> Array:
     """The gradient, 0 where it is not finite."""
-    # Any drift is lawful; one that is not a number would lose a particle whose density is in order.
+    # Any drift is valid; one that is not a number would lose a particle whose density is in order.
     return jnp.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)
 
 

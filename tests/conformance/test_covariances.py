@@ -1,4 +1,4 @@
-"""What every covariance of a reverse-diffusion draw promises: any is lawful."""
+"""What every covariance of a reverse-diffusion draw promises: any is valid."""
 
 import equinox as eqx
 import jax
