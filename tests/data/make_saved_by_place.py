@@ -1,6 +1,6 @@
-"""Write `saved_by_place.zip`: files that name classes by where they stood, with the numbers that they must give.
+"""Write `saved_by_place.zip`: files that name classes by where they stood, and the numbers they must give.
 
-Only a version of this package before labels, which stored format 2, can write them: it is not to be run again.
+Only a version of this package that stored format 2 can write them: this is not to be run again.
 """
 
 import json
