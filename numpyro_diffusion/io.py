@@ -1,9 +1,9 @@
 r"""Save and load energies: safetensors with a JSON header, never pickle.
 
 A file holds the arrays of an energy, and in its metadata a description of the tree they hang on: for
-every module its class and its fields. Loading builds only classes of this package's `energies`,
-`factors`, `population`, `nets` and `schedules` (and those that the caller names), sets their fields, and
-runs no code from the file. Any framework can read the arrays.
+every module its class, by name, and its fields. Loading builds only the classes of this package that
+`class_names` lists and those that the caller gives, sets their fields, and runs no code from the file. A file
+of any earlier version loads, wherever its classes stand by now. Any framework can read the arrays.
 """
 
 import json
@@ -18,13 +18,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from ._safetensors import check_digest, check_finite, parse, write
+from .class_names import UnknownClassError, class_finder
 from .energies import AbstractDenoiser, Standardized
-from .trees import decode, encode, package_classes
+from .trees import decode, encode
 
 __all__ = ["load", "read_card", "save"]
 
 FORMAT = "numpyro-diffusion"
-VERSION = 2  # version 1 had no digest
+VERSION = 3  # version 1 had no digest; 1 and 2 named classes by where they stood
 _METADATA = {"format", "version", "tree", "card"}
 # What a tree that does not fit together can raise, in its constructor's checks or when it is evaluated.
 _MISFIT = (
@@ -101,25 +102,28 @@ def load(path: str | os.PathLike, *, classes: Sequence[type[eqx.Module]] = ()) -
     Args:
         path: The file.
         classes: Module classes from outside this package that the file may hold (a network of your
-            own, say). They are matched by module and name.
+            own, say). They are matched by module and name; one that stands in another module than when the
+            file was written by its name alone.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is corrupt, truncated, foreign, of another version, or does not fit
-            the classes it names.
+        TypeError: If `classes` holds something else than classes of modules.
+        ValueError: If the file is corrupt, truncated, foreign, of a later version, or does not fit
+            the classes it names, or two of `classes` have the same name.
     """
     metadata, arrays = _read(path)
-    allowed = dict(package_classes())
-    allowed.update({f"{cls.__module__}.{cls.__qualname__}": cls for cls in classes})
+    find = class_finder(classes, by_place=metadata["version"] in ("1", "2"))
     used: set[str] = set()
     try:
-        energy = decode(json.loads(metadata["tree"]), arrays, allowed, used)
+        energy = decode(json.loads(metadata["tree"]), arrays, find, used)
         if not isinstance(energy, AbstractDenoiser | Standardized):
             raise ValueError(f"the file holds a {type(energy).__name__}, not an energy")
         if used != set(arrays):
             raise ValueError(f"tensors that the header does not name: {sorted(set(arrays) - used)}")
         check_finite(arrays.items())
         _check_evaluates(_inside(energy))
+    except UnknownClassError as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
     except _MISFIT as error:
         raise ValueError(
             f"{path} does not describe an energy of this package: {error}. Save it again with "
@@ -168,9 +172,9 @@ def _read(path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
             f"expected metadata with format={FORMAT!r}; got format={metadata.get('format')!r} in "
             f"{path}: safetensors of another program. Rebuild the energy in Python and `save` it."
         )
-    if metadata["version"] not in ("1", str(VERSION)):
+    if metadata["version"] not in map(str, range(1, VERSION + 1)):
         raise ValueError(
-            f"expected format version 1 or {VERSION}; got {metadata['version']} in {path}. Install the "
+            f"expected format version 1 to {VERSION}; got {metadata['version']} in {path}. Install the "
             "release of numpyro-diffusion that wrote it, or save it again with this one."
         )
     try:

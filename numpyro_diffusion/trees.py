@@ -1,17 +1,16 @@
 """Serialisation of modules as plain data, without running code.
 
-A module, or a named tuple, is its class, by name, and its fields; arrays are kept apart. Only classes of this
-package, and those that a caller allows, are built.
+A module, or a named tuple, is its class, by label (see `class_names`), and its fields; arrays are kept apart.
+Only classes of this package, and those that a caller allows, are built.
 """
 
 import dataclasses
 import functools
-import importlib
 import inspect
 import math
-import pkgutil
 import types
 import typing
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -19,53 +18,28 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-__all__ = ["decode", "encode", "package_classes"]
+from .class_names import is_named_tuple, is_ours, label_of
 
-_SOURCES = ("energies", "nets", "schedules", "tabulated", "teachers", "factors", "population")
-
-
-@functools.cache
-def package_classes() -> dict[str, type]:
-    """Concrete modules and named tuples of this package that a file may name, by path inside it."""
-    names = list(_SOURCES)
-    for source in _SOURCES:
-        package = importlib.import_module(f".{source}", __package__)
-        names += [
-            f"{source}.{info.name}"
-            for info in pkgutil.iter_modules(getattr(package, "__path__", []))
-        ]
-    classes = {}
-    for name in names:
-        module = importlib.import_module(f".{name}", __package__)
-        for label, cls in vars(module).items():
-            if inspect.isclass(cls) and cls.__module__ == module.__name__:
-                whole = issubclass(cls, eqx.Module) and not inspect.isabstract(cls)
-                if whole or _is_named_tuple(cls):
-                    classes[f"{name}.{label}"] = cls
-    return classes
-
-
-def _is_named_tuple(cls: type) -> bool:
-    return issubclass(cls, tuple) and hasattr(cls, "_fields")
+__all__ = ["decode", "encode"]
 
 
 def _fields(cls: Any) -> tuple[str, ...]:
-    return cls._fields if _is_named_tuple(cls) else tuple(cls.__dataclass_fields__)
-
-
-def _label(cls: type) -> str:
-    inside = f"{cls.__module__}.{cls.__qualname__}".removeprefix(f"{__package__}.")
-    return inside if inside in package_classes() else f"{cls.__module__}.{cls.__qualname__}"
+    return cls._fields if is_named_tuple(cls) else tuple(cls.__dataclass_fields__)
 
 
 def encode(value, where: str, arrays: dict[str, np.ndarray]):
     """Plain data that describe a tree; its arrays go into `arrays`, named after where they hang."""
-    if isinstance(value, eqx.Module) or _is_named_tuple(type(value)):
+    return _encode(value, where, arrays, {})
+
+
+def _encode(value, where: str, arrays: dict[str, np.ndarray], classes: dict[str, type]):
+    if isinstance(value, eqx.Module) or is_named_tuple(type(value)):
         values = {name: getattr(value, name) for name in _fields(type(value))}
         if isinstance(value, eqx.Module):
             _check_fields(type(value), values, where)
-        fields = {name: encode(v, f"{where}.{name}", arrays) for name, v in values.items()}
-        return {"module": _label(type(value)), "fields": fields}
+        label = _label(type(value), where, classes)
+        inside = lambda name, v: _encode(v, f"{where}.{name}", arrays, classes)
+        return {"module": label, "fields": {n: inside(n, v) for n, v in values.items()}}
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, (jax.Array, np.ndarray)) and not jnp.issubdtype(
@@ -82,10 +56,11 @@ def encode(value, where: str, arrays: dict[str, np.ndarray]):
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, (tuple, list)):
-        items = [encode(v, f"{where}.{i}", arrays) for i, v in enumerate(value)]
+        items = [_encode(v, f"{where}.{i}", arrays, classes) for i, v in enumerate(value)]
         return {"tuple": items} if isinstance(value, tuple) else items
     if isinstance(value, dict) and all(isinstance(k, str) for k in value):
-        return {"dict": {k: encode(v, f"{where}.{k}", arrays) for k, v in value.items()}}
+        items = {k: _encode(v, f"{where}.{k}", arrays, classes) for k, v in value.items()}
+        return {"dict": items}
     raise TypeError(
         f"cannot save `{where}`: expected a module, an array or plain data (numbers, strings, lists, "
         f"dicts with string keys); got {type(value).__name__}. Functions are code and are not stored: "
@@ -93,10 +68,27 @@ def encode(value, where: str, arrays: dict[str, np.ndarray]):
     )
 
 
-def decode(node, arrays, allowed, used: set[str]):
-    """The tree that plain data describe; `used` collects the names of the arrays in it."""
+def _label(cls: type, where: str, classes: dict[str, type]) -> str:
+    """The label of a class, of which there is only one in a file."""
+    try:
+        label = label_of(cls)
+    except TypeError as error:
+        raise TypeError(f"cannot save `{where}`: {error}") from None
+    if classes.setdefault(label, cls) is not cls:
+        raise TypeError(
+            f"cannot save `{where}`: expected classes of different names; got two that are called {label!r}. "
+            "Rename one, or build both from one class."
+        )
+    return label
+
+
+def decode(node, arrays, find: Callable[[str], type], used: set[str]):
+    """The tree that plain data describe; `used` collects the names of the arrays in it.
+
+    `find` gives the class that a label stands for, see `class_finder`.
+    """
     if isinstance(node, list):
-        return [decode(item, arrays, allowed, used) for item in node]
+        return [decode(item, arrays, find, used) for item in node]
     if not isinstance(node, dict):
         return node
     match node:
@@ -113,29 +105,28 @@ def decode(node, arrays, allowed, used: set[str]):
         case {"float": "inf" | "-inf" as value}:
             return float(value)
         case {"tuple": list(items)}:
-            return tuple(decode(item, arrays, allowed, used) for item in items)
+            return tuple(decode(item, arrays, find, used) for item in items)
         case {"dict": dict(items)}:
-            return {k: decode(v, arrays, allowed, used) for k, v in items.items()}
+            return {k: decode(v, arrays, find, used) for k, v in items.items()}
         case {"module": str(label), "fields": dict(fields)}:
-            values = {k: decode(v, arrays, allowed, used) for k, v in fields.items()}
-            return _build(label, values, allowed)
+            values = {k: decode(v, arrays, find, used) for k, v in fields.items()}
+            return _build(find(label), values)
+        case {"module": label, "fields": _} if not isinstance(label, str):
+            raise ValueError(f"a class is named by a string; got {label!r:.80}")
     raise ValueError(f"unknown entry with keys {sorted(node)}")
 
 
-def _build(label: str, values: dict[str, Any], allowed: dict[str, type]) -> Any:
-    if label not in allowed:
-        raise ValueError(f"class {label!r} is not one of {sorted(allowed)}")
-    cls = allowed[label]
+def _build(cls: type, values: dict[str, Any]) -> Any:
     # A file may be older than a field; what it knew nothing of has the default.
-    if not _is_named_tuple(cls):
+    if not is_named_tuple(cls):
         known = [f for f in dataclasses.fields(cls) if f.default is not dataclasses.MISSING]
         values = {field.name: field.default for field in known} | values
     expected = set(_fields(cls))
     if set(values) != expected:
-        raise ValueError(f"{label} has fields {sorted(expected)}; got {sorted(values)}")
+        raise ValueError(f"{cls.__name__} has fields {sorted(expected)}; got {sorted(values)}")
     if issubclass(cls, tuple):
         return cls(**values)
-    _check_fields(cls, values, label)
+    _check_fields(cls, values, cls.__name__)
     # As Equinox unflattens a module: its fields are set, its constructor is not run.
     module = object.__new__(cls)
     for name, value in values.items():
@@ -148,7 +139,7 @@ def _build(label: str, values: dict[str, Any], allowed: dict[str, type]) -> Any:
 
 def _check_fields(cls: type, values: dict[str, Any], where: str):
     """Hold plain fields of a class of this package against its types; those of a user may be loose."""
-    if cls.__module__.partition(".")[0] != __package__:
+    if not is_ours(cls):
         return
     hints = _hints(cls)
     for name, value in values.items():

@@ -22,7 +22,15 @@ from .checks import check_alike, check_normalizable
 from .factored import factored
 from .factors import AbstractFactor
 
-__all__ = ["Composed", "ComposedDenoiser", "Inverse", "cfg", "combine", "power_at"]
+__all__ = [
+    "Composed",
+    "ComposedDenoiser",
+    "Inverse",
+    "PowerProduct",
+    "cfg",
+    "combine",
+    "power_at",
+]
 
 
 class _Composition(AbstractDenoiser):
@@ -168,7 +176,7 @@ class Inverse(eqx.Module):
         return 1 / power_at(self.function, t)
 
 
-class _Times(eqx.Module):
+class PowerProduct(eqx.Module):
     """A product of two exponents, of which one is a function of the time."""
 
     first: Power
@@ -185,7 +193,7 @@ def power_at(power: Power, t: Scalar) -> Scalar | float:
 
 def _times(first: Power, second: Power) -> Power:
     if callable(first) or callable(second):
-        return second if first == 1.0 else first if second == 1.0 else _Times(first, second)
+        return second if first == 1.0 else first if second == 1.0 else PowerProduct(first, second)
     return float(first) * float(second)
 
 

@@ -25,7 +25,7 @@ from .scheduler import ddpm_prediction, ddpm_schedule
 from .teacher import Teacher
 from .torch_archive import read_torch
 from .transforms import AbstractTransform
-from .unet import UNet, UNetForm
+from .unet import DiffusersUNet, UNetForm
 from .unet_config import unet_form
 
 __all__ = ["diffusers_unet"]
@@ -99,7 +99,7 @@ def diffusers_unet(
         sha256=digest,
     )
     _check_weights(weights, form, shape, embedding)
-    net = UNet({name: jnp.asarray(array) for name, array in weights.items()}, form)
+    net = DiffusersUNet({name: jnp.asarray(array) for name, array in weights.items()}, form)
     return Teacher(net, card, mean=mean, variance=variance)
 
 
@@ -115,7 +115,7 @@ def _check_weights(weights: dict[str, np.ndarray], form: UNetForm, shape, embedd
     try:
         check_finite(weights.items())
         x = jax.ShapeDtypeStruct(shape, jnp.float32)
-        jax.eval_shape(UNet(Watched(weights), form), x, jnp.float32(1.0))
+        jax.eval_shape(DiffusersUNet(Watched(weights), form), x, jnp.float32(1.0))
         width = len(weights["time_embedding.linear_1.weight"])
         if width != embedding:
             raise ValueError(f"the embedding of time has width {width} and should have {embedding}")

@@ -16,10 +16,10 @@ import numpy as np
 
 from .._typing import Array, Scalar
 
-__all__ = ["MixerBlock", "MixerNet"]
+__all__ = ["MixerBlock", "MixerLayers", "MixerNet", "MixerNorm"]
 
 
-class _Layers(eqx.Module):
+class MixerLayers(eqx.Module):
     """Two linear layers with a ReLU between, over the last axis."""
 
     first: Array
@@ -32,7 +32,7 @@ class _Layers(eqx.Module):
         return hidden @ self.second.T + self.second_bias
 
 
-class _LayerNorm(eqx.Module):
+class MixerNorm(eqx.Module):
     """All entries to mean 0 and variance 1, then a weight and a bias for each."""
 
     weight: Array
@@ -45,10 +45,10 @@ class _LayerNorm(eqx.Module):
 class MixerBlock(eqx.Module):
     """Mixes $h$ of shape `(features, patches)` across patches, then across features, adding to what was."""
 
-    patches: _Layers
-    features: _Layers
-    norm_patches: _LayerNorm
-    norm_features: _LayerNorm
+    patches: MixerLayers
+    features: MixerLayers
+    norm_patches: MixerNorm
+    norm_features: MixerNorm
 
     def __call__(self, h: Array) -> Array:
         h = h + self.patches(self.norm_patches(h))
@@ -74,7 +74,7 @@ class MixerNet(eqx.Module):
     write: Array
     write_bias: Array
     blocks: tuple[MixerBlock, ...]
-    norm: _LayerNorm
+    norm: MixerNorm
     time_max: float = eqx.field(static=True)
     shape: tuple[int, int] = eqx.field(static=True)
 
@@ -95,8 +95,8 @@ class MixerNet(eqx.Module):
             )
         rest = iter(leaves)
         take = lambda: jnp.asarray(next(rest))
-        layers = lambda: _Layers(take(), take(), take(), take())
-        norm = lambda: _LayerNorm(take(), take())
+        layers = lambda: MixerLayers(take(), take(), take(), take())
+        norm = lambda: MixerNorm(take(), take())
         block = lambda: MixerBlock(layers(), layers(), norm(), norm())
         read, read_bias, write, write_bias = take(), take(), take(), take()
         blocks = tuple(block() for _ in range(num_blocks))

@@ -17,11 +17,11 @@ import jax.numpy as jnp
 from .._typing import Array, Scalar
 from ..nets import convolve
 
-__all__ = ["UNet", "UNetForm"]
+__all__ = ["DiffusersUNet", "UNetForm"]
 
 
 class UNetForm(NamedTuple):
-    """What the weights alone do not say about a `UNet`; names are those of `diffusers`."""
+    """What the weights alone do not say about a `DiffusersUNet`; names are those of `diffusers`."""
 
     block_out_channels: tuple[int, ...]
     down_attention: tuple[bool, ...]
@@ -41,7 +41,7 @@ class UNetForm(NamedTuple):
     center_input_sample: bool
 
 
-class UNet(eqx.Module):
+class DiffusersUNet(eqx.Module):
     r"""A `UNet2DModel`, `net(x, step)`, for one image of shape `(channels, height, width)`.
 
     Attributes:
