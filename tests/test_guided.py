@@ -16,7 +16,6 @@ from numpyro_diffusion.schemes.guided import Guided, sampler_curvature
 from numpyro_diffusion.schemes.kernels import Kernels
 from numpyro_diffusion.schemes.levels import Level
 from numpyro_diffusion.schemes.proposals import Step
-from numpyro_diffusion.schemes.retrace import retrace
 
 MEAN, COVARIANCE = np.array([0.5, -1.0]), np.array([[1.0, 0.7], [0.7, 0.8]])
 OPERATOR, DATA, SIGMA = np.array([[1.0, 0.4]]), np.array([1.5]), 0.4
@@ -101,7 +100,7 @@ def test_the_way_back_weighs_a_step_as_the_way_there(covariance):
     bridge = bridge_to_data(nd.Tweedie())
     transport = guided(bridge, covariance, 3, inflation=1.3)
     kernels = Kernels(bridge, nd.moves.hmc(), nd.moves.mala(), transport, 0, 0)
-    level, links, gaps = rows(3)[1], retrace(transport), []
+    level, links, gaps = rows(3)[1], transport.retrace(), []
     for k in range(3):
         u = {"x": jnp.asarray(MEAN + k * np.array([1.0, 0.5]))}
         particle = kernels.evaluate(u, level.clock, level.power, {})

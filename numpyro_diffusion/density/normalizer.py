@@ -32,7 +32,7 @@ class Normalizer(NamedTuple):
         value: $L(t_{\min})$ in nats.
         standard_error: Of `value`, in nats. It knows of chance alone, not of model error.
         method: How it was had.
-        evaluations: Evaluations of the energy.
+        evaluations: Evaluations of the energy; `None` where they were not counted.
         spread: Standard deviation of what single examples say, in nats; NaN where nothing is said by
             single examples.
     """
@@ -40,7 +40,7 @@ class Normalizer(NamedTuple):
     value: float
     standard_error: float
     method: str
-    evaluations: int
+    evaluations: int | None
     spread: float = math.nan
 
 

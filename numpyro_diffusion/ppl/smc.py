@@ -26,6 +26,7 @@ from .._prng import alike, check_key, lean
 from .._typing import Array, PRNGKey
 from ..bridge import Bridge
 from ..schemes import AbstractScheme, Annealed
+from ..schemes.base import check_scheme
 from ..smc import SMCResult, run_smc
 from ..twists import AbstractTwist
 from .bridge import from_model
@@ -82,7 +83,7 @@ class SMC:
         progress_bar: bool = True,
     ):
         check_model(model)
-        check_instance("scheme", scheme, AbstractScheme, "nd.Annealed()")
+        check_scheme(scheme)
         check_instance("twist", twist, AbstractTwist, "nd.Tweedie()")
         num_chains = whole_number("num_chains", num_chains, 1)
         num_particles = whole_number("num_particles", num_particles, 2)
@@ -276,12 +277,17 @@ class SMC:
         return constrained(self.bridge, drawn(self._keys["resample"], result), num_axes=1)
 
     @property
-    def network_evaluations(self) -> int:
-        """Network evaluations of the run, pilot apart: over particles, levels and clouds."""
+    def network_evaluations(self) -> int | None:
+        """Network evaluations of the run, pilot apart: over particles, levels and clouds.
+
+        `None` where the scheme does not say how many a level has.
+        """
         if not self.bridge.diffusion_sites:
             return 0
         levels, chain = self.result.levels, self.chain_length
         per_level = self.scheme.evaluations_per_level(self.bridge, levels, chain)
+        if per_level is None:
+            return None
         per_particle = self.bridge.evaluations + per_level * self.result.num_levels_run
         return round(per_particle * self.num_particles * self.num_chains)
 
@@ -298,13 +304,15 @@ class SMC:
         shares = diagnostics.cloud_shares(self.result)
         print(diagnostics.summary_table(grouped, prob, max_rows, shares))
         kind = "" if self.evidence_is_normalized else " (up to the prior's normaliser)"
+        count = self.network_evaluations
         print(
             f"\nlog evidence {self._log_evidence:.3f} +- {self.log_evidence_error:.3f} nats{kind}\n"
             f"evidence: {self.result.evidence}\n"
             f"target: {self.result.target}; "
             f"{'exact as the number of particles grows' if self.result.exact else 'heuristic'}\n"
             f"{self.num_chains} clouds of {self.num_particles} particles, "
-            f"{self.result.num_levels_run} levels, {self.network_evaluations:,} network evaluations\n"
+            f"{self.result.num_levels_run} levels, "
+            f"{'unknown number of' if count is None else f'{count:,}'} network evaluations\n"
             f"{diagnostics.verdict(self.result, self.bridge)}"
         )
 

@@ -17,7 +17,8 @@ from tqdm.auto import tqdm
 from .._prng import lean
 from .._typing import PRNGKey
 from ..bridge import Bridge
-from ..schemes import AbstractScheme, Annealed, Carry
+from ..schemes import Annealed, Carry, TunedScheme
+from ..schemes.tuned import check_tuned
 from .ladder import Ladder, advance, rungs, walk
 from .result import ReplicaResult, make_result
 
@@ -29,7 +30,7 @@ _WALKERS = 64  # that measure how far the levels are apart
 def replica_exchange(
     key: PRNGKey,
     bridge: Bridge,
-    scheme: AbstractScheme | None = None,
+    scheme: TunedScheme | None = None,
     *,
     num_draws: int = 1000,
     num_burn_in: int = 200,
@@ -71,6 +72,7 @@ def replica_exchange(
 
     Raises:
         ValueError: If the bridge is in path space, the scheme makes no moves, or a number is out of range.
+        TypeError: If the scheme has no moves to be taken out, as one with no more than a call.
         PilotError: If the model is too hard for the scheme's pilot.
         FloatingPointError: If a log density was +inf; what was computed is its `result`. A warning tells of
             NaN.
@@ -87,6 +89,7 @@ def replica_exchange(
         CREPE, for diffusion paths.
     """
     _check(num_draws, num_burn_in, num_chains, num_replicas, thinning)
+    check_tuned("replica_exchange", scheme)
     scheme = Annealed() if scheme is None else scheme
     if bridge.path_space:
         raise ValueError(

@@ -8,9 +8,9 @@ import numpy as np
 
 from .._typing import Array, Position
 from ..finite import NonFinite, replica_words, speak_up
-from ..schemes.base import Claims
 from ..schemes.kernels import Kernels
 from ..schemes.levels import Level
+from ..schemes.tuned import Claims
 from .bennett import batch_means_error, bennett
 
 __all__ = ["ReplicaResult", "make_result"]

@@ -12,8 +12,16 @@ from .covariance import Isotropic as Isotropic
 from .covariance import Local as Local
 from .driftlite import DriftLite as DriftLite
 from .flow import ProbabilityFlow as ProbabilityFlow
+from .kernels import Kernels as Kernels
+from .levels import Level as Level
 from .normalizer import prior_normalizer as prior_normalizer
+from .particle import Particle as Particle
 from .reverse import ReverseDiffusion as ReverseDiffusion
 from .tempered import LikelihoodTempered as LikelihoodTempered
+from .transport import AbstractTransport as AbstractTransport
 from .transport import Carry as Carry
+from .transport import Retrace as Retrace
+from .tuned import Claims as Claims
+from .tuned import TunedScheme as TunedScheme
+from .tuned import Tuning as Tuning
 from .twisted import Twisted as Twisted

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 
 from .._typing import Array, Position, PRNGKey, Scalar
 from ..preconditioner import Preconditioner, principal_directions, standard_deviations
-from .kernels import Here, Kernels, Particle
+from .kernels import Here, Kernels
 from .levels import Level
+from .particle import Particle
 
 __all__ = ["Pilot", "adapt", "enough_moves"]
 

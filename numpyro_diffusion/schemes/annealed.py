@@ -9,22 +9,19 @@ The weighted particles follow the user's posterior as their number grows, for an
 any error of the energy at the levels in between; these change the variance only.
 """
 
-from typing import ClassVar
-
 import equinox as eqx
 
 from ..bridge import Bridge
 from ..moves import Move, hmc, mala
-from ..twists import AbstractTwist, Tweedie
-from .base import AbstractScheme, Claims, Weights, check_choices
 from .kernels import Kernels
 from .levels import Level
 from .transport import AbstractTransport, Carry
+from .tuned import Claims, TunedScheme, Tuning, Weights, check_choices
 
 __all__ = ["Annealed"]
 
 
-class Annealed(AbstractScheme):
+class Annealed(TunedScheme):
     r"""Annealed sampler over the noise levels of an energy, with HMC or MALA moves.
 
     A pilot cloud chooses the levels (so that each costs the same share of effective sample size), the
@@ -67,14 +64,18 @@ class Annealed(AbstractScheme):
     max_levels: int = eqx.field(static=True, default=400)
 
     def __check_init__(self):
-        check_choices(self, 1)
-
-    path_space: ClassVar[bool] = False
+        check_choices(
+            self,
+            num_moves=self.num_moves,
+            num_other_moves=self.num_other_moves,
+            least_moves=1,
+            preconditioner_rank=self.preconditioner_rank,
+        )
 
     @property
-    def twist(self) -> AbstractTwist:
-        """What the likelihood sees at noisy levels, unless the user says otherwise."""
-        return Tweedie()
+    def tuning(self) -> Tuning:
+        """The pilot cloud that tunes it."""
+        return Tuning(self.num_pilot, self.conditional_ess, self.max_levels)
 
     def kernels(self, bridge: Bridge) -> Kernels:
         """Moves and weights over a bridge."""

@@ -13,18 +13,17 @@ import jax.numpy as jnp
 
 from ..bridge import Bridge, Seen
 from ..moves import Move, hmc, mala
-from ..twists import AbstractTwist, Tweedie
-from .base import AbstractScheme, Claims, Weights, check_choices, check_has_diffusion
 from .corrections import AbstractCorrection, RadonNikodym, Step
 from .kernels import Kernels
 from .levels import Level
 from .proposals import usable
 from .transport import AbstractTransport
+from .tuned import Claims, TunedScheme, Tuning, Weights, check_choices, check_has_diffusion
 
 __all__ = ["Corrected", "ScoreComposition"]
 
 
-class ScoreComposition(AbstractScheme):
+class ScoreComposition(TunedScheme):
     r"""Products, powers and ratios of laws from their scores alone, with weights that make up for it.
 
     The weighted particles follow $\prod_i p_i^{\beta_i}$, times factors and likelihoods, as levels *and*
@@ -52,18 +51,16 @@ class ScoreComposition(AbstractScheme):
     other_move: Move = eqx.field(default_factory=mala)
     num_other_moves: int = eqx.field(static=True, default=2)
     num_pilot: int = eqx.field(static=True, default=256)
-    conditional_ess: ClassVar[float] = 0.97  # of no use on a grid
-    max_levels: ClassVar[int] = 400
 
     def __check_init__(self):
-        check_choices(self, 0)
+        check_choices(self, num_other_moves=self.num_other_moves, inflation=self.inflation)
 
     path_space: ClassVar[bool] = True
 
     @property
-    def twist(self) -> AbstractTwist:
-        """The denoised mean; the scores give it."""
-        return Tweedie()
+    def tuning(self) -> Tuning:
+        """The pilot cloud that tunes it, on a given grid of levels."""
+        return Tuning(self.num_pilot)
 
     def kernels(self, bridge: Bridge) -> Kernels:
         """Steps and weights over a bridge, all of whose diffusion sites are compositions."""

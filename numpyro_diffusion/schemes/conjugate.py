@@ -1,7 +1,5 @@
 r"""Steps of the reverse sampler conditioned on linear Gaussian data in closed form."""
 
-from typing import ClassVar
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -34,11 +32,6 @@ class Conjugate(AbstractTransport):
     """
 
     sampler: Guided
-    needs_gradient: ClassVar[bool] = False
-
-    @property
-    def needs_curvature(self) -> bool:
-        return False
 
     def evaluations(self, bridge):
         del bridge

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._typing import Array, Scalar
-from .kernels import Particle
+from .particle import Particle
 
 __all__ = ["corrected", "faded", "first", "floor_of", "gone", "ruled_out"]
 

@@ -1,7 +1,5 @@
 r"""Probability-flow transport between levels, with its log-determinant."""
 
-from typing import ClassVar
-
 import jax
 import jax.numpy as jnp
 
@@ -24,12 +22,6 @@ class ProbabilityFlow(AbstractTransport):
         Song et al. (2021), Score-Based Generative Modeling through SDEs, ICLR, for the flow. Arbel,
         Matthews & Doucet (2021), Annealed Flow Transport Monte Carlo, ICML, for maps between levels.
     """
-
-    needs_gradient: ClassVar[bool] = False
-
-    @property
-    def needs_curvature(self) -> bool:
-        return False
 
     def __call__(self, key, bridge, position, gradient, seen, level):
         del key, gradient, seen

@@ -11,7 +11,7 @@ from ..bridge import Bridge, Seen
 from .covariance import AbstractMeasured
 from .levels import Level
 from .proposals import Step, spread, usable
-from .transport import AbstractTransport
+from .transport import AbstractTransport, Retrace
 
 __all__ = ["Guided", "sampler_curvature"]
 
@@ -40,13 +40,32 @@ class Guided(AbstractTransport):
     inflation: float = 1.0
     needs_gradient: ClassVar[bool] = True
 
-    @property
-    def needs_curvature(self) -> bool:
-        return False
-
     def evaluations(self, bridge):
         del bridge
         return 0
+
+    def retrace(self):
+        return Retrace(self._log_ratio, self._log_link, None)
+
+    def _pulls(self, bridge, particle, position, level):
+        """The steps of the sampler itself, and how far the given one is off their means."""
+        for n, step in self.steps(bridge, particle.seen, level).items():
+            yield n, step, (position[n] - particle.position[n]).ravel() - step.mean
+
+    def _log_ratio(self, bridge, particle, position, level):
+        total = jnp.zeros(())
+        for n, step, pull in self._pulls(bridge, particle, position, level):
+            gap = pull - step.times_covariance(usable(particle.gradient[n]).ravel())
+            terms = step.noise(gap) ** 2 / self.inflation + jnp.log(self.inflation)
+            terms = 0.5 * jnp.sum(terms - step.noise(pull) ** 2)
+            total = total + jnp.where(step.moves, terms, 0.0)
+        return total
+
+    def _log_link(self, bridge, particle, position, level):
+        total = jnp.zeros(())
+        for _, step, pull in self._pulls(bridge, particle, position, level):
+            total = total - 0.5 * jnp.sum(step.noise(pull) ** 2)
+        return jnp.where(level.next_clock < level.clock, total, -jnp.inf)
 
     def __call__(self, key, bridge, position, gradient, seen, level):
         assert gradient is not None and seen is not None

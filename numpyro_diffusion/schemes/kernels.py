@@ -16,26 +16,10 @@ from ..bridge import Bridge, Rest, Seen, combine, log_density
 from ..moves import Move
 from ..staging import Done, hoist
 from .levels import Level
+from .particle import Particle
 from .transport import AbstractTransport
 
 __all__ = ["Here", "Info", "Kernels", "Level", "Particle"]
-
-
-class Particle(NamedTuple):
-    """A position with what was evaluated there, so that nothing is evaluated twice.
-
-    Between two levels it holds no more than the next one reads: `seen` and `rest` may then be `None`.
-
-    Attributes:
-        edges: Log likelihoods of what may be 0, for a pilot (see `combine`).
-    """
-
-    position: Position
-    log_density: Scalar
-    gradient: Position | None
-    seen: Seen
-    rest: Rest
-    edges: dict[str, Array] = {}
 
 
 class Info(NamedTuple):

@@ -11,7 +11,7 @@ from ..density import Normalizer
 from ..energies import AbstractEnergy
 from ..smc import log_mean_exp, run_smc
 from .annealed import Annealed
-from .base import AbstractScheme
+from .base import AbstractScheme, check_scheme
 
 __all__ = ["prior_normalizer"]
 
@@ -41,10 +41,11 @@ def prior_normalizer(
         batch_size: Particles that step at once, to bound memory.
 
     Raises:
-        TypeError: If `energy` is a denoiser alone.
+        TypeError: If `energy` is a denoiser alone, or `scheme` is no scheme.
         ValueError: If the scheme knows no density of the prior, or a number is out of range.
         PilotError: If the prior is too hard for the allowed number of levels.
     """
+    check_scheme(scheme)
     scheme = Annealed() if scheme is None else scheme
     if num_clouds < 2:
         raise ValueError(f"`num_clouds` must be at least 2, for an error; got {num_clouds}.")
@@ -63,10 +64,11 @@ def prior_normalizer(
     own = np.sqrt(np.mean(np.asarray(result.log_evidence_error, float) ** 2))
     stored = energy.log_normalizer or 0.0  # was taken off on the way
     levels = result.num_levels_run
-    per_particle = 1 + scheme.evaluations_per_level(bridge, result.levels) * levels
+    a_level = scheme.evaluations_per_level(bridge, result.levels)
+    total = None if a_level is None else (1 + a_level * levels) * num_particles * num_clouds
     return Normalizer(
         float(log_mean_exp(result.log_evidence)) + stored,
         float(max(across, own)) / math.sqrt(num_clouds),
         f"{type(scheme).__name__}, {num_clouds} clouds of {num_particles} particles, {levels} levels",
-        round(per_particle * num_particles * num_clouds),
+        None if total is None else round(total),
     )

@@ -21,8 +21,9 @@ from ..smc import resample_equal
 from ..staging import Done, brief_jit
 from .adapt import Pilot, adapt
 from .floor import corrected, faded, first, floor_of, gone, ruled_out
-from .kernels import Kernels, Particle
+from .kernels import Kernels
 from .levels import Level
+from .particle import Particle
 from .path import Path, prior_first
 
 __all__ = ["PilotError", "tune"]

@@ -12,7 +12,7 @@ from ..bridge import Bridge
 from ..energies import AbstractDenoiser
 from .covariance import AbstractCovariance, Diagonal, Local
 from .levels import Level
-from .transport import AbstractTransport
+from .transport import AbstractTransport, Retrace
 
 __all__ = ["Reverse", "Step", "spread", "usable"]
 
@@ -117,6 +117,43 @@ class Reverse(AbstractTransport):
 
     def evaluations(self, bridge):
         return self.covariance.evaluations(bridge) + 2 * (self.proposal is not None)
+
+    def retrace(self):
+        return Retrace(self._log_ratio, _log_link, _back)
+
+    def _log_ratio(self, bridge, particle, position, level):
+        total, old = jnp.zeros(()), particle.position
+        gradient = self.steered(bridge, old, particle.gradient, level)
+        for name in bridge.diffusion_sites:
+            step = self.step(bridge, old, gradient, level, name)
+            drift = (position[name] - old[name]).ravel()
+            total = total + step.log_ratio(drift, step.noise(drift - step.mean))
+        return total
+
+
+def _log_link(bridge, particle, position, level):
+    total = jnp.zeros(())
+    moves, noises = _noises(bridge, level)
+    for name, v in noises.items():
+        total = total - 0.5 * jnp.sum((particle.position[name] - position[name]) ** 2) / v
+    return jnp.where(moves, total, -jnp.inf)
+
+
+def _back(key, bridge, position, level):
+    moves, noises = _noises(bridge, level)
+    keys, new = jax.random.split(key, len(noises)), dict(position)
+    for k, (name, v) in zip(keys, noises.items(), strict=True):
+        noise = jnp.sqrt(v) * jax.random.normal(k, new[name].shape, new[name].dtype)
+        new[name] = new[name] + jnp.where(moves, noise, 0.0)
+    return new
+
+
+def _noises(bridge: Bridge, level: Level):
+    """Whether two levels differ, and the variance of the noise between them, by site."""
+    moves = level.next_clock < level.clock
+    noisy, clean = bridge.noise(level.clock), bridge.noise(level.next_clock)
+    one = lambda n: jnp.where(moves, (noisy[n] - clean[n]) * (noisy[n] + clean[n]), 1.0)
+    return moves, {name: one(name) for name in bridge.diffusion_sites}
 
 
 class Step(NamedTuple):

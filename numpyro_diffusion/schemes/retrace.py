@@ -9,132 +9,36 @@ Ancestor sampling asks for $M_k G_k$. With $G_k = \gamma_s(u_s)\, L(u_t \mid u_s
 u_t)$ the proposal drops out: the past $u_t$ of a given $u_s$ is chosen by $L(u_t \mid u_s) / \gamma_t(u_t)$.
 """
 
-from collections.abc import Callable
-from functools import singledispatch
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._typing import Position, PRNGKey, Scalar
+from .._typing import Position, PRNGKey
 from ..bridge import Bridge
 from ..conditional import Path, PathModel
-from .guided import Guided
-from .kernels import Kernels, Particle
+from .kernels import Kernels
 from .levels import Level
-from .proposals import Reverse, usable
-from .transport import AbstractTransport, Carry, Draws
+from .particle import Particle
+from .transport import AbstractTransport, Retrace
 
-__all__ = ["Retrace", "needed", "noised_path", "path_model", "remembered_path", "retrace"]
-
-
-class Retrace(NamedTuple):
-    r"""A transport, for steps that are given.
-
-    Attributes:
-        log_ratio: `(bridge, particle, position, level) -> ()`: $\log R$ of the step to `position`.
-        log_link: `(bridge, particle, position, level) -> ()`: $\log M R$ of it, up to what does not depend
-            on the particle; `None` for a map, which has no density.
-        back: `(key, bridge, position, level) -> position`: a draw of the backward kernel; `None` where
-            the path is to be remembered.
-    """
-
-    log_ratio: Callable[[Bridge, Particle, Position, Level], Scalar]
-    log_link: Callable[[Bridge, Particle, Position, Level], Scalar] | None
-    back: Callable[[PRNGKey, Bridge, Position, Level], Position] | None
+__all__ = ["needed", "noised_path", "path_model", "remembered_path", "way_back"]
 
 
-@singledispatch
-def retrace(transport: AbstractTransport) -> Retrace:
-    """How to go back along a transport; register a function for a new one.
+def way_back(transport: AbstractTransport) -> Retrace:
+    """What a path along a transport asks for.
 
     Raises:
-        TypeError: If nothing is registered for it.
+        TypeError: If the transport has no way back.
     """
-    raise TypeError(
-        f"the transport {type(transport).__name__} cannot go back, so that no path can be kept. Use "
-        "`ReverseDiffusion`, `Annealed` or `Twisted(conjugate=False)`."
-    )
-
-
-retrace.register(Draws, retrace.dispatch(object))
-
-
-@retrace.register
-def _(transport: Carry) -> Retrace:
-    def log_ratio(bridge, particle, position, level):
-        del position
-        return bridge.carry(particle.position, level.clock, level.next_clock)[1]
-
-    def back(key, bridge, position, level):
-        del key
-        return bridge.carry(position, level.next_clock, level.clock)[0]
-
-    return Retrace(log_ratio, None, back)
-
-
-@retrace.register
-def _(transport: Reverse) -> Retrace:
-    def log_ratio(bridge, particle, position, level):
-        total, old = jnp.zeros(()), particle.position
-        gradient = transport.steered(bridge, old, particle.gradient, level)
-        for name in bridge.diffusion_sites:
-            step = transport.step(bridge, old, gradient, level, name)
-            drift = (position[name] - old[name]).ravel()
-            total = total + step.log_ratio(drift, step.noise(drift - step.mean))
-        return total
-
-    def log_link(bridge, particle, position, level):
-        total = jnp.zeros(())
-        moves, noises = _noises(bridge, level)
-        for name, v in noises.items():
-            total = total - 0.5 * jnp.sum((particle.position[name] - position[name]) ** 2) / v
-        return jnp.where(moves, total, -jnp.inf)
-
-    def back(key, bridge, position, level):
-        moves, noises = _noises(bridge, level)
-        keys, new = jax.random.split(key, len(noises)), dict(position)
-        for k, (name, v) in zip(keys, noises.items(), strict=True):
-            noise = jnp.sqrt(v) * jax.random.normal(k, new[name].shape, new[name].dtype)
-            new[name] = new[name] + jnp.where(moves, noise, 0.0)
-        return new
-
-    return Retrace(log_ratio, log_link, back)
-
-
-def _noises(bridge: Bridge, level: Level):
-    """Whether two levels differ, and the variance of the noise between them, by site."""
-    moves = level.next_clock < level.clock
-    noisy, clean = bridge.noise(level.clock), bridge.noise(level.next_clock)
-    one = lambda n: jnp.where(moves, (noisy[n] - clean[n]) * (noisy[n] + clean[n]), 1.0)
-    return moves, {name: one(name) for name in bridge.diffusion_sites}
-
-
-@retrace.register
-def _(transport: Guided) -> Retrace:
-    def pulls(bridge, particle, position, level):
-        """The steps of the sampler itself, and how far the given one is off their means."""
-        steps = transport.steps(bridge, particle.seen, level)
-        for n, step in steps.items():
-            yield n, step, (position[n] - particle.position[n]).ravel() - step.mean
-
-    def log_ratio(bridge, particle, position, level):
-        total = jnp.zeros(())
-        for n, step, pull in pulls(bridge, particle, position, level):
-            gap = pull - step.times_covariance(usable(particle.gradient[n]).ravel())
-            terms = step.noise(gap) ** 2 / transport.inflation + jnp.log(transport.inflation)
-            terms = 0.5 * jnp.sum(terms - step.noise(pull) ** 2)
-            total = total + jnp.where(step.moves, terms, 0.0)
-        return total
-
-    def log_link(bridge, particle, position, level):
-        total = jnp.zeros(())
-        for _, step, pull in pulls(bridge, particle, position, level):
-            total = total - 0.5 * jnp.sum(step.noise(pull) ** 2)
-        return jnp.where(level.next_clock < level.clock, total, -jnp.inf)
-
-    return Retrace(log_ratio, log_link, None)
+    links = transport.retrace()
+    if links is None:
+        raise TypeError(
+            f"the transport `{type(transport).__name__}` cannot go back, so that no path can be kept: its "
+            "`retrace` answers with `None`. Use `ReverseDiffusion`, `Annealed` or "
+            "`Twisted(conjugate=False)`; for a transport of your own, let it answer with a "
+            "`schemes.Retrace`."
+        )
+    return links
 
 
 def path_model(kernels: Kernels, levels: Level, *, samples_ancestors: bool = True) -> PathModel:
@@ -147,7 +51,7 @@ def path_model(kernels: Kernels, levels: Level, *, samples_ancestors: bool = Tru
         levels: Frozen levels; see `needed`.
         samples_ancestors: Whether a path may take the past of another particle.
     """
-    bridge, links = kernels.bridge, retrace(kernels.transport)
+    bridge, links = kernels.bridge, way_back(kernels.transport)
     clock, power = levels.clock[0], levels.power[0]
     floor = jax.tree.map(lambda leaf: leaf[0], levels.floor)
 
@@ -212,7 +116,7 @@ def _position(particle: Particle) -> Position:
 
 def noised_path(key: PRNGKey, kernels: Kernels, model: PathModel, position: Position) -> Path:
     """A path that ends at a position, drawn by the backward kernels."""
-    back = retrace(kernels.transport).back
+    back = way_back(kernels.transport).back
     assert back is not None
     zero, one = jnp.zeros(()), jnp.ones(())
 

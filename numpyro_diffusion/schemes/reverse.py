@@ -18,17 +18,17 @@ from ..bridge import Bridge
 from ..energies import AbstractDenoiser
 from ..moves import Move, hmc, mala
 from ..twists import AbstractTwist, ByDimension
-from .base import AbstractScheme, Claims, Weights, check_choices, check_has_diffusion
 from .covariance import AbstractCovariance, Diagonal
 from .kernels import Kernels
 from .levels import Level
 from .path import in_short_steps
 from .proposals import Reverse
+from .tuned import Claims, TunedScheme, Tuning, Weights, check_choices, check_has_diffusion
 
 __all__ = ["ReverseDiffusion"]
 
 
-class ReverseDiffusion(AbstractScheme):
+class ReverseDiffusion(TunedScheme):
     r"""Guided reverse-diffusion proposals with exact weights, and moves of the other sites.
 
     The weighted particles follow the posterior under $e^{-E(\cdot, t_{\min})}$ at any number of levels,
@@ -81,19 +81,25 @@ class ReverseDiffusion(AbstractScheme):
     max_levels: int = eqx.field(static=True, default=400)
 
     def __check_init__(self):
-        check_choices(self, 0)
+        check_choices(
+            self,
+            num_moves=self.num_moves,
+            num_other_moves=self.num_other_moves,
+            preconditioner_rank=self.preconditioner_rank,
+            inflation=self.inflation,
+        )
         if self.projection is not None and self.weights != "none":
             raise ValueError(
                 "`projection` puts draws on the boundary of a set, where they have no density to be weighed "
                 "with: it needs `weights='none'`. The law confined to the set is `energy + Restrict(inside)`."
             )
 
-    path_space: ClassVar[bool] = False
+    twist: ClassVar[AbstractTwist] = ByDimension()
 
     @property
-    def twist(self) -> AbstractTwist:
-        """What the likelihood sees at noisy levels, unless the user says otherwise."""
-        return ByDimension()
+    def tuning(self) -> Tuning:
+        """The pilot cloud that tunes it."""
+        return Tuning(self.num_pilot, self.conditional_ess, self.max_levels)
 
     def kernels(self, bridge: Bridge) -> Kernels:
         """Proposals and weights over a bridge, which must have a diffusion site."""

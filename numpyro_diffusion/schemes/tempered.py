@@ -12,16 +12,16 @@ import equinox as eqx
 from ..bridge import Bridge
 from ..moves import Move, hmc, mala
 from ..twists import AbstractTwist, Identity
-from .base import AbstractScheme, Claims, check_choices
 from .kernels import Kernels
 from .levels import Level
 from .path import prior_first
 from .transport import Carry, Draws
+from .tuned import Claims, TunedScheme, Tuning, check_choices
 
 __all__ = ["LikelihoodTempered"]
 
 
-class LikelihoodTempered(AbstractScheme):
+class LikelihoodTempered(TunedScheme):
     r"""A cloud of the prior, then likelihood tempering at `t_min`, with steps chosen by a pilot.
 
     The evidence counts the weights of the second part only, so the prior's normaliser cancels: the
@@ -73,14 +73,21 @@ class LikelihoodTempered(AbstractScheme):
                 f"`num_draws` of `LikelihoodTempered` must be at least 1; got {self.num_draws}. Try 16."
             )
         at_the_prior = isinstance(self.levels, Level) and float(self.levels.clock[0]) == 0
-        check_choices(self, 1, start=0.0 if at_the_prior else 1.0)
+        check_choices(
+            self,
+            num_moves=self.num_moves,
+            num_other_moves=self.num_other_moves,
+            least_moves=1,
+            preconditioner_rank=self.preconditioner_rank,
+            start=0.0 if at_the_prior else 1.0,
+        )
 
-    path_space: ClassVar[bool] = False
+    twist: ClassVar[AbstractTwist] = Identity()  # the likelihood is silent at noisy levels
 
     @property
-    def twist(self) -> AbstractTwist:
-        """None: the likelihood is silent at noisy levels."""
-        return Identity()
+    def tuning(self) -> Tuning:
+        """The pilot cloud that tunes it."""
+        return Tuning(self.num_pilot, self.conditional_ess, self.max_levels)
 
     def kernels(self, bridge: Bridge) -> Kernels:
         """Moves and weights over a bridge."""

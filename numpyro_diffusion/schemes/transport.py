@@ -7,7 +7,8 @@ $\gamma'$; a good one makes the weights even.
 """
 
 import abc
-from typing import Any, ClassVar
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
@@ -16,23 +17,40 @@ import jax.numpy as jnp
 from .._typing import Position, PRNGKey, Scalar
 from ..bridge import Bridge, Seen, log_density
 from .levels import Level
+from .particle import Particle
 
-__all__ = ["AbstractTransport", "Carry", "Draws"]
+__all__ = ["AbstractTransport", "Carry", "Draws", "Retrace"]
+
+
+class Retrace(NamedTuple):
+    r"""A transport, for steps that are given: what particle Gibbs asks of it.
+
+    Attributes:
+        log_ratio: `(bridge, particle, position, level) -> ()`: $\log R$ of the step to `position`.
+        log_link: `(bridge, particle, position, level) -> ()`: $\log M R$ of it, up to what does not depend
+            on the particle; `None` for a map, which has no density.
+        back: `(key, bridge, position, level) -> position`: a draw of the backward kernel; `None` where
+            the path is to be remembered.
+    """
+
+    log_ratio: Callable[[Bridge, Particle, Position, Level], Scalar]
+    log_link: Callable[[Bridge, Particle, Position, Level], Scalar] | None
+    back: Callable[[PRNGKey, Bridge, Position, Level], Position] | None
 
 
 class AbstractTransport(eqx.Module):
-    """From level to level.
+    """From level to level. The call is all that one must have.
 
     Attributes:
         needs_gradient: Whether it asks for the gradient of the log density at the particle.
     """
 
-    needs_gradient: eqx.AbstractClassVar[bool]
+    needs_gradient: ClassVar[bool] = False
 
     @property
-    @abc.abstractmethod
     def needs_curvature(self) -> bool:
-        """Whether it asks for what a pilot measured."""
+        """Whether it asks for what a pilot measured: `level.curvature`, which `measure` answers with."""
+        return False
 
     def measure(
         self, key: PRNGKey, bridge: Bridge, cloud: Position, clock: Scalar, power: Scalar
@@ -41,9 +59,14 @@ class AbstractTransport(eqx.Module):
         del key, bridge, cloud, clock, power
         return None
 
-    @abc.abstractmethod
-    def evaluations(self, bridge: Bridge) -> int:
-        """Network evaluations of one transport."""
+    def evaluations(self, bridge: Bridge) -> int | None:
+        """Network evaluations of one transport; `None`: not known."""
+        del bridge
+        return None
+
+    def retrace(self) -> Retrace | None:
+        """The same for steps that are given; `None` if particle Gibbs cannot keep a path of it."""
+        return None
 
     @abc.abstractmethod
     def __call__(
@@ -57,18 +80,18 @@ class AbstractTransport(eqx.Module):
     ) -> tuple[Position, Scalar]:
         r"""New position and $\log R$, of shape `()`.
 
-        `seen` is what was seen at the particle, as far as it is kept (see `Kernels.keeps_denoised`).
+        Args:
+            key: PRNG key.
+            bridge: The densities.
+            position: Of the particle: values by site, diffusion sites in units of the data.
+            gradient: Of the log density of the level there; `None` unless `needs_gradient`.
+            seen: What was seen at the particle, as far as it is kept (see `Kernels.keeps_denoised`).
+            level: From `level.clock` to `level.next_clock`, which may be the same: then nothing moves.
         """
 
 
 class Carry(AbstractTransport):
     r"""The linear map between the Gaussian approximations of the two laws; $\log R$ its log-determinant."""
-
-    needs_gradient: ClassVar[bool] = False
-
-    @property
-    def needs_curvature(self) -> bool:
-        return False
 
     def __call__(self, key, bridge, position, gradient, seen, level):
         del key, gradient, seen
@@ -77,6 +100,17 @@ class Carry(AbstractTransport):
     def evaluations(self, bridge):
         del bridge
         return 0
+
+    def retrace(self):
+        return Retrace(self._log_ratio, None, self._back)
+
+    def _log_ratio(self, bridge, particle, position, level):
+        del position
+        return bridge.carry(particle.position, level.clock, level.next_clock)[1]
+
+    def _back(self, key, bridge, position, level):
+        del key
+        return bridge.carry(position, level.next_clock, level.clock)[0]
 
 
 class Draws(Carry):
@@ -103,6 +137,9 @@ class Draws(Carry):
             return position, jnp.zeros(())
 
         return jax.lax.cond(level.power > 0, stay, choose, None)
+
+    def retrace(self):
+        return None  # the draws that were not chosen are gone
 
     def choose(self, key: PRNGKey, bridge: Bridge, first: Position, power: Scalar):
         """One of several draws, and what makes its weight their mean."""

@@ -17,18 +17,17 @@ import numpy as np
 
 from ..bridge import Bridge
 from ..moves import Move, hmc, mala
-from ..twists import AbstractTwist, Tweedie
-from .base import AbstractScheme, Claims, Weights, check_choices, check_has_diffusion
 from .conjugate import Conjugate
 from .covariance import AbstractMeasured, Diagonal
 from .guided import Guided, sampler_curvature
 from .kernels import Kernels
 from .levels import Level
+from .tuned import Claims, TunedScheme, Tuning, Weights, check_choices, check_has_diffusion
 
 __all__ = ["Twisted"]
 
 
-class Twisted(AbstractScheme):
+class Twisted(TunedScheme):
     r"""Twisted diffusion sampler over diffusion sites and other sites together.
 
     The weighted particles follow the posterior under *the law of the reverse sampler with these levels*,
@@ -67,11 +66,9 @@ class Twisted(AbstractScheme):
     num_other_moves: int = eqx.field(static=True, default=2)
     weights: Weights = eqx.field(static=True, default="exact")
     num_pilot: int = eqx.field(static=True, default=256)
-    conditional_ess: ClassVar[float] = 0.97  # of no use on a grid
-    max_levels: ClassVar[int] = 400
 
     def __check_init__(self):
-        check_choices(self, 0)
+        check_choices(self, num_other_moves=self.num_other_moves, inflation=self.inflation)
         if not isinstance(self.covariance, AbstractMeasured):
             raise ValueError(
                 "`Twisted` expects a covariance that is the same for all particles, since its steps are the"
@@ -81,9 +78,9 @@ class Twisted(AbstractScheme):
     path_space: ClassVar[bool] = True
 
     @property
-    def twist(self) -> AbstractTwist:
-        """The denoised mean; the sampler's own steps need it anyhow."""
-        return Tweedie()
+    def tuning(self) -> Tuning:
+        """The pilot cloud that tunes it, on a given grid of levels."""
+        return Tuning(self.num_pilot)
 
     @property
     def num_levels(self) -> int:

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 
 from ..._typing import Array, Position, PRNGKey, Scalar
 from ...finite import Sightings
-from ...schemes import AbstractScheme
-from ...schemes.retrace import retrace
+from ...schemes import TunedScheme
+from ...schemes.retrace import way_back
 from ...twists import AbstractTwist
 from .particles import AbstractParticles
 
@@ -77,7 +77,7 @@ class ParticleGibbs(AbstractParticles):
     def __init__(
         self,
         model: Callable,
-        scheme: AbstractScheme | None = None,
+        scheme: TunedScheme | None = None,
         *,
         num_particles: int = 16,
         twist: AbstractTwist | None = None,
@@ -113,7 +113,7 @@ class ParticleGibbs(AbstractParticles):
         kernels = self.problem.given(args, kwargs)
         first = self.run(key_run, self.model_of(kernels))
         z = first.particle.position
-        if values is not None and retrace(kernels.transport).back is not None:
+        if values is not None and way_back(kernels.transport).back is not None:
             z = {n: jnp.asarray(values[n], z[n].dtype) for n in self.problem.sites}
         zero = jnp.zeros_like(first.ess)
         none, met = jnp.zeros((), int), self.met(first)

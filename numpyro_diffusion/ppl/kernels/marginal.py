@@ -12,8 +12,8 @@ from numpyro.infer.hmc_util import HMCAdaptState
 
 from ..._typing import Position, PRNGKey, Scalar
 from ...finite import Sightings
-from ...schemes import AbstractScheme
-from ...schemes.retrace import retrace
+from ...schemes import TunedScheme
+from ...schemes.retrace import way_back
 from ...twists import AbstractTwist
 from ..sites import is_diffusion, stand_in
 from ..tracing import tracing
@@ -83,7 +83,7 @@ class ParticleMarginal(AbstractParticles):
     def __init__(
         self,
         model: Callable,
-        scheme: AbstractScheme | None = None,
+        scheme: TunedScheme | None = None,
         *,
         num_particles: int = 64,
         twist: AbstractTwist | None = None,
@@ -141,7 +141,7 @@ class ParticleMarginal(AbstractParticles):
         kernels = self.problem.given(args, with_conditioning(kwargs, values))
         model = self.model_of(kernels)
         key_path, key_run = jax.random.split(key)
-        known = trail is not None or retrace(kernels.transport).back is not None
+        known = trail is not None or way_back(kernels.transport).back is not None
         path = None
         if x is not None and known:
             path = self.path(key_path, kernels, model, x, trail)

@@ -12,9 +12,10 @@ from numpyro.infer.gibbs import GIBBS_SITES_KWARG
 from ..._arguments import whole_number
 from ...conditional import Pass, Path, PathModel, conditional_smc
 from ...finite import Sightings
-from ...schemes import AbstractScheme, ReverseDiffusion
+from ...schemes import ReverseDiffusion, TunedScheme
 from ...schemes.kernels import Kernels
-from ...schemes.retrace import noised_path, path_model, remembered_path, retrace
+from ...schemes.retrace import noised_path, path_model, remembered_path, way_back
+from ...schemes.tuned import check_tuned
 from ...twists import AbstractTwist
 from .base import AbstractKernel
 from .problem import Problem, prepare
@@ -37,12 +38,13 @@ class AbstractParticles(AbstractKernel):
     def __init__(
         self,
         model: Callable,
-        scheme: AbstractScheme | None = None,
+        scheme: TunedScheme | None = None,
         *,
         num_particles: int,
         twist: AbstractTwist | None = None,
         threshold: float = 0.5,
     ):
+        check_tuned(type(self).__name__, scheme)
         num_particles = whole_number("num_particles", num_particles, 2)
         super().__init__(model)
         self.scheme = ReverseDiffusion(num_moves=0) if scheme is None else scheme
@@ -101,7 +103,7 @@ class AbstractParticles(AbstractKernel):
 
     def path(self, key, kernels: Kernels, model: PathModel, z: Any, trail: Any) -> Path:
         """The path to keep: drawn anew from its end, or as it is remembered."""
-        if retrace(kernels.transport).back is None:
+        if way_back(kernels.transport).back is None:
             return remembered_path(kernels, model, trail)
         return noised_path(key, kernels, model, z)
 

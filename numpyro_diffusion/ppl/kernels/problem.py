@@ -20,10 +20,10 @@ from numpyro.infer.gibbs import GIBBS_SITES_KWARG, conditioned, latent_sample_si
 from ..._arguments import as_arrays
 from ..._typing import PRNGKey
 from ...bridge import Bridge
-from ...schemes import AbstractScheme
+from ...schemes import TunedScheme
 from ...schemes.kernels import Kernels
 from ...schemes.levels import Level
-from ...schemes.retrace import needed, retrace
+from ...schemes.retrace import needed, way_back
 from ...twists import AbstractTwist
 from ..bridge import from_model
 from ..model_bridge import LiveModel
@@ -130,7 +130,7 @@ def prepare(
     name: str,
     check: Callable[[tuple[str, ...], tuple[str, ...]], None],
     model: Callable,
-    scheme: AbstractScheme,
+    scheme: TunedScheme,
     twist: AbstractTwist,
     args: tuple,
     kwargs: dict[str, Any],
@@ -154,10 +154,10 @@ def prepare(
             `from_model`.
         TypeError: For a prior that is a score alone, unless the scheme is in path space.
     """
-    if getattr(scheme, "weights", "exact") != "exact":
+    if scheme.weights != "exact":
         raise ValueError(
             f"`{name}` resamples particles by their weights: `weights` of its scheme is 'exact'; got "
-            f"{scheme.weights!r}."  # type: ignore[attr-defined]
+            f"{scheme.weights!r}."
         )
     plain = {k: v for k, v in kwargs.items() if k != GIBBS_SITES_KWARG}
     trace = traced(model, jax.random.key(0), args, plain)
@@ -187,7 +187,7 @@ def prepare(
 
     bridge = joint = bridge_given(rest)
     kernels = scheme.kernels(bridge)
-    retrace(kernels.transport)  # refuses a scheme that cannot go back, before a pilot runs
+    way_back(kernels.transport)  # refuses a scheme that cannot go back, before a pilot runs
     discrete = [n for n in rest if trace[n]["fn"].is_discrete or is_diffusion(trace[n])]
     if len(discrete) < len(rest):
         try:
