@@ -7,6 +7,7 @@ import equinox as eqx
 import jax
 import numpy as np
 
+from .._arguments import check_counts, whole_number
 from .._typing import Position, PRNGKey
 from ..bridge import Bridge
 from ..feynman_kac import FeynmanKac, unweighted
@@ -189,30 +190,21 @@ def _check_start(levels: Level, kernels: Kernels) -> None:
 def check_choices(scheme: AbstractScheme, least_moves: int, start: float = 1.0) -> None:
     """Refuse what no scheme can use."""
     name, levels = type(scheme).__name__, scheme.levels
-    moves, other_moves = (getattr(scheme, n, 1) for n in ("num_moves", "num_other_moves"))
-    if (moves is not None and moves < least_moves) or other_moves < 1:
-        raise ValueError(
-            f"`{name}` expects num_moves >= {least_moves}, or `None` for the pilot's choice, and "
-            f"num_other_moves >= 1; got num_moves={moves}, num_other_moves={other_moves}."
-        )
+    least = {"num_pilot": 2, "max_levels": 1, "num_other_moves": 1, "preconditioner_rank": 0}
+    check_counts(scheme, **{field: n for field, n in least.items() if hasattr(scheme, field)})
+    if getattr(scheme, "num_moves", None) is not None:
+        check_counts(scheme, "`None` for the pilot's choice.", num_moves=least_moves)
     weights = getattr(scheme, "weights", "exact")
     if weights not in ("exact", "importance", "none"):
         raise ValueError(
             f"`weights` of `{name}` is 'exact', 'importance' for weights without resampling, or 'none' for "
             f"the heuristic; got {weights!r}."
         )
-    rank = getattr(scheme, "preconditioner_rank", 0)
-    if rank < 0:
-        raise ValueError(
-            f"`preconditioner_rank` is a number of directions, at least 0; got {rank}."
-        )
     if not 0 < scheme.conditional_ess < 1:
         raise ValueError(
             "`conditional_ess` is the share that a level keeps, in (0, 1); got "
             f"{scheme.conditional_ess}. Try 0.9."
         )
-    if scheme.num_pilot < 2:
-        raise ValueError(f"`num_pilot` must be at least 2; got {scheme.num_pilot}. Try 256.")
     inflation = getattr(scheme, "inflation", 1.0)
     if isinstance(inflation, float | int) and inflation < 1:
         raise ValueError(
@@ -221,13 +213,13 @@ def check_choices(scheme: AbstractScheme, least_moves: int, start: float = 1.0) 
         )
     if isinstance(levels, Level):
         check_levels(levels, start)
-    elif not (levels is None or isinstance(levels, int)):
+    elif isinstance(levels, bool) or not (levels is None or isinstance(levels, int)):
         raise TypeError(
             f"`levels` of `{name}` is a number, frozen levels or `None`; got {type(levels).__name__}. "
             "The levels of an earlier run are in its `result.levels`."
         )
-    elif levels is not None and levels < 1:
-        raise ValueError(f"`levels` must be at least 1; got {levels}.")
+    elif levels is not None:
+        whole_number("levels", levels, 1)
 
 
 def check_has_diffusion(scheme: AbstractScheme, bridge: Bridge) -> None:
