@@ -17,11 +17,15 @@ __all__ = [
     "as_arrays",
     "as_jax",
     "check_callable",
+    "check_counts",
     "check_instance",
     "is_data",
     "is_numeric",
     "named_arguments",
+    "plain",
     "whole_number",
+    "whole_numbers",
+    "whole_or_none",
 ]
 
 
@@ -105,6 +109,9 @@ def _as_arrays(name: str, value: Any) -> Any:
     return jax.tree.map(one, value, is_leaf=lambda leaf: isinstance(leaf, Iterator))
 
 
+_MOST = 2**31 - 1  # JAX counts in 32 bits unless told otherwise
+
+
 def whole_number(name: str, value: Any, least: int, remedy: str = "") -> int:
     """An argument that counts something, as a Python integer.
 
@@ -115,7 +122,7 @@ def whole_number(name: str, value: Any, least: int, remedy: str = "") -> int:
         remedy: A sentence for the end of the message.
 
     Raises:
-        ValueError: If it is no integer (a Boolean is none, nor is 2.0), or too small.
+        ValueError: If it is no integer (a Boolean is none, nor is 2.0), too small, or beyond 32 bits.
     """
     remedy = remedy and f" {remedy}"
     try:
@@ -126,7 +133,40 @@ def whole_number(name: str, value: Any, least: int, remedy: str = "") -> int:
         raise ValueError(f"`{name}` must be an integer of at least {least}; got {value!r}.{remedy}")
     if number < least:
         raise ValueError(f"`{name}` must be at least {least}; got {number}.{remedy}")
+    if number > _MOST:
+        raise ValueError(f"`{name}` must be at most {_MOST}; got {number}.{remedy}")
     return number
+
+
+def plain(value: Any) -> Any:
+    """An integer of NumPy or JAX as one of Python, for what a program is compiled for; the rest as it is."""
+    if isinstance(value, np.ndarray | jax.Array) and value.ndim:
+        return value
+    kind = getattr(value, "dtype", None)
+    return int(value) if kind is not None and jnp.issubdtype(kind, jnp.integer) else value
+
+
+def whole_numbers(least: int, **values: Any) -> list[int]:
+    """Several arguments that count something and have one smallest value, as Python integers."""
+    return [whole_number(name, value, least) for name, value in values.items()]
+
+
+def whole_or_none(name: str, value: Any, least: int, remedy: str = "") -> int | None:
+    """The same as `whole_number`, where `None` stands for a choice of its own; `remedy` says which."""
+    return None if value is None else whole_number(name, value, least, remedy)
+
+
+def check_counts(owner: Any, remedy: str = "", **least: int) -> None:
+    """Refuse fields of an object that count something and are no integers of at least so much.
+
+    Args:
+        owner: An object that is being made; the message names its class.
+        remedy: A sentence for the end of the message.
+        **least: Smallest value by field.
+    """
+    for name, smallest in least.items():
+        value, label = getattr(owner, name), f"{name}` of `{type(owner).__name__}"
+        whole_number(label, value, smallest, remedy)
 
 
 def check_callable(name: str, value: Any, form: str) -> None:

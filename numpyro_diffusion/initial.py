@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ._arguments import whole_numbers
 from ._typing import Array, PRNGKey, Scalar
 from .energies import AbstractDenoiser, AbstractEnergy, Gaussian, GaussianMixture
 from .schedules import AbstractSchedule, VariancePreserving
@@ -142,11 +143,11 @@ def fit_mixture(
         Dempster, Laird & Rubin (1977), Maximum likelihood from incomplete data via the EM algorithm,
         JRSS B. Arthur & Vassilvitskii (2007), k-means++, SODA.
     """
+    num_components, num_steps = whole_numbers(1, num_components=num_components, num_steps=num_steps)
     flat = _flat(energy, data)
-    if not 1 <= num_components <= len(flat) or num_steps < 1:
+    if num_components > len(flat):
         raise ValueError(
-            f"`fit_mixture` expects 1 <= num_components <= {len(flat)}, the number of examples, and "
-            f"num_steps >= 1; got num_components={num_components}, num_steps={num_steps}."
+            f"`num_components` must be at most {len(flat)}, the number of examples; got {num_components}."
         )
     points = jnp.asarray(flat)
     means = _spread_centres(key, points, num_components)

@@ -14,6 +14,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from ._arguments import whole_number
 from ._typing import Array, Position, PRNGKey, Scalar
 from .preconditioner import Preconditioner
 
@@ -136,6 +137,7 @@ def from_blackjax(
         target_acceptance: Acceptance rate that a pilot aims for.
         name: For printing; by default that of the algorithm or of the module it is from.
     """
+    evaluations = whole_number("evaluations", evaluations, 0)
     module = algorithm.init.__module__.rpartition(".")[2]
     label = name or getattr(algorithm, "__name__", module)
     return Move(algorithm, parameters, evaluations, target_acceptance, label)
@@ -193,10 +195,7 @@ def hmc(num_integration_steps: int = 2) -> Move:
     References:
         Neal (2011), MCMC using Hamiltonian dynamics, Handbook of Markov Chain Monte Carlo.
     """
-    if num_integration_steps < 1:
-        raise ValueError(
-            f"`num_integration_steps` must be at least 1; got {num_integration_steps}."
-        )
+    num_integration_steps = whole_number("num_integration_steps", num_integration_steps, 1)
     move = from_blackjax(
         blackjax.hmc,
         _HMCParameters(num_integration_steps),

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from blackjax.ns.utils import finalise, log_weights
 
+from ._arguments import whole_number, whole_or_none
 from ._prng import lean
 from ._typing import Array, Position, PRNGKey
 from .bridge import Bridge
@@ -77,6 +78,13 @@ def nested_sampling(
         Skilling (2006), Nested sampling for general Bayesian computation, Bayesian Analysis. Yallup, Kroupa &
         Handley (2026), Nested Slice Sampling, arXiv 2601.23252, for the chains.
     """
+    num_live = whole_number("num_live", num_live, 2)
+    num_inner_steps = whole_or_none(
+        "num_inner_steps", num_inner_steps, 1, "`None` takes ten a coordinate."
+    )
+    num_delete = whole_or_none(
+        "num_delete", num_delete, 1, "`None` takes a tenth of the live points."
+    )
     if bridge.path_space or (bridge.diffusion_sites and not bridge.exact_prior):
         raise ValueError(
             "nested sampling starts from exact draws of the prior; got a learned prior at "

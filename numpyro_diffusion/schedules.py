@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ._arguments import whole_number
 from ._typing import Array, Scalar
 
 __all__ = [
@@ -193,8 +194,7 @@ def log_snr_grid(schedule: AbstractSchedule, num_levels: int, t_min: float, t_ma
     Raises:
         ValueError: If `num_levels < 1` or the times are not $0 \\le t_{min} < t_{max} \\le 1$.
     """
-    if num_levels < 1:
-        raise ValueError(f"`num_levels` must be at least 1; got {num_levels}.")
+    num_levels = whole_number("num_levels", num_levels, 1)
     if not 0 <= t_min < t_max <= 1:
         raise ValueError(
             f"levels run from t_max down to t_min with 0 <= t_min < t_max <= 1; got t_min={t_min}, "

@@ -206,11 +206,11 @@ def test_numbers_out_of_range():
     assert nd.SMC(diffusion, num_particles=np.int64(8)).num_particles == 8
     with pytest.raises(ValueError, match=r"in \(0, 1\); got 1.5"):
         nd.Annealed(conditional_ess=1.5)
-    with pytest.raises(ValueError, match="num_moves >= 1"):
+    with pytest.raises(ValueError, match="`num_moves` of `Annealed` must be at least 1; got 0"):
         nd.Annealed(num_moves=0)
     with pytest.raises(ValueError, match="`levels` must be at least 1"):
         nd.Annealed(levels=0)
-    with pytest.raises(ValueError, match="`num_pilot` must be at least 2; got 1"):
+    with pytest.raises(ValueError, match="`num_pilot` of `Annealed` must be at least 2; got 1"):
         nd.Annealed(num_pilot=1)
     with pytest.raises(TypeError, match="expects an AbstractEnergy; got int"):
         nd.from_energy(3)

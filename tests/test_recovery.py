@@ -204,7 +204,7 @@ def test_what_is_refused(key):
     data = np.zeros((10, 2))
     with pytest.raises(TypeError, match="expects an energy; got ScoreFunction"):
         nd.fit_recovery(key, nd.ScoreFunction(lambda x, t: -x, (2,)), data)
-    with pytest.raises(ValueError, match="num_levels, num_moves >= 1"):
+    with pytest.raises(ValueError, match="`num_levels` must be at least 1; got 0"):
         nd.fit_recovery(key, nd.ProperEnergy(), data, num_levels=0)
     with pytest.raises(ValueError, match="must be finite"):
         nd.fit_recovery(key, nd.ProperEnergy(), data * np.nan)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._arguments import whole_number, whole_numbers, whole_or_none
 from .._prng import lean
 from .._typing import PRNGKey
 from ..density.paths import check_data, over_examples
@@ -90,6 +91,9 @@ def compare_draws(
         Székely & Rizzo (2013), Energy statistics: a class of statistics based on distances, J. Stat. Plan.
         Inference.
     """
+    num_permutations = whole_number("num_permutations", num_permutations, 1)
+    num_directions = whole_or_none("num_directions", num_directions, 1, "`None` chooses.")
+    max_points = whole_or_none("max_points", max_points, 2, "`None` takes all.")
     draws, data = np.asarray(draws, float), np.asarray(data, float)
     if draws.shape[1:] != data.shape[1:] or min(len(draws), len(data)) < 20:
         raise ValueError(
@@ -230,6 +234,8 @@ def many_draws(
         num_steps: Steps of the reverse process.
         batch_size: Draws at once, to bound memory; all of them if `None`.
     """
+    num, num_steps = whole_numbers(1, num=num, num_steps=num_steps)
+    batch_size = whole_or_none("batch_size", batch_size, 1, "`None` takes all.")
     return np.asarray(_many(prior, jax.random.split(lean(key), num), num_steps, batch_size))
 
 

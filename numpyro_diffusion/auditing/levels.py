@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from .._arguments import whole_number
 from .._typing import Array, PRNGKey, Scalar
 from ..density.paths import data_score, log_noise, over_examples, times_at
 from ..energies import AbstractDenoiser, AbstractEnergy
@@ -24,6 +25,7 @@ def level_times(prior: AbstractDenoiser, num: int = 8) -> np.ndarray:
         prior: An energy or a denoiser.
         num: Number of levels, both ends included.
     """
+    num = whole_number("num", num, 1)
     low, high = log_noise(prior, [prior.t_min, prior.t_max])
     times = np.asarray(times_at(prior, np.linspace(low, high, num)), float)
     return np.concatenate([[prior.t_min], times[1:-1], [prior.t_max]])[:num]

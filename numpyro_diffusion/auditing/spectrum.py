@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._arguments import whole_number
 from .._typing import Array, PRNGKey, Scalar
 from ..density.paths import check_data
 from ..energies import AbstractDenoiser
@@ -77,6 +78,7 @@ def posterior_spectrum(
         Ubaru, Chen & Saad (2017), Fast estimation of tr(f(A)) via stochastic Lanczos quadrature, SIAM J.
         Matrix Anal. Appl.
     """
+    max_exact = whole_number("max_exact", max_exact, 0)
     data = check_data(prior, data, num_steps=num_steps, batch_size=batch_size)
     times = check_times(prior, times)
     size = data[0].size

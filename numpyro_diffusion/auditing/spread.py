@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._arguments import whole_number, whole_numbers
 from .._typing import PRNGKey
 from ..density.normalizer import check_has_density
 from ..density.paths import check_data
@@ -84,6 +85,8 @@ def normalizer_spread(
     References:
         Li & Yan (2024), A Score-Based Density Formula, arXiv 2408.16765.
     """
+    num_nodes = whole_number("num_nodes", num_nodes, 1)
+    num_draws, num_repeats = whole_numbers(2, num_draws=num_draws, num_repeats=num_repeats)
     check_has_density("normalizer_spread", energy)
     counts = {"num_nodes": num_nodes, "num_draws": num_draws // 2, "num_repeats": num_repeats - 1}
     data = check_data(energy, data, batch_size=batch_size, **counts)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from .._arguments import whole_number
 from .._typing import Array, PRNGKey
 from ..energies import AbstractDenoiser
 from .estimate import (
@@ -92,11 +93,10 @@ def classify(
         zero-shot classifier, ICCV. Clark & Jaini (2023), Text-to-image diffusion models are zero-shot
         classifiers, NeurIPS.
     """
+    batch_size = whole_number("batch_size", batch_size, 1)
     estimator = ScoreFormula() if estimator is None else estimator
     labels = check_conditional("classify", prior, labels)
     x, batch = check_points(prior, x)
-    if batch_size < 1:
-        raise ValueError(f"`batch_size` must be at least 1; got {batch_size}.")
     log_prior = _log_prior(prior_probs, len(labels))
     keys = jax.random.split(jax.random.key(0) if key is None else key, len(x))
     rows = jnp.repeat(jnp.arange(len(x)), len(labels))

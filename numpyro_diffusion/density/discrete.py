@@ -19,6 +19,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._arguments import check_counts, plain, whole_or_none
 from .._typing import Array, PRNGKey
 from ..energies import AbstractDenoiser, AbstractEnergy
 from ..tabulated import Tabulated
@@ -41,7 +42,7 @@ class Steps(AbstractTimes):
         num: Number of steps after the first.
     """
 
-    num: int = eqx.field(static=True, default=999)
+    num: int = eqx.field(static=True, converter=plain, default=999)
 
     def __call__(self, key, num_noises, span):
         del key
@@ -92,6 +93,7 @@ def elbo(
         Ho, Jain & Abbeel (2020), Denoising Diffusion Probabilistic Models, NeurIPS. Li & Yan (2024), arXiv
         2408.16765; the rule for the first steps is derived here.
     """
+    num_steps = whole_or_none("num_steps", num_steps, 3, "`None` takes the prior's own.")
     schedule = getattr(prior, "schedule", None)
     if num_steps is None:
         num_steps = len(schedule.log_snrs) if isinstance(schedule, Tabulated) else 1000
@@ -139,8 +141,11 @@ class UsualSum(AbstractLogDensity):
     """
 
     weights: Callable[[Array], Array] = eqx.field(static=True, default=ddpm_weights)
-    num: int = eqx.field(static=True, default=1000)
+    num: int = eqx.field(static=True, converter=plain, default=1000)
     noises: AbstractNoises = eqx.field(default_factory=lambda: Mirrored(2))
+
+    def __check_init__(self):
+        check_counts(self, num=2)
 
     @property
     def law(self) -> str:

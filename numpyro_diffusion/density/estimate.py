@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from .._arguments import whole_numbers
 from .._prng import lean
 from .._typing import Array, PRNGKey, Scalar
 from ..energies import AbstractDenoiser
@@ -116,13 +117,11 @@ class AbstractLogDensity(eqx.Module):
             ValueError: If shapes or numbers do not fit, or `tolerance` is asked for under `jit`.
             FloatingPointError: If an estimate is NaN: the model's score was, at the point that is named.
         """
+        batch_size, max_evaluations = whole_numbers(
+            1, batch_size=batch_size, max_evaluations=max_evaluations
+        )
         check_prior(type(self).__name__, prior)
         x, batch = check_points(prior, x)
-        if batch_size < 1 or max_evaluations < 1:
-            raise ValueError(
-                "`batch_size` and `max_evaluations` must be at least 1; got "
-                f"{batch_size} and {max_evaluations}."
-            )
         key = jax.random.key(0) if key is None else key
         found = estimates_at(self, prior, x, jax.random.split(lean(key), len(x)), int(batch_size))
         if tolerance is not None:

@@ -17,6 +17,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._arguments import check_counts, plain
 from .._typing import Array, PRNGKey, Scalar
 from ..energies import AbstractDenoiser
 from .estimate import AbstractLogDensity, DensityEstimate, Point
@@ -50,10 +51,11 @@ class FlowDensity(AbstractLogDensity):
     solver: diffrax.AbstractERK = eqx.field(default_factory=diffrax.Tsit5)
     rtol: float = eqx.field(static=True, default=1e-5)
     atol: float = eqx.field(static=True, default=1e-5)
-    max_steps: int = eqx.field(static=True, default=1000)
-    num_steps: int | None = eqx.field(static=True, default=None)
+    max_steps: int = eqx.field(static=True, converter=plain, default=1000)
+    num_steps: int | None = eqx.field(static=True, converter=plain, default=None)
 
     def __check_init__(self):
+        check_counts(self, max_steps=1)
         if isinstance(self.divergence, Hutchinson) and self.divergence.num_probes < 2:
             raise ValueError(
                 "the standard error of the flow's density is from the spread over probes; got 1 probe. "
@@ -64,14 +66,15 @@ class FlowDensity(AbstractLogDensity):
                 "`solver` expects an explicit Runge-Kutta method with an error estimate, such as "
                 f"`diffrax.Tsit5()`; got {self.solver!r}."
             )
-        if not (self.rtol > 0 and self.atol > 0 and self.max_steps > 0):
+        if not (self.rtol > 0 and self.atol > 0):
             raise ValueError(
-                "`rtol`, `atol` and `max_steps` must be positive; got "
-                f"{self.rtol}, {self.atol} and {self.max_steps}."
+                f"`rtol` and `atol` must be positive; got {self.rtol} and {self.atol}."
             )
-        if self.num_steps is not None and not 0 < self.num_steps < self.max_steps:
+        if self.num_steps is not None:
+            check_counts(self, "`None` adapts them.", num_steps=1)
+        if self.num_steps is not None and not self.num_steps < self.max_steps:
             raise ValueError(
-                f"`num_steps` must be positive and below `max_steps`; got {self.num_steps!r} and "
+                f"`num_steps` must be below `max_steps`; got {self.num_steps!r} and "
                 f"{self.max_steps}. Raise `max_steps`, or leave the steps to the tolerances."
             )
 

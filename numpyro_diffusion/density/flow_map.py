@@ -12,6 +12,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._arguments import whole_number
 from .._typing import Array, Scalar
 from ..energies import AbstractDenoiser
 from .estimate import check_prior
@@ -103,8 +104,7 @@ def _integrate(
 
 def _checked(name: str, prior, value, num_steps) -> Array:
     check_prior(name, prior)
-    if isinstance(num_steps, bool) or not isinstance(num_steps, int) or num_steps < 1:
-        raise ValueError(f"`num_steps` must be an integer of at least 1; got {num_steps!r}.")
+    whole_number("num_steps", num_steps, 1)
     value = jnp.asarray(value)
     if value.shape != tuple(prior.shape):
         raise ValueError(

@@ -10,6 +10,7 @@ import numpy as np
 import scipy.special
 import scipy.stats
 
+from .._arguments import check_counts, plain
 from .._typing import Array, PRNGKey
 
 __all__ = ["AbstractNoises", "GaussHermite", "Mirrored"]
@@ -52,13 +53,10 @@ class Mirrored(AbstractNoises):
         Orthogonal random features, NeurIPS.
     """
 
-    num_pairs: int = eqx.field(static=True, default=8)
+    num_pairs: int = eqx.field(static=True, converter=plain, default=8)
 
     def __check_init__(self):
-        if isinstance(self.num_pairs, bool) or self.num_pairs < 2:
-            raise ValueError(
-                f"`Mirrored` expects at least 2 pairs a time, to know its error; got {self.num_pairs!r}."
-            )
+        check_counts(self, "Its error is from the spread over pairs.", num_pairs=2)
 
     def num_noises(self, dimension):
         del dimension
@@ -121,13 +119,12 @@ class GaussHermite(AbstractNoises):
             million nodes.
     """
 
-    num: int = eqx.field(static=True, default=32)
+    num: int = eqx.field(static=True, converter=plain, default=32)
 
     def __check_init__(self):
-        if isinstance(self.num, bool) or self.num < 2 or self.num % 2:
-            raise ValueError(
-                f"`GaussHermite` expects an even number of nodes, at least 2; got {self.num!r}."
-            )
+        check_counts(self, num=2)
+        if self.num % 2:
+            raise ValueError(f"`num` of `GaussHermite` must be even; got {self.num}.")
 
     def num_noises(self, dimension):
         count = self.num**dimension // 2

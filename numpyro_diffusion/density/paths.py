@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._arguments import whole_number
 from .._typing import Array, PRNGKey, Scalar
 from ..energies import AbstractDenoiser, AbstractEnergy
 
@@ -87,6 +88,6 @@ def check_data(energy: AbstractDenoiser, data, **counts: int | None) -> Array:
             f"axis; got shape {data.shape}. They are clean data, in the units of the prior."
         )
     for name, count in counts.items():
-        if count is not None and count < 1:
-            raise ValueError(f"`{name}` must be at least 1; got {count}.")
+        if count is not None:
+            whole_number(name, count, 1)
     return data

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._arguments import whole_or_none
 from .._prng import lean
 from .._typing import Array, PRNGKey
 from ..energies import AbstractEnergy
@@ -124,6 +125,7 @@ def label_normalizers(
     References:
         Li & Yan (2024), arXiv 2408.16765.
     """
+    num_labels = whole_or_none("num_labels", num_labels, 1, "`None` takes those of the data.")
     check_has_density("label_normalizers", energy)
     if getattr(energy, "label_normalizers", None) is not None:
         energy = energy.with_label_normalizers(None)  # pyright: ignore[reportAttributeAccessIssue]

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._arguments import check_counts, plain
 from .._typing import Array, PRNGKey, Scalar
 from ..schedules import AbstractSchedule
 
@@ -62,11 +63,7 @@ class AbstractTimes(eqx.Module):
         """
 
     def __check_init__(self):
-        if isinstance(self.num, bool) or not isinstance(self.num, int) or self.num < 2:
-            raise ValueError(
-                f"`{type(self).__name__}` expects `num`, its times, to be an integer of at least 2; got "
-                f"{self.num!r}."
-            )
+        check_counts(self, num=2)
 
 
 class Stratified(AbstractTimes):
@@ -79,7 +76,7 @@ class Stratified(AbstractTimes):
         num: Number of cells.
     """
 
-    num: int = eqx.field(static=True, default=16)
+    num: int = eqx.field(static=True, converter=plain, default=16)
 
     def __call__(self, key, num_noises, span):
         end = span.end
@@ -101,7 +98,7 @@ class GaussLegendre(AbstractTimes):
         num: Number of nodes.
     """
 
-    num: int = eqx.field(static=True, default=32)
+    num: int = eqx.field(static=True, converter=plain, default=32)
 
     def __call__(self, key, num_noises, span):
         del key

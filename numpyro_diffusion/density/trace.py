@@ -7,6 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._arguments import check_counts, plain
 from .._typing import Array, PRNGKey, Scalar
 
 __all__ = ["AbstractDivergence", "ExactDivergence", "Hutchinson"]
@@ -67,11 +68,10 @@ class Hutchinson(AbstractDivergence):
         Hutchinson (1989), A stochastic estimator of the trace of the influence matrix.
     """
 
-    num_probes: int = eqx.field(static=True, default=1)
+    num_probes: int = eqx.field(static=True, converter=plain, default=1)
 
     def __check_init__(self):
-        if self.num_probes < 1:
-            raise ValueError(f"`num_probes` must be at least 1; got {self.num_probes}.")
+        check_counts(self, num_probes=1)
 
     def num_derivatives(self, dimension):
         del dimension

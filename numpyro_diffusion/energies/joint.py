@@ -6,6 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._arguments import whole_number
 from .._typing import Array, PRNGKey, Scalar
 from ..schedules import AbstractSchedule
 from .base import AbstractEnergy
@@ -37,6 +38,7 @@ class Joint(AbstractEnergy):
     def __init__(self, energies, num: int | None = None):
         parts = (energies,) if isinstance(energies, AbstractEnergy) else tuple(energies)
         num = len(parts) if num is None else num
+        num = whole_number("num", num, 0)
         if not parts or num < 1 or len(parts) not in (1, num):
             raise ValueError(
                 f"`Joint` expects one energy a variable, or one for `num` variables; got {len(parts)} "

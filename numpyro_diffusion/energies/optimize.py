@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._arguments import whole_number
 from .._prng import lean
 from .._typing import Array, PRNGKey, Scalar
 
@@ -68,11 +69,12 @@ def mbd_optimize(
     References:
         Pan, Yi, Shi & Qu (2024), Model-Based Diffusion for Trajectory Optimization, arXiv 2407.01573.
     """
+    num_draws = whole_number("num_draws", num_draws, 1)
     levels = _levels() if noise_levels is None else np.asarray(noise_levels, float)
-    if num_draws < 1 or not temperature > 0 or levels.ndim != 1 or not np.all(levels > 0):
+    if not temperature > 0 or levels.ndim != 1 or not np.all(levels > 0):
         raise ValueError(
-            "`mbd_optimize` expects num_draws >= 1, a positive temperature and positive noise levels; "
-            f"got {num_draws}, {temperature} and {levels}."
+            "`mbd_optimize` expects a positive temperature and positive noise levels; "
+            f"got {temperature} and {levels}."
         )
     start = jnp.asarray(start, jnp.result_type(float))
     settings = num_draws, temperature, standardize, bounds

@@ -15,6 +15,7 @@ import numpy as np
 import scipy.special
 import scipy.stats
 
+from .._arguments import whole_number
 from .._typing import Array, Scalar
 from ..schedules import AbstractSchedule
 from .base import AbstractEnergy
@@ -109,11 +110,10 @@ class SmoothedDensity(AbstractEnergy):
         differentiable: bool = True,
         seed: int = 0,
     ):
+        num_draws = whole_number("num_draws", num_draws, 1)
         name = "SmoothedDensity"
         settings = _settings(name, log_density, shape, schedule, mean, variance, t_min, t_max)
         self.shape, self.schedule, mean, variance, self.t_min, self.t_max = settings
-        if num_draws < 1:
-            raise ValueError(f"`SmoothedDensity` expects num_draws of at least 1; got {num_draws}.")
         self.log_density_fn, self.differentiable = log_density, differentiable
         self.mean, self.variance = (jnp.broadcast_to(m, self.shape) for m in (mean, variance))
         self.draws = jnp.asarray(_normals(num_draws, math.prod(self.shape), seed)).reshape(

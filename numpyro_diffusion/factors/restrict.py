@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.stats import norm
 
-from .._arguments import check_callable, whole_number
+from .._arguments import check_callable, check_counts, plain, whole_number
 from .._typing import Array, Scalar
 from ..energies import AbstractFactor, Noised
 
@@ -36,9 +36,10 @@ class Restrict(AbstractFactor):
     """
 
     inside: Callable[[Array], Array] = eqx.field(static=True, default=_unit_box)
-    num_draws: int = eqx.field(static=True, default=64)
+    num_draws: int = eqx.field(static=True, converter=plain, default=64)
 
     def __check_init__(self):
+        check_counts(self, num_draws=1)
         check_callable("inside", self.inside, "x -> slacks, or a boolean")
         whole_number("num_draws", self.num_draws, 1)
 

@@ -13,6 +13,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._arguments import check_counts, plain
 from .._typing import Array, Scalar
 from ..energies import Noised
 from ..nets.scalar import ScalarHead
@@ -59,14 +60,15 @@ class MonteCarloValue(AbstractValue):
         ValueError: If `num_draws` is not an even number of at least 2.
     """
 
-    num_draws: int = eqx.field(static=True, default=16)
-    seed: int = eqx.field(static=True, default=0)
+    num_draws: int = eqx.field(static=True, converter=plain, default=16)
+    seed: int = eqx.field(static=True, converter=plain, default=0)
 
     def __check_init__(self):
-        if self.num_draws < 2 or self.num_draws % 2:
+        check_counts(self, num_draws=2)
+        if self.num_draws % 2:
             raise ValueError(
-                "`MonteCarloValue` expects an even `num_draws` of at least 2, for pairs of mirrored normals; "
-                f"got {self.num_draws}."
+                "`num_draws` of `MonteCarloValue` must be even, for pairs of mirrored normals; got "
+                f"{self.num_draws}."
             )
 
     def __call__(self, reward, alpha, noised):

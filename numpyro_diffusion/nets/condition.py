@@ -11,6 +11,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._arguments import whole_numbers
 from .._typing import Array, PRNGKey
 
 __all__ = ["AbstractCondition", "Labels", "Vectors", "told_of"]
@@ -44,8 +45,7 @@ class Labels(AbstractCondition):
     weight: Array
 
     def __init__(self, key: PRNGKey | None = None, num: int = 10, size: int = 32):
-        if min(num, size) < 1:
-            raise ValueError(f"`Labels` expects num and size of at least 1; got {num}, {size}.")
+        num, size = whole_numbers(1, num=num, size=size)
         key = jax.random.key(0) if key is None else key
         self.weight = jax.random.normal(key, (num + 1, size))
 
@@ -78,10 +78,7 @@ class Vectors(AbstractCondition):
     absent: Array
 
     def __init__(self, key: PRNGKey | None = None, length: int = 1, size: int = 32):
-        if min(length, size) < 1:
-            raise ValueError(
-                f"`Vectors` expects length and size of at least 1; got {length}, {size}."
-            )
+        length, size = whole_numbers(1, length=length, size=size)
         key_weight, key_absent = jax.random.split(jax.random.key(0) if key is None else key)
         self.weight = jax.random.normal(key_weight, (size, length)) / length**0.5
         self.absent = jax.random.normal(key_absent, (size,))

@@ -13,6 +13,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._arguments import whole_number, whole_numbers
 from .._typing import Array, PRNGKey, Scalar
 from .condition import AbstractCondition, told_of
 
@@ -128,11 +129,8 @@ class ResidualMLP(eqx.Module):
         num_frequencies: int = 8,
         condition: AbstractCondition | None = None,
     ):
-        if min(width, depth, num_frequencies) < 1:
-            raise ValueError(
-                "`ResidualMLP` expects width, depth and num_frequencies of at least 1; got "
-                f"{width}, {depth}, {num_frequencies}."
-            )
+        width, depth = whole_numbers(1, width=width, depth=depth)
+        num_frequencies = whole_number("num_frequencies", num_frequencies, 1)
         keys = jax.random.split(jax.random.key(0) if key is None else key, depth + 2)
         size = math.prod(shape)
         self.embed = Linear(keys[0], 2 * num_frequencies, 32)

@@ -11,6 +11,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._arguments import whole_number
 from .._typing import Array, PRNGKey, Scalar
 from .condition import AbstractCondition, told_of
 from .convolve import convolve
@@ -103,16 +104,14 @@ class UNet(eqx.Module):
         depth: int = 1,
         condition: AbstractCondition | None = None,
     ):
+        depth = whole_number("depth", depth, 1)
+        channels = tuple(whole_number("channels", number, 1) for number in channels)
         halvings = 2 ** (len(channels) - 1)
         if len(shape) not in (2, 3) or any(side % halvings for side in shape[-2:]):
             raise ValueError(
                 "`UNet` expects images of shape (height, width) or (channels, height, width) whose sides "
                 f"are multiples of {halvings}, to be halved {len(channels) - 1} times; got {shape}. Pad "
                 "them, or give fewer `channels`."
-            )
-        if min(*channels, depth) < 1:
-            raise ValueError(
-                f"`UNet` expects channels and depth of at least 1; got {channels}, {depth}."
             )
         keys = iter(
             jax.random.split(jax.random.key(0) if key is None else key, 4 * len(channels) + 3)

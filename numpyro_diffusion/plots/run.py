@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from .._arguments import whole_number, whole_or_none
 from ..smc import SMCResult
 from .style import FAINT, INK, TRUTH, pyplot
 
@@ -72,6 +73,8 @@ def plot_genealogy(result: SMCResult, *, cloud: int = 0, num_particles: int = 60
     Raises:
         ValueError: If the run did not keep its genealogy.
     """
+    cloud = whole_number("cloud", cloud, 0)
+    num_particles = whole_number("num_particles", num_particles, 1)
     trace = result.trace
     if trace is None or trace.parents is None:
         raise ValueError(
@@ -118,6 +121,7 @@ def plot_images(
     Returns:
         A Matplotlib figure.
     """
+    columns = whole_or_none("columns", columns, 1, "`None` takes one row.")
     plt = pyplot()
     images = [np.asarray(image, float) for image in images]
     titles = [""] * len(images) if titles is None else titles
@@ -201,6 +205,7 @@ def plot_restoration(
     Returns:
         A Matplotlib figure.
     """
+    num_draws = whole_number("num_draws", num_draws, 1)
     plt = pyplot()
     truth, images = np.asarray(truth, float), np.asarray(images, float)
     flat = images.reshape(-1, *images.shape[2:])

@@ -6,6 +6,7 @@ import math
 import equinox as eqx
 import jax.numpy as jnp
 
+from .._arguments import check_counts, plain
 from .._typing import Array, Scalar
 
 __all__ = ["RBF", "AbstractKernel", "InverseMultiquadric", "Polyharmonic", "Polynomial", "distance"]
@@ -90,15 +91,13 @@ class Polynomial(AbstractKernel):
         offset: $c \ge 0$; 0 compares the moments of order $m$ alone.
     """
 
-    degree: int = eqx.field(static=True, default=3)
+    degree: int = eqx.field(static=True, converter=plain, default=3)
     offset: float = eqx.field(static=True, default=1.0)
 
     def __check_init__(self):
-        if self.degree < 1 or self.degree != int(self.degree) or self.offset < 0:
-            raise ValueError(
-                "`Polynomial` expects a whole degree of at least 1 and an offset of at least 0; got "
-                f"{self.degree} and {self.offset}."
-            )
+        check_counts(self, degree=1)
+        if not self.offset >= 0:
+            raise ValueError(f"`offset` of `Polynomial` must be at least 0; got {self.offset}.")
 
     def smoothed(self, x: Array, y: Array, of_x: Array, of_y: Array) -> Scalar:
         centre = jnp.sum(x * y) / x.size + self.offset

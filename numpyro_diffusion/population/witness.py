@@ -6,6 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._arguments import whole_number
 from .._typing import Array, PRNGKey, Scalar
 from .kernels import AbstractKernel, Polyharmonic
 
@@ -72,15 +73,16 @@ def witness_flow(
     References:
         Arbel et al. (2019), Maximum mean discrepancy gradient flow, NeurIPS.
     """
+    num_steps = whole_number("num_steps", num_steps, 1)
     if x.shape[1:] != data.shape[1:]:
         raise ValueError(
             "`witness_flow` expects a cloud and data of points of one shape; got points of shapes "
             f"{x.shape[1:]} and {data.shape[1:]}."
         )
-    if num_steps < 1 or not step_size > 0 or not noise >= 0:
+    if not step_size > 0 or not noise >= 0:
         raise ValueError(
-            "`witness_flow` expects at least one step of positive size and noise of at least 0; got "
-            f"num_steps={num_steps}, step_size={step_size}, noise={noise}."
+            "`witness_flow` expects steps of positive size and noise of at least 0; got "
+            f"step_size={step_size}, noise={noise}."
         )
     kernel = Polyharmonic() if kernel is None else kernel
     return _flow(key, x, data, kernel, num_steps, jnp.asarray([step_size, noise], x.dtype))

@@ -20,6 +20,7 @@ from numpyro.distributions import (
 )
 from numpyro.distributions.util import validate_sample
 
+from .._arguments import whole_number
 from .._typing import Array, PRNGKey, Scalar
 from ..density.estimate import AbstractLogDensity
 from ..energies.base import AbstractDenoiser, AbstractEnergy
@@ -54,11 +55,7 @@ class _Noised(Distribution):
                 f"{type(energy).__name__}. Wrap a callable energy in `EnergyFunction`, a callable "
                 "score in `ScoreFunction`."
             )
-        if isinstance(num_steps, bool) or not isinstance(num_steps, int) or num_steps < 1:
-            raise ValueError(
-                f"`{name}` expects `num_steps`, the length of its reverse process, to be a positive "
-                f"integer; got {num_steps!r}. The default is 200."
-            )
+        num_steps = whole_number("num_steps", num_steps, 1, "The default is 200.")
         self.energy, self.num_steps = energy, num_steps
         super().__init__((), tuple(energy.shape), validate_args=validate_args)
 

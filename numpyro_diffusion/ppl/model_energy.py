@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
+from .._arguments import whole_number
 from .._typing import Array
 from ..energies import SmoothedDensity
 from ..schedules import AbstractSchedule
@@ -61,6 +62,8 @@ def model_energy(
     Raises:
         ValueError: If the model has a `DiffusionPrior`, or is refused by `from_model`.
     """
+    num_draws = whole_number("num_draws", num_draws, 1)
+    num_prior_draws = whole_number("num_prior_draws", num_prior_draws, 2)
     bridge = from_model(model, *args, **kwargs)
     if bridge.diffusion_sites:
         raise ValueError(

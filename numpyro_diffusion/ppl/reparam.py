@@ -10,6 +10,7 @@ import numpyro
 from numpyro.distributions import Normal
 from numpyro.infer.reparam import Reparam
 
+from .._arguments import whole_number
 from ..density.flow import FlowDensity
 from ..density.flow_map import from_noise
 from .distributions import DiffusionPrior, batched
@@ -54,11 +55,7 @@ class NoiseReparam(Reparam):
     """
 
     def __init__(self, num_steps: int = 16, *, sample_shape: tuple[int, ...] = ()):
-        if isinstance(num_steps, bool) or not isinstance(num_steps, int) or num_steps < 1:
-            raise ValueError(
-                "`NoiseReparam` expects `num_steps`, the steps of the flow, to be a positive integer; got "
-                f"{num_steps!r}. The default is 16."
-            )
+        num_steps = whole_number("num_steps", num_steps, 1, "The default is 16.")
         self.num_steps, self.sample_shape = num_steps, sample_shape
 
     def __call__(self, name, fn, obs):

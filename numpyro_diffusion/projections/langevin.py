@@ -7,6 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._arguments import whole_numbers
 from .._prng import lean
 from .._typing import Array, PRNGKey
 from ..energies import AbstractEnergy
@@ -64,16 +65,14 @@ def projected_langevin(
         arXiv 2508.10531. Bubeck, Eldan & Lehec (2018), Sampling from a log-concave distribution with
         projected Langevin Monte Carlo, for the limit of small steps.
     """
+    num_steps, num_samples = whole_numbers(1, num_steps=num_steps, num_samples=num_samples)
     if not isinstance(energy, AbstractEnergy):
         raise TypeError(
             f"`projected_langevin` expects an energy; got {type(energy).__name__}. Factors of a denoiser "
             "weigh the steps of a reverse sampler and have no score of their own."
         )
-    if not step_size > 0 or num_steps < 1 or num_samples < 1:
-        raise ValueError(
-            "`projected_langevin` expects a positive step and at least one step and sample; got "
-            f"step_size={step_size}, num_steps={num_steps}, num_samples={num_samples}."
-        )
+    if not 0 < step_size < jnp.inf:
+        raise ValueError(f"`step_size` must be positive and finite; got {step_size}.")
     shape = (num_samples, *energy.shape)
     if initial is not None and initial.shape != shape:
         raise ValueError(f"`initial` must have shape {shape}; got {initial.shape}.")

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._arguments import check_counts, plain
 from .._typing import Array
 from .sets import AbstractProjection, _norm, _shortened
 
@@ -35,10 +36,11 @@ class VelocityBall(AbstractProjection):
 
     max_step: float = eqx.field(static=True, default=1.0)
     tolerance: float = eqx.field(static=True, default=1e-6)
-    max_steps: int = eqx.field(static=True, default=10_000)
+    max_steps: int = eqx.field(static=True, converter=plain, default=10_000)
     penalty: float = eqx.field(static=True, default=10.0)
 
     def __check_init__(self):
+        check_counts(self, max_steps=1)
         if not (self.max_step > 0 and self.tolerance > 0 and self.penalty > 0):
             raise ValueError(
                 "`VelocityBall` expects a positive step, tolerance and penalty; got "

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm.auto import tqdm
 
+from .._arguments import whole_number, whole_numbers, whole_or_none
 from .._prng import lean
 from .._typing import PRNGKey
 from ..bridge import Bridge
@@ -88,8 +89,12 @@ def replica_exchange(
         (2022), Non-reversible parallel tempering, JRSS B, for turns and the law beyond. He et al. (2025),
         CREPE, for diffusion paths.
     """
-    _check(num_draws, num_burn_in, num_chains, num_replicas, thinning)
     check_tuned("replica_exchange", scheme)
+    num_burn_in = whole_number("num_burn_in", num_burn_in, 0)
+    num_chains, thinning = whole_numbers(1, num_chains=num_chains, thinning=thinning)
+    num_draws = whole_number("num_draws", num_draws, 2)
+    remedy = "They hold the noisy end and the target; `None` chooses."
+    num_replicas = whole_or_none("num_replicas", num_replicas, 2, remedy)
     scheme = Annealed() if scheme is None else scheme
     if bridge.path_space:
         raise ValueError(
@@ -155,16 +160,3 @@ def _draws(kernels, levels, ladder: Ladder, key: PRNGKey, size: int, thinning: i
         return ladder, (at_target, exchanges)
 
     return jax.lax.scan(one, ladder, jax.random.split(key, size))
-
-
-def _check(num_draws, num_burn_in, num_chains, num_replicas, thinning) -> None:
-    if num_draws < 2 or min(num_chains, thinning) < 1 or num_burn_in < 0:
-        raise ValueError(
-            "`num_draws` must be at least 2, `num_chains` and `thinning` at least 1, `num_burn_in` at least "
-            f"0; got {num_draws}, {num_chains}, {thinning} and {num_burn_in}."
-        )
-    if num_replicas is not None and num_replicas < 2:
-        raise ValueError(
-            "`num_replicas` must be at least 2, for the noisy end and the target; got "
-            f"{num_replicas}. `None` chooses."
-        )

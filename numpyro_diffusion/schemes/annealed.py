@@ -11,6 +11,7 @@ any error of the energy at the levels in between; these change the variance only
 
 import equinox as eqx
 
+from .._arguments import plain
 from ..bridge import Bridge
 from ..moves import Move, hmc, mala
 from .kernels import Kernels
@@ -52,16 +53,16 @@ class Annealed(TunedScheme):
     """
 
     move: Move = eqx.field(default_factory=hmc)
-    num_moves: int | None = eqx.field(static=True, default=2)
+    num_moves: int | None = eqx.field(static=True, converter=plain, default=2)
     other_move: Move = eqx.field(default_factory=mala)
-    num_other_moves: int = eqx.field(static=True, default=2)
+    num_other_moves: int = eqx.field(static=True, converter=plain, default=2)
     transport: AbstractTransport = eqx.field(default_factory=Carry)
-    levels: int | Level | None = None
+    levels: int | Level | None = eqx.field(default=None, converter=plain)
     conditional_ess: float = eqx.field(static=True, default=0.97)
-    preconditioner_rank: int = eqx.field(static=True, default=0)
+    preconditioner_rank: int = eqx.field(static=True, converter=plain, default=0)
     weights: Weights = eqx.field(static=True, default="exact")
-    num_pilot: int = eqx.field(static=True, default=256)
-    max_levels: int = eqx.field(static=True, default=400)
+    num_pilot: int = eqx.field(static=True, converter=plain, default=256)
+    max_levels: int = eqx.field(static=True, converter=plain, default=400)
 
     def __check_init__(self):
         check_choices(

@@ -11,6 +11,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._arguments import plain
 from ..bridge import Bridge, Seen
 from ..moves import Move, hmc, mala
 from .corrections import AbstractCorrection, RadonNikodym, Step
@@ -44,13 +45,13 @@ class ScoreComposition(TunedScheme):
         Skreta et al. (2025), Feynman-Kac Correctors in Diffusion, ICML. He et al. (2025), RNE.
     """
 
-    levels: int | Level = 200
+    levels: int | Level = eqx.field(default=200, converter=plain)
     correction: AbstractCorrection = eqx.field(default_factory=RadonNikodym)
     inflation: float = 1.0
     weights: Weights = eqx.field(static=True, default="exact")
     other_move: Move = eqx.field(default_factory=mala)
-    num_other_moves: int = eqx.field(static=True, default=2)
-    num_pilot: int = eqx.field(static=True, default=256)
+    num_other_moves: int = eqx.field(static=True, converter=plain, default=2)
+    num_pilot: int = eqx.field(static=True, converter=plain, default=256)
 
     def __check_init__(self):
         check_choices(self, num_other_moves=self.num_other_moves, inflation=self.inflation)

@@ -15,6 +15,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._arguments import check_counts, plain
 from .._typing import Array, Position, PRNGKey, Scalar
 from ..bridge import Bridge
 from .proposals import spread
@@ -169,7 +170,10 @@ class RadonNikodym(AbstractCorrection):
         He et al. (2025), RNE: plug-and-play diffusion inference-time control and energy-based training.
     """
 
-    num_probes: int = eqx.field(static=True, default=8)
+    num_probes: int = eqx.field(static=True, converter=plain, default=8)
+
+    def __check_init__(self):
+        check_counts(self, num_probes=1)
 
     def evaluations(self, bridge):
         return probes(bridge, self.num_probes)

@@ -15,6 +15,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._arguments import check_counts, plain
 from .._typing import Array, Position, PRNGKey, Scalar
 from ..bridge import Bridge, log_density
 
@@ -121,7 +122,10 @@ class Full(AbstractMeasured):
         num_probes: Particles of the pilot cloud that are asked.
     """
 
-    num_probes: int = eqx.field(static=True, default=64)
+    num_probes: int = eqx.field(static=True, converter=plain, default=64)
+
+    def __check_init__(self):
+        check_counts(self, num_probes=1)
 
     def mean(self, key, gradient, noise, cloud):
         del key

@@ -6,6 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._arguments import check_counts, plain
 from .._typing import Array, Position, PRNGKey, Scalar
 from ..bridge import Bridge
 from .corrections import AbstractCorrection, FeynmanKacCorrection, Step, probes
@@ -32,8 +33,11 @@ class DriftLite(AbstractCorrection):
     """
 
     base: FeynmanKacCorrection = eqx.field(default_factory=FeynmanKacCorrection)
-    num_probes: int = eqx.field(static=True, default=8)
+    num_probes: int = eqx.field(static=True, converter=plain, default=8)
     ridge: float = 1e-3
+
+    def __check_init__(self):
+        check_counts(self, num_probes=1)
 
     def evaluations(self, bridge: Bridge) -> int:
         return probes(bridge, self.num_probes)

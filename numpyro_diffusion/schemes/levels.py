@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._arguments import whole_number
 from .._typing import Array, Position
 from ..bridge import Bridge
 from ..preconditioner import Preconditioner
@@ -68,6 +69,7 @@ class Level(NamedTuple):
             other_step_size: Step of the move on them.
             num_moves: Joint moves a level.
         """
+        num_moves = whole_number("num_moves", num_moves, 0)
         clock, power = jnp.asarray(clock), jnp.asarray(power)
         count = len(clock) - 1
         return cls(

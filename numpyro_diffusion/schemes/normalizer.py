@@ -5,6 +5,7 @@ import math
 import jax
 import numpy as np
 
+from .._arguments import whole_numbers, whole_or_none
 from .._typing import PRNGKey
 from ..bridge import from_energy
 from ..density import Normalizer
@@ -46,9 +47,9 @@ def prior_normalizer(
         PilotError: If the prior is too hard for the allowed number of levels.
     """
     check_scheme(scheme)
+    num_particles, num_clouds = whole_numbers(2, num_particles=num_particles, num_clouds=num_clouds)
+    batch_size = whole_or_none("batch_size", batch_size, 1, "`None` takes all.")
     scheme = Annealed() if scheme is None else scheme
-    if num_clouds < 2:
-        raise ValueError(f"`num_clouds` must be at least 2, for an error; got {num_clouds}.")
     key_pilot, key_run = jax.random.split(key)
     bridge = from_energy(energy, twist=scheme.twist)
     model = scheme(bridge, key_pilot)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm.auto import tqdm
 
+from .._arguments import whole_number, whole_or_none
 from .._prng import lean
 from .._typing import PRNGKey
 from ..smc import conditional_ess as share_left
@@ -63,6 +64,9 @@ def tune(
         PilotError: If `max_levels` do not suffice, or every pilot particle has weight 0.
     """
     # Where the likelihood comes last, at the clean end, supports are nested without a floor.
+    max_levels = whole_number("max_levels", max_levels, 1)
+    num_particles = whole_number("num_particles", num_particles, 2)
+    num_levels = whole_or_none("num_levels", num_levels, 1, "`None` for the pilot's own.")
     floors = bool(kernels.bridge.diffusion_sites) and path is not prior_first
     pilot = _start_pilot(kernels, key, num_particles, floors)
     rows: list[Any] = []

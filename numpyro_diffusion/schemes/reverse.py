@@ -13,6 +13,7 @@ from typing import ClassVar
 
 import equinox as eqx
 
+from .._arguments import plain
 from .._typing import Array
 from ..bridge import Bridge
 from ..energies import AbstractDenoiser
@@ -65,20 +66,20 @@ class ReverseDiffusion(TunedScheme):
         arXiv 2502.12786.
     """
 
-    levels: int | Level | None = None
+    levels: int | Level | None = eqx.field(default=None, converter=plain)
     covariance: AbstractCovariance = eqx.field(default_factory=Diagonal)
     inflation: float = 1.0
     proposal: AbstractDenoiser | dict[str, AbstractDenoiser] | None = None
     projection: Callable[[Array], Array] | None = eqx.field(static=True, default=None)
     move: Move = eqx.field(default_factory=hmc)
-    num_moves: int | None = eqx.field(static=True, default=1)
+    num_moves: int | None = eqx.field(static=True, converter=plain, default=1)
     other_move: Move = eqx.field(default_factory=mala)
-    num_other_moves: int = eqx.field(static=True, default=2)
+    num_other_moves: int = eqx.field(static=True, converter=plain, default=2)
     conditional_ess: float = eqx.field(static=True, default=0.97)
-    preconditioner_rank: int = eqx.field(static=True, default=0)
+    preconditioner_rank: int = eqx.field(static=True, converter=plain, default=0)
     weights: Weights = eqx.field(static=True, default="exact")
-    num_pilot: int = eqx.field(static=True, default=256)
-    max_levels: int = eqx.field(static=True, default=400)
+    num_pilot: int = eqx.field(static=True, converter=plain, default=256)
+    max_levels: int = eqx.field(static=True, converter=plain, default=400)
 
     def __check_init__(self):
         check_choices(

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import equinox as eqx
 
+from .._arguments import check_counts, plain
 from ..bridge import Bridge
 from ..moves import Move, hmc, mala
 from ..twists import AbstractTwist, Identity
@@ -51,26 +52,23 @@ class LikelihoodTempered(TunedScheme):
     """
 
     move: Move = eqx.field(default_factory=lambda: hmc(4))
-    num_moves: int | None = eqx.field(static=True, default=3)
+    num_moves: int | None = eqx.field(static=True, converter=plain, default=3)
     other_move: Move = eqx.field(default_factory=mala)
-    num_other_moves: int = eqx.field(static=True, default=2)
+    num_other_moves: int = eqx.field(static=True, converter=plain, default=2)
     levels: Level | None = None
     conditional_ess: float = eqx.field(static=True, default=0.5)
-    preconditioner_rank: int = eqx.field(static=True, default=0)
-    num_pilot: int = eqx.field(static=True, default=256)
-    max_levels: int = eqx.field(static=True, default=400)
+    preconditioner_rank: int = eqx.field(static=True, converter=plain, default=0)
+    num_pilot: int = eqx.field(static=True, converter=plain, default=256)
+    max_levels: int = eqx.field(static=True, converter=plain, default=400)
     exact_draws: bool = eqx.field(static=True, default=True)
-    num_draws: int = eqx.field(static=True, default=16)
+    num_draws: int = eqx.field(static=True, converter=plain, default=16)
 
     def __check_init__(self):
+        check_counts(self, num_draws=1)
         if isinstance(self.levels, int):
             raise TypeError(
                 "`levels` of `LikelihoodTempered` is `None` or frozen levels, since an even grid of noise "
                 f"levels says nothing of the likelihood; got {self.levels}."
-            )
-        if self.num_draws < 1:
-            raise ValueError(
-                f"`num_draws` of `LikelihoodTempered` must be at least 1; got {self.num_draws}. Try 16."
             )
         at_the_prior = isinstance(self.levels, Level) and float(self.levels.clock[0]) == 0
         check_choices(

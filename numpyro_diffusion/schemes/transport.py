@@ -14,6 +14,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._arguments import check_counts, plain
 from .._typing import Position, PRNGKey, Scalar
 from ..bridge import Bridge, Seen, log_density
 from .levels import Level
@@ -125,7 +126,10 @@ class Draws(Carry):
         num_draws: $K$.
     """
 
-    num_draws: int = eqx.field(static=True, default=16)
+    num_draws: int = eqx.field(static=True, converter=plain, default=16)
+
+    def __check_init__(self):
+        check_counts(self, num_draws=1)
 
     def __call__(self, key, bridge, position, gradient, seen, level):
         del gradient, seen

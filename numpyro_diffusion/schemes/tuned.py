@@ -7,6 +7,7 @@ import equinox as eqx
 import jax
 import numpy as np
 
+from .._arguments import whole_number
 from .._typing import Position, PRNGKey
 from ..bridge import Bridge
 from ..feynman_kac import FeynmanKac, unweighted
@@ -242,30 +243,23 @@ def check_choices(
         start: Clock at which frozen levels must begin.
     """
     name, levels, tuning = type(scheme).__name__, scheme.levels, scheme.tuning
-    if num_moves is not None and num_moves < least_moves:
-        raise ValueError(
-            f"`{name}` expects num_moves >= {least_moves}, or `None` for the pilot's choice; got "
-            f"{num_moves}."
-        )
-    if num_other_moves < 1:
-        raise ValueError(f"`{name}` expects num_other_moves >= 1; got {num_other_moves}. Try 2.")
+    of = lambda field: f"{field}` of `{name}"
+    if num_moves is not None:
+        whole_number(of("num_moves"), num_moves, least_moves, "`None` for the pilot's choice.")
+    whole_number(of("num_other_moves"), num_other_moves, 1)
+    whole_number(of("preconditioner_rank"), preconditioner_rank, 0)
+    whole_number(of("num_pilot"), tuning.num_particles, 2)
+    whole_number(of("max_levels"), tuning.max_levels, 1)
     if scheme.weights not in ("exact", "importance", "none"):
         raise ValueError(
             f"`weights` of `{name}` is 'exact', 'importance' for weights without resampling, or 'none' for "
             f"the heuristic; got {scheme.weights!r}."
-        )
-    if preconditioner_rank < 0:
-        raise ValueError(
-            "`preconditioner_rank` is a number of directions, at least 0; got "
-            f"{preconditioner_rank}."
         )
     if not 0 < tuning.conditional_ess < 1:
         raise ValueError(
             "`conditional_ess` is the share that a level keeps, in (0, 1); got "
             f"{tuning.conditional_ess}. Try 0.9."
         )
-    if tuning.num_particles < 2:
-        raise ValueError(f"`num_pilot` must be at least 2; got {tuning.num_particles}. Try 256.")
     if isinstance(inflation, float | int) and inflation < 1:
         raise ValueError(
             f"`inflation` widens the proposals, so it is at least 1; got {inflation}. Narrow proposals "
@@ -273,13 +267,13 @@ def check_choices(
         )
     if isinstance(levels, Level):
         check_levels(levels, start)
-    elif not (levels is None or isinstance(levels, int)):
+    elif isinstance(levels, bool) or not (levels is None or isinstance(levels, int)):
         raise TypeError(
             f"`levels` of `{name}` is a number, frozen levels or `None`; got {type(levels).__name__}. "
             "The levels of an earlier run are in its `result.levels`."
         )
-    elif levels is not None and levels < 1:
-        raise ValueError(f"`levels` must be at least 1; got {levels}.")
+    elif levels is not None:
+        whole_number("levels", levels, 1)
 
 
 def check_has_diffusion(scheme: TunedScheme, bridge: Bridge) -> None:

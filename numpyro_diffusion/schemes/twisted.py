@@ -15,6 +15,7 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 
+from .._arguments import plain
 from ..bridge import Bridge
 from ..moves import Move, hmc, mala
 from .conjugate import Conjugate
@@ -58,14 +59,14 @@ class Twisted(TunedScheme):
         Sampling in Diffusion Models, NeurIPS.
     """
 
-    levels: int | Level = 100
+    levels: int | Level = eqx.field(default=100, converter=plain)
     covariance: AbstractMeasured = eqx.field(default_factory=Diagonal)
     inflation: float = 1.0
     conjugate: bool = eqx.field(static=True, default=False)
     other_move: Move = eqx.field(default_factory=mala)
-    num_other_moves: int = eqx.field(static=True, default=2)
+    num_other_moves: int = eqx.field(static=True, converter=plain, default=2)
     weights: Weights = eqx.field(static=True, default="exact")
-    num_pilot: int = eqx.field(static=True, default=256)
+    num_pilot: int = eqx.field(static=True, converter=plain, default=256)
 
     def __check_init__(self):
         check_choices(self, num_other_moves=self.num_other_moves, inflation=self.inflation)

@@ -4,6 +4,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._arguments import check_counts, plain
 from .._typing import Array, Position, PRNGKey
 from ..bridge import Bridge
 from ..moves import Move, hmc, mala
@@ -53,28 +54,25 @@ class DAPS(AbstractSplit):
 
     noise_level: float = 0.1
     first_noise_level: float | None = None
-    num_levels: int | None = eqx.field(static=True, default=None)
+    num_levels: int | None = eqx.field(static=True, converter=plain, default=None)
     prior: Prior | None = eqx.field(static=True, default=None)
-    flow_steps: int = eqx.field(static=True, default=4)
-    num_data_moves: int = eqx.field(static=True, default=4)
+    flow_steps: int = eqx.field(static=True, converter=plain, default=4)
+    num_data_moves: int = eqx.field(static=True, converter=plain, default=4)
     move: Move = eqx.field(default_factory=hmc)
-    num_moves: int = eqx.field(static=True, default=2)
+    num_moves: int = eqx.field(static=True, converter=plain, default=2)
     other_move: Move = eqx.field(default_factory=mala)
-    num_other_moves: int = eqx.field(static=True, default=4)
+    num_other_moves: int = eqx.field(static=True, converter=plain, default=4)
 
     def __check_init__(self):
+        check_counts(self, flow_steps=1, num_data_moves=1, num_moves=1, num_other_moves=1)
         first = self.noise_level if self.first_noise_level is None else self.first_noise_level
         if not 0 < self.noise_level <= first:
             raise ValueError(
                 "`DAPS` expects 0 < noise_level <= first_noise_level; got "
                 f"{self.noise_level} and {first}."
             )
-        numbers = self.num_levels or 1, self.flow_steps, self.num_data_moves, self.num_moves
-        if min(*numbers, self.num_other_moves) < 1:
-            raise ValueError(
-                "`DAPS` expects at least one level, step and move of each kind; got "
-                f"{(*numbers, self.num_other_moves)}."
-            )
+        if self.num_levels is not None:
+            check_counts(self, "`None` chooses.", num_levels=1)
 
     def _levels(self, bridge: Bridge) -> int:
         default = 5 if uses_energy(self, bridge) else 50

@@ -6,6 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._arguments import check_counts, plain
 from .._typing import Position, PRNGKey, Scalar
 from ..bridge import Bridge
 from ..moves import Move, hmc, mala
@@ -64,15 +65,16 @@ class PnPDM(AbstractSplit):
     first_noise_level: float | None = None
     weights: Literal["exact", "none"] = eqx.field(static=True, default="exact")
     prior: Prior | None = eqx.field(static=True, default=None)
-    num_steps: int = eqx.field(static=True, default=20)
+    num_steps: int = eqx.field(static=True, converter=plain, default=20)
     move: Move = eqx.field(default_factory=hmc)
-    num_moves: int = eqx.field(static=True, default=2)
+    num_moves: int = eqx.field(static=True, converter=plain, default=2)
     data_move: Move | None = None
-    num_data_moves: int = eqx.field(static=True, default=4)
+    num_data_moves: int = eqx.field(static=True, converter=plain, default=4)
     other_move: Move = eqx.field(default_factory=mala)
-    num_other_moves: int = eqx.field(static=True, default=8)
+    num_other_moves: int = eqx.field(static=True, converter=plain, default=8)
 
     def __check_init__(self):
+        check_counts(self, num_steps=1, num_moves=1, num_data_moves=1, num_other_moves=1)
         first = self.noise_level if self.first_noise_level is None else self.first_noise_level
         if not 0 < self.noise_level <= first:
             raise ValueError(
@@ -83,11 +85,6 @@ class PnPDM(AbstractSplit):
             raise ValueError(
                 f"`weights` of `PnPDM` is 'exact', or 'none' for the law that is off by the blur; got "
                 f"{self.weights!r}."
-            )
-        numbers = self.num_steps, self.num_moves, self.num_data_moves, self.num_other_moves
-        if min(numbers) < 1:
-            raise ValueError(
-                f"`PnPDM` expects at least one step and move of each kind; got {numbers}."
             )
 
     def init(self, bridge: Bridge, z: Position) -> SplitState:

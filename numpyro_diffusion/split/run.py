@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from .._arguments import whole_number, whole_numbers
 from .._prng import lean
 from .._typing import Array, Position, PRNGKey
 from ..bridge import Bridge
@@ -82,12 +83,11 @@ def split_gibbs(
         >>> found = nd.split_gibbs(jax.random.key(0), bridge, nd.PnPDM(noise_level=0.05))
         >>> nd.diagnostics.pareto_k(found)
     """
+    num_burn_in = whole_number("num_burn_in", num_burn_in, 0)
+    num_draws, num_chains, thinning = whole_numbers(
+        1, num_draws=num_draws, num_chains=num_chains, thinning=thinning
+    )
     sampler = PnPDM() if sampler is None else sampler
-    if num_draws < 1 or num_burn_in < 0 or min(num_chains, thinning) < 1:
-        raise ValueError(
-            "`split_gibbs` expects num_draws, num_chains and thinning of at least 1 and num_burn_in of at "
-            f"least 0; got {num_draws}, {num_chains}, {thinning} and {num_burn_in}."
-        )
     target, seen_target, exact = sampler.claims(bridge)
     keys = jax.random.split(lean(key), num_chains)
     rows: Any = _chains(keys, bridge, sampler, initial, num_burn_in, num_draws, thinning)

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._arguments import whole_number
 from .._typing import Array, Scalar
 from ..energies import AbstractDenoiser
 from ..energies.foreign import _moments, _settings
@@ -61,8 +62,7 @@ class HostTeacher(AbstractDenoiser):
         t_min: float | None = None,
         t_max: float | None = None,
     ):
-        if batch_size < 1:
-            raise ValueError(f"`batch_size` must be at least 1; got {batch_size}.")
+        batch_size = whole_number("batch_size", batch_size, 1)
         self.fn, self.card, self.batch_size = fn, demand_card("HostTeacher", card), batch_size
         settings = _settings(
             "HostTeacher", fn, card.shape, card.schedule, mean, variance, t_min, t_max

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._arguments import whole_numbers
 from .._typing import Array, PRNGKey, Scalar
 from ..energies import AbstractDenoiser, InnerProductEnergy
 from ..energies.reverse import draw_prior
@@ -81,11 +82,9 @@ def draw_data(
     Raises:
         ValueError: If a number is not positive.
     """
-    if min(num, num_steps, batch_size) < 1:
-        raise ValueError(
-            "`draw_data` expects positive `num`, `num_steps` and `batch_size`; got "
-            f"{num}, {num_steps} and {batch_size}."
-        )
+    num, num_steps, batch_size = whole_numbers(
+        1, num=num, num_steps=num_steps, batch_size=batch_size
+    )
     return _draw_data(teacher, jax.random.split(key, num), num_steps, min(batch_size, num))
 
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from .._arguments import whole_number, whole_numbers
 from .._typing import Array, PRNGKey, Scalar
 from ..energies import AbstractDenoiser, AbstractEnergy
 from ..energies.reverse import reverse_process
@@ -63,6 +64,7 @@ def score_log_density(
         Li & Yan (2024), A Score-Based Density Formula, arXiv 2408.16765. Kong, Brekelmans & Ver Steeg
         (2023), Information-Theoretic Diffusion, ICLR.
     """
+    num_levels, num_draws = whole_numbers(2, num_levels=num_levels, num_draws=num_draws)
     schedule = denoiser.schedule
     level = lambda t: schedule.noise_level(jnp.asarray(t, u.dtype))
     s, s_min, s_max = level(t), level(denoiser.t_min), level(denoiser.t_max)
@@ -114,6 +116,8 @@ def make_anchors(
         noise_max: Highest noise level of an anchor, in data units; about the scale of the data.
         num_steps: Steps of the reverse process.
     """
+    num_steps = whole_number("num_steps", num_steps, 1)
+    num = whole_number("num", num, 2)
     key_draw, key_pick, key_level, key_noise, key_density = jax.random.split(key, 5)
     t_min = jnp.asarray(denoiser.t_min, data.dtype)
     draw = lambda k: denoiser.denoise(reverse_process(denoiser, k, num_steps), t_min)

@@ -116,7 +116,15 @@ def fit(
         UserWarning: If no check was better than the start, so that nothing was learned; see
             `FitResult.verdict`.
     """
-    check_options(steps, batch_size, ema, patience, check_every, accumulate, null_rate)
+    counts = {"steps": steps, "batch_size": batch_size, "accumulate": accumulate}
+    counts |= {
+        "patience": patience,
+        "check_every": check_every,
+        "validation_repeats": validation_repeats,
+    }
+    steps, batch_size, accumulate, patience, check_every, validation_repeats = check_options(
+        ema, null_rate, **counts
+    )
     energy = forgetful(energy)
     key_split, key_validation, key = jax.random.split(key, 3)
     source, held_out = split(

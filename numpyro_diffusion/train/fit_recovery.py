@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._arguments import whole_numbers
 from .._typing import Array, PRNGKey, PyTree
 from ..energies import AbstractEnergy
 from ..moves import Move
@@ -130,16 +131,14 @@ def fit_recovery(
         ValueError: If an option is out of range, or what `fit` raises.
         TrainingDiverged: If that loss becomes non-finite; it carries the last good weights.
     """
+    num_levels, num_moves = whole_numbers(1, num_levels=num_levels, num_moves=num_moves)
     if not isinstance(energy, AbstractEnergy):
         raise TypeError(
             f"`fit_recovery` expects an energy; got {type(energy).__name__}. A denoiser can be fitted with "
             "`fit`."
         )
-    if num_levels < 1 or num_moves < 1 or (step_size is not None and not step_size > 0):
-        raise ValueError(
-            "`fit_recovery` expects num_levels, num_moves >= 1 and step_size > 0; got "
-            f"{num_levels}, {num_moves}, {step_size}."
-        )
+    if step_size is not None and not step_size > 0:
+        raise ValueError(f"`step_size` of `fit_recovery` must be positive; got {step_size}.")
     key_net, key = jax.random.split(key)
     if initializer is None:
         net = ResidualMLP(key_net, energy.shape, width=64)

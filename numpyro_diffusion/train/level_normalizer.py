@@ -7,6 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._arguments import whole_number, whole_or_none
 from .._typing import Array, PRNGKey, Scalar
 from ..energies import AbstractDenoiser, AbstractEnergy
 from ..schedules import AbstractSchedule
@@ -78,6 +79,8 @@ def fit_normalizer(
         num_probes: As in `step_errors`.
         levels: Draws the times.
     """
+    num_orders = whole_number("num_orders", num_orders, 1)
+    num_probes = whole_or_none("num_probes", num_probes, 1, "`None` takes the whole covariance.")
     options = {"step": step, "num_probes": num_probes, "levels": levels}
     errors, (lower, upper) = _errors(energy, key, data, options)
     normalizer = LevelNormalizer.of(energy, num_orders)

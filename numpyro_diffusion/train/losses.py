@@ -18,6 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from .._arguments import whole_number
 from .._typing import Array, PRNGKey, Scalar
 from ..energies import AbstractDenoiser, AbstractEnergy
 from .anchors import Anchors, anchor_loss
@@ -124,6 +125,7 @@ def level_loss(
     References:
         Yadin, Elata & Michaeli (2024), Classification Diffusion Models, NeurIPS.
     """
+    group = whole_number("group", group, 2)
     if group < 2 or len(data) == 0:
         raise ValueError(
             f"expected at least 1 example and a `group` of at least 2 levels; got {len(data)} examples and "

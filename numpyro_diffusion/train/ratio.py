@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._arguments import whole_numbers
 from .._typing import Array, PRNGKey, Scalar
 from ..energies import AbstractDenoiser, added_variance, denoised_mean
 from ..factors import Ratio
@@ -85,6 +86,7 @@ def density_ratio_classifier(
     Raises:
         ValueError: If examples do not fit, or there are fewer than ten of one kind.
     """
+    steps, batch_size = whole_numbers(1, steps=steps, batch_size=batch_size)
     key_net, key_split, key = jax.random.split(key, 3)
     mixed, held_out = _halves(key_split, source, target, np.shape(source)[1:])
     everything = np.concatenate([np.asarray(source), np.asarray(target)])
@@ -187,6 +189,7 @@ def fit_ratio(
     Raises:
         ValueError: If examples do not fit, or there are fewer than ten of one kind.
     """
+    steps, batch_size = whole_numbers(1, steps=steps, batch_size=batch_size)
     key_net, key_split, key = jax.random.split(key, 3)
     mixed, held_out = _halves(key_split, source, target, energy.shape)
     head = scalar_head(key_net if net is None else net, energy)  # the mean of a ratio is 1

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from .._arguments import whole_numbers
 from .._typing import Array, PRNGKey
 from ..energies import AbstractDenoiser, AbstractEnergy
 from .losses import denoising_loss, energy_loss
@@ -129,14 +130,13 @@ def spreader(devices: Sequence[Any] | None, batch_size: int) -> Callable[[Array]
     return lambda leaf: jax.lax.with_sharding_constraint(leaf, sharding)
 
 
-def check_options(steps, batch_size, ema, patience, check_every, accumulate, null_rate):
-    """Refuse numbers that make no sense."""
-    counts = steps, batch_size, patience, check_every, accumulate
-    if min(counts) < 1 or not 0 <= ema < 1 or not 0 <= null_rate < 1:
+def check_options(ema, null_rate, **counts: Any) -> list[int]:
+    """Refuse numbers that make no sense; those that count something come back as integers."""
+    if not 0 <= ema < 1 or not 0 <= null_rate < 1:
         raise ValueError(
-            "expected steps, batch_size, patience, check_every, accumulate >= 1, 0 <= ema < 1 and "
-            f"0 <= null_rate < 1; got {counts}, {ema} and {null_rate}."
+            f"expected 0 <= ema < 1 and 0 <= null_rate < 1; got {ema} and {null_rate}."
         )
+    return whole_numbers(1, **counts)
 
 
 def forgetful(energy: Any) -> Any:

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from .._arguments import whole_numbers
 from .._typing import Array, PRNGKey, Scalar
 from ..energies import AbstractDenoiser, AbstractEnergy, added_variance
 from ..factors import LearnedValue
@@ -91,6 +92,7 @@ def fit_soft_value(
         ValueError: If there are neither data nor exact draws, or `alpha` is not positive.
         TrainingDiverged: If the loss becomes non-finite.
     """
+    steps, batch_size = whole_numbers(1, steps=steps, batch_size=batch_size)
     if not alpha > 0:
         raise ValueError(f"`fit_soft_value` expects a positive `alpha`; got {alpha}.")
     data = _draws_of(energy) if data is None else data

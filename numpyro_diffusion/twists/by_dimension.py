@@ -2,6 +2,7 @@
 
 import equinox as eqx
 
+from .._arguments import check_counts, plain
 from .._typing import Array, Scalar
 from ..energies.base import AbstractEnergy
 from .base import AbstractTwist
@@ -24,7 +25,10 @@ class ByDimension(AbstractTwist):
 
     few: AbstractTwist = eqx.field(default_factory=Widened)
     many: AbstractTwist = eqx.field(default_factory=Tweedie)
-    most: int = eqx.field(static=True, default=4)
+    most: int = eqx.field(static=True, converter=plain, default=4)
+
+    def __check_init__(self):
+        check_counts(self, most=0)
 
     def of_size(self, num_coordinates: int) -> AbstractTwist:
         return self.few if num_coordinates <= self.most else self.many

@@ -2,6 +2,7 @@
 
 import equinox as eqx
 
+from .._arguments import check_counts, plain
 from .._typing import Array, Scalar
 from ..energies.base import AbstractDenoiser, AbstractEnergy
 from .base import AbstractTwist, added_variance
@@ -30,14 +31,10 @@ class MatrixFree(AbstractTwist):
         NeurIPS, for moment matching posterior sampling by conjugate gradients.
     """
 
-    directions: int = eqx.field(static=True, default=4)
+    directions: int = eqx.field(static=True, converter=plain, default=4)
 
     def __check_init__(self):
-        if self.directions < 1:
-            raise ValueError(
-                f"`directions` of `MatrixFree` must be at least 1; got {self.directions}. Try 4, or "
-                "`Tweedie()` for none."
-            )
+        check_counts(self, "Try 4, or `Tweedie()` for none.", directions=1)
 
     @property
     def num_directions(self) -> int:
