@@ -87,8 +87,8 @@ _PARTS = (
 )
 
 # Where classes stood when files of versions 1 and 2 named them by module; no module need be there now.
-# Nothing is ever taken out of this table. Insides of readers and `_Pairs`, whose field is a function, are left out: no
-# file could hold them.
+# Nothing is ever taken out of this table. Insides of readers and `_Pairs`, whose field is a function, are
+# left out: no file could hold them.
 _PLACES = {
     "energies.algebra": "Composed ComposedDenoiser Inverse",
     "energies.box": "Box",
