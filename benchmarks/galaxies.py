@@ -32,7 +32,7 @@ from numpyro.infer import MCMC, NUTS, init_to_value
 from numpyro.infer.util import log_density
 
 import numpyro_diffusion as nd
-from numpyro_diffusion.moves import hmc
+from numpyro_diffusion.smc.moves import hmc
 
 OFFSETS = {"one": ((0, 0),), "two": ((0, 0), (3, 4))}
 WIDTH, SIGMA, SPREAD = 1.2, 0.05, 0.5

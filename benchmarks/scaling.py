@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import numpyro_diffusion as nd
-from numpyro_diffusion import smc
+from numpyro_diffusion.smc import engine as smc
 
 BATCH, CHUNK = 16_384, 8
 

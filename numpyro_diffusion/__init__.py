@@ -9,7 +9,6 @@ from . import bridge as bridge
 from . import density as density
 from . import diagnostics as diagnostics
 from . import initial as initial
-from . import moves as moves
 from . import nets as nets
 from . import plots as plots
 from . import population as population
@@ -56,9 +55,6 @@ from .factors import Ratio as Ratio
 from .factors import Restrict as Restrict
 from .factors import Tilt as Tilt
 from .factors import TweedieValue as TweedieValue
-from .feynman_kac import FeynmanKac as FeynmanKac
-from .feynman_kac import from_kernels as from_kernels
-from .feynman_kac import unweighted as unweighted
 from .initial import StandardNormal as StandardNormal
 from .initial import fit_gaussian as fit_gaussian
 from .initial import fit_mixture as fit_mixture
@@ -88,9 +84,13 @@ from .schemes import ReverseDiffusion as ReverseDiffusion
 from .schemes import ScoreComposition as ScoreComposition
 from .schemes import Twisted as Twisted
 from .schemes import prior_normalizer as prior_normalizer
+from .smc import FeynmanKac as FeynmanKac
 from .smc import SMCResult as SMCResult
 from .smc import effective_sample_size as effective_sample_size
+from .smc import from_kernels as from_kernels
+from .smc import moves as moves
 from .smc import run_smc as run_smc
+from .smc import unweighted as unweighted
 from .split import DAPS as DAPS
 from .split import PnPDM as PnPDM
 from .split import SplitResult as SplitResult

@@ -15,9 +15,9 @@ from scipy.special import logsumexp
 from scipy.stats import multivariate_normal
 
 import numpyro_diffusion as nd
-from numpyro_diffusion import smc as engine
 from numpyro_diffusion.schedules import VarianceExploding
 from numpyro_diffusion.schemes.kernels import Level
+from numpyro_diffusion.smc import engine as engine
 
 # Two diffusion sites, one in a plate, latent sites of both kinds around them, missing data: all Gaussian.
 IMAGE = nd.Gaussian([0.5, -1.0], [[1.0, 0.6], [0.6, 0.8]])

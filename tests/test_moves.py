@@ -8,10 +8,10 @@ import pytest
 from scipy.stats import norm
 
 import numpyro_diffusion as nd
-from numpyro_diffusion import moves
 from numpyro_diffusion.bridge import DiffusionSite
-from numpyro_diffusion.preconditioner import Preconditioner
 from numpyro_diffusion.schemes.kernels import Level
+from numpyro_diffusion.smc import moves
+from numpyro_diffusion.smc.preconditioner import Preconditioner
 
 # Unequal, correlated, anisotropic: near enough for particles to change modes.
 TARGET = nd.GaussianMixture(

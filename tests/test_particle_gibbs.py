@@ -13,10 +13,10 @@ from numpyro.infer.gibbs import GIBBS_SITES_KWARG
 from scipy.stats import multivariate_normal, norm
 
 import numpyro_diffusion as nd
-from numpyro_diffusion.conditional import Path, PathModel, conditional_smc, systematic
 from numpyro_diffusion.ppl.kernels.gibbs import ParticleGibbsState
 from numpyro_diffusion.schemes.levels import Level
 from numpyro_diffusion.schemes.retrace import needed, noised_path, path_model
+from numpyro_diffusion.smc.conditional import Path, PathModel, conditional_smc, systematic
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import numpyro_diffusion as nd
-from numpyro_diffusion.preconditioner import Preconditioner, principal_directions
+from numpyro_diffusion.smc.preconditioner import Preconditioner, principal_directions
 
 SCALE = {"a": jnp.array(0.7), "b": jnp.array([[2.0, 0.1]])}
 ROWS = np.linalg.qr(np.random.default_rng(0).normal(size=(3, 2)))[0].T

@@ -10,7 +10,7 @@ import pytest
 from jax.scipy.stats import norm
 
 import numpyro_diffusion as nd
-from numpyro_diffusion import smc
+from numpyro_diffusion.smc import engine as smc
 
 # A random walk seen through noise: x_0 ~ N(0.5, 1), x_k = 0.9 x_{k-1} + N(0, 0.7^2), y_k = x_k + N(0, 0.8^2).
 FIRST, DECAY, DRIFT, NOISE = 0.4, 0.9, 0.7, 0.8

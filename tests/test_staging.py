@@ -12,8 +12,8 @@ from jax.scipy.special import xlogy
 
 import numpyro_diffusion as nd
 from numpyro_diffusion._prng import alike, lean, threefry
-from numpyro_diffusion.packing import pack
-from numpyro_diffusion.resampling import systematic
+from numpyro_diffusion.smc.packing import pack
+from numpyro_diffusion.smc.resampling import systematic
 from numpyro_diffusion.staging import Done, brief_jit, hoist, settle
 
 X = jnp.array([0.5, 1.5, 2.5])

@@ -11,8 +11,8 @@ from .._typing import Array, PRNGKey
 from ..density.normalizer import check_has_density
 from ..density.paths import check_data
 from ..energies import AbstractEnergy
-from ..moves import hmc
-from ..preconditioner import Preconditioner
+from ..smc.moves import hmc
+from ..smc.preconditioner import Preconditioner
 from .draws import noised_to_prior
 from .levels import mean_and_error
 

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._typing import Array, PRNGKey
-from ..batch import split_keys
-from ..cloud import conditional_ess
 from ..finite import NonFinite, non_finite
 from ..schemes.kernels import Kernels, Particle
 from ..schemes.levels import Level
+from ..smc import conditional_ess
+from ..smc.batching import split_keys
 
 __all__ = ["Exchanges", "Ladder", "advance", "rungs", "walk"]
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from .._typing import Array, Position, PRNGKey, Scalar
-from ..preconditioner import Preconditioner, principal_directions, standard_deviations
+from ..smc.preconditioner import Preconditioner, principal_directions, standard_deviations
 from .kernels import Here, Kernels
 from .levels import Level
 from .particle import Particle

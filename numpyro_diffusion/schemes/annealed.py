@@ -13,7 +13,7 @@ import equinox as eqx
 
 from .._arguments import plain
 from ..bridge import Bridge
-from ..moves import Move, hmc, mala
+from ..smc.moves import Move, hmc, mala
 from .kernels import Kernels
 from .levels import Level
 from .transport import AbstractTransport, Carry

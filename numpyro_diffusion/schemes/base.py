@@ -8,7 +8,7 @@ import equinox as eqx
 from .._arguments import check_instance
 from .._typing import PRNGKey
 from ..bridge import Bridge
-from ..feynman_kac import FeynmanKac
+from ..smc import FeynmanKac
 from ..twists import AbstractTwist, Tweedie
 from .levels import Level
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from .._arguments import plain
 from ..bridge import Bridge, Seen
-from ..moves import Move, hmc, mala
+from ..smc.moves import Move, hmc, mala
 from .corrections import AbstractCorrection, RadonNikodym, Step
 from .kernels import Kernels
 from .levels import Level

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from .._typing import Array, Position, PRNGKey, Scalar
 from ..bridge import Bridge, Rest, Seen, combine, log_density
-from ..moves import Move
+from ..smc.moves import Move
 from ..staging import Done, hoist
 from .levels import Level
 from .particle import Particle

@@ -9,7 +9,7 @@ import numpy as np
 from .._arguments import whole_number
 from .._typing import Array, Position
 from ..bridge import Bridge
-from ..preconditioner import Preconditioner
+from ..smc.preconditioner import Preconditioner
 
 __all__ = ["Level", "check_fit", "check_levels"]
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from .._typing import Position, PRNGKey
 from ..bridge import Bridge
-from ..conditional import Path, PathModel
+from ..smc.conditional import Path, PathModel
 from .kernels import Kernels
 from .levels import Level
 from .particle import Particle

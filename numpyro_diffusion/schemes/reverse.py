@@ -17,7 +17,7 @@ from .._arguments import plain
 from .._typing import Array
 from ..bridge import Bridge
 from ..energies import AbstractDenoiser
-from ..moves import Move, hmc, mala
+from ..smc.moves import Move, hmc, mala
 from ..twists import AbstractTwist, ByDimension
 from .covariance import AbstractCovariance, Diagonal
 from .kernels import Kernels

@@ -11,7 +11,7 @@ import equinox as eqx
 
 from .._arguments import check_counts, plain
 from ..bridge import Bridge
-from ..moves import Move, hmc, mala
+from ..smc.moves import Move, hmc, mala
 from ..twists import AbstractTwist, Identity
 from .kernels import Kernels
 from .levels import Level

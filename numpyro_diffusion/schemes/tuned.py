@@ -10,7 +10,7 @@ import numpy as np
 from .._arguments import whole_number
 from .._typing import Position, PRNGKey
 from ..bridge import Bridge
-from ..feynman_kac import FeynmanKac, unweighted
+from ..smc import FeynmanKac, unweighted
 from .base import AbstractScheme, check_scheme
 from .kernels import Kernels
 from .levels import Level, check_fit, check_levels

@@ -17,7 +17,7 @@ import numpy as np
 
 from .._arguments import plain
 from ..bridge import Bridge
-from ..moves import Move, hmc, mala
+from ..smc.moves import Move, hmc, mala
 from .conjugate import Conjugate
 from .covariance import AbstractMeasured, Diagonal
 from .guided import Guided, sampler_curvature

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from .._typing import Array, Position, PRNGKey, Scalar
 from ..bridge import Bridge
-from ..preconditioner import Preconditioner
+from ..smc.preconditioner import Preconditioner
 from .blocks import ladder, reverse_steps
 
 __all__ = ["AbstractSplit", "Clock", "Prior", "SplitState", "Tuning", "start", "uses_energy"]

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from .._typing import Array, Position, PRNGKey, Scalar
 from ..bridge import Bridge
 from ..finite import NonFinite, non_finite
-from ..moves import Move
-from ..preconditioner import Preconditioner
+from ..smc.moves import Move
+from ..smc.preconditioner import Preconditioner
 
 __all__ = [
     "added_noise",

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from .._arguments import check_counts, plain
 from .._typing import Position, PRNGKey, Scalar
 from ..bridge import Bridge
-from ..moves import Move, hmc, mala
+from ..smc.moves import Move, hmc, mala
 from .base import AbstractSplit, Clock, Prior, SplitState, Tuning, uses_energy
 from .blocks import added_noise, clock_at, ladder, moved, near, reverse_steps, seen_by_rest
 from .data import draw_seen

@@ -12,8 +12,8 @@ import numpy as np
 from .._arguments import whole_numbers
 from .._typing import Array, PRNGKey, PyTree
 from ..energies import AbstractEnergy
-from ..moves import Move
 from ..nets import ResidualMLP
+from ..smc.moves import Move
 from .fit import fit
 from .initializer import Initializer
 from .losses import Levels, denoising_loss, level_loss, uniform_log_snr

@@ -27,8 +27,8 @@ import jax.numpy as jnp
 from .._arguments import whole_number, whole_numbers
 from .._typing import Array, PRNGKey, Scalar
 from ..energies import AbstractEnergy
-from ..moves import Move, mala
-from ..preconditioner import Preconditioner
+from ..smc.moves import Move, mala
+from ..smc.preconditioner import Preconditioner
 from .initializer import Initializer
 from .losses import Levels, uniform_log_snr
 

@@ -8,7 +8,7 @@ from jax.flatten_util import ravel_pytree
 from numpyro.infer.hmc_util import HMCAdaptState, warmup_adapter
 
 from ..._typing import Position, Scalar
-from ...preconditioner import Preconditioner
+from ...smc.preconditioner import Preconditioner
 
 __all__ = ["Adaptation", "round_coordinates"]
 

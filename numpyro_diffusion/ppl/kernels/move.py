@@ -12,8 +12,8 @@ from numpyro.infer.util import initialize_model, unconstrain_fn
 
 from ..._typing import Position, PRNGKey, Scalar
 from ...finite import NonFinite, Sightings, non_finite
-from ...moves import Move, hmc
-from ...preconditioner import Preconditioner
+from ...smc.moves import Move, hmc
+from ...smc.preconditioner import Preconditioner
 from .adaptation import Adaptation, round_coordinates
 from .base import AbstractKernel
 from .unscored import unscored

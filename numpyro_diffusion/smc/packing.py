@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._typing import Array, PyTree
+from .._typing import Array, PyTree
 
 __all__ = ["Packed", "pack"]
 

@@ -4,7 +4,7 @@ import blackjax.smc.resampling as resampling
 import jax
 import jax.numpy as jnp
 
-from ._typing import Array, PRNGKey
+from .._typing import Array, PRNGKey
 
 __all__ = ["systematic"]
 

@@ -14,8 +14,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from ._arguments import whole_number
-from ._typing import Array, Position, PRNGKey, Scalar
+from .._arguments import whole_number
+from .._typing import Array, Position, PRNGKey, Scalar
 from .preconditioner import Preconditioner
 
 __all__ = ["Move", "from_blackjax", "hmc", "mala", "random_walk"]

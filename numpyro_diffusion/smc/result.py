@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._typing import Array, PyTree
-from .cloud import SMCState, family_weights, genealogy_error, log_mean_exp
+from .._typing import Array, PyTree
+from ..finite import in_words
 from .feynman_kac import FeynmanKac
-from .finite import in_words
 from .packing import Packed, pack
+from .weights import SMCState, family_weights, genealogy_error, log_mean_exp
 
 __all__ = ["SMCResult", "Trace"]
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax.numpy as jnp
 
-from ._typing import PRNGKey, PyTree, Scalar
+from .._typing import PRNGKey, PyTree, Scalar
 
 __all__ = ["FeynmanKac", "from_kernels", "unweighted"]
 

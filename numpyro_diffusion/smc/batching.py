@@ -6,8 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ._prng import lean
-from ._typing import Array, PRNGKey, PyTree
+from .._prng import lean
+from .._typing import Array, PRNGKey, PyTree
 
 __all__ = ["by_cloud", "flat", "mean_info", "over_particles", "split_keys"]
 

@@ -12,12 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._prng import alike
-from ._typing import Array, PRNGKey
-from .batch import flat, over_particles, split_keys
-from .cloud import SMCState, add, clean, conditional_ess, effective_sample_size, log_mean_exp
+from .._prng import alike
+from .._typing import Array, PRNGKey
+from .batching import flat, over_particles, split_keys
 from .packing import pack
 from .result import Trace
+from .weights import SMCState, add, clean, conditional_ess, effective_sample_size, log_mean_exp
 
 __all__ = ["EachParticle", "Resampler", "WasteFree"]
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from ._typing import Array, Position
+from .._typing import Array, Position
 
 __all__ = ["Preconditioner", "principal_directions", "standard_deviations"]
 

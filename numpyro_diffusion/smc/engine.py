@@ -17,36 +17,32 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm.auto import tqdm
 
+from .._arguments import whole_number
+from .._prng import alike, check_key
+from .._typing import Array, PRNGKey
+from ..finite import in_words, speak_up
+from ..staging import brief_jit
 from . import resampling
-from ._arguments import whole_number
-from ._prng import alike, check_key
-from ._typing import Array, PRNGKey
-from .batch import over_particles, split_keys
-from .cloud import SMCState as SMCState
-from .cloud import clean
-from .cloud import conditional_ess as conditional_ess
-from .cloud import effective_sample_size as effective_sample_size
-from .cloud import genealogy_error as genealogy_error
-from .cloud import log_mean_exp as log_mean_exp
+from .batching import over_particles, split_keys
 from .feynman_kac import FeynmanKac
-from .finite import in_words, speak_up
 from .interrupt import Deferred
-from .level import EachParticle, Resampler, WasteFree, relative_variance
 from .packing import pack
-from .result import SMCResult as SMCResult
-from .result import Trace as Trace
-from .result import begin_evidence, dead_cloud, go_on, make_result, packed, unpacked
-from .staging import brief_jit
+from .result import (
+    SMCResult,
+    begin_evidence,
+    dead_cloud,
+    go_on,
+    make_result,
+    packed,
+    unpacked,
+)
+from .step import EachParticle, Resampler, WasteFree, relative_variance
+from .weights import (
+    SMCState,
+    clean,
+)
 
-__all__ = [
-    "SMCResult",
-    "SMCState",
-    "conditional_ess",
-    "effective_sample_size",
-    "log_mean_exp",
-    "resample_equal",
-    "run_smc",
-]
+__all__ = ["resample_equal", "run_smc"]
 
 
 def resample_equal(key: PRNGKey, log_weights: Array, num_samples: int) -> Array:

@@ -16,11 +16,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ._arguments import whole_number
-from ._prng import lean
-from ._typing import Array, PRNGKey, PyTree, Scalar
-from .cloud import clean, effective_sample_size, log_mean_exp
-from .finite import NonFinite, non_finite
+from .._arguments import whole_number
+from .._prng import lean
+from .._typing import Array, PRNGKey, PyTree, Scalar
+from ..finite import NonFinite, non_finite
+from .weights import clean, effective_sample_size, log_mean_exp
 
 __all__ = ["Pass", "Path", "PathModel", "conditional_smc", "systematic"]
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ._typing import Array, PRNGKey, PyTree, Scalar
+from .._typing import Array, PRNGKey, PyTree, Scalar
 
 __all__ = [
     "SMCState",
