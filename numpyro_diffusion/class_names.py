@@ -86,9 +86,9 @@ _PARTS = (
     UNetForm,
 )
 
-# Where classes stood when files of versions 1 and 2 named them by module; no module need be there now. Nothing is
-# ever taken out of this table. Insides of readers and `_Pairs`, whose field is a function, are left out: no
-# file could hold them.
+# Where classes stood when files of versions 1 and 2 named them by module; no module need be there now.
+# Nothing is ever taken out of this table. Left out are insides of readers and `_Pairs`, whose field is a
+# function: no file could hold them.
 _PLACES = {
     "energies.algebra": "Composed ComposedDenoiser Inverse",
     "energies.box": "Box",
