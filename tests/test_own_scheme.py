@@ -60,9 +60,7 @@ class WithWayBack(EulerMaruyama):
 
 @pytest.fixture(scope="module")
 def finished():
-    smc = nd.SMC(
-        PROBLEM.model, Jarzynski(80), num_particles=256, num_chains=16, progress_bar=False
-    )
+    smc = nd.SMC(PROBLEM.model, Jarzynski(80), num_particles=256, num_chains=16, progress_bar=False)
     return smc.run(jax.random.key(1), PROBLEM.operator, PROBLEM.data)
 
 
@@ -73,7 +71,9 @@ def test_evidence_and_posterior_of_a_scheme_with_no_more_than_a_call(finished):
     assert abs(finished.log_evidence - exact.log_evidence) < 4 * error
     sd = np.sqrt(exact.variance)
     assert_near(by_cloud(finished, lambda s: s["x"]), exact.mean, 0.05 * sd)
-    assert_near(by_cloud(finished, lambda s: s["offset"]), exact.offset_mean, 0.05 * exact.offset_sd)
+    assert_near(
+        by_cloud(finished, lambda s: s["offset"]), exact.offset_mean, 0.05 * exact.offset_sd
+    )
     draws = finished.get_samples()
     # Some hundred of the draws are independent.
     np.testing.assert_allclose(draws["x"].mean(0), exact.mean, atol=0.3)
@@ -92,9 +92,7 @@ def test_a_step_of_langevin_without_its_weight_would_not_do(finished):
         return new, value(z) - particle[1] + log_det, info
 
     model = scheme(bridge)
-    result = nd.run_smc(
-        jax.random.key(1), model._replace(step=careless), 256, num_clouds=16
-    )
+    result = nd.run_smc(jax.random.key(1), model._replace(step=careless), 256, num_clouds=16)
     spread = float(result.log_evidence.std()) / 4
     assert abs(float(result.log_evidence.mean()) - PROBLEM.exact().log_evidence) > 4 * spread
 
@@ -132,7 +130,9 @@ def test_a_normaliser_by_it_is_right_and_its_cost_unknown():
 
 def test_kernels_that_take_a_scheme_apart_refuse_it_by_name():
     for kernel in (nd.ParticleGibbs, nd.ParticleMarginal):
-        with pytest.raises(TypeError, match=f"`{kernel.__name__}` takes.*`TunedScheme`; `Jarzynski`"):
+        with pytest.raises(
+            TypeError, match=f"`{kernel.__name__}` takes.*`TunedScheme`; `Jarzynski`"
+        ):
             kernel(PROBLEM.model, Jarzynski())
     bridge = nd.from_energy(PROBLEM.prior, lambda x: -0.5 * jnp.sum(x**2))
     with pytest.raises(TypeError, match=r"`replica_exchange` takes.*`Jarzynski`.*nd\.SMC"):
