@@ -1,4 +1,4 @@
-"""A scheme and a transport of one's own, as docs/extending.md shows them: a call is all that they must have."""
+"""A scheme and a transport of one's own, as docs/extending.md shows them: a call is all that they need."""
 
 import re
 from pathlib import Path

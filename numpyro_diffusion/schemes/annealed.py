@@ -13,10 +13,11 @@ import equinox as eqx
 
 from ..bridge import Bridge
 from ..moves import Move, hmc, mala
+from .checks import check_choices
 from .kernels import Kernels
 from .levels import Level
 from .transport import AbstractTransport, Carry
-from .tuned import Claims, TunedScheme, Tuning, Weights, check_choices
+from .tuned import Claims, TunedScheme, Tuning, Weights
 
 __all__ = ["Annealed"]
 

@@ -13,9 +13,9 @@ from ..._arguments import whole_number
 from ...conditional import Pass, Path, PathModel, conditional_smc
 from ...finite import Sightings
 from ...schemes import ReverseDiffusion, TunedScheme
+from ...schemes.checks import check_tuned
 from ...schemes.kernels import Kernels
 from ...schemes.retrace import noised_path, path_model, remembered_path, way_back
-from ...schemes.tuned import check_tuned
 from ...twists import AbstractTwist
 from .base import AbstractKernel
 from .problem import Problem, prepare
