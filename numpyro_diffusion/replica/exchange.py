@@ -19,7 +19,7 @@ from .._prng import lean
 from .._typing import PRNGKey
 from ..bridge import Bridge
 from ..schemes import Annealed, Carry, TunedScheme
-from ..schemes.tuned import check_tuned
+from ..schemes.checks import check_tuned
 from .ladder import Ladder, advance, rungs, walk
 from .result import ReplicaResult, make_result
 

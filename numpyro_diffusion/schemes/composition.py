@@ -14,12 +14,13 @@ import jax.numpy as jnp
 from .._arguments import plain
 from ..bridge import Bridge, Seen
 from ..smc.moves import Move, hmc, mala
+from .checks import check_choices, check_has_diffusion
 from .corrections import AbstractCorrection, RadonNikodym, Step
 from .kernels import Kernels
 from .levels import Level
 from .proposals import usable
 from .transport import AbstractTransport
-from .tuned import Claims, TunedScheme, Tuning, Weights, check_choices, check_has_diffusion
+from .tuned import Claims, TunedScheme, Tuning, Weights
 
 __all__ = ["Corrected", "ScoreComposition"]
 

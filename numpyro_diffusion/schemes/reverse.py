@@ -19,12 +19,13 @@ from ..bridge import Bridge
 from ..energies import AbstractDenoiser
 from ..smc.moves import Move, hmc, mala
 from ..twists import AbstractTwist, ByDimension
+from .checks import check_choices, check_has_diffusion
 from .covariance import AbstractCovariance, Diagonal
 from .kernels import Kernels
 from .levels import Level
 from .path import in_short_steps
 from .proposals import Reverse
-from .tuned import Claims, TunedScheme, Tuning, Weights, check_choices, check_has_diffusion
+from .tuned import Claims, TunedScheme, Tuning, Weights
 
 __all__ = ["ReverseDiffusion"]
 

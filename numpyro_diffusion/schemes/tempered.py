@@ -13,11 +13,12 @@ from .._arguments import check_counts, plain
 from ..bridge import Bridge
 from ..smc.moves import Move, hmc, mala
 from ..twists import AbstractTwist, Identity
+from .checks import check_choices
 from .kernels import Kernels
 from .levels import Level
 from .path import prior_first
 from .transport import Carry, Draws
-from .tuned import Claims, TunedScheme, Tuning, check_choices
+from .tuned import Claims, TunedScheme, Tuning
 
 __all__ = ["LikelihoodTempered"]
 

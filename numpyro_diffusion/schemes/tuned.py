@@ -1,32 +1,23 @@
 """Schemes of moves, transport and weights: tune unless the levels are frozen, then make the model."""
 
 import abc
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import equinox as eqx
 import jax
 import numpy as np
 
-from .._arguments import whole_number
 from .._typing import Position, PRNGKey
 from ..bridge import Bridge
 from ..smc import FeynmanKac, unweighted
-from .base import AbstractScheme, check_scheme
+from .base import AbstractScheme
 from .kernels import Kernels
-from .levels import Level, check_fit, check_levels
+from .levels import Level, check_fit
 from .particle import Particle
 from .path import Path, likelihood_first, prior_first
 from .pilot import tune
 
-__all__ = [
-    "Claims",
-    "TunedScheme",
-    "Tuning",
-    "Weights",
-    "check_choices",
-    "check_has_diffusion",
-    "check_tuned",
-]
+__all__ = ["Claims", "TunedScheme", "Tuning", "Weights"]
 
 Weights = Literal["exact", "importance", "none"]
 
@@ -202,84 +193,4 @@ def _check_start(levels: Level, kernels: Kernels) -> None:
             f"the frozen levels begin at clock {start:g}, but the particles start from "
             f"{'exact draws of the prior' if kernels.from_prior else 'noise'}. Set `exact_draws` as in the "
             "run that made them."
-        )
-
-
-def check_tuned(who: str, scheme: Any) -> None:
-    """Refuse a scheme whose moves and transport cannot be had one by one; `None` is allowed.
-
-    Args:
-        who: Takes it apart.
-        scheme: What came.
-    """
-    check_scheme(scheme)
-    if scheme is not None and not isinstance(scheme, TunedScheme):
-        raise TypeError(
-            f"`{who}` takes the moves, the transport and the levels of a scheme apart, so that it expects a "
-            f"`TunedScheme`; `{type(scheme).__name__}` is an `AbstractScheme` with no more than a call. Run "
-            "that with `nd.SMC` or `nd.run_smc`, or use `nd.ReverseDiffusion()` or `nd.Annealed()` here."
-        )
-
-
-def check_choices(
-    scheme: TunedScheme,
-    *,
-    num_other_moves: int,
-    num_moves: int | None = None,
-    least_moves: int = 0,
-    preconditioner_rank: int = 0,
-    inflation: Any = 1.0,
-    start: float = 1.0,
-) -> None:
-    """Refuse what no scheme can use.
-
-    Args:
-        scheme: Whose levels, weights and pilot are looked at.
-        num_other_moves: Moves of the non-diffusion sites a level.
-        num_moves: Joint moves a level.
-        least_moves: The fewest of them that will do.
-        preconditioner_rank: Directions of the preconditioners.
-        inflation: Of the proposals; an array is taken as it is.
-        start: Clock at which frozen levels must begin.
-    """
-    name, levels, tuning = type(scheme).__name__, scheme.levels, scheme.tuning
-    of = lambda field: f"{field}` of `{name}"
-    if num_moves is not None:
-        whole_number(of("num_moves"), num_moves, least_moves, "`None` for the pilot's choice.")
-    whole_number(of("num_other_moves"), num_other_moves, 1)
-    whole_number(of("preconditioner_rank"), preconditioner_rank, 0)
-    whole_number(of("num_pilot"), tuning.num_particles, 2)
-    whole_number(of("max_levels"), tuning.max_levels, 1)
-    if scheme.weights not in ("exact", "importance", "none"):
-        raise ValueError(
-            f"`weights` of `{name}` is 'exact', 'importance' for weights without resampling, or 'none' for "
-            f"the heuristic; got {scheme.weights!r}."
-        )
-    if not 0 < tuning.conditional_ess < 1:
-        raise ValueError(
-            "`conditional_ess` is the share that a level keeps, in (0, 1); got "
-            f"{tuning.conditional_ess}. Try 0.9."
-        )
-    if isinstance(inflation, float | int) and inflation < 1:
-        raise ValueError(
-            f"`inflation` widens the proposals, so it is at least 1; got {inflation}. Narrow proposals "
-            "give rare huge weights."
-        )
-    if isinstance(levels, Level):
-        check_levels(levels, start)
-    elif isinstance(levels, bool) or not (levels is None or isinstance(levels, int)):
-        raise TypeError(
-            f"`levels` of `{name}` is a number, frozen levels or `None`; got {type(levels).__name__}. "
-            "The levels of an earlier run are in its `result.levels`."
-        )
-    elif levels is not None:
-        whole_number("levels", levels, 1)
-
-
-def check_has_diffusion(scheme: TunedScheme, bridge: Bridge) -> None:
-    """Refuse a model that has nothing to propose for."""
-    if not bridge.diffusion_sites:
-        raise ValueError(
-            f"`{type(scheme).__name__}` needs a diffusion site, and the model has none. Use `Annealed`, "
-            "which is then likelihood tempering."
         )

@@ -73,7 +73,8 @@ class ParticleMarginal(AbstractParticles):
 
     Raises:
         ValueError: At `init`, if there is no diffusion site, no other site, or a discrete one.
-        TypeError: At `init`, for a prior that is a score alone, unless the scheme is in path space.
+        TypeError: For a scheme that is no `TunedScheme`; at `init`, for a transport that cannot go back, and
+            for a prior that is a score alone, unless the scheme is in path space.
         FloatingPointError: If a log density was +inf, when the run is done. A warning tells of NaN.
 
     References:

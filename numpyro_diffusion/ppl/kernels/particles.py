@@ -12,9 +12,9 @@ from numpyro.infer.gibbs import GIBBS_SITES_KWARG
 from ..._arguments import whole_number
 from ...finite import Sightings
 from ...schemes import ReverseDiffusion, TunedScheme
+from ...schemes.checks import check_tuned
 from ...schemes.kernels import Kernels
 from ...schemes.retrace import noised_path, path_model, remembered_path, way_back
-from ...schemes.tuned import check_tuned
 from ...smc.conditional import Pass, Path, PathModel, conditional_smc
 from ...twists import AbstractTwist
 from .base import AbstractKernel
