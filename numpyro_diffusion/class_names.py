@@ -8,7 +8,7 @@ import difflib
 import functools
 import inspect
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import equinox as eqx
 
@@ -203,7 +203,7 @@ def label_of(cls: type) -> str:
     return f"{_PACKAGE}.{cls.__qualname__}" if is_ours(cls) else _place(cls)
 
 
-def class_finder(classes: Sequence[type] = (), *, by_place: bool = False) -> Callable[[str], type]:
+def class_finder(classes: Iterable[type] = (), *, by_place: bool = False) -> Callable[[str], type]:
     """A function from the labels in ONE file to classes.
 
     Labels without a dot are of this package, and those with one of `classes`: of the module that the label
@@ -218,6 +218,10 @@ def class_finder(classes: Sequence[type] = (), *, by_place: bool = False) -> Cal
         TypeError: If there is something else than modules among the classes.
         ValueError: If two classes have one label.
     """
+    if not isinstance(classes, Iterable) or isinstance(classes, str):
+        raise TypeError(
+            f"`classes` expects a list of classes; got {classes!r:.80}. Write `classes=[...]`."
+        )
     given: dict[str, type] = {}
     for cls in classes:
         if not (inspect.isclass(cls) and (issubclass(cls, eqx.Module) or is_named_tuple(cls))):
@@ -225,6 +229,8 @@ def class_finder(classes: Sequence[type] = (), *, by_place: bool = False) -> Cal
                 f"`classes` expects classes of modules; got {cls!r:.80}. Pass the class itself."
             )
         label = label_of(cls)
+        if "." not in label:  # one of ours, which needs no mention and stands for no other
+            continue
         if given.setdefault(label, cls) is not cls:
             raise ValueError(
                 f"`classes` expects classes of different names; got two that are called {label!r}. "

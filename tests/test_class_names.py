@@ -255,13 +255,18 @@ def test_two_classes_of_one_name_are_kept_apart(path):
     assert eqx.tree_equal(nd.load(path, classes=[two, one]), both)
 
 
-@pytest.mark.parametrize("wrong", [3, "os.system", print, int, [Ramp]])
-def test_classes_must_be_classes_of_modules(wrong, path):
+def test_classes_must_be_a_list_of_classes_of_modules(path):
     nd.save(path, nd.Gaussian())
-    with pytest.raises(
-        TypeError, match="`classes` expects classes of modules; got .*Pass the class itself"
-    ):
-        nd.load(path, classes=[wrong])
+    for wrong in (3, "os.system", print, int, [Ramp], None):
+        with pytest.raises(
+            TypeError, match="expects classes of modules; got .*Pass the class itself"
+        ):
+            nd.load(path, classes=[wrong])
+    for wrong in (Ramp, "Ramp", None):
+        with pytest.raises(
+            TypeError, match=r"expects a list of classes; got .*Write `classes=\[...\]`"
+        ):
+            nd.load(path, classes=wrong)
 
 
 MADE_UP = [
@@ -338,6 +343,8 @@ def test_what_moved_is_found_by_its_name_and_never_twice():
         find("yours.Ramp")
     with pytest.raises(ValueError, match="'Ramp', which this release does not have"):
         find("Ramp")  # a name without a module is one of ours
+    with pytest.raises(ValueError, match="built only if it is given. Nearest names: Gaussian"):
+        class_finder([nd.Gaussian])("mine.Gaussian")  # nor does one of ours stand for a user's
     twin = type("Ramp", (eqx.Module,), {"__module__": "other"})
     find = class_finder([Ramp, twin])
     assert find("other.Ramp") is twin and find(f"{__name__}.Ramp") is Ramp
