@@ -19,7 +19,7 @@ import numpy as np
 from .._prng import lean
 from .._typing import Array, PRNGKey, Scalar
 from ..energies import AbstractEnergy
-from .paths import check_data, gauss_legendre, log_noise, over_examples, times_at
+from .paths import check_data, check_finite, gauss_legendre, log_noise, over_examples, times_at
 from .reference import Reference
 
 __all__ = ["Normalizer", "anchor_normalizer", "thermodynamic_normalizer"]
@@ -89,6 +89,7 @@ def thermodynamic_normalizer(
     Raises:
         TypeError: If `energy` is a denoiser alone.
         ValueError: If data or numbers cannot be used.
+        FloatingPointError: If a log density is NaN or +inf; the message names the example.
 
     References:
         Li & Yan (2024), A Score-Based Density Formula, arXiv 2408.16765. Gelman & Meng (1998),
@@ -106,6 +107,7 @@ def thermodynamic_normalizer(
     values = np.asarray(
         _path_values(energy, Reference.of(data), data, keys, nodes, num_noises, batch_size), float
     )
+    check_finite("thermodynamic_normalizer", values)
     spread = float(values.std(ddof=1))
     evaluations = 2 * len(data) * num_noises * (len(log_s) + 2) + num_anchors
     return Normalizer(
@@ -166,6 +168,7 @@ def anchor_normalizer(
 ) -> tuple[float, float]:
     r"""$L(t_{\max})$ and its standard error, by importance sampling from a law of $u$ at `t_max`."""
     log_weights = np.asarray(_anchor_weights(energy, key, num_draws, initial), float)
+    check_finite("anchor_normalizer", log_weights, "draws at t_max")
     top = log_weights.max()
     weights = np.exp(log_weights - top)
     error = weights.std(ddof=1) / weights.mean() / num_draws**0.5 if num_draws > 1 else math.inf

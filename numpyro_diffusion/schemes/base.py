@@ -191,7 +191,7 @@ def check_choices(scheme: AbstractScheme, least_moves: int, start: float = 1.0) 
     """Refuse what no scheme can use."""
     name, levels = type(scheme).__name__, scheme.levels
     least = {"num_pilot": 2, "max_levels": 1, "num_other_moves": 1, "preconditioner_rank": 0}
-    check_counts(scheme, **{field: n for field, n in least.items() if hasattr(scheme, field)})
+    check_counts(scheme, "", **{field: n for field, n in least.items() if hasattr(scheme, field)})
     if getattr(scheme, "num_moves", None) is not None:
         check_counts(scheme, "`None` for the pilot's choice.", num_moves=least_moves)
     weights = getattr(scheme, "weights", "exact")
