@@ -101,13 +101,14 @@ def thermodynamic_normalizer(
     log_s, weights = gauss_legendre(log_noise(energy, [energy.t_min, energy.t_max]), num_nodes)
     times = times_at(energy, log_s)
     key_anchor, key_data = jax.random.split(lean(key))
-    anchor, anchor_error = anchor_normalizer(energy, key_anchor, num_anchors, initial)
+    caller = "thermodynamic_normalizer"
+    anchor, anchor_error = anchor_normalizer(energy, key_anchor, num_anchors, initial, caller)
     keys = jax.random.split(key_data, len(data))
     nodes = times, jnp.asarray(weights[0], data.dtype)
     values = np.asarray(
         _path_values(energy, Reference.of(data), data, keys, nodes, num_noises, batch_size), float
     )
-    check_finite("thermodynamic_normalizer", values)
+    check_finite(caller, values)
     spread = float(values.std(ddof=1))
     evaluations = 2 * len(data) * num_noises * (len(log_s) + 2) + num_anchors
     return Normalizer(
@@ -164,11 +165,11 @@ def unnormalized(energy: AbstractEnergy, u: Array, t: Scalar) -> tuple[Scalar, A
 
 
 def anchor_normalizer(
-    energy: AbstractEnergy, key: PRNGKey, num_draws: int, initial: Any = None
+    energy: AbstractEnergy, key: PRNGKey, num_draws: int, initial: Any, caller: str
 ) -> tuple[float, float]:
     r"""$L(t_{\max})$ and its standard error, by importance sampling from a law of $u$ at `t_max`."""
     log_weights = np.asarray(_anchor_weights(energy, key, num_draws, initial), float)
-    check_finite("anchor_normalizer", log_weights, "draws at t_max")
+    check_finite(caller, log_weights, "draws at t_max")
     top = log_weights.max()
     weights = np.exp(log_weights - top)
     error = weights.std(ddof=1) / weights.mean() / num_draws**0.5 if num_draws > 1 else math.inf
