@@ -7,7 +7,7 @@ counts as a density of 0, which may be meant, and is warned of.
 
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +21,9 @@ from ._typing import Array, Scalar
 __all__ = [
     "NonFinite",
     "Sightings",
+    "either",
     "in_words",
+    "looked_at",
     "non_finite",
     "places",
     "replica_words",
@@ -47,6 +49,24 @@ def non_finite(sites: Mapping[str, Scalar]) -> NonFinite:
         {name: jnp.isnan(value) for name, value in sites.items()},
         {name: jnp.isposinf(value) for name, value in sites.items()},
     )
+
+
+def looked_at(wrong: Scalar, look: Callable[[], NonFinite]) -> NonFinite:
+    """What `look` finds, where something is wrong; nothing elsewhere, and at no cost.
+
+    A loop of one round or none: of several chains in one program it is run only if one of them is wrong.
+    """
+    none = jax.tree.map(lambda flag: jnp.zeros(flag.shape, bool), jax.eval_shape(look))
+    return jax.lax.while_loop(
+        lambda carry: carry[0],
+        lambda carry: (jnp.zeros_like(carry[0]), look()),
+        (jnp.asarray(wrong), none),
+    )[1]
+
+
+def either(*flags: NonFinite) -> NonFinite:
+    """Where any of them is set; all of the same sites."""
+    return jax.tree.map(lambda *each: jnp.stack(each).any(0), *flags)
 
 
 def places(

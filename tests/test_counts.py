@@ -3,9 +3,11 @@
 The cases are found, not listed: a new argument that is annotated as an integer is asked too.
 """
 
+import dataclasses
 import importlib
 import inspect
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,7 +26,7 @@ NOT_ASKED = {
     "Convolution", "ImageBlock", "Linear", "NoiseLevel", "ResidualBlock", "convolve",
     "TrainingDiverged", "bits_per_dim", "krylov", "summary_table", "uniform_log_snr", "Move",
 }  # fmt: skip
-NO_COUNT = {"seed", "max_bytes", "stride", "padding"}
+NO_COUNT = {"levels", "seed", "max_bytes", "stride", "padding"}
 
 ENERGY = nd.Gaussian()
 DATA = np.random.default_rng(0).normal(size=(40, 2))
@@ -48,6 +50,12 @@ def entries():
                 continue
             parameters = inspect.signature(entry).parameters.values()
             kinds = {p.name: str(p.annotation).replace("<class 'int'>", "int") for p in parameters}
+            if isinstance(entry, type) and issubclass(entry, eqx.Module):
+                # Equinox forgets the annotations of fields with a converter.
+                fields = {f.name: f.type for f in dataclasses.fields(entry)}
+                kinds |= {
+                    n: getattr(fields[n], "__name__", str(fields[n])) for n in kinds if n in fields
+                }
             counts = [n for n, kind in kinds.items() if "int" in kind.split(" | ")]
             found[name] = entry, [n for n in counts if n not in NO_COUNT]
     return {name: case for name, case in found.items() if case[1]}

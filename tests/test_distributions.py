@@ -1,6 +1,7 @@
 """`DiffusionPrior` as a valid NumPyro distribution, and as a prior under plain NUTS."""
 
 import pickle
+import warnings
 from collections.abc import Callable
 
 import equinox as eqx
@@ -16,6 +17,7 @@ from numpyro.distributions.batch_util import vmap_over
 from numpyro.infer import (
     MCMC,
     NUTS,
+    Predictive,
     init_to_mean,
     init_to_median,
     init_to_sample,
@@ -295,6 +297,35 @@ def test_draws_of_a_composed_prior_warn_that_they_follow_another_law(key):
     with pytest.warns(UserWarning, match="reverse process of Composed.*not its law"):
         composed.sample(key)
     DiffusionPrior(GAUSSIAN).sample(key)
+    with pytest.warns(
+        UserWarning, match="draws of `NoisedPrior` follow the reverse process of Comp"
+    ):
+        NoisedPrior(GAUSSIAN / 0.5, 0.3, num_steps=2).sample(key)
+
+
+def test_whoever_draws_a_composed_prior_is_told_once(key):
+    """NUTS where it starts from the prior, and prior predictive draws; not what starts elsewhere."""
+
+    def model(y=None):
+        x = numpyro.sample("x", DiffusionPrior(GAUSSIAN / 0.5, num_steps=2))
+        numpyro.sample("y", dist.Normal(x, 1.0).to_event(1), obs=y)
+
+    def nuts(strategy):
+        options = {"num_warmup": 2, "num_samples": 2, "progress_bar": False}
+        MCMC(NUTS(model, init_strategy=strategy), **options).run(key, y=jnp.zeros(3))
+
+    said = {
+        "sample": (lambda: nuts(init_to_sample), 1),
+        "uniform": (lambda: nuts(init_to_uniform), 0),
+        "prior predictive": (lambda: Predictive(model, num_samples=3)(key), 1),
+        "posterior predictive": (lambda: Predictive(model, {"x": jnp.zeros((2, 3))})(key), 0),
+    }
+    for name, (run, times) in said.items():
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("default")
+            run()
+        words = [str(w.message) for w in caught if "not its law" in str(w.message)]
+        assert len(words) == times, name
 
 
 def test_diffusion_site_in_numpyro_scan_is_refused_and_not_wrong():

@@ -55,6 +55,7 @@ KERNELS = {
     "ParticleMarginal": lambda: nd.ParticleMarginal(with_scale, few("sigma"), num_particles=8),
     "MoveKernel": lambda: nd.MoveKernel(alone),
     "SplitKernel": lambda: nd.SplitKernel(alone, nd.PnPDM(noise_level=0.3)),
+    "SplitKernel, DAPS": lambda: nd.SplitKernel(alone, nd.DAPS(noise_level=0.3, num_levels=2)),
 }
 
 
@@ -70,16 +71,53 @@ def test_kernels_refuse_infinite_densities_and_name_the_place(name):
     kernel = KERNELS[name]()
     chains = run(kernel, -2.0)
     assert np.isfinite(chains.get_samples()["x"]).all()
-    site = "joint density" if name == "MoveKernel" else "bad"
-    place = f"in `{name}` at site `{site}`, first in chain [01] at step"
+    place = f"in `{name.split(',')[0]}` at site `bad`, first in chain [01] at step"
     if "Particle" in name:
         place += r" \d+, particle \d at (level \d \(of 3\)|the start)"
     with pytest.raises(FloatingPointError, match=r"\+inf " + place):
         run(kernel, jnp.inf)
-    if name != "MoveKernel":  # which refuses proposals of NaN, like NUTS
-        with pytest.warns(UserWarning, match=f"NaN {place}"):
-            x = run(kernel, jnp.nan).get_samples()["x"]
-        assert np.isfinite(x).all()
+    with pytest.warns(UserWarning, match=f"NaN {place}"):
+        x = run(kernel, jnp.nan).get_samples()["x"]
+    assert np.isfinite(x).all()
+    if name in ("MoveKernel", "SplitKernel, DAPS"):  # chains that refuse such proposals
+        assert (x[:, 0] <= 1.0).all()
+
+
+@pytest.mark.parametrize("name", ["MoveKernel", "SplitKernel, DAPS"])
+def test_an_energy_that_is_nan_is_named(name, monkeypatch):
+    """NaN in proposals alone: no chain ever stands there."""
+    half = nd.EnergyFunction(lambda x, t: jnp.where(x[0] > 1, jnp.nan, jnp.sum(x**2)), (1,))
+    monkeypatch.setitem(globals(), "PRIOR", half)
+    with pytest.warns(UserWarning, match="NaN in `.*Kernel` at site `x`, first in chain"):
+        x = run(KERNELS[name](), -2.0).get_samples()["x"]
+    if name == "MoveKernel":  # it starts where the density is finite
+        assert (x[:, 0] <= 1.0).all()
+
+
+def test_a_gradient_that_is_nan_is_named():
+    """Half of the space is lost on the way there: the joint density, since the step ends nowhere."""
+
+    def model(bad, y=None):
+        del bad
+        x = numpyro.sample("x", dist.Normal(0.0, 1.0))
+        numpyro.factor("root", jnp.where(x < 0.5, jnp.sqrt(0.5 - x), 0.0))
+        numpyro.sample("y", dist.Normal(x, 1.0), obs=y)
+
+    with pytest.warns(UserWarning, match="NaN in `MoveKernel` at site `joint density`"):
+        x = run(nd.MoveKernel(model), 0.0).get_samples()["x"]
+    assert np.isfinite(x).all()
+
+
+def test_a_place_of_infinite_density_that_is_rare_is_found():
+    """3 % of the prior."""
+
+    def model(bad, y=None):
+        del y
+        x = numpyro.sample("x", dist.Normal(0.0, 1.0))
+        numpyro.factor("rare", jnp.where(x > 1.88, bad, 0.0))
+
+    with pytest.raises(FloatingPointError, match=r"\+inf in `MoveKernel` at site `rare`"):
+        run(nd.MoveKernel(model), jnp.inf)
 
 
 def test_draws_after_an_infinite_density_are_no_numbers():
@@ -107,9 +145,9 @@ def test_a_block_of_gibbs_refuses_too():
         run(Gibbs([(particles, ["x"]), (NUTS(with_scale), None)]), jnp.inf, num_chains=1)
 
 
-def bridge(bad):
+def bridge(bad, path_space=False):
     likelihood = lambda x: norm.logpdf(0.6, x[0], 0.4) + jnp.where(x[0] > 1.0, bad, 0.0)
-    return nd.from_energy(PRIOR, likelihood)
+    return nd.from_energy(PRIOR, likelihood, path_space=path_space)
 
 
 BY_BRIDGE = {
@@ -123,7 +161,29 @@ BY_BRIDGE = {
         lambda key, bad: nd.split_gibbs(
             key, bridge(bad), nd.PnPDM(noise_level=0.3), num_draws=60, num_burn_in=10, num_chains=2
         ),
-        r"\d+ of 120 draws, first in chain [01] at draw \d+",
+        r"\d+ of (120 draws|20 warm-up sweeps), first in chain [01] at (draw|warm-up sweep) \d+",
+    ),
+    "split_gibbs, DAPS": (
+        lambda key, bad: nd.split_gibbs(
+            key,
+            bridge(bad),
+            nd.DAPS(noise_level=0.3, num_levels=2),
+            num_draws=60,
+            num_burn_in=10,
+            num_chains=2,
+        ),
+        r"\d+ of (120 draws|20 warm-up sweeps), first in chain [01] at (draw|warm-up sweep) \d+",
+    ),
+    "split_gibbs, DAPS with the score": (
+        lambda key, bad: nd.split_gibbs(
+            key,
+            bridge(bad, True),
+            nd.DAPS(noise_level=0.3, num_levels=2),
+            num_draws=60,
+            num_burn_in=10,
+            num_chains=2,
+        ),
+        r"\d+ of (120 draws|20 warm-up sweeps), first in chain [01] at (draw|warm-up sweep) \d+",
     ),
     "run_smc": (
         lambda key, bad: nd.run_smc(key, few()(bridge(bad), key), 100, num_clouds=2),
@@ -153,6 +213,56 @@ def test_nested_sampling_names_the_site(bad, what, key):
         FloatingPointError, match=what + r" at site `likelihood` for \d+ of 50 draws"
     ):
         nd.nested_sampling(key, bridge(bad), num_live=50)
+
+
+BROKEN = nd.EnergyFunction(lambda x, t: jnp.sum(jnp.where(x > 1, jnp.sqrt(1 - x), x**2)), (1,))
+DATA = np.linspace(-2, 2, 41)[:, None]
+OF_ENERGIES = {
+    "thermodynamic_normalizer": lambda key: nd.thermodynamic_normalizer(BROKEN, DATA, key),
+    "adjacent_normalizer": lambda key: nd.adjacent_normalizer(BROKEN, DATA, key),
+    "elbo_vs_horizon": lambda key: nd.elbo_vs_horizon(BROKEN, DATA, key, [0.5, 0.9]),
+    "projected_langevin": lambda key: nd.projections.projected_langevin(
+        key, BROKEN, lambda x: x, num_samples=50, num_steps=20
+    ),
+    "ScoreFormula": lambda key: nd.pointwise_normalizer(BROKEN, DATA, key),
+    "FlowDensity": lambda key: nd.density.probability_flow(BROKEN, DATA, key),
+}
+
+
+@pytest.mark.parametrize("name", OF_ENERGIES)
+def test_estimates_of_an_energy_that_is_nan_are_refused(name, key):
+    """NaN for x > 1."""
+    with pytest.raises(FloatingPointError, match=rf"`{name}` .* (first|1 point)"):
+        OF_ENERGIES[name](key)
+
+
+def test_an_energy_that_is_nan_where_its_score_is_not_is_refused(key):
+    energy = nd.EnergyFunction(lambda x, t: jnp.where(x[0] > 1, jnp.nan, jnp.sum(x**2)), (1,))
+    with pytest.raises(
+        FloatingPointError, match="`pointwise_normalizer` met NaN or .* of 41 examples"
+    ):
+        nd.pointwise_normalizer(energy, DATA, key)
+
+
+@pytest.mark.parametrize(
+    "sampler", [nd.PnPDM(noise_level=0.3), nd.DAPS(noise_level=0.3, num_levels=2)]
+)
+def test_draws_that_are_impossible_have_no_weight(sampler, key):
+    """A chain that starts where the energy is NaN, and finds the way out or is refused."""
+    energy = nd.EnergyFunction(lambda x, t: jnp.where(x[0] > 1, jnp.nan, jnp.sum(x**2)), (1,))
+    ends = {"num_draws": 40, "num_burn_in": 0, "num_chains": 2}
+    bridge = nd.from_energy(energy, lambda x: -jnp.sum(x**2))
+    with pytest.warns(UserWarning, match="NaN in `split_gibbs` at site `x`: .*of 80 draws"):
+        found = nd.split_gibbs(key, bridge, sampler, **ends, initial={"x": jnp.full((2, 1), 1.2)})
+    impossible = np.asarray(found.positions["x"])[..., 0] > 1
+    np.testing.assert_array_equal(np.isneginf(found.log_weights), impossible)
+    assert impossible.any() or isinstance(sampler, nd.DAPS)  # which has moved on at once
+    far = {"x": jnp.full((2, 1), 50.0)}
+    with (
+        pytest.raises(FloatingPointError, match="every draw of chain 0 has weight 0"),
+        pytest.warns(),
+    ):
+        nd.split_gibbs(key, bridge, sampler, **ends, initial=far)
 
 
 def test_a_split_chain_that_never_meets_the_data_is_refused(key):

@@ -12,7 +12,7 @@ from .._prng import lean
 from .._typing import PRNGKey
 from ..energies import AbstractEnergy
 from .normalizer import Normalizer, anchor_normalizer, check_has_density, unnormalized
-from .paths import check_data, log_noise, over_examples, times_at
+from .paths import check_data, check_finite, log_noise, over_examples, times_at
 from .reference import Reference
 
 __all__ = ["adjacent_normalizer"]
@@ -59,6 +59,7 @@ def adjacent_normalizer(
     Raises:
         TypeError: If `energy` is a denoiser alone.
         ValueError: If data or numbers cannot be used.
+        FloatingPointError: If a log density is NaN or +inf; the message names the example.
 
     References:
         Bennett (1976), Efficient estimation of free energy differences, J. Comput. Phys. He et al.
@@ -70,12 +71,14 @@ def adjacent_normalizer(
     low, high = log_noise(energy, [energy.t_min, energy.t_max])
     times = times_at(energy, np.linspace(low, high, num_levels + 1))
     key_anchor, key_pilot, key_data = jax.random.split(lean(key), 3)
-    anchor, anchor_error = anchor_normalizer(energy, key_anchor, num_anchors, initial)
+    caller = "adjacent_normalizer"
+    anchor, anchor_error = anchor_normalizer(energy, key_anchor, num_anchors, initial, caller)
     reference, num_pilot = Reference.of(data), min(num_pilot, len(data))
     keys = jax.random.split(key_pilot, num_pilot), jax.random.split(key_data, len(data))
     spreads = _pilot(energy, reference, data[:num_pilot], keys[0], times, batch_size)
     log_ratios = _log_ratios(energy, reference, data, keys[1], times, spreads, batch_size)
     log_ratios = np.asarray(log_ratios, float)
+    check_finite(caller, log_ratios)
     top = log_ratios.max(0)
     ratios = np.exp(log_ratios - top)
     influence = (ratios / ratios.mean(0)).sum(1)

@@ -19,6 +19,7 @@ from ..energies import AbstractDenoiser
 from ..initial import StandardNormal
 from .paths import (
     check_data,
+    check_finite,
     data_score,
     gauss_legendre,
     log_noise,
@@ -104,6 +105,7 @@ def elbo_vs_horizon(
 
     Raises:
         ValueError: If data, horizons or numbers cannot be used.
+        FloatingPointError: If a score is NaN; the message names the example.
 
     References:
         Franzese et al. (2023), How much is enough? A study on diffusion times in score-based generative
@@ -125,6 +127,7 @@ def elbo_vs_horizon(
     times = jnp.asarray(horizons, data.dtype)
     values = _terms(models, data, keys, nodes, times, num_noises, batch_size)
     elbo, kl, gap = (np.asarray(value, float) for value in values)
+    check_finite("elbo_vs_horizon", elbo)
     best = int(elbo.mean(0).argmax())
     loss = elbo[:, best : best + 1] - elbo
     columns = [(v.mean(0), v.std(0, ddof=1) / len(data) ** 0.5) for v in (elbo, loss, kl, gap)]

@@ -19,7 +19,7 @@ import numpy as np
 from .._prng import lean
 from .._typing import Array, PRNGKey, Scalar
 from ..energies import AbstractEnergy
-from .paths import check_data, gauss_legendre, log_noise, over_examples, times_at
+from .paths import check_data, check_finite, gauss_legendre, log_noise, over_examples, times_at
 from .reference import Reference
 
 __all__ = ["Normalizer", "anchor_normalizer", "thermodynamic_normalizer"]
@@ -89,6 +89,7 @@ def thermodynamic_normalizer(
     Raises:
         TypeError: If `energy` is a denoiser alone.
         ValueError: If data or numbers cannot be used.
+        FloatingPointError: If a log density is NaN or +inf; the message names the example.
 
     References:
         Li & Yan (2024), A Score-Based Density Formula, arXiv 2408.16765. Gelman & Meng (1998),
@@ -100,12 +101,14 @@ def thermodynamic_normalizer(
     log_s, weights = gauss_legendre(log_noise(energy, [energy.t_min, energy.t_max]), num_nodes)
     times = times_at(energy, log_s)
     key_anchor, key_data = jax.random.split(lean(key))
-    anchor, anchor_error = anchor_normalizer(energy, key_anchor, num_anchors, initial)
+    caller = "thermodynamic_normalizer"
+    anchor, anchor_error = anchor_normalizer(energy, key_anchor, num_anchors, initial, caller)
     keys = jax.random.split(key_data, len(data))
     nodes = times, jnp.asarray(weights[0], data.dtype)
     values = np.asarray(
         _path_values(energy, Reference.of(data), data, keys, nodes, num_noises, batch_size), float
     )
+    check_finite(caller, values)
     spread = float(values.std(ddof=1))
     evaluations = 2 * len(data) * num_noises * (len(log_s) + 2) + num_anchors
     return Normalizer(
@@ -162,10 +165,11 @@ def unnormalized(energy: AbstractEnergy, u: Array, t: Scalar) -> tuple[Scalar, A
 
 
 def anchor_normalizer(
-    energy: AbstractEnergy, key: PRNGKey, num_draws: int, initial: Any = None
+    energy: AbstractEnergy, key: PRNGKey, num_draws: int, initial: Any, caller: str
 ) -> tuple[float, float]:
     r"""$L(t_{\max})$ and its standard error, by importance sampling from a law of $u$ at `t_max`."""
     log_weights = np.asarray(_anchor_weights(energy, key, num_draws, initial), float)
+    check_finite(caller, log_weights, "draws at t_max")
     top = log_weights.max()
     weights = np.exp(log_weights - top)
     error = weights.std(ddof=1) / weights.mean() / num_draws**0.5 if num_draws > 1 else math.inf

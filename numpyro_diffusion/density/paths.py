@@ -25,6 +25,7 @@ from ..energies import AbstractDenoiser, AbstractEnergy
 
 __all__ = [
     "check_data",
+    "check_finite",
     "data_score",
     "gauss_legendre",
     "log_noise",
@@ -77,6 +78,27 @@ def over_examples(function: Callable, batch_size: int | None, data: Array, keys:
     if batch_size is None or batch_size >= len(data):
         return jax.vmap(function)(data, keys)
     return jax.lax.map(lambda one: function(*one), (data, keys), batch_size=batch_size)
+
+
+def check_finite(name: str, values: np.ndarray, what: str = "examples") -> None:
+    """Refuse an estimate that no number can come of.
+
+    Args:
+        name: The function, for the message.
+        values: Leading with an axis of `what`.
+        what: They are.
+
+    Raises:
+        FloatingPointError: If one is NaN or +inf; minus infinity may be the log of nothing.
+    """
+    flags = np.isnan(values) | np.isposinf(values)
+    wrong = np.asarray(flags.reshape(len(values), -1).any(1))
+    if wrong.any():
+        raise FloatingPointError(
+            f"`{name}` met NaN or +inf at {int(wrong.sum())} of {len(wrong)} {what}, the first is number "
+            f"{int(wrong.argmax())}. Look at energy and score there, at noise levels from "
+            "t_min to t_max: `nd.audit` does."
+        )
 
 
 def check_data(energy: AbstractDenoiser, data, **counts: int | None) -> Array:

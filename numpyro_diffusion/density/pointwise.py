@@ -19,7 +19,7 @@ from .classify import by_label, check_conditional
 from .estimate import EVALUATIONS_AT_ONCE, AbstractLogDensity, estimates_at, report_nan
 from .formula import ScoreFormula
 from .normalizer import Normalizer, check_has_density, unnormalized
-from .paths import check_data
+from .paths import check_data, check_finite
 
 __all__ = ["LabelNormalizers", "label_normalizers", "noised_to_t_min", "pointwise_normalizer"]
 
@@ -85,6 +85,7 @@ def pointwise_normalizer(
     report_nan(estimator, found.value, (len(u),))
     labels = jnp.zeros(len(u))
     values = _unnormalized(energy, _as_it_is, u, labels) - found.value
+    check_finite("pointwise_normalizer", np.asarray(values))
     mean, error, spread = _summary(values, found.variance)
     cost = int(np.sum(found.num_evaluations)) + len(u)
     return Normalizer(mean, error, f"score formula at {len(u)} points", cost, spread)
@@ -140,6 +141,7 @@ def label_normalizers(
     found = by_label(estimator, energy, u, told, keys, jnp.arange(len(u)), int(batch_size))
     report_nan(estimator, found.value, (len(u),))
     values = _unnormalized(energy, _given, u, told) - found.value
+    check_finite("label_normalizers", np.asarray(values))
     groups = [np.flatnonzero(labels == label) for label in range(len(counts))]
     columns = [_summary(values[mine], found.variance[mine]) for mine in groups]
     value, error, spread = np.array(columns).T

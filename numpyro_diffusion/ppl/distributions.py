@@ -160,13 +160,25 @@ class _Noised(Distribution):
         return batched(log_density, value.ndim - self.event_dim)(value)
 
     def sample(self, key, sample_shape: tuple[int, ...] = ()) -> Array:
-        """Draws of shape `sample_shape + event_shape`."""
+        """Draws of shape `sample_shape + event_shape`.
+
+        Warns:
+            UserWarning: If the energy is composed, so that draws have another law than `log_prob`.
+        """
         if key is None:
             raise ValueError(
                 f"`{type(self).__name__}.sample` expects a PRNG key; got None. Seed the model: "
                 "`numpyro.handlers.seed(model, jax.random.key(0))`."
             )
         energy = self._single()
+        if is_composed(energy):
+            warnings.warn(
+                f"draws of `{type(self).__name__}` follow the reverse process of {type(energy).__name__}, "
+                "which is not its law: a product, power or factor of noised laws is not the noised product. "
+                "Densities, and what MCMC or `nd.SMC` makes of them, are right. For draws run "
+                "`nd.SMC` on the model without data.",
+                stacklevel=2,
+            )
         if not sample_shape:
             return self._draw(energy, key)
         keys = jax.random.split(key, math.prod(sample_shape))
@@ -242,22 +254,6 @@ class DiffusionPrior(_Noised):
     @property
     def time(self):
         return self.energy.t_min
-
-    def sample(self, key, sample_shape: tuple[int, ...] = ()) -> Array:
-        """Draws of shape `sample_shape + event_shape`.
-
-        Warns:
-            UserWarning: If the energy is composed, so that draws have another law than `log_prob`.
-        """
-        if is_composed(self.energy):
-            warnings.warn(
-                f"draws of `DiffusionPrior` follow the reverse process of {type(self.energy).__name__}, "
-                "which is not its law: a product, power or factor of noised laws is not the noised product. "
-                "Densities, and what MCMC or `nd.SMC` makes of them, are right. For draws run "
-                "`nd.SMC` on the model without data.",
-                stacklevel=2,
-            )
-        return super().sample(key, sample_shape)
 
     def _draw(self, energy, key):
         return draw_prior(energy, key, self.num_steps)

@@ -6,6 +6,8 @@ from typing import NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 
 from .._arguments import whole_numbers
 from .._prng import lean
@@ -59,6 +61,7 @@ def projected_langevin(
     Raises:
         ValueError: If a number is out of range, or `initial` has another shape.
         TypeError: If `energy` has no score of its whole law.
+        FloatingPointError: If a chain's position is not finite.
 
     References:
         Luan, Goh, Ng & Ling (2025), Projected coupled diffusion for test-time constrained joint generation,
@@ -79,6 +82,14 @@ def projected_langevin(
     eta = jnp.asarray(step_size, jnp.result_type(float))
     keys = jax.random.split(lean(key), num_samples)
     positions = _chains(keys, energy, projection, eta, num_steps, initial)
+    lost = None if isinstance(positions, Tracer) else ~np.isfinite(np.asarray(positions))
+    if lost is not None and lost.any():
+        chains = lost.reshape(num_samples, -1).any(1)
+        raise FloatingPointError(
+            f"`projected_langevin` lost {int(chains.sum())} of {num_samples} chains, the first is number "
+            f"{int(chains.argmax())}: their positions are not finite. Take a smaller `step_size`, and look "
+            "at the score of the energy where chains start (`initial`)."
+        )
     target = f"projected Langevin steps of size {step_size:g}: feasible, with mass on the boundary"
     return ProjectedDraws(positions, target)
 

@@ -96,6 +96,20 @@ class Move(eqx.Module):
             preconditioner: Round coordinates.
             first: After `init_blind`: whether this is the step that evaluates and stays.
         """
+        return self.step_and_proposal(key, state, logdensity_fn, step_size, preconditioner, first)[
+            :2
+        ]
+
+    def step_and_proposal(
+        self,
+        key: PRNGKey,
+        state: Any,
+        logdensity_fn: Callable,
+        step_size: Scalar,
+        preconditioner: Preconditioner,
+        first: Array | None = None,
+    ) -> tuple[Any, Scalar, Any]:
+        """The same with the state that was proposed; the new one, where the kernel doesn't tell."""
         kernel = self.algorithm.build_kernel()
         parameters = self.parameters(step_size, state.position)
         if first is not None:
@@ -103,7 +117,8 @@ class Move(eqx.Module):
             length, count = jnp.where(first, 0.0, length), jnp.where(first, 1, count)
             parameters |= {"step_size": length, "num_integration_steps": count}
         state, info = kernel(key, state, _in_round(logdensity_fn, preconditioner), **parameters)
-        return state, jnp.nan_to_num(info.acceptance_rate)
+        proposal = getattr(info, "proposal", state)
+        return state, jnp.nan_to_num(info.acceptance_rate), proposal
 
     def gradient(self, state: Any, preconditioner: Preconditioner) -> Position:
         """Gradient of the log density at a state, in the coordinates of the model.

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from .._typing import Array, Position, PRNGKey, Scalar
 from ..bridge import Bridge
+from ..finite import NonFinite
 from ..smc.preconditioner import Preconditioner
 from .blocks import ladder, reverse_steps
 
@@ -105,6 +106,7 @@ class SplitState(NamedTuple):
         log_weight: Of `position`, for the exact posterior; 0 where nothing is weighed.
         tuning: What the warm-up has found.
         acceptance: Of the last sweep, by block; 1 where nothing can be refused.
+        met: Whether the last sweep met NaN or +inf, by site, in proposals too.
     """
 
     position: Position
@@ -112,6 +114,7 @@ class SplitState(NamedTuple):
     log_weight: Scalar
     tuning: Tuning
     acceptance: dict[str, Scalar]
+    met: NonFinite
 
 
 class AbstractSplit(eqx.Module):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from .._typing import Array, Position, PRNGKey, Scalar
 from ..bridge import Bridge
-from ..finite import NonFinite, non_finite
+from ..finite import NonFinite, either, looked_at, non_finite
 from ..smc.moves import Move
 from ..smc.preconditioner import Preconditioner
 
@@ -16,6 +16,7 @@ __all__ = [
     "clock_at",
     "denoised",
     "ladder",
+    "looked",
     "moved",
     "near",
     "reverse_steps",
@@ -107,10 +108,19 @@ def seen_by_rest(bridge: Bridge, z: Position, seen: _Values) -> Scalar:
 
 
 def watched(bridge: Bridge, z: Position, seen: _Values) -> NonFinite:
-    """Where the rest of the model is NaN or +inf, by site: at what data see, or at the prior's side."""
+    """Where the model is NaN or +inf, by site: at what data see, or at the prior's side."""
     own = {name: z[name] for name in bridge.diffusion_sites}
-    flags = (non_finite(bridge.rest(z, x).sites) for x in (seen, own))
-    return jax.tree.map(jnp.logical_or, *flags)
+    return either(*(looked(bridge, z, x, False) for x in (seen, own)))
+
+
+def looked(bridge: Bridge, z: Position, seen: _Values, energy: bool = True) -> NonFinite:
+    """Where the model is NaN or +inf, by site; of diffusion sites only if their energy is asked."""
+    sites = dict(bridge.rest(z, seen).sites)
+    if energy:
+        sites |= bridge.see({**z, **seen}, jnp.zeros(())).sites
+    else:
+        sites |= dict.fromkeys(bridge.diffusion_sites, jnp.zeros(()))
+    return non_finite(sites)
 
 
 def moved(
@@ -121,8 +131,14 @@ def moved(
     log_density: Callable[[_Values], Scalar],
     log_step: Scalar,
     scale: Preconditioner,
-) -> tuple[_Values, Scalar]:
-    """Values after some moves of a density, and the moves' mean acceptance."""
+    look: Callable[[_Values], NonFinite],
+) -> tuple[_Values, Scalar, NonFinite, Array]:
+    """Values after some moves of a density.
+
+    Returns:
+        The values, the moves' mean acceptance, what was met on the way, and whether the density at the end is
+        finite. What is refused is met too: `look` is asked of proposals whose density is not finite.
+    """
 
     def finite(values):
         value = log_density(values)
@@ -130,8 +146,15 @@ def moved(
         return jnp.where(jnp.isnan(value), -jnp.inf, value)
 
     def one(state, key):
-        return move.step(key, state, finite, jnp.exp(log_step), scale)
+        new, accepted, proposal = move.step_and_proposal(
+            key, state, finite, jnp.exp(log_step), scale
+        )
+        wrong = ~jnp.isfinite(proposal.logdensity)
+        met = looked_at(wrong, lambda: look(scale.to_model(proposal.position)))
+        return new, (accepted, met)
 
     state = move.init(values, finite, scale)
-    state, acceptance = jax.lax.scan(one, state, jax.random.split(key, num_moves))
-    return scale.to_model(state.position), jnp.mean(acceptance)
+    state, (acceptance, met) = jax.lax.scan(one, state, jax.random.split(key, num_moves))
+    met = jax.tree.map(lambda flag: flag.any(0), met)
+    end = scale.to_model(state.position)
+    return end, jnp.mean(acceptance), met, jnp.isfinite(state.logdensity)

@@ -7,9 +7,20 @@ import jax.numpy as jnp
 from .._arguments import check_counts, plain
 from .._typing import Array, Position, PRNGKey
 from ..bridge import Bridge
+from ..finite import either
 from ..smc.moves import Move, hmc, mala
 from .base import AbstractSplit, Clock, Prior, SplitState, Tuning, uses_energy
-from .blocks import added_noise, clock_at, denoised, ladder, moved, near, seen_by_rest
+from .blocks import (
+    added_noise,
+    clock_at,
+    denoised,
+    ladder,
+    looked,
+    moved,
+    near,
+    seen_by_rest,
+    watched,
+)
 from .data import draw_seen
 
 __all__ = ["DAPS", "flow"]
@@ -92,7 +103,7 @@ class DAPS(AbstractSplit):
         seen = {name: z[name] for name in bridge.diffusion_sites}
         one, tuning = jnp.ones(()), Tuning.at(z, self._levels(bridge))
         acceptance = {"prior": one, "data": one, "other": one}
-        return SplitState(z, seen, jnp.zeros(()), tuning, acceptance)
+        return SplitState(z, seen, jnp.zeros(()), tuning, acceptance, watched(bridge, z, seen))
 
     def sweep(self, key: PRNGKey, bridge: Bridge, state: SplitState, clock: Clock) -> SplitState:
         gain, tuning, energy = clock.gain, state.tuning, uses_energy(self, bridge)
@@ -107,10 +118,10 @@ class DAPS(AbstractSplit):
             keys = dict(zip(x, jax.random.split(key_noise, len(x)), strict=True))
             white = {n: jax.random.normal(keys[n], x[n].shape, x[n].dtype) for n in x}
             u = {n: (x[n] + noise[n] * white[n]).astype(x[n].dtype) for n in x}
-            x, accepted = inner(key_x, bridge, z, x, u, clock, log_step, tuning)
+            x, accepted, met, possible = inner(key_x, bridge, z, x, u, clock, log_step, tuning)
             z, other_accepted = {**z, **x}, jnp.ones(())
             if bridge.other_sites:
-                values, other_accepted = moved(
+                values, other_accepted, flags, _ = moved(
                     key_other,
                     self.other_move,
                     self.num_other_moves,
@@ -118,15 +129,17 @@ class DAPS(AbstractSplit):
                     lambda values: seen_by_rest(bridge, {**z, **values}, x),
                     other_step,
                     scale,
+                    lambda values: looked(bridge, {**z, **values}, x, False),
                 )
+                met = either(met, flags)
                 z = {**z, **values}
                 error = other_accepted - self.other_move.target_acceptance
                 other_step = other_step + gain * error / self._levels(bridge)
-            return (z, other_step), (accepted, other_accepted)
+            return (z, other_step), (accepted, other_accepted, met, possible)
 
         keys = jax.random.split(key, self._levels(bridge))
         levels = keys, self._clocks(bridge), tuning.prior
-        (z, other_step), (accepted, other) = jax.lax.scan(
+        (z, other_step), (accepted, other, met, possible) = jax.lax.scan(
             level, (state.position, tuning.other), levels
         )
         acceptance = dict(state.acceptance, other=jnp.mean(other))
@@ -136,15 +149,20 @@ class DAPS(AbstractSplit):
             tuning = tuning._replace(prior=tuning.prior + gain * error)
         tuning = tuning._replace(other=other_step).learned(z, gain)
         seen = {n: z[n] for n in bridge.diffusion_sites}
-        return SplitState(z, seen, jnp.zeros(()), tuning, acceptance)
+        met = either(jax.tree.map(lambda flag: flag.any(0), met), watched(bridge, z, seen))
+        # What data or prior rule out does not count: a chain may not have found what is possible yet.
+        possible = possible[-1] & jnp.isfinite(seen_by_rest(bridge, z, seen))
+        log_weight = jnp.where(possible, 0.0, -jnp.inf)
+        return SplitState(z, seen, log_weight, tuning, acceptance, met)
 
     def _heuristic(self, key, bridge, z, x, u, clock, log_step, tuning):
         del x, log_step, tuning
         x_hat = flow(bridge, u, ladder(bridge, clock, self.flow_steps, 7.0))
         value = lambda x: seen_by_rest(bridge, z, x)
         noise = added_noise(bridge, clock)
-        x, accepted, _ = draw_seen(key, self.num_data_moves, x_hat, x_hat, noise, value)
-        return x, accepted
+        look = lambda x: looked(bridge, z, x, False)
+        x, accepted, _, met = draw_seen(key, self.num_data_moves, x_hat, x_hat, noise, value, look)
+        return x, accepted, met, jnp.asarray(True)
 
     def _exact(self, key, bridge, z, x, u, clock, log_step, tuning):
         noise = added_noise(bridge, clock)
@@ -154,7 +172,8 @@ class DAPS(AbstractSplit):
             return prior + seen_by_rest(bridge, z, x) + near(x, u, noise)
 
         scale = tuning.scale(bridge.diffusion_sites, noise)
-        return moved(key, self.move, self.num_moves, x, log_density, log_step, scale)
+        look = lambda x: looked(bridge, z, x)
+        return moved(key, self.move, self.num_moves, x, log_density, log_step, scale, look)
 
     def claims(self, bridge: Bridge) -> tuple[str, str, bool]:
         if uses_energy(self, bridge):

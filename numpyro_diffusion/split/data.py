@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from .._typing import Array, PRNGKey, Scalar
+from ..finite import NonFinite, looked_at
 from .blocks import near
 
 __all__ = ["draw_seen"]
@@ -27,7 +28,8 @@ def draw_seen(
     centre: dict[str, Array],
     noise: dict[str, Scalar],
     log_likelihood: Callable[[dict[str, Array]], Scalar],
-) -> tuple[dict[str, Array], Scalar, Array]:
+    look: Callable[[dict[str, Array]], NonFinite],
+) -> tuple[dict[str, Array], Scalar, Array, NonFinite]:
     """A few draws in a row, each from a proposal that looks at `centre` alone.
 
     Args:
@@ -37,9 +39,10 @@ def draw_seen(
         centre: The value near by.
         noise: How near, by site.
         log_likelihood: Of what is seen.
+        look: By site, whether it is NaN or +inf; asked of proposals where it is not finite.
 
     Returns:
-        The last draw, the mean acceptance, and the log likelihood of each draw.
+        The last draw, the mean acceptance, the log likelihood of each draw, and what was met on the way.
     """
     at, unravel = ravel_pytree(centre)
     flat, _ = ravel_pytree(seen)
@@ -75,8 +78,9 @@ def draw_seen(
         accept = jnp.log(jax.random.uniform(key_accept)) < ratio
         pick = lambda a, b: jnp.where(accept, a, b)
         carry = pick(new, v), pick(new_gap, gap), pick(new_log_density, log_density)
-        return carry, (jnp.minimum(1.0, jnp.exp(ratio)), carry[2])
+        met = looked_at(~jnp.isfinite(new_log_density), lambda: look(unravel(new)))
+        return carry, (jnp.minimum(1.0, jnp.exp(ratio)), carry[2], met)
 
     keys = jax.random.split(key, num_draws)
-    (v, _, _), (acceptance, values) = jax.lax.scan(one, (flat, *excess(flat)), keys)
-    return unravel(v), jnp.mean(acceptance), values
+    (v, _, _), (acceptance, values, met) = jax.lax.scan(one, (flat, *excess(flat)), keys)
+    return unravel(v), jnp.mean(acceptance), values, jax.tree.map(lambda flag: flag.any(0), met)

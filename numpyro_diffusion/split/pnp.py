@@ -9,9 +9,20 @@ import jax.numpy as jnp
 from .._arguments import check_counts, plain
 from .._typing import Position, PRNGKey, Scalar
 from ..bridge import Bridge
+from ..finite import either
 from ..smc.moves import Move, hmc, mala
 from .base import AbstractSplit, Clock, Prior, SplitState, Tuning, uses_energy
-from .blocks import added_noise, clock_at, ladder, moved, near, reverse_steps, seen_by_rest
+from .blocks import (
+    added_noise,
+    clock_at,
+    ladder,
+    looked,
+    moved,
+    near,
+    reverse_steps,
+    seen_by_rest,
+    watched,
+)
 from .data import draw_seen
 
 __all__ = ["PnPDM"]
@@ -91,8 +102,9 @@ class PnPDM(AbstractSplit):
         uses_energy(self, bridge)
         seen = {name: z[name] for name in bridge.diffusion_sites}
         one = jnp.ones(())
+        acceptance = {"prior": one, "data": one, "other": one}
         return SplitState(
-            z, seen, jnp.zeros(()), Tuning.at(z), {"prior": one, "data": one, "other": one}
+            z, seen, jnp.zeros(()), Tuning.at(z), acceptance, watched(bridge, z, seen)
         )
 
     def sweep(self, key: PRNGKey, bridge: Bridge, state: SplitState, clock: Clock) -> SplitState:
@@ -101,11 +113,11 @@ class PnPDM(AbstractSplit):
         level = self._level(bridge, clock)
         noise = added_noise(bridge, level)
         rest = lambda z, seen: seen_by_rest(bridge, z, seen)
-        acceptance = dict(state.acceptance)
+        acceptance, met = dict(state.acceptance), []
 
         others = {name: z[name] for name in bridge.other_sites}
         if others:
-            others, accepted = moved(
+            others, accepted, flags, _ = moved(
                 key_other,
                 self.other_move,
                 self.num_other_moves,
@@ -113,15 +125,17 @@ class PnPDM(AbstractSplit):
                 lambda values: rest({**z, **values}, seen),
                 tuning.other,
                 tuning.scale(bridge.other_sites),
+                lambda values: looked(bridge, {**z, **values}, seen, False),
             )
+            met.append(flags)
             error = accepted - self.other_move.target_acceptance
             tuning = tuning._replace(other=tuning.other + gain * error)
             acceptance["other"] = accepted
             z = {**z, **others}
 
-        x = {name: z[name] for name in bridge.diffusion_sites}
+        x, possible = {name: z[name] for name in bridge.diffusion_sites}, jnp.asarray(True)
         if uses_energy(self, bridge):
-            x, accepted = moved(
+            x, accepted, flags, possible = moved(
                 key_prior,
                 self.move,
                 self.num_moves,
@@ -129,7 +143,9 @@ class PnPDM(AbstractSplit):
                 lambda x: bridge.see({**z, **x}, jnp.zeros(())).log_density + near(x, seen, noise),
                 tuning.prior[0],
                 tuning.scale(bridge.diffusion_sites, noise),
+                lambda x: looked(bridge, {**z, **x}, seen),
             )
+            met.append(flags)
             error = accepted - self.move.target_acceptance
             tuning = tuning._replace(prior=tuning.prior + gain * error)
             acceptance["prior"] = accepted
@@ -137,39 +153,44 @@ class PnPDM(AbstractSplit):
             x = reverse_steps(key_prior, bridge, seen, ladder(bridge, level, self.num_steps))
         z = {**z, **x}
 
-        seen, accepted, values, tuning = self._see(key_data, z, x, seen, noise, tuning, gain, rest)
+        seen, accepted, values, flags, tuning = self._see(
+            key_data, z, x, seen, noise, tuning, gain, rest, bridge
+        )
+        met = either(*met, flags, watched(bridge, z, seen))
         acceptance["data"] = accepted
         log_weight = jnp.zeros(())
         if self.weights == "exact":
             log_weight = rest(z, x) + jax.nn.logsumexp(-values) - jnp.log(self.num_data_moves)
-            # A chain that has not found the support of the data says nothing of it yet.
-            log_weight = jnp.where(jnp.isfinite(log_weight), log_weight, -jnp.inf)
-        return SplitState(z, seen, log_weight, tuning.learned(z, gain), acceptance)
+            # A chain that has not found the support of the data, or of the prior, says nothing of it yet.
+            log_weight = jnp.where(possible & jnp.isfinite(log_weight), log_weight, -jnp.inf)
+        return SplitState(z, seen, log_weight, tuning.learned(z, gain), acceptance, met)
 
     def _level(self, bridge: Bridge, clock: Clock) -> Scalar:
         first = 10 * self.noise_level if self.first_noise_level is None else self.first_noise_level
         begin, end = clock_at(bridge, first), clock_at(bridge, self.noise_level)
         return begin + clock.annealed * (end - begin)
 
-    def _see(self, key, z, x, seen, noise, tuning: Tuning, gain, rest):
-        """What the data see, its acceptance, the log likelihood of each draw, and the tuning."""
+    def _see(self, key, z, x, seen, noise, tuning: Tuning, gain, rest, bridge):
+        """What the data see, its acceptance, log likelihoods of its draws, what was met, and the tuning."""
         value = lambda seen: rest(z, seen)
+        look = lambda seen: looked(bridge, z, seen, False)
         if self.data_move is None:
-            draws = draw_seen(key, self.num_data_moves, seen, x, noise, value)
+            draws = draw_seen(key, self.num_data_moves, seen, x, noise, value, look)
             return *draws, tuning
         move, scale = self.data_move, tuning.scale(tuple(x), noise)
 
         def one(seen, key):
             density = lambda seen: value(seen) + near(seen, x, noise)
-            seen, accepted = moved(key, move, 1, seen, density, tuning.data, scale)
-            return seen, (accepted, value(seen))
+            seen, accepted, met, _ = moved(key, move, 1, seen, density, tuning.data, scale, look)
+            return seen, (accepted, value(seen), met)
 
         keys = jax.random.split(key, self.num_data_moves)
-        seen, (accepted, values) = jax.lax.scan(one, seen, keys)
+        seen, (accepted, values, met) = jax.lax.scan(one, seen, keys)
+        met = jax.tree.map(lambda flag: flag.any(0), met)
         accepted = jnp.mean(accepted)
         error = accepted - move.target_acceptance
         tuning = tuning._replace(data=tuning.data + gain * error)
-        return seen, accepted, values, tuning
+        return seen, accepted, values, met, tuning
 
     def claims(self, bridge: Bridge) -> tuple[str, str, bool]:
         energy = uses_energy(self, bridge)

@@ -14,19 +14,19 @@ from .._typing import Array, Position, PRNGKey
 from ..bridge import Bridge
 from ..finite import report_chains
 from .base import AbstractSplit, Clock, start
-from .blocks import watched
 from .pnp import PnPDM
 
 __all__ = ["SplitResult", "split_gibbs"]
 
 
 class SplitResult(NamedTuple):
-    """Draws of a split sampler by chain, and of which law they are.
+    r"""Draws of a split sampler by chain, and of which law they are.
 
     Attributes:
         positions: Diffusion sites from the prior's side and the other sites, unconstrained, leading with
             `(num_chains, num_draws)`.
-        log_weights: Their log weights, of shape `(num_chains, num_draws)`; all 0 where nothing is weighed.
+        log_weights: Their log weights, of shape `(num_chains, num_draws)`; where nothing is weighed, 0, and
+            $-\infty$ for draws at which the data are impossible (`DAPS`).
             `diagnostics.pareto_k(result)` tells how heavy their tail is.
         seen: Diffusion sites as the data see them, without weights.
         target: The law of the weighted positions.
@@ -91,7 +91,7 @@ def split_gibbs(
     target, seen_target, exact = sampler.claims(bridge)
     keys = jax.random.split(lean(key), num_chains)
     rows: Any = _chains(keys, bridge, sampler, initial, num_burn_in, num_draws, thinning)
-    positions, log_weights, seen, met, acceptance = rows
+    positions, log_weights, seen, met, acceptance, before = rows
     sweeps = num_burn_in + num_draws * thinning
     count = num_chains * sweeps * sampler.evaluations(bridge)
     result = SplitResult(
@@ -99,6 +99,9 @@ def split_gibbs(
     )
     if not isinstance(log_weights, Tracer):  # within a program of the caller's
         _refuse_nonfinite(result)
+        # Where the warm-up met NaN is no news: a chain may start anywhere. +inf holds for all of the model.
+        before = before._replace(nan={})
+        report_chains(before, result, who="split_gibbs", what="warm-up sweep")
         report_chains(met, result, who="split_gibbs")
         _refuse_lost(result)
     return result
@@ -143,19 +146,18 @@ def _chains(keys, bridge, sampler, initial, num_burn_in, num_draws, thinning):
 
         def sweep(state, i):
             clock = Clock(i, jnp.asarray(num_burn_in))
-            return sampler.sweep(
-                jax.random.fold_in(key_run, i), bridge, state, clock
-            ), state.acceptance
+            state = sampler.sweep(jax.random.fold_in(key_run, i), bridge, state, clock)
+            return state, (state.acceptance, state.met)
 
         def draw(state, i):
             steps = num_burn_in + i * thinning + jnp.arange(thinning)
-            state, acceptance = jax.lax.scan(sweep, state, steps)
+            state, (acceptance, met) = jax.lax.scan(sweep, state, steps)
             acceptance = jax.tree.map(jnp.mean, acceptance)
-            met = watched(bridge, state.position, state.seen)
+            met = jax.tree.map(lambda flag: flag.any(0), met)
             return state, (state.position, state.log_weight, state.seen, met, acceptance)
 
-        state, _ = jax.lax.scan(sweep, state, jnp.arange(num_burn_in))
+        state, (_, before) = jax.lax.scan(sweep, state, jnp.arange(num_burn_in))
         _, (*rows, acceptance) = jax.lax.scan(draw, state, jnp.arange(num_draws))
-        return (*rows, jax.tree.map(jnp.mean, acceptance))
+        return (*rows, jax.tree.map(jnp.mean, acceptance), before)
 
     return jax.vmap(chain, in_axes=(0, None if initial is None else 0))(keys, initial)

@@ -5,13 +5,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from numpyro import handlers
 from numpyro.infer import init_to_sample
 from numpyro.infer.gibbs import GIBBS_SITES_KWARG
 from numpyro.infer.hmc_util import HMCAdaptState
-from numpyro.infer.util import initialize_model, unconstrain_fn
+from numpyro.infer.util import constrain_fn, initialize_model, unconstrain_fn
 
 from ..._typing import Position, PRNGKey, Scalar
-from ...finite import NonFinite, Sightings, non_finite
+from ...finite import NonFinite, Sightings, looked_at, non_finite
 from ...smc.moves import Move, hmc
 from ...smc.preconditioner import Preconditioner
 from .adaptation import Adaptation, round_coordinates
@@ -34,7 +35,7 @@ class MoveState(NamedTuple):
         mean_accept_prob: Its mean, since warm-up or while it lasts.
         adapt_state: Step size and covariances; `adapt_state.step_size` may be asked for.
         rng_key: For the next step.
-        non_finite: Where the log density was +inf, after which `z` is NaN.
+        non_finite: Where log densities were NaN or +inf; after +inf `z` is NaN.
     """
 
     i: Scalar
@@ -68,7 +69,8 @@ class MoveKernel(AbstractKernel):
     Proposals whose log density is NaN are refused, as NUTS does, which is right if the density is 0 there.
 
     Raises:
-        FloatingPointError: If a chain has met a log density of +inf, when the run is done.
+        FloatingPointError: If a log density was +inf, when the run is done. A warning tells of NaN, in
+            proposals too.
 
     Example:
         >>> kernel = nd.MoveKernel(model, nd.moves.hmc(8))
@@ -89,6 +91,7 @@ class MoveKernel(AbstractKernel):
         self.init_strategy = init_strategy
         self._potential: Callable | None = None
         self._constrain: Callable | None = None
+        self._enumerates = False
 
     @property
     def default_fields(self) -> tuple[str, ...]:
@@ -112,6 +115,10 @@ class MoveKernel(AbstractKernel):
             model_kwargs=kwargs,
         )
         self._potential, self._constrain = info.potential_fn, info.postprocess_fn
+        self._enumerates = any(
+            site["type"] == "sample" and not site["is_observed"] and site["fn"].support.is_discrete
+            for site in info.model_trace.values()
+        )
         first = info.param_info.z
         if not first:
             raise ValueError(
@@ -131,17 +138,18 @@ class MoveKernel(AbstractKernel):
         inner = self.move.init(values, self._logdensity(args, kwargs), preconditioner)
         zero = jnp.zeros_like(inner.logdensity)
         none = jnp.zeros((), int), values, inner, preconditioner, -inner.logdensity
-        met = Sightings.none(self._watched(inner), type(self).__name__)
-        met = met.add(self._watched(inner), none[0])
+        flags = self._met(inner, preconditioner, args, kwargs)
+        met = Sightings.none(flags, type(self).__name__).add(flags, none[0])
         return MoveState(*none, zero, zero, adapt_state, rng_key, met)
 
     def step(self, state, args, kwargs):
         """One move, and what warm-up learns of it."""
         rng_key, key_move = jax.random.split(state.rng_key)
         old, adaptation = state.preconditioner, self._adaptation
-        inner, accepted = self.move.step(
+        inner, accepted, proposal = self.move.step_and_proposal(
             key_move, state.inner, self._logdensity(args, kwargs), state.adapt_state.step_size, old
         )
+        flags = self._met(proposal, old, args, kwargs)
         z = old.to_model(inner.position)
         adapt_state = adaptation.update(state.i, accepted, z, state.adapt_state)
         new = round_coordinates(adapt_state, z)
@@ -152,7 +160,7 @@ class MoveKernel(AbstractKernel):
         count = jnp.where(i <= self._num_warmup, i, i - self._num_warmup)
         mean = state.mean_accept_prob + (accepted - state.mean_accept_prob) / count
         energy = -inner.logdensity
-        met = state.non_finite.add(self._watched(inner), i)
+        met = state.non_finite.add(flags, i)
         values = (
             i,
             met.spoil(z),
@@ -166,9 +174,36 @@ class MoveKernel(AbstractKernel):
         )
         return MoveState(*values, met)
 
-    def _watched(self, inner: Any) -> NonFinite:
-        """Whether a chain stands at an infinite density; it never stands at NaN."""
-        return NonFinite({}, non_finite({"joint density": inner.logdensity}).infinite)
+    def _met(self, state: Any, coordinates: Preconditioner, args, kwargs) -> NonFinite:
+        """By site, where log densities at a state of the move are NaN or +inf; evaluates them only there."""
+
+        def look():
+            z = coordinates.to_model(state.position)
+            potential = self._potential_of(args, kwargs)(z)
+            sites = self._by_site(z, args, kwargs)
+            # A step with a gradient of NaN ends nowhere: no site is to blame more than another.
+            nowhere = ~jnp.isfinite(jnp.concatenate([jnp.ravel(v) for v in z.values()])).all()
+            sites = {name: jnp.where(nowhere, 0.0, value) for name, value in sites.items()}
+            named = jnp.stack([jnp.isnan(v) | jnp.isposinf(v) for v in [*sites.values(), 0.0]])
+            whole = jnp.where(named.any(), 0.0, jnp.where(nowhere, jnp.nan, -potential))
+            return non_finite({**sites, "joint density": whole})
+
+        return looked_at(~jnp.isfinite(state.logdensity), look)
+
+    def _by_site(self, z: Position, args, kwargs) -> dict[str, Scalar]:
+        """Log density of each site; of none where discrete sites are summed out."""
+        if self._enumerates:
+            return {}
+        kwargs = {} if kwargs is None else kwargs
+        model = unscored(self._model)
+        values = constrain_fn(model, args, kwargs, z)
+        with handlers.trace() as sites, handlers.substitute(data=values):
+            model(*args, **kwargs)
+        return {
+            name: jnp.sum(site["fn"].log_prob(site["value"]))
+            for name, site in sites.items()
+            if site["type"] == "sample"
+        }
 
     def _seen_from(self, new: Preconditioner, old: Preconditioner, z: Position, inner: Any) -> Any:
         """The state of the move in other coordinates; evaluates nothing."""
@@ -181,7 +216,8 @@ class MoveKernel(AbstractKernel):
         """The state with its density at what the other blocks have made of their sites."""
         logdensity_fn = self._logdensity(model_args, model_kwargs)
         inner = self.move.init(state.z, logdensity_fn, state.preconditioner)
-        met = state.non_finite.add(self._watched(inner), state.i)
+        flags = self._met(inner, state.preconditioner, model_args, model_kwargs)
+        met = state.non_finite.add(flags, state.i)
         return state._replace(inner=inner, potential_energy=-inner.logdensity, non_finite=met)
 
     def wrap_model(self, wrapper):
@@ -200,9 +236,12 @@ class MoveKernel(AbstractKernel):
     def _adaptation(self) -> Adaptation:
         return Adaptation(self._num_warmup, self.move.target_acceptance, self.dense)
 
-    def _logdensity(self, args, kwargs) -> Callable[[Position], Scalar]:
+    def _potential_of(self, args, kwargs) -> Callable[[Position], Scalar]:
         assert self._potential is not None, "`init` must be called before `sample`."
-        potential = self._potential(*args, **({} if kwargs is None else kwargs))
+        return self._potential(*args, **({} if kwargs is None else kwargs))
+
+    def _logdensity(self, args, kwargs) -> Callable[[Position], Scalar]:
+        potential = self._potential_of(args, kwargs)
 
         def logdensity_fn(z):
             value = -potential(z)

@@ -13,7 +13,6 @@ from ...bridge import Bridge
 from ...finite import Sightings
 from ...split import AbstractSplit, PnPDM
 from ...split.base import Clock, SplitState, start, uses_energy
-from ...split.blocks import watched
 from ..bridge import from_model
 from .base import AbstractKernel
 from .problem import given, traced
@@ -114,8 +113,9 @@ class SplitKernel(AbstractKernel):
             value = value if transform is None else transform._inverse(value)
             z[name] = jnp.asarray(value, z[name].dtype)
         chain = self.sampler.init(bridge, z)
-        met = watched(bridge, chain.position, chain.seen)
-        met = Sightings.none(met, type(self).__name__)  # where a chain starts need not be possible
+        met = Sightings.none(
+            chain.met, type(self).__name__
+        )  # where a chain starts need not be possible
         return SplitKernelState(jnp.zeros((), int), z, chain.log_weight, chain, rng_key, met)
 
     def step(self, state, args, kwargs):
@@ -125,7 +125,7 @@ class SplitKernel(AbstractKernel):
         chain = self.sampler.sweep(key_sweep, bridge, state.chain, clock)
         chain = jax.tree.map(lambda a, b: b.astype(a.dtype), state.chain, chain)
         i, z = state.i + 1, {**chain.position, **chain.seen}
-        met = state.non_finite.add(watched(bridge, chain.position, chain.seen), i)
+        met = state.non_finite.add(chain.met, i)
         return SplitKernelState(i, met.spoil(z), chain.log_weight, chain, rng_key, met)
 
     def refresh(self, state, model_args, model_kwargs):
