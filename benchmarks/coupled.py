@@ -52,7 +52,7 @@ def box(tiny: bool) -> list[list]:
     rows.append(["restricted", *shares, 1, 0, with_error(result.log_evidence)])
     for step_size in (0.05, 0.005, 0.0005):
         num = 200 if tiny else 16_000
-        draws = nd.projections.projected_langevin(
+        draws = nd.samplers.projections.projected_langevin(
             jax.random.key(2),
             law,
             inside,
@@ -72,7 +72,7 @@ def box(tiny: bool) -> list[list]:
 def population(tiny: bool) -> list[list]:
     reference = quantiles([0.85, 0.15], [-1.5, 1.5], [0.2, 0.2], 40)
     num, particles, clouds = (8, 16, 2) if tiny else (64, 64, 4)
-    kernel, rows = nd.population.RBF(0.5), []
+    kernel, rows = nd.factors.RBF(0.5), []
     for strength in (2.0, 8.0, 32.0):
         grid, q = fixed_point(strength)
         limit = q[grid < 0].sum() + 0.5 * q[grid == 0].sum()
@@ -97,7 +97,7 @@ def flow(tiny: bool) -> list[list]:
     rows, done, x = [], 0, jnp.asarray(x)
     for until in (100, 500, 1500):
         steps = 10 if tiny else until - done
-        x = nd.population.witness_flow(jax.random.key(0), x, jnp.asarray(data), num_steps=steps)
+        x = nd.factors.witness_flow(jax.random.key(0), x, jnp.asarray(data), num_steps=steps)
         done = until
         distance = kstest(np.asarray(x)[:, 0], data[:, 0]).statistic
         moments = [

@@ -44,11 +44,11 @@ def as_path(x):
 
 def collision(first, second):
     """How much nearer than REACH two walkers come, squared and summed over the time they are."""
-    distances = jax.vmap(nd.population.kernels.distance)(as_path(first), as_path(second))
+    distances = jax.vmap(nd.factors.mmd_kernels.distance)(as_path(first), as_path(second))
     return jnp.sum(jnp.maximum(REACH - distances, 0.0) ** 2)
 
 
-LIMITED = nd.projections.VelocityBall(LIMIT)
+LIMITED = nd.samplers.projections.VelocityBall(LIMIT)
 
 
 def project(x):
@@ -104,7 +104,7 @@ def main(argv: list[str] | None = None) -> None:
     }.items():
         paths[name], log_evidence = sample(energy, particles, clouds)
         fastest[name] = report(name, paths[name], log_evidence)
-    draws = nd.projections.projected_langevin(
+    draws = nd.samplers.projections.projected_langevin(
         jax.random.key(4),
         coupled,
         project,

@@ -36,8 +36,8 @@ from safetensors.numpy import save as safetensors_bytes
 import numpyro_diffusion as nd
 from numpyro_diffusion import _safetensors, teachers
 from numpyro_diffusion.io import read_card
+from numpyro_diffusion.io.trees import encode
 from numpyro_diffusion.train.checkpoint import Progress, read_progress, write_progress
-from numpyro_diffusion.trees import encode
 
 ROOT = Path(__file__).parent.parent
 DATA = ROOT / "tests" / "data"

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 
 import numpyro_diffusion as nd
-from numpyro_diffusion import class_names
 from numpyro_diffusion._safetensors import _digest, parse
-from numpyro_diffusion.class_names import FORMER_LABELS, class_finder, label_of, saved_classes
+from numpyro_diffusion.io import labels as class_names
 from numpyro_diffusion.io import read_card
+from numpyro_diffusion.io.labels import FORMER_LABELS, class_finder, label_of, saved_classes
 
 DATA = Path(__file__).parent / "data"
 OLD = json.loads((DATA / "saved_by_place.json").read_text())
@@ -225,7 +225,9 @@ def test_a_class_in_the_disguise_of_ours_is_refused(path):
     nd.save(path, nd.Gaussian())
     with pytest.raises(TypeError, match="expected the class `Linear` of this package.*Rename it"):
         nd.load(path, classes=[net])
-    spy = type("Spy", (nd.schedules.Cosine,), {"__module__": "numpyro_diffusion.schedules"})
+    spy = type(
+        "Spy", (nd.schedules.Cosine,), {"__module__": "numpyro_diffusion.schedules.standard"}
+    )
     saved_classes.cache_clear()
     assert spy not in saved_classes().values()
 

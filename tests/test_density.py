@@ -22,7 +22,7 @@ from numpyro_diffusion.density import (
     UsualSum,
     score_formula,
 )
-from numpyro_diffusion.tabulated import from_betas
+from numpyro_diffusion.schedules import from_betas
 
 LINEAR = np.linspace(1e-4, 0.02, 1000)
 POINTS = {

@@ -15,7 +15,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from numpyro_diffusion import load, save, teachers
-from numpyro_diffusion.tabulated import Tabulated, from_betas
+from numpyro_diffusion.schedules import Tabulated, from_betas
 from numpyro_diffusion.teachers.scheduler import ddpm_schedule
 
 DATA = Path(__file__).parent / "data"

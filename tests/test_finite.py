@@ -12,7 +12,7 @@ from jax.scipy.stats import norm
 from numpyro.infer import MCMC, NUTS, Gibbs
 
 import numpyro_diffusion as nd
-from numpyro_diffusion.finite import NonFinite, Sightings, places
+from numpyro_diffusion._finite import NonFinite, Sightings, places
 from numpyro_diffusion.schemes.covariance import Line
 from numpyro_diffusion.schemes.levels import Level
 
@@ -221,7 +221,7 @@ OF_ENERGIES = {
     "thermodynamic_normalizer": lambda key: nd.thermodynamic_normalizer(BROKEN, DATA, key),
     "adjacent_normalizer": lambda key: nd.adjacent_normalizer(BROKEN, DATA, key),
     "elbo_vs_horizon": lambda key: nd.elbo_vs_horizon(BROKEN, DATA, key, [0.5, 0.9]),
-    "projected_langevin": lambda key: nd.projections.projected_langevin(
+    "projected_langevin": lambda key: nd.samplers.projections.projected_langevin(
         key, BROKEN, lambda x: x, num_samples=50, num_steps=20
     ),
     "ScoreFormula": lambda key: nd.pointwise_normalizer(BROKEN, DATA, key),

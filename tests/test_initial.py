@@ -12,7 +12,7 @@ from programs import draws_at, energy_at, log_densities_at, score_at
 from scipy.stats import multivariate_normal
 
 import numpyro_diffusion as nd
-from numpyro_diffusion.initial import NoisedLaw
+from numpyro_diffusion.energies.initial import NoisedLaw
 
 MIXTURE = nd.GaussianMixture(t_max=0.3)
 

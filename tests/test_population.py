@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import energy_distance, kstest, norm
 
 import numpyro_diffusion as nd
-from numpyro_diffusion.population import (
+from numpyro_diffusion.factors import (
     MMD,
     RBF,
     InverseMultiquadric,

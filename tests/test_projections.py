@@ -8,7 +8,13 @@ from scipy.optimize import minimize
 
 import numpyro_diffusion as nd
 from numpyro_diffusion.factors import Coupling, Restrict, hinge, log_repulsion
-from numpyro_diffusion.projections import Ball, Box, Simplex, VelocityBall, projected_langevin
+from numpyro_diffusion.samplers.projections import (
+    Ball,
+    Box,
+    Simplex,
+    VelocityBall,
+    projected_langevin,
+)
 
 SETS = [Box([0.0, -1.0, 0.2], 0.5), Ball(1.2, [0.5, 0.0, 1.0]), Simplex(), VelocityBall(0.3)]
 OFFSET, STRENGTH, LOW, HIGH = 1.5, 32.0, [[3.0], [1.0]], [[6.0], [8.0]]

@@ -9,9 +9,9 @@ from assertions import modes
 from closed_form import three_modes
 
 import numpyro_diffusion as nd
-from numpyro_diffusion.finite import NonFinite
-from numpyro_diffusion.replica.bennett import batch_means_error, bennett
-from numpyro_diffusion.replica.ladder import Ladder, advance, rungs
+from numpyro_diffusion._finite import NonFinite
+from numpyro_diffusion.samplers.replica.bennett import batch_means_error, bennett
+from numpyro_diffusion.samplers.replica.ladder import Ladder, advance, rungs
 from numpyro_diffusion.schemes.levels import Level
 
 LINE = np.linspace(-9, 9, 4001)

@@ -10,9 +10,9 @@ from closed_form import two_dimensional
 from numpyro.infer import MCMC, NUTS, Gibbs
 
 import numpyro_diffusion as nd
-from numpyro_diffusion.split.base import Clock
-from numpyro_diffusion.split.blocks import added_noise, clock_at, ladder, reverse_steps
-from numpyro_diffusion.split.daps import flow
+from numpyro_diffusion.samplers.split.base import Clock
+from numpyro_diffusion.samplers.split.blocks import added_noise, clock_at, ladder, reverse_steps
+from numpyro_diffusion.samplers.split.daps import flow
 
 MIXTURE = nd.GaussianMixture([0.3, 0.7], [[-1.5], [1.0]], [[[0.3]], [[0.6]]])
 LINE = np.linspace(-9, 9, 3001)

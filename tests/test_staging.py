@@ -12,9 +12,9 @@ from jax.scipy.special import xlogy
 
 import numpyro_diffusion as nd
 from numpyro_diffusion._prng import alike, lean, threefry
+from numpyro_diffusion._staging import Done, brief_jit, hoist, settle
 from numpyro_diffusion.smc.packing import pack
 from numpyro_diffusion.smc.resampling import systematic
-from numpyro_diffusion.staging import Done, brief_jit, hoist, settle
 
 X = jnp.array([0.5, 1.5, 2.5])
 
@@ -143,10 +143,10 @@ def test_errors_of_a_program_are_not_mistaken_for_options():
 
     failing = brief_jit(lambda x: jax.pure_callback(complain, jax.typeof(x), x))
     brief_jit(lambda x: x + 1)(X)  # drops what the compiler does not know
-    before = dict(nd.staging._IN_A_HURRY)
+    before = dict(nd._staging._IN_A_HURRY)
     with pytest.raises(jax.errors.JaxRuntimeError, match="xla_ of"):
         jax.block_until_ready(failing(X))
-    assert nd.staging._IN_A_HURRY == before
+    assert nd._staging._IN_A_HURRY == before
 
 
 PRIOR = nd.Gaussian([0.0], [[1.0]])

@@ -9,9 +9,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._staging import Settled, brief_jit, settle
 from .._typing import Array, Scalar
 from ..energies import AbstractDenoiser, AbstractEnergy
-from ..staging import Settled, brief_jit, settle
 from ..twists import AbstractTwist, Tweedie
 from .base import Bridge, Edge, Rest, Seen
 from .edges import doubtful, with_finite_gradients

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from .._arguments import check_counts, plain, whole_or_none
 from .._typing import Array, PRNGKey
 from ..energies import AbstractDenoiser, AbstractEnergy
-from ..tabulated import Tabulated
+from ..schedules import Tabulated
 from .estimate import AbstractLogDensity, DensityEstimate, Point
 from .formula import ScoreFormula
 from .noises import AbstractNoises, Mirrored

@@ -16,7 +16,7 @@ import numpy as np
 from .._prng import lean
 from .._typing import PRNGKey, Scalar
 from ..energies import AbstractDenoiser
-from ..initial import StandardNormal
+from ..energies.initial import StandardNormal
 from .paths import (
     check_data,
     check_finite,

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from ..finite import replica_words
-from ..replica import ReplicaResult
+from .._finite import replica_words
+from ..samplers.replica import ReplicaResult
 
 __all__ = ["verdict_of_ladders"]
 

@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from ..samplers.split import SplitResult
 from ..smc import SMCResult
-from ..split import SplitResult
 
 __all__ = ["pareto_k"]
 

@@ -9,9 +9,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from .._finite import in_words, share_places
 from ..bridge import Bridge
-from ..finite import in_words, share_places
-from ..replica import ReplicaResult
+from ..samplers.replica import ReplicaResult
 from ..smc import SMCResult
 from .evidence import collapse, reservations
 from .exchange import verdict_of_ladders

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from .._arguments import check_callable
 from .._typing import Array, Scalar
 from ..energies import AbstractFactor, Noised
-from ..population.kernels import distance
+from .mmd_kernels import distance
 
 __all__ = ["Coupling", "hinge", "log_repulsion", "squared_distance"]
 

@@ -12,6 +12,7 @@ from numpyro.distributions import biject_to
 
 from .._arguments import is_data
 from .._prng import lean, threefry
+from .._staging import Settled, brief_jit, settle
 from .._typing import Array, Position
 from ..bridge import (
     DiffusionSite,
@@ -26,7 +27,6 @@ from ..bridge import (
     open_share,
     with_finite_gradients,
 )
-from ..staging import Settled, brief_jit, settle
 from ..twists import AbstractTwist
 from .observed import observed_laws
 from .sites import (

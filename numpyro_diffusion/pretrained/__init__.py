@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..energies import AbstractEnergy
-from ..io import load, read_card
+from ..io.files import load, read_card
 
 __all__ = ["DigitsSplit", "digits_split", "load_digits", "load_pretrained", "pretrained_card"]
 

@@ -11,10 +11,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._staging import Done, hoist
 from .._typing import Array, Position, PRNGKey, Scalar
 from ..bridge import Bridge, Rest, Seen, combine, log_density
 from ..smc.moves import Move
-from ..staging import Done, hoist
 from .levels import Level
 from .particle import Particle
 from .transport import AbstractTransport

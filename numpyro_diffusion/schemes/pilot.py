@@ -16,10 +16,10 @@ from tqdm.auto import tqdm
 
 from .._arguments import whole_number, whole_or_none
 from .._prng import lean
+from .._staging import Done, brief_jit
 from .._typing import PRNGKey
 from ..smc import conditional_ess as share_left
 from ..smc import resample_equal
-from ..staging import Done, brief_jit
 from .adapt import Pilot, adapt
 from .floor import corrected, faded, first, floor_of, gone, ruled_out
 from .kernels import Kernels

@@ -17,9 +17,9 @@ import jax
 import jax.numpy as jnp
 
 from .._arguments import whole_number
+from .._finite import NonFinite, non_finite
 from .._prng import lean
 from .._typing import Array, PRNGKey, PyTree, Scalar
-from ..finite import NonFinite, non_finite
 from .weights import clean, effective_sample_size, log_mean_exp
 
 __all__ = ["Pass", "Path", "PathModel", "conditional_smc", "systematic"]

@@ -18,10 +18,10 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from .._arguments import whole_number
+from .._finite import in_words, speak_up
 from .._prng import alike, check_key
+from .._staging import brief_jit
 from .._typing import Array, PRNGKey
-from ..finite import in_words, speak_up
-from ..staging import brief_jit
 from . import resampling
 from .batching import over_particles, split_keys
 from .feynman_kac import FeynmanKac

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._finite import in_words
 from .._typing import Array, PyTree
-from ..finite import in_words
 from .feynman_kac import FeynmanKac
 from .packing import Packed, pack
 from .weights import SMCState, family_weights, genealogy_error, log_mean_exp

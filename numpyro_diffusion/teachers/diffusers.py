@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._safetensors import check_finite
-from ..tabulated import Tabulated
+from ..schedules import Tabulated
 from .arrays import read_safetensors
 from .card import PriorCard
 from .files import MAX_BYTES, read_bytes

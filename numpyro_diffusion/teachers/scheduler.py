@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from ..tabulated import Tabulated, from_betas
+from ..schedules import Tabulated, from_betas
 from .predictions import AbstractPrediction, Denoised, Noise, Velocity
 
 __all__ = ["ddpm_prediction", "ddpm_schedule"]

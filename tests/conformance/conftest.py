@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import pytest
 
 import numpyro_diffusion as nd
-from numpyro_diffusion import energies, factors, population, schedules, schemes, twists
+from numpyro_diffusion import energies, factors, population, schemes, twists
+from numpyro_diffusion.schedules import standard as schedules
 
 
 def _card():

@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import numpyro_diffusion as nd
-from numpyro_diffusion import nets, schedules, teachers, train
+from numpyro_diffusion import nets, teachers, train
+from numpyro_diffusion.schedules import standard as schedules
 from numpyro_diffusion.teachers.mixer import MixerNet
 from numpyro_diffusion.teachers.unet import UNet, UNetForm
 

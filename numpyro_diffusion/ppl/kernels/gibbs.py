@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from ..._finite import Sightings
 from ..._typing import Array, Position, PRNGKey, Scalar
-from ...finite import Sightings
 from ...schemes import TunedScheme
 from ...schemes.retrace import way_back
 from ...twists import AbstractTwist

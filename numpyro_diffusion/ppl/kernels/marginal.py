@@ -10,8 +10,8 @@ from numpyro.distributions import biject_to
 from numpyro.infer.gibbs import GIBBS_SITES_KWARG, conditioned, with_conditioning
 from numpyro.infer.hmc_util import HMCAdaptState
 
+from ..._finite import Sightings
 from ..._typing import Position, PRNGKey, Scalar
-from ...finite import Sightings
 from ...schemes import TunedScheme
 from ...schemes.retrace import way_back
 from ...twists import AbstractTwist

@@ -11,8 +11,8 @@ from numpyro.infer.gibbs import GIBBS_SITES_KWARG
 from numpyro.infer.hmc_util import HMCAdaptState
 from numpyro.infer.util import constrain_fn, initialize_model, unconstrain_fn
 
+from ..._finite import NonFinite, Sightings, looked_at, non_finite
 from ..._typing import Position, PRNGKey, Scalar
-from ...finite import NonFinite, Sightings, looked_at, non_finite
 from ...smc.moves import Move, hmc
 from ...smc.preconditioner import Preconditioner
 from .adaptation import Adaptation, round_coordinates

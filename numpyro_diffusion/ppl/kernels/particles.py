@@ -10,7 +10,7 @@ from jax.core import Tracer
 from numpyro.infer.gibbs import GIBBS_SITES_KWARG
 
 from ..._arguments import whole_number
-from ...finite import Sightings
+from ..._finite import Sightings
 from ...schemes import ReverseDiffusion, TunedScheme
 from ...schemes.checks import check_tuned
 from ...schemes.kernels import Kernels

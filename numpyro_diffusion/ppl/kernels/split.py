@@ -8,11 +8,11 @@ import jax.numpy as jnp
 from numpyro.distributions import biject_to
 from numpyro.infer.gibbs import GIBBS_SITES_KWARG, conditioned
 
+from ..._finite import Sightings
 from ..._typing import Position, PRNGKey, Scalar
 from ...bridge import Bridge
-from ...finite import Sightings
-from ...split import AbstractSplit, PnPDM
-from ...split.base import Clock, SplitState, start, uses_energy
+from ...samplers.split import AbstractSplit, PnPDM
+from ...samplers.split.base import Clock, SplitState, start, uses_energy
 from ..bridge import from_model
 from .base import AbstractKernel
 from .problem import given, traced

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from .._arguments import whole_number
 from .._typing import Array, PRNGKey, Scalar
-from .kernels import AbstractKernel, Polyharmonic
+from .mmd_kernels import AbstractKernel, Polyharmonic
 
 __all__ = ["witness", "witness_flow"]
 

@@ -14,10 +14,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._arguments import whole_numbers
-from ._typing import Array, PRNGKey, Scalar
-from .energies import AbstractDenoiser, AbstractEnergy, Gaussian, GaussianMixture
-from .schedules import AbstractSchedule, VariancePreserving
+from .._arguments import whole_numbers
+from .._typing import Array, PRNGKey, Scalar
+from ..schedules import AbstractSchedule, VariancePreserving
+from .base import AbstractDenoiser, AbstractEnergy
+from .gaussian import Gaussian, GaussianMixture
 
 __all__ = ["NoisedLaw", "StandardNormal", "fit_gaussian", "fit_mixture"]
 

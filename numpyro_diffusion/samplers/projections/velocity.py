@@ -5,8 +5,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._arguments import check_counts, plain
-from .._typing import Array
+from ..._arguments import check_counts, plain
+from ..._typing import Array
 from .sets import AbstractProjection, _norm, _shortened
 
 __all__ = ["VelocityBall"]

@@ -16,8 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._arguments import whole_number
-from ._typing import Array, Scalar
+from .._arguments import whole_number
+from .._typing import Array, Scalar
 
 __all__ = [
     "AbstractSchedule",

@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._typing import Array, Position
-from ..finite import NonFinite, replica_words, speak_up
-from ..schemes.kernels import Kernels
-from ..schemes.levels import Level
-from ..schemes.tuned import Claims
+from ..._finite import NonFinite, replica_words, speak_up
+from ..._typing import Array, Position
+from ...schemes.kernels import Kernels
+from ...schemes.levels import Level
+from ...schemes.tuned import Claims
 from .bennett import batch_means_error, bennett
 
 __all__ = ["ReplicaResult", "make_result"]

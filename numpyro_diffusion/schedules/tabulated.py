@@ -5,8 +5,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._typing import Array
-from .schedules import AbstractSchedule
+from .._typing import Array
+from .standard import AbstractSchedule
 
 __all__ = ["Tabulated", "from_betas"]
 

@@ -13,11 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 from blackjax.ns.utils import finalise, log_weights
 
-from ._arguments import whole_number, whole_or_none
-from ._prng import lean
-from ._typing import Array, Position, PRNGKey
-from .bridge import Bridge
-from .finite import NonFinite, non_finite
+from .._arguments import whole_number, whole_or_none
+from .._finite import NonFinite, non_finite
+from .._prng import lean
+from .._typing import Array, Position, PRNGKey
+from ..bridge import Bridge
 
 __all__ = ["NestedResult", "nested_sampling"]
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from .._typing import Array, Scalar
 from ..energies import AbstractFactor, Noised
-from .kernels import RBF, AbstractKernel
+from .mmd_kernels import RBF, AbstractKernel
 
 __all__ = ["MMD", "mmd_squared"]
 

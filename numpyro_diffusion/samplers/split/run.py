@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from .._arguments import whole_number, whole_numbers
-from .._prng import lean
-from .._typing import Array, Position, PRNGKey
-from ..bridge import Bridge
-from ..finite import report_chains
+from ..._arguments import whole_number, whole_numbers
+from ..._finite import report_chains
+from ..._prng import lean
+from ..._typing import Array, Position, PRNGKey
+from ...bridge import Bridge
 from .base import AbstractSplit, Clock, start
 from .pnp import PnPDM
 

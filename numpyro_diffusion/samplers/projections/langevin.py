@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from .._arguments import whole_numbers
-from .._prng import lean
-from .._typing import Array, PRNGKey
-from ..energies import AbstractEnergy
+from ..._arguments import whole_numbers
+from ..._prng import lean
+from ..._typing import Array, PRNGKey
+from ...energies import AbstractEnergy
 
 __all__ = ["ProjectedDraws", "projected_langevin"]
 

@@ -14,12 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm.auto import tqdm
 
-from .._arguments import whole_number, whole_numbers, whole_or_none
-from .._prng import lean
-from .._typing import PRNGKey
-from ..bridge import Bridge
-from ..schemes import Annealed, Carry, TunedScheme
-from ..schemes.checks import check_tuned
+from ..._arguments import whole_number, whole_numbers, whole_or_none
+from ..._prng import lean
+from ..._typing import PRNGKey
+from ...bridge import Bridge
+from ...schemes import Annealed, Carry, TunedScheme
+from ...schemes.checks import check_tuned
 from .ladder import Ladder, advance, rungs, walk
 from .result import ReplicaResult, make_result
 

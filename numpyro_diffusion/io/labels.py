@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import equinox as eqx
 
-from .energies import AbstractDenoiser, AbstractFactor, Noised, Standardized
-from .energies.algebra import Inverse, PowerProduct
-from .energies.optimize import OptimizeResult
-from .energies.smoothed import DoubleWell
-from .factors import AbstractValue
-from .nets import (
+from ..energies import AbstractDenoiser, AbstractFactor, Noised, Standardized
+from ..energies.algebra import Inverse, PowerProduct
+from ..energies.optimize import OptimizeResult
+from ..energies.smoothed import DoubleWell
+from ..factors import AbstractKernel, AbstractValue
+from ..nets import (
     AbstractCondition,
     Convolution,
     ImageBlock,
@@ -29,12 +29,11 @@ from .nets import (
     Scaled,
     UNet,
 )
-from .population import AbstractKernel
-from .schedules import AbstractSchedule, ReverseMoments
-from .teachers import AbstractPrediction, AbstractTransform, PriorCard
-from .teachers.mixer import MixerBlock, MixerLayers, MixerNet, MixerNorm
-from .teachers.student import TeacherBackbone
-from .teachers.unet import DiffusersUNet, UNetForm
+from ..schedules import AbstractSchedule, ReverseMoments
+from ..teachers import AbstractPrediction, AbstractTransform, PriorCard
+from ..teachers.mixer import MixerBlock, MixerLayers, MixerNet, MixerNorm
+from ..teachers.student import TeacherBackbone
+from ..teachers.unet import DiffusersUNet, UNetForm
 
 __all__ = [
     "UnknownClassError",

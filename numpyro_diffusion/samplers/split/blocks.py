@@ -5,11 +5,11 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from .._typing import Array, Position, PRNGKey, Scalar
-from ..bridge import Bridge
-from ..finite import NonFinite, either, looked_at, non_finite
-from ..smc.moves import Move
-from ..smc.preconditioner import Preconditioner
+from ..._finite import NonFinite, either, looked_at, non_finite
+from ..._typing import Array, Position, PRNGKey, Scalar
+from ...bridge import Bridge
+from ...smc.moves import Move
+from ...smc.preconditioner import Preconditioner
 
 __all__ = [
     "added_noise",

@@ -17,9 +17,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._safetensors import check_digest, check_finite, parse, write
-from .class_names import UnknownClassError, class_finder
-from .energies import AbstractDenoiser, Standardized
+from .._safetensors import check_digest, check_finite, parse, write
+from ..energies import AbstractDenoiser, Standardized
+from .labels import UnknownClassError, class_finder
 from .trees import decode, encode
 
 __all__ = ["load", "read_card", "save"]

@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._typing import Array, PRNGKey
-from ..finite import NonFinite, non_finite
-from ..schemes.kernels import Kernels, Particle
-from ..schemes.levels import Level
-from ..smc import conditional_ess
-from ..smc.batching import split_keys
+from ..._finite import NonFinite, non_finite
+from ..._typing import Array, PRNGKey
+from ...schemes.kernels import Kernels, Particle
+from ...schemes.levels import Level
+from ...smc import conditional_ess
+from ...smc.batching import split_keys
 
 __all__ = ["Exchanges", "Ladder", "advance", "rungs", "walk"]
 

@@ -11,7 +11,7 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 
-from .._typing import Array
+from ..._typing import Array
 
 __all__ = ["AbstractProjection", "Ball", "Box", "Simplex"]
 

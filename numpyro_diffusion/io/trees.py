@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .class_names import is_named_tuple, is_ours, label_of
+from .labels import is_named_tuple, is_ours, label_of
 
 __all__ = ["decode", "encode"]
 

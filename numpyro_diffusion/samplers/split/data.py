@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from .._typing import Array, PRNGKey, Scalar
-from ..finite import NonFinite, looked_at
+from ..._finite import NonFinite, looked_at
+from ..._typing import Array, PRNGKey, Scalar
 from .blocks import near
 
 __all__ = ["draw_seen"]

@@ -4,11 +4,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._arguments import check_counts, plain
-from .._typing import Array, Position, PRNGKey
-from ..bridge import Bridge
-from ..finite import either
-from ..smc.moves import Move, hmc, mala
+from ..._arguments import check_counts, plain
+from ..._finite import either
+from ..._typing import Array, Position, PRNGKey
+from ...bridge import Bridge
+from ...smc.moves import Move, hmc, mala
 from .base import AbstractSplit, Clock, Prior, SplitState, Tuning, uses_energy
 from .blocks import (
     added_noise,

@@ -13,10 +13,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._typing import Array, Position, PRNGKey, Scalar
-from ..bridge import Bridge
-from ..finite import NonFinite
-from ..smc.preconditioner import Preconditioner
+from ..._finite import NonFinite
+from ..._typing import Array, Position, PRNGKey, Scalar
+from ...bridge import Bridge
+from ...smc.preconditioner import Preconditioner
 from .blocks import ladder, reverse_steps
 
 __all__ = ["AbstractSplit", "Clock", "Prior", "SplitState", "Tuning", "start", "uses_energy"]
