@@ -27,7 +27,7 @@ def shown(name):
     """A class of the page."""
     blocks = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
     (code,) = (block for block in blocks if f"class {name}(" in block)
-    names = {"ClassVar": ClassVar, "eqx": eqx, "jax": jax, "jnp": jnp, "nd": nd}
+    names = {"eqx": eqx, "jax": jax, "jnp": jnp, "nd": nd}
     exec(compile(code, f"{PAGE.name}: {name}", "exec"), names)
     return names[name]
 
@@ -171,6 +171,20 @@ def test_the_call_is_all_that_a_scheme_must_have():
     scheme = Jarzynski()
     assert scheme.twist == nd.Tweedie() and scheme.path_space is False
     assert scheme.evaluations_per_level(None) is None
+
+
+def test_fields_stand_where_they_are_written():
+    """Also those that take the place of a default of the base class."""
+
+    class Own(Jarzynski):
+        twist: nd.twists.AbstractTwist = nd.Identity()
+        path_space: bool = True
+
+    assert Own(3, 0.1, nd.Widened(), False) == Own(3, 0.1, path_space=False, twist=nd.Widened())
+    assert Own(3).twist == nd.Identity() and Own().path_space is True
+    assert nd.Twisted(7).levels == 7 and nd.ScoreComposition(7).levels == 7
+    assert nd.Annealed(nd.moves.mala()).move == nd.moves.mala()
+    assert nd.LikelihoodTempered(nd.moves.mala()).weights == "exact"
 
 
 def test_what_a_scheme_says_of_twist_and_space_is_heard():

@@ -1,7 +1,7 @@
 """Base class of sampling schemes: one call, from a bridge to a Feynman-Kac model."""
 
 import abc
-from typing import Any, ClassVar
+from typing import Any
 
 import equinox as eqx
 
@@ -9,7 +9,7 @@ from .._arguments import check_instance
 from .._typing import PRNGKey
 from ..bridge import Bridge
 from ..smc import FeynmanKac
-from ..twists import AbstractTwist, Tweedie
+from ..twists import Tweedie
 from .levels import Level
 
 __all__ = ["AbstractScheme", "check_scheme"]
@@ -24,8 +24,10 @@ class AbstractScheme(eqx.Module):
             the bridge in path space then, which has scores and no densities of the prior.
     """
 
-    twist: ClassVar[AbstractTwist] = Tweedie()
-    path_space: ClassVar[bool] = False
+    # Without annotations: a field of the same name in a subclass would else come before all others, wherever
+    # it is written, and fields are given by position too.
+    twist = Tweedie()
+    path_space = False
 
     @abc.abstractmethod
     def __call__(

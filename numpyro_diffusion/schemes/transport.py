@@ -8,7 +8,7 @@ $\gamma'$; a good one makes the weights even.
 
 import abc
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -46,7 +46,7 @@ class AbstractTransport(eqx.Module):
         needs_gradient: Whether it asks for the gradient of the log density at the particle.
     """
 
-    needs_gradient: ClassVar[bool] = False
+    needs_gradient = False
 
     @property
     def needs_curvature(self) -> bool:

@@ -1,7 +1,7 @@
 """Schemes of moves, transport and weights: tune unless the levels are frozen, then make the model."""
 
 import abc
-from typing import ClassVar, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import equinox as eqx
 import jax
@@ -62,7 +62,7 @@ class TunedScheme(AbstractScheme):
     """
 
     levels: eqx.AbstractVar[int | Level | None]
-    weights: ClassVar[Weights] = "exact"
+    weights = "exact"  # without an annotation, as in `AbstractScheme`
 
     @property
     def tuning(self) -> Tuning:
