@@ -10,7 +10,7 @@ from numpyro.infer.gibbs import GIBBS_SITES_KWARG, conditioned
 
 from ..._typing import Position, PRNGKey, Scalar
 from ...bridge import Bridge
-from ...finite import Sightings
+from ...finite import Sightings, settled
 from ...split import AbstractSplit, PnPDM
 from ...split.base import Clock, SplitState, start, uses_energy
 from ..bridge import from_model
@@ -125,7 +125,7 @@ class SplitKernel(AbstractKernel):
         chain = self.sampler.sweep(key_sweep, bridge, state.chain, clock)
         chain = jax.tree.map(lambda a, b: b.astype(a.dtype), state.chain, chain)
         i, z = state.i + 1, {**chain.position, **chain.seen}
-        met = state.non_finite.add(chain.met, i)
+        met = state.non_finite.add(settled(chain.met, i <= self._num_warmup), i)
         return SplitKernelState(i, met.spoil(z), chain.log_weight, chain, rng_key, met)
 
     def refresh(self, state, model_args, model_kwargs):
