@@ -27,6 +27,7 @@ __all__ = [
     "non_finite",
     "places",
     "replica_words",
+    "settled",
     "report_chains",
     "share_places",
     "speak_up",
@@ -62,6 +63,11 @@ def looked_at(wrong: Scalar, look: Callable[[], NonFinite]) -> NonFinite:
         lambda carry: (jnp.zeros_like(carry[0]), look()),
         (jnp.asarray(wrong), none),
     )[1]
+
+
+def settled(flags: NonFinite, early: Scalar) -> NonFinite:
+    """The same without NaN, if it is early: steps that are still too long end anywhere."""
+    return flags._replace(nan=jax.tree.map(lambda flag: flag & ~early, flags.nan))
 
 
 def either(*flags: NonFinite) -> NonFinite:

@@ -165,7 +165,11 @@ def unnormalized(energy: AbstractEnergy, u: Array, t: Scalar) -> tuple[Scalar, A
 
 
 def anchor_normalizer(
-    energy: AbstractEnergy, key: PRNGKey, num_draws: int, initial: Any, caller: str
+    energy: AbstractEnergy,
+    key: PRNGKey,
+    num_draws: int,
+    initial: Any = None,
+    caller: str = "anchor_normalizer",
 ) -> tuple[float, float]:
     r"""$L(t_{\max})$ and its standard error, by importance sampling from a law of $u$ at `t_max`."""
     log_weights = np.asarray(_anchor_weights(energy, key, num_draws, initial), float)

@@ -103,6 +103,8 @@ def _unresolved(result: SMCResult) -> Iterator[str]:
         return
     weights = jax.nn.softmax(np.atleast_2d(np.asarray(result.log_weights)), axis=-1)
     weights, shape = np.asarray(weights, float), np.shape(result.log_weights)
+    # All clouds as one: a cloud that has collapsed onto one particle is narrow for another reason.
+    weights = weights.reshape(1, -1) / len(weights)
     for name, leaf in positions.items():
         values = np.asarray(leaf)
         if values.dtype.kind != "f" or values.shape[: len(shape)] != shape:

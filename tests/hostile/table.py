@@ -33,6 +33,7 @@ OUTSIDE = REFUSALS + "test_data_outside_the_support_have_density_0"
 KERNEL = "test_finite.py::test_kernels_refuse_infinite_densities_and_name_the_place"
 BRIDGED = "test_finite.py::test_samplers_of_bridges_refuse_infinite_densities_and_warn_of_nan"
 HARD = "test_hostile.py::test_hostile_models_are_right_by_default"
+ROWS, COUNTS = "hostile/test_rows.py::", "test_counts.py::"
 BAD, FINITE, VERDICT = "test_bad_input.py::", "test_finite.py::", "test_diagnostics.py::"
 
 
@@ -145,6 +146,42 @@ TABLE: dict[str, tuple[Case, ...]] = {
             "every pilot particle has weight 0 at level 1",
             BAD + "test_likelihood_that_is_zero_everywhere",
         ),
+        edge(
+            "order of two latents",
+            'factor("order", where(x < z, 0, -inf))',
+            "test_order_of_two_latents",
+        ),
+        edge(
+            "gradient that is NaN where the density is 0",
+            'factor("root", where(x < z, sqrt(z - x), -inf))',
+            "test_gradient_that_is_not_a_number",
+        ),
+        edge(
+            "a cut and a large constant",
+            'factor("hard", where(x > 1, -inf, 1e4))',
+            "test_annealed[with a large constant]",
+        ),
+        Case(
+            "half of eight dimensions",
+            'factor("half", where(x.sum() > 0, 0, -inf))',
+            "log 1/2 in closed form",
+            WITHIN,
+            ROWS + "test_half_space_in_eight_dimensions[no data]",
+        ),
+        Case(
+            "half of eight dimensions, and a datum on the other side",
+            'sample("y", Normal(x[0], .5), obs=-1) beside it',
+            "closed form",
+            WITHIN,
+            ROWS + "test_half_space_in_eight_dimensions[with a datum]",
+        ),
+        Case(
+            "bounded noise of half width .05",
+            'sample("y", Uniform(x - .05, x + .05), obs=.6)',
+            QUADRATURE,
+            "right, or a wide error and a verdict that says why",
+            ROWS + "test_narrow_bounded_noise_is_right_or_says_so",
+        ),
         *(
             Case(name, given, "density 0", "density 0", f"{OUTSIDE}[{name}]")
             for name, given in (
@@ -169,6 +206,35 @@ TABLE: dict[str, tuple[Case, ...]] = {
                 f"{KERNEL}[{name}]",
             )
             for name in ("ParticleGibbs", "ParticleMarginal", "MoveKernel", "SplitKernel")
+        ),
+        Case(
+            "NaN in proposals that are refused",
+            'factor("bad", where(x > 1, nan, 0)), MCMC(MoveKernel(model))',
+            "density 0, and said",
+            "warns: “log density NaN in `MoveKernel` at site `bad`, first in chain …”",
+            f"{KERNEL}[MoveKernel]",
+        ),
+        refused(
+            "+inf on 3 % of the prior",
+            'factor("rare", where(x > 1.88, inf, 0)), MCMC(MoveKernel(model))',
+            NOTHING,
+            "log density +inf in `MoveKernel` at site `rare`",
+            FINITE + "test_a_place_of_infinite_density_that_is_rare_is_found",
+        ),
+        refused(
+            "a split chain that starts where the energy is NaN",
+            "split_gibbs(key, bridge, DAPS(), initial=...)",
+            "weight 0, and said",
+            "every draw of chain 0 has weight 0",
+            FINITE + "test_draws_that_are_impossible_have_no_weight",
+        ),
+        refused(
+            "normaliser of an energy that is NaN somewhere",
+            "thermodynamic_normalizer(energy, data, key)",
+            "no number",
+            "`thermodynamic_normalizer` met NaN or +inf at …",
+            FINITE
+            + "test_estimates_of_an_energy_that_is_nan_are_refused[thermodynamic_normalizer]",
         ),
         *(
             refused(
@@ -253,6 +319,30 @@ TABLE: dict[str, tuple[Case, ...]] = {
             "no promise",
             "the verdict names the site that takes steps",
             VERDICT + "test_verdict_cannot_promise_on_a_surface_of_steps",
+        ),
+        *(
+            Case(
+                f"data in units of {unit}",
+                f'sample("y", Normal({unit} * x + shift, {unit} / 2), obs={unit} * .7)',
+                QUADRATURE,
+                WITHIN,
+                ROWS + f"test_units_of_the_data_change_the_evidence_by_themselves[{test}]",
+            )
+            for unit, test in (("1e-6", "1e-06"), ("1e6", "1000000.0"))
+        ),
+        Case(
+            "two particles",
+            "SMC(model, num_particles=2)",
+            "no small error",
+            "a wide error; warns: “`log_evidence` is not to be relied on”",
+            ROWS + "test_two_particles_do_not_pass_for_a_posterior",
+        ),
+        refused(
+            "one particle",
+            "SMC(model, num_particles=1)",
+            "at least two",
+            "`num_particles` must be at least 2; got 1",
+            ROWS + "test_one_particle_is_refused",
         ),
         Case(
             "one cloud",
@@ -340,6 +430,13 @@ TABLE: dict[str, tuple[Case, ...]] = {
             "`num_particles` must be an integer of at least 2",
             BAD + "test_numbers_out_of_range",
         ),
+        refused(
+            "NaN, `True`, -1, 2.5 or 10**30 of anything",
+            "fit(..., steps=nan), Annealed(max_levels=True), split_gibbs(..., thinning=2.5)",
+            "an integer",
+            "`steps` must be an integer of at least 1; got nan",
+            COUNTS + "test_what_is_no_count_is_refused_by_name",
+        ),
     ),
     "Sites, names and shapes": (
         refused(
@@ -348,6 +445,13 @@ TABLE: dict[str, tuple[Case, ...]] = {
             "a name each",
             "two sites are called `x`",
             BAD + "test_two_sites_of_one_name",
+        ),
+        Case(
+            "names with slashes and spaces",
+            'sample("a/b c", ...), sample("y (m/s)", ...)',
+            QUADRATURE,
+            WITHIN,
+            ROWS + "test_names_with_slashes_and_spaces",
         ),
         Case(
             "sites called like dimensions",

@@ -11,7 +11,7 @@ from numpyro.infer.gibbs import GIBBS_SITES_KWARG
 from numpyro.infer.hmc_util import HMCAdaptState
 from numpyro.infer.util import constrain_fn, initialize_model, unconstrain_fn
 
-from ..._finite import NonFinite, Sightings, looked_at, non_finite
+from ..._finite import NonFinite, Sightings, looked_at, non_finite, settled
 from ..._typing import Position, PRNGKey, Scalar
 from ...smc.moves import Move, hmc
 from ...smc.preconditioner import Preconditioner
@@ -69,8 +69,8 @@ class MoveKernel(AbstractKernel):
     Proposals whose log density is NaN are refused, as NUTS does, which is right if the density is 0 there.
 
     Raises:
-        FloatingPointError: If a log density was +inf, when the run is done. A warning tells of NaN, in
-            proposals too.
+        FloatingPointError: If a log density was +inf, when the run is done. A warning tells of NaN after
+            warm-up, in proposals too.
 
     Example:
         >>> kernel = nd.MoveKernel(model, nd.moves.hmc(8))
@@ -160,7 +160,7 @@ class MoveKernel(AbstractKernel):
         count = jnp.where(i <= self._num_warmup, i, i - self._num_warmup)
         mean = state.mean_accept_prob + (accepted - state.mean_accept_prob) / count
         energy = -inner.logdensity
-        met = state.non_finite.add(flags, i)
+        met = state.non_finite.add(settled(flags, warm), i)
         values = (
             i,
             met.spoil(z),

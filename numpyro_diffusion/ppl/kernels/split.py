@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from numpyro.distributions import biject_to
 from numpyro.infer.gibbs import GIBBS_SITES_KWARG, conditioned
 
-from ..._finite import Sightings
+from ..._finite import Sightings, settled
 from ..._typing import Position, PRNGKey, Scalar
 from ...bridge import Bridge
 from ...samplers.split import AbstractSplit, PnPDM
@@ -125,7 +125,7 @@ class SplitKernel(AbstractKernel):
         chain = self.sampler.sweep(key_sweep, bridge, state.chain, clock)
         chain = jax.tree.map(lambda a, b: b.astype(a.dtype), state.chain, chain)
         i, z = state.i + 1, {**chain.position, **chain.seen}
-        met = state.non_finite.add(chain.met, i)
+        met = state.non_finite.add(settled(chain.met, i <= self._num_warmup), i)
         return SplitKernelState(i, met.spoil(z), chain.log_weight, chain, rng_key, met)
 
     def refresh(self, state, model_args, model_kwargs):

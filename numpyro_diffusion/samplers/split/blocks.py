@@ -149,7 +149,11 @@ def moved(
         new, accepted, proposal = move.step_and_proposal(
             key, state, finite, jnp.exp(log_step), scale
         )
-        wrong = ~jnp.isfinite(proposal.logdensity)
+        # Steps that are too long end nowhere, and no site is to blame.
+        somewhere = jnp.isfinite(
+            jnp.concatenate(jax.tree.leaves(jax.tree.map(jnp.ravel, proposal.position)))
+        )
+        wrong = ~jnp.isfinite(proposal.logdensity) & somewhere.all()
         met = looked_at(wrong, lambda: look(scale.to_model(proposal.position)))
         return new, (accepted, met)
 
