@@ -22,8 +22,8 @@ from numpyro_diffusion.density import (
     Stratified,
     UsualSum,
     classify,
-    label_normalizers,
 )
+from numpyro_diffusion.normalizers import label_normalizers
 from numpyro_diffusion.pretrained import load_digits
 
 LABELS = jnp.arange(10)

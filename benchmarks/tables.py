@@ -57,7 +57,7 @@ def gains(rows, seed: int, fit: dict, num_particles: int):
         found = nd.fit(key_fit, law, train, progress_bar=False, **fit)
     seconds = time.perf_counter() - started
     energy = found.energy.energy
-    norm = nd.schemes.prior_normalizer(energy, key_norm, num_particles=num_particles)
+    norm = nd.prior_normalizer(energy, key_norm, num_particles=num_particles)
     energy = energy.with_log_normalizer(norm.value, norm.standard_error)
     u = np.repeat(law.standardize(test), COPIES, 0)
     u += NOISE * rng.normal(size=u.shape)

@@ -18,12 +18,7 @@ from .auditing import audit as audit
 from .bridge import Bridge as Bridge
 from .bridge import from_energy as from_energy
 from .density import HorizonReport as HorizonReport
-from .density import Normalizer as Normalizer
-from .density import adjacent_normalizer as adjacent_normalizer
 from .density import elbo_vs_horizon as elbo_vs_horizon
-from .density import label_normalizers as label_normalizers
-from .density import pointwise_normalizer as pointwise_normalizer
-from .density import thermodynamic_normalizer as thermodynamic_normalizer
 from .energies import AbstractDenoiser as AbstractDenoiser
 from .energies import AbstractEnergy as AbstractEnergy
 from .energies import AbstractFactor as AbstractFactor
@@ -59,6 +54,12 @@ from .factors import Tilt as Tilt
 from .factors import TweedieValue as TweedieValue
 from .io import load as load
 from .io import save as save
+from .normalizers import Normalizer as Normalizer
+from .normalizers import adjacent_normalizer as adjacent_normalizer
+from .normalizers import label_normalizers as label_normalizers
+from .normalizers import pointwise_normalizer as pointwise_normalizer
+from .normalizers import prior_normalizer as prior_normalizer
+from .normalizers import thermodynamic_normalizer as thermodynamic_normalizer
 from .ppl import DiffusionPrior as DiffusionPrior
 from .ppl import NoiseReparam as NoiseReparam
 from .ppl import noised as noised
@@ -85,7 +86,6 @@ from .schemes import LikelihoodTempered as LikelihoodTempered
 from .schemes import ReverseDiffusion as ReverseDiffusion
 from .schemes import ScoreComposition as ScoreComposition
 from .schemes import Twisted as Twisted
-from .schemes import prior_normalizer as prior_normalizer
 from .smc import FeynmanKac as FeynmanKac
 from .smc import SMCResult as SMCResult
 from .smc import effective_sample_size as effective_sample_size

@@ -7,9 +7,9 @@ import pytest
 from assertions import Shifted
 
 import numpyro_diffusion as nd
-from numpyro_diffusion.density.normalizer import anchor_normalizer
 from numpyro_diffusion.density.paths import gauss_legendre
 from numpyro_diffusion.density.reference import Reference
+from numpyro_diffusion.normalizers.thermodynamic import anchor_normalizer
 
 SIZE = 1.3  # of the offset that `Shifted` adds to an energy
 

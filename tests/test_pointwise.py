@@ -17,9 +17,8 @@ from numpyro_diffusion.density import (
     GaussHermite,
     GaussLegendre,
     ScoreFormula,
-    label_normalizers,
-    pointwise_normalizer,
 )
+from numpyro_diffusion.normalizers import label_normalizers, pointwise_normalizer
 
 SIZE = 3.0
 PROBS = np.array([0.5, 0.3, 0.2])

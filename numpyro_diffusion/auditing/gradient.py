@@ -8,10 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._typing import PRNGKey
-from ..density.normalizer import check_has_density
 from ..density.paths import check_data
 from ..energies import AbstractEnergy
-from ..energies.check import RULES, measure
+from ..energies.check import RULES, check_has_density, measure
 from .levels import by_level, check_times, mean_and_error, noise_levels
 
 __all__ = ["Agreement", "gradient_agreement"]

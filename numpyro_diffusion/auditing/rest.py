@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._typing import Array, PRNGKey
-from ..density.normalizer import check_has_density
 from ..density.paths import check_data
 from ..energies import AbstractEnergy
+from ..energies.check import check_has_density
 from ..smc.moves import hmc
 from ..smc.preconditioner import Preconditioner
 from .draws import noised_to_prior

@@ -9,9 +9,9 @@ import numpy as np
 
 from .._arguments import whole_number, whole_numbers
 from .._typing import PRNGKey
-from ..density.normalizer import check_has_density
 from ..density.paths import check_data
 from ..energies import AbstractEnergy
+from ..energies.check import check_has_density
 from ..train import score_log_density
 from .levels import by_level, check_times, mean_and_error, noise_levels
 

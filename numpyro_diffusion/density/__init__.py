@@ -1,6 +1,5 @@
 """Log densities from scores: estimators with errors, and normalisers from noise levels."""
 
-from .adjacent import adjacent_normalizer as adjacent_normalizer
 from .anomaly import Anomaly as Anomaly
 from .anomaly import anomaly_score as anomaly_score
 from .certificate import density_certificate as density_certificate
@@ -28,13 +27,8 @@ from .horizon import elbo_vs_horizon as elbo_vs_horizon
 from .noises import GaussHermite as GaussHermite
 from .noises import Mirrored as Mirrored
 from .normalized import NormalizedEnergy as NormalizedEnergy
-from .normalizer import Normalizer as Normalizer
-from .normalizer import thermodynamic_normalizer as thermodynamic_normalizer
 from .paired import Comparison as Comparison
 from .penalty import score_matching_penalty as score_matching_penalty
-from .pointwise import LabelNormalizers as LabelNormalizers
-from .pointwise import label_normalizers as label_normalizers
-from .pointwise import pointwise_normalizer as pointwise_normalizer
 from .times import GaussLegendre as GaussLegendre
 from .times import Stratified as Stratified
 from .trace import ExactDivergence as ExactDivergence

@@ -26,8 +26,7 @@ from .flow import FlowDensity
 from .formula import ScoreFormula
 from .normalized import NormalizedEnergy
 from .paired import Comparison, compared
-from .paths import check_data
-from .pointwise import noised_to_t_min
+from .paths import check_data, noised_to_t_min
 from .trace import ExactDivergence, Hutchinson
 
 __all__ = ["density_certificate"]

@@ -3,8 +3,8 @@
 import jax.numpy as jnp
 
 from ..energies import AbstractEnergy
+from ..energies.check import check_has_density
 from .estimate import AbstractLogDensity, Point
-from .normalizer import check_has_density
 
 __all__ = ["NormalizedEnergy"]
 

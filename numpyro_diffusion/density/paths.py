@@ -113,3 +113,9 @@ def check_data(energy: AbstractDenoiser, data, **counts: int | None) -> Array:
         if count is not None:
             whole_number(name, count, 1)
     return data
+
+
+def noised_to_t_min(energy, data: Array, key: PRNGKey) -> Array:
+    """Draws of the law at `t_min`, in the units of the data, if the data are clean draws."""
+    s = energy.schedule.noise_level(jnp.asarray(energy.t_min, data.dtype))
+    return data + s * jax.random.normal(key, data.shape, data.dtype)

@@ -15,7 +15,7 @@ from .._typing import Array, PRNGKey, Scalar
 from ..schedules import AbstractSchedule
 from .base import AbstractEnergy
 
-__all__ = ["check_energy"]
+__all__ = ["check_energy", "check_has_density"]
 
 
 # Two quadrature rules on [-1, 1]: their difference tells how well either integrates.
@@ -116,3 +116,12 @@ def check_energy(energy: AbstractEnergy, x: Array, t: Scalar, key: PRNGKey) -> f
             f"differ by {error:.2g}. Drop the override of `denoise`."
         )
     return discrepancy
+
+
+def check_has_density(name: str, energy: object) -> None:
+    """Refuse a score alone."""
+    if not isinstance(energy, AbstractEnergy):
+        raise TypeError(
+            f"`{name}` expects an energy; got {type(energy).__name__}. A score alone has no density, so "
+            "there is no integral to normalise."
+        )

@@ -14,7 +14,6 @@ from .driftlite import DriftLite as DriftLite
 from .flow import ProbabilityFlow as ProbabilityFlow
 from .kernels import Kernels as Kernels
 from .levels import Level as Level
-from .normalizer import prior_normalizer as prior_normalizer
 from .particle import Particle as Particle
 from .reverse import ReverseDiffusion as ReverseDiffusion
 from .tempered import LikelihoodTempered as LikelihoodTempered

@@ -8,11 +8,11 @@ import numpy as np
 from .._arguments import whole_numbers, whole_or_none
 from .._typing import PRNGKey
 from ..bridge import from_energy
-from ..density import Normalizer
 from ..energies import AbstractEnergy
+from ..schemes.annealed import Annealed
+from ..schemes.base import AbstractScheme, check_scheme
 from ..smc import log_mean_exp, run_smc
-from .annealed import Annealed
-from .base import AbstractScheme, check_scheme
+from .thermodynamic import Normalizer
 
 __all__ = ["prior_normalizer"]
 

@@ -18,9 +18,17 @@ import numpy as np
 
 from .._prng import lean
 from .._typing import Array, PRNGKey, Scalar
+from ..density.paths import (
+    check_data,
+    check_finite,
+    gauss_legendre,
+    log_noise,
+    over_examples,
+    times_at,
+)
+from ..density.reference import Reference
 from ..energies import AbstractEnergy
-from .paths import check_data, check_finite, gauss_legendre, log_noise, over_examples, times_at
-from .reference import Reference
+from ..energies.check import check_has_density
 
 __all__ = ["Normalizer", "anchor_normalizer", "thermodynamic_normalizer"]
 
@@ -196,11 +204,3 @@ def _anchor_weights(energy, key, num_draws, initial):
         return unnormalized(energy, u, t)[0] + 0.5 * jnp.sum(noise**2 + log_volume)
 
     return jax.vmap(one)(jax.random.split(key, num_draws))
-
-
-def check_has_density(name: str, energy) -> None:
-    if not isinstance(energy, AbstractEnergy):
-        raise TypeError(
-            f"`{name}` expects an energy; got {type(energy).__name__}. A score alone has no density, so "
-            "there is no integral to normalise."
-        )

@@ -14,12 +14,13 @@ import numpy as np
 from .._arguments import whole_or_none
 from .._prng import lean
 from .._typing import Array, PRNGKey
+from ..density.classify import by_label, check_conditional
+from ..density.estimate import EVALUATIONS_AT_ONCE, AbstractLogDensity, estimates_at, report_nan
+from ..density.formula import ScoreFormula
+from ..density.paths import check_data, check_finite, noised_to_t_min
 from ..energies import AbstractEnergy
-from .classify import by_label, check_conditional
-from .estimate import EVALUATIONS_AT_ONCE, AbstractLogDensity, estimates_at, report_nan
-from .formula import ScoreFormula
-from .normalizer import Normalizer, check_has_density, unnormalized
-from .paths import check_data, check_finite
+from ..energies.check import check_has_density
+from .thermodynamic import Normalizer, unnormalized
 
 __all__ = ["LabelNormalizers", "label_normalizers", "noised_to_t_min", "pointwise_normalizer"]
 
@@ -146,12 +147,6 @@ def label_normalizers(
     columns = [_summary(values[mine], found.variance[mine]) for mine in groups]
     value, error, spread = np.array(columns).T
     return LabelNormalizers(value, error, spread, counts)
-
-
-def noised_to_t_min(energy, data: Array, key: PRNGKey) -> Array:
-    """Draws of the law at `t_min`, in the units of the data, if the data are clean draws."""
-    s = energy.schedule.noise_level(jnp.asarray(energy.t_min, data.dtype))
-    return data + s * jax.random.normal(key, data.shape, data.dtype)
 
 
 def _as_it_is(energy, label):

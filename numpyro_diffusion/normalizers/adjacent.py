@@ -10,10 +10,11 @@ import numpy as np
 
 from .._prng import lean
 from .._typing import PRNGKey
+from ..density.paths import check_data, check_finite, log_noise, over_examples, times_at
+from ..density.reference import Reference
 from ..energies import AbstractEnergy
-from .normalizer import Normalizer, anchor_normalizer, check_has_density, unnormalized
-from .paths import check_data, check_finite, log_noise, over_examples, times_at
-from .reference import Reference
+from ..energies.check import check_has_density
+from .thermodynamic import Normalizer, anchor_normalizer, unnormalized
 
 __all__ = ["adjacent_normalizer"]
 
