@@ -99,25 +99,22 @@ class Rest(NamedTuple):
 
         Args:
             names: Of the edges that stay.
-            log_peaks: By edge, what stands for the peak of each entry where no law gives it.
+            log_peaks: By edge, what stands for the peak of each entry where no law gives it; 0 if left out.
         """
         edges = {
-            n: e._replace(log_peak=jnp.where(e.num_data > 0, e.log_peak, log_peaks[n]))
+            n: e._replace(log_peak=jnp.where(e.num_data > 0, e.log_peak, log_peaks.get(n, 0.0)))
             for n, e in self.edges.items()
         }
-        return self._replace(edges=edges)._with_edges(names)
-
-    def _with_edges(self, names: tuple[str, ...]) -> "Rest":
-        others = [edge for name, edge in self.edges.items() if name not in names]
+        others = [edge for name, edge in edges.items() if name not in names]
         if not others:
-            return self
+            return self._replace(edges=edges)
         smooth = [] if self.smooth is None else [self.smooth]
         total = lambda field: sum((jnp.sum(getattr(edge, field)) for edge in others), jnp.zeros(()))
         return self._replace(
             smooth=sum(smooth, total("log_density")),
             log_peak=self.log_peak + total("log_peak"),
             num_data=self.num_data + total("num_data"),
-            edges={name: edge for name, edge in self.edges.items() if name in names},
+            edges={name: edge for name, edge in edges.items() if name in names},
         )
 
 
