@@ -43,14 +43,14 @@ def laws() -> dict:
     """Composed energies, and what the judge should see in their draws."""
     digits = nd.load_pretrained("digits-8x8-labels")
     labels = [digits.given(label) for label in range(10)]
-    three, eight, every = labels[3], labels[8], nd.Mixture(labels)
+    three, eight, every = labels[3], labels[8], nd.energies.Mixture(labels)
     images, of = nd.pretrained.load_digits("train")
     least = float(np.quantile(jax.vmap(slant)(jnp.asarray(images[of == 3])), 0.9))
     return {
         "guidance": (nd.cfg(every, three, 3.0), (3,)),
         "cold": (nd.load_pretrained("digits-8x8") / 0.5, None),
         "and": (three + eight - every, (3, 8)),
-        "set": (three + nd.Restrict(lambda x: slant(x) - least), (3,)),
+        "set": (three + nd.factors.Restrict(lambda x: slant(x) - least), (3,)),
     }
 
 

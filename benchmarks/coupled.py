@@ -41,7 +41,9 @@ def box(tiny: bool) -> list[list]:
     rows = [
         ["quadrature", f"{far:.4f}", f"{mean:.4f}", f"{spread:.4f}", 1, 0, f"{log_evidence:.3f}"]
     ]
-    model = nd.Annealed()(nd.from_energy(law + nd.Restrict(inside.slack)), jax.random.key(0))
+    model = nd.Annealed()(
+        nd.from_energy(law + nd.factors.Restrict(inside.slack)), jax.random.key(0)
+    )
     size = dict(num_particles=100, num_clouds=2) if tiny else dict(num_particles=1000, num_clouds=8)
     result = nd.run_smc(jax.random.key(1), model, **size)
     x, w = np.asarray(result.positions["x"])[..., 0], normalised(result)
@@ -76,7 +78,9 @@ def population(tiny: bool) -> list[list]:
     for strength in (2.0, 8.0, 32.0):
         grid, q = fixed_point(strength)
         limit = q[grid < 0].sum() + 0.5 * q[grid == 0].sum()
-        law = nd.Joint(nd.GaussianMixture(*MODES), num) + nd.MMD(reference, kernel, strength)
+        law = nd.energies.Joint(nd.GaussianMixture(*MODES), num) + nd.factors.MMD(
+            reference, kernel, strength
+        )
         scheme = nd.Annealed(nd.moves.hmc(4), 4, conditional_ess=0.9, num_pilot=64)
         model = scheme(nd.from_energy(law), jax.random.key(0))
         result = nd.run_smc(jax.random.key(1), model, particles, num_clouds=clouds)

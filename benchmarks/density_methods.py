@@ -40,7 +40,9 @@ def problem(dimension: int) -> nd.GaussianMixture:
     if dimension < 64:
         return mixture(dimension)
     images, _ = nd.pretrained.load_digits("train")
-    fitted = nd.fit_mixture(nd.load_pretrained("digits-8x8"), images, 10, jax.random.key(0))
+    fitted = nd.energies.fit_mixture(
+        nd.load_pretrained("digits-8x8"), images, 10, jax.random.key(0)
+    )
     return fitted.energy
 
 

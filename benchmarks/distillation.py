@@ -22,9 +22,9 @@ LEVELS = (0.15, 0.3, 1.0, 3.0)
 KINDS = {
     "inner product": nd.InnerProductEnergy,
     "proper": nd.ProperEnergy,
-    "squared": nd.SquaredEnergy,
-    "autoencoder": nd.AutoencoderEnergy,
-    "scalar head": nd.ScalarEnergy,
+    "squared": nd.energies.SquaredEnergy,
+    "autoencoder": nd.energies.AutoencoderEnergy,
+    "scalar head": nd.energies.ScalarEnergy,
 }
 ROWS = [(name, "distilled, exact") for name in KINDS] + [
     ("inner product", "distilled, turned"),

@@ -105,11 +105,13 @@ def by_split(teacher, offsets, tiny: bool):
     chains, burn_in, num = (2, 3, 3) if tiny else SWEEPS[len(offsets)]
     steps = 2 if tiny else 6
     prior, transform = (lambda k: nd.DiffusionPrior(teacher)), teacher.card.transform
-    sampler = nd.PnPDM(0.2, weights="none", num_steps=steps, data_move=hmc(5), num_data_moves=3)
+    sampler = nd.samplers.PnPDM(
+        0.2, weights="none", num_steps=steps, data_move=hmc(5), num_data_moves=3
+    )
 
     def run(seed, image):
         bridge = nd.from_model(model, prior, transform, offsets, image, path_space=True)
-        found = nd.split_gibbs(
+        found = nd.samplers.split_gibbs(
             jax.random.key(seed),
             bridge,
             sampler,

@@ -43,10 +43,10 @@ PRIOR = nd.Gaussian(np.zeros(SIZE), COVARIANCE)
 TWISTS = {
     "`Tweedie()`, DPS": nd.Tweedie(),
     "`Widened()`, PiGDM": nd.Widened(),
-    "`Moments()`, TMPD": nd.Moments(),
-    "`MatrixFree()`, MMPS": nd.MatrixFree(),
-    "`NoisedObservation()`, FPS": nd.NoisedObservation(),
-    "`BlackBox()`, FK steering": nd.BlackBox(),
+    "`Moments()`, TMPD": nd.twists.Moments(),
+    "`MatrixFree()`, MMPS": nd.twists.MatrixFree(),
+    "`NoisedObservation()`, FPS": nd.twists.NoisedObservation(),
+    "`BlackBox()`, FK steering": nd.twists.BlackBox(),
 }
 
 
@@ -110,7 +110,7 @@ def by_chains(sampler, path_space=False, num_chains=50):
         sweeps = BUDGET * draws // sampler.evaluations(bridge)  # of each chain
         burn_in = sweeps // 5
         thinning = max(1, (sweeps - burn_in) // draws)
-        found = nd.split_gibbs(
+        found = nd.samplers.split_gibbs(
             key, bridge, sampler, num_chains=num_chains, num_draws=draws, num_burn_in=burn_in,
             thinning=thinning,
         )  # fmt: skip
@@ -140,15 +140,17 @@ def methods():
     conjugate = {w: nd.Twisted(BUDGET, weights=w, conjugate=True) for w in ("none", "exact")}
     for weights, scheme in conjugate.items():
         name = f"`NoisedObservation()`, conjugate, MCGDiff, {weights}"
-        found[name] = by_smc(scheme, nd.NoisedObservation())
-    found["`PnPDM(0.3)`, score, none"] = by_chains(nd.PnPDM(0.3, weights="none", num_steps=8), True)
-    found["`PnPDM(0.3)`, score, exact"] = by_chains(nd.PnPDM(0.3, num_steps=8), True)
-    found["`PnPDM(0.3)`, energy, none"] = by_chains(nd.PnPDM(0.3, weights="none"))
-    found["`PnPDM(0.3)`, energy, exact"] = by_chains(nd.PnPDM(0.3))
-    found["`DAPS()`, score"] = by_chains(nd.DAPS(prior="score"), True)
-    found["`DAPS(1, 1, 1)`, energy"] = by_chains(nd.DAPS(1.0, 1.0, 1))
+        found[name] = by_smc(scheme, nd.twists.NoisedObservation())
+    found["`PnPDM(0.3)`, score, none"] = by_chains(
+        nd.samplers.PnPDM(0.3, weights="none", num_steps=8), True
+    )
+    found["`PnPDM(0.3)`, score, exact"] = by_chains(nd.samplers.PnPDM(0.3, num_steps=8), True)
+    found["`PnPDM(0.3)`, energy, none"] = by_chains(nd.samplers.PnPDM(0.3, weights="none"))
+    found["`PnPDM(0.3)`, energy, exact"] = by_chains(nd.samplers.PnPDM(0.3))
+    found["`DAPS()`, score"] = by_chains(nd.samplers.DAPS(prior="score"), True)
+    found["`DAPS(1, 1, 1)`, energy"] = by_chains(nd.samplers.DAPS(1.0, 1.0, 1))
     sharp = nd.ReverseDiffusion(levels=8, num_moves=0, covariance=nd.schemes.Full())
-    found["`ReverseDiffusion(8, Full())`, `Moments()`"] = by_smc(sharp, nd.Moments())
+    found["`ReverseDiffusion(8, Full())`, `Moments()`"] = by_smc(sharp, nd.twists.Moments())
     found["`ReverseDiffusion()`"] = by_smc(nd.ReverseDiffusion())
     found["`Annealed()`"] = by_smc(nd.Annealed())
     return found
@@ -160,8 +162,8 @@ def with_all_steps():
     for weights in ("none", "exact"):
         scheme = nd.Twisted(BUDGET, weights=weights)
         for name, twist, each in (
-            ("Moments", nd.Moments(), 17),
-            ("MatrixFree", nd.MatrixFree(), 6),
+            ("Moments", nd.twists.Moments(), 17),
+            ("MatrixFree", nd.twists.MatrixFree(), 6),
         ):
             found[f"`{name}()`, {weights}"] = by_smc(scheme, twist, each * BUDGET)
     return found
@@ -173,11 +175,16 @@ def with_full_steps():
     for name, twist, conjugate, factors in (
         ("`Tweedie()`, DPS", nd.Tweedie(), False, (1, 10)),
         ("`Widened()`, PiGDM", nd.Widened(), False, (1, 10)),
-        ("`Moments()`, TMPD", nd.Moments(), False, (1, 2)),
-        ("`MatrixFree()`, MMPS", nd.MatrixFree(), False, (1, 4)),
-        ("`NoisedObservation()`, FPS", nd.NoisedObservation(), False, (1, 10, 20)),
-        ("`NoisedObservation()`, conjugate, MCGDiff", nd.NoisedObservation(), True, (1, 10, 20)),
-        ("`BlackBox()`, FK steering", nd.BlackBox(), False, (1, 10, 20)),
+        ("`Moments()`, TMPD", nd.twists.Moments(), False, (1, 2)),
+        ("`MatrixFree()`, MMPS", nd.twists.MatrixFree(), False, (1, 4)),
+        ("`NoisedObservation()`, FPS", nd.twists.NoisedObservation(), False, (1, 10, 20)),
+        (
+            "`NoisedObservation()`, conjugate, MCGDiff",
+            nd.twists.NoisedObservation(),
+            True,
+            (1, 10, 20),
+        ),
+        ("`BlackBox()`, FK steering", nd.twists.BlackBox(), False, (1, 10, 20)),
     ):
         for factor in factors:
             scheme = nd.Twisted(BUDGET, covariance=nd.schemes.Full(), conjugate=conjugate)
@@ -186,7 +193,7 @@ def with_full_steps():
                 run(key, case, many * size)
             )
     scheme = nd.Twisted(BUDGET)
-    run = by_smc(scheme, nd.BlackBox(), BUDGET // 20)
+    run = by_smc(scheme, nd.twists.BlackBox(), BUDGET // 20)
     name = "`BlackBox()`, FK steering, `Diagonal()`, 20,000 draws"
     found[name] = lambda key, case, size: run(key, case, 20 * size)
     return found

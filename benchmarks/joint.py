@@ -28,15 +28,15 @@ FIXED = {"num_moves": 1, "levels": 40}
 SCHEMES = {
     "ReverseDiffusion, 40 levels": (nd.ReverseDiffusion(**FIXED), nd.Tweedie()),
     "ReverseDiffusion, 40 levels, Widened": (nd.ReverseDiffusion(**FIXED), nd.Widened()),
-    "ReverseDiffusion, 40 levels, Moments": (nd.ReverseDiffusion(**FIXED), nd.Moments()),
+    "ReverseDiffusion, 40 levels, Moments": (nd.ReverseDiffusion(**FIXED), nd.twists.Moments()),
     "ReverseDiffusion": (nd.ReverseDiffusion(), nd.Tweedie()),
     "ReverseDiffusion, shifted": (nd.ReverseDiffusion(), nd.Tweedie()),
     "Annealed": (nd.Annealed(), nd.Tweedie()),
-    "LikelihoodTempered": (nd.LikelihoodTempered(), nd.Identity()),
-    "LikelihoodTempered, shifted": (nd.LikelihoodTempered(), nd.Identity()),
+    "LikelihoodTempered": (nd.LikelihoodTempered(), nd.twists.Identity()),
+    "LikelihoodTempered, shifted": (nd.LikelihoodTempered(), nd.twists.Identity()),
     "Twisted, 40 levels": (nd.Twisted(levels=40), nd.Tweedie()),
     "Twisted, 40 levels, Widened": (nd.Twisted(levels=40), nd.Widened()),
-    "Twisted, 40 levels, Moments": (nd.Twisted(levels=40), nd.Moments()),
+    "Twisted, 40 levels, Moments": (nd.Twisted(levels=40), nd.twists.Moments()),
 }
 
 

@@ -137,7 +137,7 @@ def sliced_w1(rng, a, b) -> float:
 
 def by_scheme(scheme):
     reverse = isinstance(scheme, nd.ReverseDiffusion)
-    twist = nd.ByDimension(most=8) if reverse else scheme.twist
+    twist = nd.twists.ByDimension(most=8) if reverse else scheme.twist
 
     def run(problem: Problem, seed: int, size: int):
         bridge = nd.from_energy(

@@ -10,7 +10,11 @@ import numpy as np
 
 import numpyro_diffusion as nd
 
-METHODS = nd.pointwise_normalizer, nd.thermodynamic_normalizer, nd.adjacent_normalizer
+METHODS = (
+    nd.normalizers.pointwise_normalizer,
+    nd.normalizers.thermodynamic_normalizer,
+    nd.normalizers.adjacent_normalizer,
+)
 
 
 def main() -> None:

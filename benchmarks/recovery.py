@@ -79,7 +79,7 @@ def main() -> None:
     steps, size, num, seeds = options.steps, 20_000, 4_000, options.seeds
     if options.tiny:
         steps, size, num, seeds = 20, 500, 100, 1
-    fits = {"recovery likelihood": nd.fit_recovery, "denoising": nd.fit}
+    fits = {"recovery likelihood": nd.train.fit_recovery, "denoising": nd.fit}
     found, samples, notes = {name: [] for name in fits}, {}, []
     for seed in range(seeds):
         keys = jax.random.split(jax.random.key(seed), 4)

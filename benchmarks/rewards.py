@@ -97,18 +97,21 @@ def moments(law, tiny, **options):
 
 def rewards(tiny, show):
     for name, reward in {"linear": linear, "curved": curved}.items():
-        truth = quadrature(at_last(LINE + nd.Tilt(reward)))
-        show(f"reward, {name}", "weighted", moments(LINE + nd.Tilt(reward), tiny), truth)
-    values = {"of 32 draws": nd.MonteCarloValue(32), "exact": nd.ExactValue(exact_value)}
+        truth = quadrature(at_last(LINE + nd.factors.Tilt(reward)))
+        show(f"reward, {name}", "weighted", moments(LINE + nd.factors.Tilt(reward), tiny), truth)
+    values = {
+        "of 32 draws": nd.factors.MonteCarloValue(32),
+        "exact": nd.factors.ExactValue(exact_value),
+    }
     steps = 10 if tiny else 1500
-    values["learned"] = nd.fit_soft_value(
+    values["learned"] = nd.train.fit_soft_value(
         jax.random.key(2), LINE, curved, steps=steps, progress_bar=False
     )
-    plain = LINE + nd.Tilt(curved)
+    plain = LINE + nd.factors.Tilt(curved)
     show("reward, curved", "no weights", moments(plain, tiny, weights="none"), truth)
     show("reward, curved", "weighted, one move", moments(plain, tiny, num_moves=1), truth)
     for name, value in values.items():
-        law = LINE + nd.Tilt(curved, value=value)
+        law = LINE + nd.factors.Tilt(curved, value=value)
         show("reward, curved", f"weighted, value {name}", moments(law, tiny), truth)
 
 
@@ -155,15 +158,15 @@ def transfer(tiny, show):
     num = len(keys) * 5 // 6
     source, target = draw(keys[:num])[0], draw(keys[num:])[1]
     steps = {"steps": 10} if tiny else {}
-    classifier = nd.density_ratio_classifier(
+    classifier = nd.train.density_ratio_classifier(
         jax.random.key(0), source, target, progress_bar=False, **steps
     )
-    learned = nd.fit_ratio(
+    learned = nd.train.fit_ratio(
         jax.random.key(1), SOURCE, classifier, source, target, progress_bar=False, **steps
     )
     truth = "0.100, 0.600"
     show("transfer", "no guidance, no weights", variances(SOURCE, weights="none"), truth)
-    exact = SOURCE + nd.Ratio(log_ratio)
+    exact = SOURCE + nd.factors.Ratio(log_ratio)
     show("transfer", "exact ratio, no weights", variances(exact, weights="none"), truth)
     show("transfer", "exact ratio, weighted", variances(exact), truth)
     show("transfer", "learned, no weights", variances(SOURCE + learned, weights="none"), truth)
@@ -176,7 +179,7 @@ def without_data(tiny, show):
     norm = np.trapezoid(p, grid)
     truth = [np.trapezoid(p * f, grid) / norm for f in (np.abs(grid), grid**2, grid > 0)]
     for num_draws in (32, 512):
-        law = nd.SmoothedDensity(demo, 1, num_draws=num_draws)
+        law = nd.energies.SmoothedDensity(demo, 1, num_draws=num_draws)
         x, w, log_evidence = sampled(law, tiny, num_moves=1)
         x = x[..., 0]
         found = [words(np.sum(w * f, 1)) for f in (np.abs(x), x**2, x > 0)]

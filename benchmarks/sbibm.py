@@ -89,7 +89,7 @@ def smooth_walk():
 
 
 def box(side: float, dimension: int):
-    return nd.Box(np.full(dimension, -side), np.full(dimension, side))
+    return nd.energies.Box(np.full(dimension, -side), np.full(dimension, side))
 
 
 def flat(side: float, dimension: int):

@@ -130,7 +130,7 @@ def kernels_of(kind: str) -> dict:
         return {"scheme": nd.ReverseDiffusion(levels=LEVELS, num_moves=0)}
     covariance = nd.schemes.Full() if kind == "full" else nd.schemes.Local()
     scheme = nd.ReverseDiffusion(levels=8, num_moves=0, covariance=covariance)
-    return {"scheme": scheme, "twist": nd.Moments()}
+    return {"scheme": scheme, "twist": nd.twists.Moments()}
 
 
 def by_gibbs(data, num_warmup, num_samples, num_particles, kind="default"):

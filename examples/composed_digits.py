@@ -36,14 +36,14 @@ def slant(x):
 def laws() -> dict:
     digits = nd.load_pretrained("digits-8x8-labels")
     three = digits.given(3)
-    every = nd.Mixture(
+    every = nd.energies.Mixture(
         [digits.given(label) for label in range(10)]
     )  # bounds the ratio: see the docs
     return {
         "threes": three,
         "guided": nd.cfg(every, three, 3.0),
         "colder": three / 0.5,
-        "leaning": three + nd.Restrict(lambda x: slant(x) - 0.8),
+        "leaning": three + nd.factors.Restrict(lambda x: slant(x) - 0.8),
     }
 
 

@@ -90,8 +90,8 @@ def main(argv: list[str] | None = None) -> None:
     options = parser.parse_args(argv)
     particles, clouds = (32, 2) if options.tiny else (400, 4)
 
-    priors = nd.Joint([walk((-2, 0), (2, 0)), walk((0, -2), (0, 2))])
-    coupled = priors + nd.Coupling(collision, 30.0)
+    priors = nd.energies.Joint([walk((-2, 0), (2, 0)), walk((0, -2), (0, 2))])
+    coupled = priors + nd.factors.Coupling(collision, 30.0)
     t = jnp.asarray(priors.t_min)
     alone = jax.vmap(lambda key: priors.draw(key, t))(
         jax.random.split(jax.random.key(3), particles)
@@ -100,7 +100,7 @@ def main(argv: list[str] | None = None) -> None:
     fastest = {"side by side": report("side by side", paths["side by side"])}
     for name, energy in {
         "coupled": coupled,
-        "coupled, with a limit": coupled + nd.Restrict(slack),
+        "coupled, with a limit": coupled + nd.factors.Restrict(slack),
     }.items():
         paths[name], log_evidence = sample(energy, particles, clouds)
         fastest[name] = report(name, paths[name], log_evidence)

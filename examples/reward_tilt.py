@@ -73,12 +73,15 @@ def main(argv: list[str] | None = None) -> None:
     options = parser.parse_args(argv)
     density, log_norm, mean_reward = exact()
     print(f"exact: mean reward {mean_reward:.3f}, log normaliser {log_norm:.3f}")
-    value = nd.fit_soft_value(
+    value = nd.train.fit_soft_value(
         jax.random.key(3), prior, reward, alpha=ALPHA, steps=20 if options.tiny else 2000,
         progress_bar=False,
     )  # fmt: skip
-    tilt, draws = nd.Tilt(reward, ALPHA), nd.Tilt(reward, ALPHA, nd.MonteCarloValue(32))
-    learned = nd.Tilt(reward, ALPHA, value)
+    tilt, draws = (
+        nd.factors.Tilt(reward, ALPHA),
+        nd.factors.Tilt(reward, ALPHA, nd.factors.MonteCarloValue(32)),
+    )
+    learned = nd.factors.Tilt(reward, ALPHA, value)
     runs = {
         "guidance alone": sample(prior + tilt, options.tiny, weights="none"),
         "weighted, value of draws": sample(prior + draws, options.tiny),

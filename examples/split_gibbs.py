@@ -36,10 +36,10 @@ def log_likelihood(x):
 
 
 SAMPLERS = {
-    "PnP-DM, as it is": nd.PnPDM(0.4, weights="none"),
-    "PnP-DM, weighted": nd.PnPDM(0.15),
-    "DAPS, score": nd.DAPS(prior="score"),
-    "DAPS, energy": nd.DAPS(0.3, 1.0, 3),
+    "PnP-DM, as it is": nd.samplers.PnPDM(0.4, weights="none"),
+    "PnP-DM, weighted": nd.samplers.PnPDM(0.15),
+    "DAPS, score": nd.samplers.DAPS(prior="score"),
+    "DAPS, energy": nd.samplers.DAPS(0.3, 1.0, 3),
 }
 
 
@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> None:
     figure, axes = plt.subplots(1, 4, figsize=(11, 3.1), sharey=True, layout="constrained")
     for i, (axis, (name, sampler)) in enumerate(zip(axes, SAMPLERS.items(), strict=True)):
         key = jax.random.fold_in(jax.random.key(options.seed), i)
-        found = nd.split_gibbs(
+        found = nd.samplers.split_gibbs(
             key, bridge, sampler, num_chains=chains, num_draws=draws, num_burn_in=burn_in
         )
         x = np.asarray(found.positions["x"]).reshape(-1, 2)

@@ -2,64 +2,46 @@
 
 # ArviZ 1.x registers NumPyro as a lazy module. Were a submodule imported before NumPyro itself has
 # loaded, Python 3.13 would load `numpyro.distributions` twice and lose attributes on the way.
+from importlib.metadata import PackageNotFoundError as _NotInstalled
+from importlib.metadata import version as _version
+
 from numpyro import __version__ as _numpyro_version  # noqa: F401
 
 from . import auditing as auditing
 from . import bridge as bridge
 from . import density as density
 from . import diagnostics as diagnostics
+from . import energies as energies
 from . import factors as factors
+from . import io as io
 from . import nets as nets
+from . import normalizers as normalizers
 from . import plots as plots
+from . import ppl as ppl
+from . import pretrained as pretrained
+from . import samplers as samplers
 from . import schedules as schedules
+from . import schemes as schemes
+from . import smc as smc
 from . import teachers as teachers
-from .auditing import AuditReport as AuditReport
+from . import train as train
+from . import twists as twists
 from .auditing import audit as audit
-from .bridge import Bridge as Bridge
 from .bridge import from_energy as from_energy
-from .density import HorizonReport as HorizonReport
-from .density import elbo_vs_horizon as elbo_vs_horizon
 from .energies import AbstractDenoiser as AbstractDenoiser
 from .energies import AbstractEnergy as AbstractEnergy
-from .energies import AbstractFactor as AbstractFactor
-from .energies import AutoencoderEnergy as AutoencoderEnergy
-from .energies import Box as Box
 from .energies import EnergyFunction as EnergyFunction
 from .energies import Gaussian as Gaussian
 from .energies import GaussianMixture as GaussianMixture
 from .energies import InnerProductEnergy as InnerProductEnergy
-from .energies import Joint as Joint
-from .energies import Mixture as Mixture
 from .energies import NetworkDenoiser as NetworkDenoiser
 from .energies import ProperEnergy as ProperEnergy
-from .energies import ScalarEnergy as ScalarEnergy
 from .energies import ScoreFunction as ScoreFunction
-from .energies import SmoothedDensity as SmoothedDensity
-from .energies import SquaredEnergy as SquaredEnergy
 from .energies import cfg as cfg
 from .energies import check_energy as check_energy
-from .energies import mbd_optimize as mbd_optimize
-from .energies.initial import StandardNormal as StandardNormal
-from .energies.initial import fit_gaussian as fit_gaussian
-from .energies.initial import fit_mixture as fit_mixture
-from .factors import MMD as MMD
-from .factors import Coupling as Coupling
-from .factors import ExactValue as ExactValue
-from .factors import LawFactor as LawFactor
-from .factors import LearnedValue as LearnedValue
-from .factors import MonteCarloValue as MonteCarloValue
-from .factors import Ratio as Ratio
-from .factors import Restrict as Restrict
-from .factors import Tilt as Tilt
-from .factors import TweedieValue as TweedieValue
 from .io import load as load
 from .io import save as save
-from .normalizers import Normalizer as Normalizer
-from .normalizers import adjacent_normalizer as adjacent_normalizer
-from .normalizers import label_normalizers as label_normalizers
-from .normalizers import pointwise_normalizer as pointwise_normalizer
 from .normalizers import prior_normalizer as prior_normalizer
-from .normalizers import thermodynamic_normalizer as thermodynamic_normalizer
 from .ppl import DiffusionPrior as DiffusionPrior
 from .ppl import NoiseReparam as NoiseReparam
 from .ppl import noised as noised
@@ -70,16 +52,9 @@ from .ppl.kernels import ParticleMarginal as ParticleMarginal
 from .ppl.kernels.split import SplitKernel as SplitKernel
 from .ppl.model_energy import model_energy as model_energy
 from .ppl.smc import SMC as SMC
-from .pretrained import digits_split as digits_split
 from .pretrained import load_pretrained as load_pretrained
-from .samplers import DAPS as DAPS
-from .samplers import NestedResult as NestedResult
-from .samplers import PnPDM as PnPDM
-from .samplers import ReplicaResult as ReplicaResult
-from .samplers import SplitResult as SplitResult
 from .samplers import nested_sampling as nested_sampling
 from .samplers import replica_exchange as replica_exchange
-from .samplers import split_gibbs as split_gibbs
 from .schemes import AbstractScheme as AbstractScheme
 from .schemes import Annealed as Annealed
 from .schemes import LikelihoodTempered as LikelihoodTempered
@@ -87,25 +62,89 @@ from .schemes import ReverseDiffusion as ReverseDiffusion
 from .schemes import ScoreComposition as ScoreComposition
 from .schemes import Twisted as Twisted
 from .smc import FeynmanKac as FeynmanKac
-from .smc import SMCResult as SMCResult
 from .smc import effective_sample_size as effective_sample_size
 from .smc import from_kernels as from_kernels
 from .smc import moves as moves
 from .smc import run_smc as run_smc
-from .smc import unweighted as unweighted
-from .train import FitResult as FitResult
-from .train import density_ratio_classifier as density_ratio_classifier
 from .train import distill as distill
 from .train import fit as fit
-from .train import fit_ratio as fit_ratio
-from .train import fit_recovery as fit_recovery
-from .train import fit_soft_value as fit_soft_value
 from .twists import AbstractTwist as AbstractTwist
-from .twists import BlackBox as BlackBox
-from .twists import ByDimension as ByDimension
-from .twists import Identity as Identity
-from .twists import MatrixFree as MatrixFree
-from .twists import Moments as Moments
-from .twists import NoisedObservation as NoisedObservation
 from .twists import Tweedie as Tweedie
 from .twists import Widened as Widened
+
+try:
+    __version__ = _version("numpyro-diffusion")
+except _NotInstalled:  # a source tree on the path
+    __version__ = "0+unknown"
+
+__all__ = [
+    "AbstractDenoiser",
+    "AbstractEnergy",
+    "AbstractScheme",
+    "AbstractTwist",
+    "Annealed",
+    "DiffusionPrior",
+    "EnergyFunction",
+    "FeynmanKac",
+    "Gaussian",
+    "GaussianMixture",
+    "InnerProductEnergy",
+    "LikelihoodTempered",
+    "MoveKernel",
+    "NetworkDenoiser",
+    "NoiseReparam",
+    "ParticleGibbs",
+    "ParticleMarginal",
+    "ProperEnergy",
+    "ReverseDiffusion",
+    "SMC",
+    "ScoreComposition",
+    "ScoreFunction",
+    "SplitKernel",
+    "Tweedie",
+    "Twisted",
+    "Widened",
+    "audit",
+    "auditing",
+    "bridge",
+    "cfg",
+    "check_energy",
+    "density",
+    "diagnostics",
+    "distill",
+    "effective_sample_size",
+    "energies",
+    "factors",
+    "fit",
+    "from_energy",
+    "from_kernels",
+    "from_model",
+    "io",
+    "load",
+    "load_pretrained",
+    "model_energy",
+    "moves",
+    "nested_sampling",
+    "nets",
+    "noised",
+    "normalizers",
+    "plots",
+    "ppl",
+    "pretrained",
+    "prior_normalizer",
+    "replica_exchange",
+    "run_smc",
+    "samplers",
+    "save",
+    "schedules",
+    "schemes",
+    "smc",
+    "teachers",
+    "train",
+    "twists",
+]
+
+
+def __dir__() -> list[str]:
+    """What users type, and no more."""
+    return [*__all__, "__version__"]

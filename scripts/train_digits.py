@@ -75,7 +75,7 @@ class Trained(NamedTuple):
     """An energy and the histories of the two parts of its training."""
 
     energy: nd.AbstractEnergy
-    parts: list[nd.FitResult]
+    parts: list[nd.train.FitResult]
 
 
 def shifted(scale: float):
@@ -241,7 +241,7 @@ def main():
         "noise_min": NOISE_MIN,
         "noise_max": NOISE_MAX,
         "split": "numpyro_diffusion.digits_split(): 1297 train, 200 validation, 300 test",
-        "test_rows": nd.digits_split().test.tolist(),
+        "test_rows": nd.pretrained.digits_split().test.tolist(),
         "parameters": parameters(energy),
         "best_step": [part.best_step for part in parts],
         "data_scale": scale,

@@ -46,12 +46,12 @@ class Exact(eqx.Module):
         return jnp.zeros(2).at[0].set(s * (rest - self.offset(log_s, label)))
 
 
-def classes(size: float = 0.0, num: int = 2) -> nd.ScalarEnergy:
+def classes(size: float = 0.0, num: int = 2) -> nd.energies.ScalarEnergy:
     """The first classes; `size` is that of the offset."""
     net = Exact(
         *(jnp.asarray(a[:num]) for a in (WEIGHTS, MEANS, VARIANCES)), size=jnp.asarray(size)
     )
-    return nd.ScalarEnergy(net, np.zeros(2), np.ones(2))
+    return nd.energies.ScalarEnergy(net, np.zeros(2), np.ones(2))
 
 
 def log_densities(energy, x) -> np.ndarray:

@@ -47,7 +47,7 @@ def test_interval_of_a_normal(dtype, tolerance):
 
 
 def test_noised_density_integrates_to_one_and_has_its_moments():
-    box = nd.Box([-1.0], [2.5])
+    box = nd.energies.Box([-1.0], [2.5])
     for log_snr in (10.0, 2.0, -6.0):
         t = box.schedule.time(jnp.asarray(log_snr))
         alpha, sigma = map(float, box.schedule(t))
@@ -62,6 +62,6 @@ def test_noised_density_integrates_to_one_and_has_its_moments():
 
 def test_corners_are_checked():
     with pytest.raises(ValueError, match="low < high"):
-        nd.Box([0.0, 1.0], [1.0, 1.0])
+        nd.energies.Box([0.0, 1.0], [1.0, 1.0])
     with pytest.raises(ValueError, match="shape of one example"):
-        nd.Box([0.0], [1.0, 1.0])
+        nd.energies.Box([0.0], [1.0, 1.0])

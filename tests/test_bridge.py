@@ -460,7 +460,7 @@ def test_power_zero_silences_an_infinite_likelihood():
     assert at(bridge, z, 0.5, 1.0) == -jnp.inf
 
 
-@pytest.mark.parametrize("twist", [nd.Tweedie(), nd.Identity()])
+@pytest.mark.parametrize("twist", [nd.Tweedie(), nd.twists.Identity()])
 def test_from_energy_is_the_energy_and_the_likelihood(twist):
     log_likelihood = lambda x: -jnp.sum((x - 0.3) ** 4)
     bridge = nd.from_energy(PLANE, log_likelihood, twist=twist)

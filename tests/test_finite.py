@@ -54,8 +54,10 @@ KERNELS = {
     "ParticleGibbs": lambda: nd.ParticleGibbs(alone, few(), num_particles=8),
     "ParticleMarginal": lambda: nd.ParticleMarginal(with_scale, few("sigma"), num_particles=8),
     "MoveKernel": lambda: nd.MoveKernel(alone),
-    "SplitKernel": lambda: nd.SplitKernel(alone, nd.PnPDM(noise_level=0.3)),
-    "SplitKernel, DAPS": lambda: nd.SplitKernel(alone, nd.DAPS(noise_level=0.3, num_levels=2)),
+    "SplitKernel": lambda: nd.SplitKernel(alone, nd.samplers.PnPDM(noise_level=0.3)),
+    "SplitKernel, DAPS": lambda: nd.SplitKernel(
+        alone, nd.samplers.DAPS(noise_level=0.3, num_levels=2)
+    ),
 }
 
 
@@ -158,16 +160,21 @@ BY_BRIDGE = {
         r"\d+ of 160 proposals at replica \d \(of \d\)",
     ),
     "split_gibbs": (
-        lambda key, bad: nd.split_gibbs(
-            key, bridge(bad), nd.PnPDM(noise_level=0.3), num_draws=60, num_burn_in=10, num_chains=2
+        lambda key, bad: nd.samplers.split_gibbs(
+            key,
+            bridge(bad),
+            nd.samplers.PnPDM(noise_level=0.3),
+            num_draws=60,
+            num_burn_in=10,
+            num_chains=2,
         ),
         r"\d+ of (120 draws|20 warm-up sweeps), first in chain [01] at (draw|warm-up sweep) \d+",
     ),
     "split_gibbs, DAPS": (
-        lambda key, bad: nd.split_gibbs(
+        lambda key, bad: nd.samplers.split_gibbs(
             key,
             bridge(bad),
-            nd.DAPS(noise_level=0.3, num_levels=2),
+            nd.samplers.DAPS(noise_level=0.3, num_levels=2),
             num_draws=60,
             num_burn_in=10,
             num_chains=2,
@@ -175,10 +182,10 @@ BY_BRIDGE = {
         r"\d+ of (120 draws|20 warm-up sweeps), first in chain [01] at (draw|warm-up sweep) \d+",
     ),
     "split_gibbs, DAPS with the score": (
-        lambda key, bad: nd.split_gibbs(
+        lambda key, bad: nd.samplers.split_gibbs(
             key,
             bridge(bad, True),
-            nd.DAPS(noise_level=0.3, num_levels=2),
+            nd.samplers.DAPS(noise_level=0.3, num_levels=2),
             num_draws=60,
             num_burn_in=10,
             num_chains=2,
@@ -218,13 +225,15 @@ def test_nested_sampling_names_the_site(bad, what, key):
 BROKEN = nd.EnergyFunction(lambda x, t: jnp.sum(jnp.where(x > 1, jnp.sqrt(1 - x), x**2)), (1,))
 DATA = np.linspace(-2, 2, 41)[:, None]
 OF_ENERGIES = {
-    "thermodynamic_normalizer": lambda key: nd.thermodynamic_normalizer(BROKEN, DATA, key),
-    "adjacent_normalizer": lambda key: nd.adjacent_normalizer(BROKEN, DATA, key),
-    "elbo_vs_horizon": lambda key: nd.elbo_vs_horizon(BROKEN, DATA, key, [0.5, 0.9]),
+    "thermodynamic_normalizer": lambda key: nd.normalizers.thermodynamic_normalizer(
+        BROKEN, DATA, key
+    ),
+    "adjacent_normalizer": lambda key: nd.normalizers.adjacent_normalizer(BROKEN, DATA, key),
+    "elbo_vs_horizon": lambda key: nd.density.elbo_vs_horizon(BROKEN, DATA, key, [0.5, 0.9]),
     "projected_langevin": lambda key: nd.samplers.projections.projected_langevin(
         key, BROKEN, lambda x: x, num_samples=50, num_steps=20
     ),
-    "ScoreFormula": lambda key: nd.pointwise_normalizer(BROKEN, DATA, key),
+    "ScoreFormula": lambda key: nd.normalizers.pointwise_normalizer(BROKEN, DATA, key),
     "FlowDensity": lambda key: nd.density.probability_flow(BROKEN, DATA, key),
 }
 
@@ -241,11 +250,11 @@ def test_an_energy_that_is_nan_where_its_score_is_not_is_refused(key):
     with pytest.raises(
         FloatingPointError, match="`pointwise_normalizer` met NaN or .* of 41 examples"
     ):
-        nd.pointwise_normalizer(energy, DATA, key)
+        nd.normalizers.pointwise_normalizer(energy, DATA, key)
 
 
 @pytest.mark.parametrize(
-    "sampler", [nd.PnPDM(noise_level=0.3), nd.DAPS(noise_level=0.3, num_levels=2)]
+    "sampler", [nd.samplers.PnPDM(noise_level=0.3), nd.samplers.DAPS(noise_level=0.3, num_levels=2)]
 )
 def test_draws_that_are_impossible_have_no_weight(sampler, key):
     """A chain that starts where the energy is NaN, and finds the way out or is refused."""
@@ -253,22 +262,26 @@ def test_draws_that_are_impossible_have_no_weight(sampler, key):
     ends = {"num_draws": 40, "num_burn_in": 0, "num_chains": 2}
     bridge = nd.from_energy(energy, lambda x: -jnp.sum(x**2))
     with pytest.warns(UserWarning, match="NaN in `split_gibbs` at site `x`: .*of 80 draws"):
-        found = nd.split_gibbs(key, bridge, sampler, **ends, initial={"x": jnp.full((2, 1), 1.2)})
+        found = nd.samplers.split_gibbs(
+            key, bridge, sampler, **ends, initial={"x": jnp.full((2, 1), 1.2)}
+        )
     impossible = np.asarray(found.positions["x"])[..., 0] > 1
     np.testing.assert_array_equal(np.isneginf(found.log_weights), impossible)
-    assert impossible.any() or isinstance(sampler, nd.DAPS)  # which has moved on at once
+    assert impossible.any() or isinstance(sampler, nd.samplers.DAPS)  # which has moved on at once
     far = {"x": jnp.full((2, 1), 50.0)}
     with (
         pytest.raises(FloatingPointError, match="every draw of chain 0 has weight 0"),
         pytest.warns(),
     ):
-        nd.split_gibbs(key, bridge, sampler, **ends, initial=far)
+        nd.samplers.split_gibbs(key, bridge, sampler, **ends, initial=far)
 
 
 def test_a_split_chain_that_never_meets_the_data_is_refused(key):
     nowhere = nd.from_energy(PRIOR, lambda x: jnp.where(x[0] < 40.0, -jnp.inf, 0.0))
     with pytest.raises(FloatingPointError, match="every draw of chain 0 has weight 0"):
-        nd.split_gibbs(key, nowhere, nd.PnPDM(noise_level=0.3), num_draws=20, num_burn_in=5)
+        nd.samplers.split_gibbs(
+            key, nowhere, nd.samplers.PnPDM(noise_level=0.3), num_draws=20, num_burn_in=5
+        )
 
 
 def test_the_first_sighting_is_kept_by_level_and_particle():

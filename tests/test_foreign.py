@@ -6,13 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from numpyro_diffusion import (
-    EnergyFunction,
-    Gaussian,
-    GaussianMixture,
-    ScoreFunction,
-    check_energy,
-)
+from numpyro_diffusion import EnergyFunction, Gaussian, GaussianMixture, ScoreFunction, check_energy
 from numpyro_diffusion.energies import AbstractEnergy
 from numpyro_diffusion.schedules import VarianceExploding
 

@@ -71,8 +71,8 @@ def test_the_law_of_three_steps(covariance, least, most):
     ("twist", "options"),
     [
         (nd.Tweedie(), {}),
-        (nd.Moments(), {"inflation": 1.2}),
-        (nd.NoisedObservation(), {"conjugate": True, "inflation": 1.3}),
+        (nd.twists.Moments(), {"inflation": 1.2}),
+        (nd.twists.NoisedObservation(), {"conjugate": True, "inflation": 1.3}),
     ],
     ids=["tweedie", "moments", "conjugate"],
 )
@@ -167,7 +167,7 @@ def test_three_steps_of_two_sites_and_a_plate(conjugate):
             a = numpyro.sample("a", nd.DiffusionPrior(other))
         numpyro.sample("y", dist.Normal(z[0] + a[:, 1], SIGMA).to_event(1), obs=y)
 
-    twist = nd.NoisedObservation() if conjugate else nd.Tweedie()
+    twist = nd.twists.NoisedObservation() if conjugate else nd.Tweedie()
     bridge = nd.from_model(model, data, twist=twist, path_space=True)
     scheme = nd.Twisted(levels=3, covariance=Full(), conjugate=conjugate)
     result = nd.run_smc(jax.random.key(1), scheme(bridge), 200, num_clouds=150)

@@ -15,13 +15,12 @@ from numpyro_diffusion import (
     EnergyFunction,
     Gaussian,
     GaussianMixture,
-    Identity,
     ScoreFunction,
     Tweedie,
     noised,
 )
 from numpyro_diffusion.ppl import NoisedPrior, NoisedReparam
-from numpyro_diffusion.twists import AbstractTwist, added_variance
+from numpyro_diffusion.twists import AbstractTwist, Identity, added_variance
 
 MIXTURE = GaussianMixture()
 GAUSSIAN = Gaussian([0.5, -1.0, 2.0], [[1.0, 0.6, -0.2], [0.6, 0.8, 0.1], [-0.2, 0.1, 0.3]])

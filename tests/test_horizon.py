@@ -30,7 +30,7 @@ def integrated_rate(t):
 
 def test_divergence_from_the_standard_normal_at_known_horizons():
     energy, data = gaussian(10), whitened(10, 4000)
-    report = nd.elbo_vs_horizon(energy, data, jax.random.key(1), TIMES, num_noises=2)
+    report = nd.density.elbo_vs_horizon(energy, data, jax.random.key(1), TIMES, num_noises=2)
     excess = (VARIANCE - 1) * np.exp(-integrated_rate(TIMES))
     exact = 5 * (excess - np.log1p(excess))
     np.testing.assert_allclose(exact, [4.4241, 2.0278, 0.1217, 0.0], atol=1e-4)
@@ -44,8 +44,8 @@ def test_divergence_from_the_standard_normal_at_known_horizons():
 
 def test_the_bound_is_flat_for_a_fitted_law():
     energy, data = gaussian(3), whitened(3, 500)
-    law = nd.fit_gaussian(energy, data)
-    report = nd.elbo_vs_horizon(energy, data, jax.random.key(1), TIMES, initial=law.at)
+    law = nd.energies.fit_gaussian(energy, data)
+    report = nd.density.elbo_vs_horizon(energy, data, jax.random.key(1), TIMES, initial=law.at)
     np.testing.assert_allclose(report.loss, 0, atol=1e-4)
     np.testing.assert_allclose(report.kl_to_initial, 0, atol=1e-4)
     entropy = 1.5 * np.log(2 * np.pi * np.e * VARIANCE)
@@ -65,7 +65,9 @@ def test_the_best_horizon_under_a_constant_error_of_the_score(error, best):
         variance=VARIANCE,
     )
     grid = np.arange(0.3, 0.7, 0.01)
-    report = nd.elbo_vs_horizon(wrong, whitened(1, 8000), jax.random.key(1), grid, truth=exact)
+    report = nd.density.elbo_vs_horizon(
+        wrong, whitened(1, 8000), jax.random.key(1), grid, truth=exact
+    )
     assert abs(report.best - best) < 0.02
     gap = 0.5 * error**2 * (integrated_rate(grid) - integrated_rate(exact.t_min))
     np.testing.assert_allclose(report.score_gap, gap, rtol=1e-4)
@@ -81,10 +83,10 @@ def test_a_fitted_mixture_makes_a_short_horizon_as_good_as_a_long_one():
     mixture = nd.GaussianMixture(t_max=0.8)
     draw = lambda key: mixture.draw(key, jnp.asarray(0.0))
     data = jax.vmap(draw)(jax.random.split(jax.random.key(0), 2000))
-    law = nd.fit_mixture(mixture, data, 2, jax.random.key(1))
+    law = nd.energies.fit_mixture(mixture, data, 2, jax.random.key(1))
     times = np.array([0.1, 0.2, 0.4, 0.8])
     fitted, normal = (
-        nd.elbo_vs_horizon(mixture, data, jax.random.key(2), times, initial=initial)
+        nd.density.elbo_vs_horizon(mixture, data, jax.random.key(2), times, initial=initial)
         for initial in (law.at, None)
     )
     assert np.all(np.abs(fitted.loss) < 0.02)
@@ -100,8 +102,8 @@ def test_a_start_from_the_wrong_law_is_felt_without_weights(t, variance):
     energy = gaussian(1, t_min=0.01, t_max=t)  # its noise adds 0.002 to the variance
     keys = jax.random.split(jax.random.key(0), 30_000)
     for initial, expected in (
-        (nd.StandardNormal.of(energy), variance),
-        (nd.fit_gaussian(energy, whitened(1, 100)), VARIANCE),
+        (nd.energies.StandardNormal.of(energy), variance),
+        (nd.energies.fit_gaussian(energy, whitened(1, 100)), VARIANCE),
     ):
         run = jax.jit(jax.vmap(lambda key, law=initial: reverse_process(energy, key, 1000, law)))
         np.testing.assert_allclose(np.var(np.asarray(run(keys))), expected, rtol=0.02)
@@ -110,7 +112,7 @@ def test_a_start_from_the_wrong_law_is_felt_without_weights(t, variance):
 @pytest.mark.long
 def test_the_initial_weight_repairs_the_variance_at_a_short_horizon():
     energy = gaussian(1, t_max=0.2)
-    bridge = nd.from_energy(energy, initial=nd.StandardNormal.of(energy))
+    bridge = nd.from_energy(energy, initial=nd.energies.StandardNormal.of(energy))
     model = nd.Annealed()(bridge, jax.random.key(0))
     result = nd.run_smc(jax.random.key(1), model, 1000, num_clouds=16)
     weights = jax.nn.softmax(result.log_weights, -1)
@@ -124,6 +126,6 @@ def test_what_the_report_refuses():
     energy, data = gaussian(1, t_max=0.5), whitened(1, 10)
     for horizons in ([0.6], [0.2, 0.1], [], 0.3, [1e-5]):
         with pytest.raises(ValueError, match="rising times in.*with_horizon"):
-            nd.elbo_vs_horizon(energy, data, jax.random.key(0), horizons)
+            nd.density.elbo_vs_horizon(energy, data, jax.random.key(0), horizons)
     with pytest.raises(ValueError, match="`num_noises` must be at least 1"):
-        nd.elbo_vs_horizon(energy, data, jax.random.key(0), [0.2], num_noises=0)
+        nd.density.elbo_vs_horizon(energy, data, jax.random.key(0), [0.2], num_noises=0)

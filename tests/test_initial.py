@@ -22,10 +22,10 @@ def clean(mixture, num, seed=0):
 
 
 LAWS = {
-    "standard normal": lambda energy, data: nd.StandardNormal.of(energy),
-    "gaussian": nd.fit_gaussian,
-    "mixture": lambda energy, data: nd.fit_mixture(energy, data, 2, jax.random.key(1)),
-    "diagonal": lambda energy, data: nd.fit_mixture(
+    "standard normal": lambda energy, data: nd.energies.StandardNormal.of(energy),
+    "gaussian": nd.energies.fit_gaussian,
+    "mixture": lambda energy, data: nd.energies.fit_mixture(energy, data, 2, jax.random.key(1)),
+    "diagonal": lambda energy, data: nd.energies.fit_mixture(
         energy, data, 3, jax.random.key(1), diagonal=True
     ),
 }
@@ -61,7 +61,7 @@ def test_fits_find_the_law():
         fitted = np.asarray(jax.jit(jax.vmap(law.at(t).log_prob))(u))
         exact = np.asarray(log_densities_at(MIXTURE, u, jnp.asarray(t)))
         assert np.mean(np.abs(fitted - exact)) < 0.05
-    gaussian = nd.fit_gaussian(MIXTURE, data)
+    gaussian = nd.energies.fit_gaussian(MIXTURE, data)
     variance = float(MIXTURE.schedule.noise_level(jnp.asarray(0.3))) ** 2 * np.eye(2)
     covariance = np.cov(np.asarray(data).T, bias=True) + variance
     exact = multivariate_normal.logpdf(u, np.asarray(data).mean(0), covariance)
@@ -75,9 +75,9 @@ def test_fits_of_images_in_many_dimensions_and_of_few_points(float32):
     energy = nd.ProperEnergy(None, np.zeros((4, 4)), np.ones(16))
     data = np.random.default_rng(0).normal(size=(30, 4, 4))
     for law in (
-        nd.fit_gaussian(energy, data),
-        nd.fit_mixture(energy, data, 5, jax.random.key(0)),
-        nd.fit_mixture(energy, np.repeat(data[:2], 5, 0), 4, jax.random.key(0)),
+        nd.energies.fit_gaussian(energy, data),
+        nd.energies.fit_mixture(energy, data, 5, jax.random.key(0)),
+        nd.energies.fit_mixture(energy, np.repeat(data[:2], 5, 0), 4, jax.random.key(0)),
     ):
         draw = eqx.filter_jit(law.sample)(jax.random.key(1))
         assert draw.shape == (4, 4) and draw.dtype == jnp.float32
@@ -105,9 +105,9 @@ def test_a_short_horizon_from_a_fitted_mixture_needs_fewer_levels():
     """Two thirds of the levels of the long way from the standard normal, for the same evidence."""
     mixture = eight_dimensional().prior
     short = mixture.with_horizon(t_max=0.25)
-    law = nd.fit_mixture(short, clean(mixture, 4000), 4, jax.random.key(1))
+    law = nd.energies.fit_mixture(short, clean(mixture, 4000), 4, jax.random.key(1))
     levels = []
-    for energy, initial in ((mixture, nd.StandardNormal.of(mixture)), (short, law)):
+    for energy, initial in ((mixture, nd.energies.StandardNormal.of(mixture)), (short, law)):
         bridge = nd.from_energy(energy, initial=initial)
         model = nd.Annealed(num_pilot=128)(bridge, jax.random.key(0))
         result = nd.run_smc(jax.random.key(1), model, 400, num_clouds=8)
@@ -135,11 +135,11 @@ def test_laws_go_where_initial_laws_go():
 def test_what_fits_refuse():
     data, key = np.zeros((5, 2)), jax.random.key(0)
     with pytest.raises(ValueError, match=r"examples of shape \(2,\).*got shape \(5, 3\)"):
-        nd.fit_gaussian(MIXTURE, np.zeros((5, 3)))
+        nd.energies.fit_gaussian(MIXTURE, np.zeros((5, 3)))
     with pytest.raises(ValueError, match="`num_components` must be at most 5.*got 6"):
-        nd.fit_mixture(MIXTURE, data, 6, key)
+        nd.energies.fit_mixture(MIXTURE, data, 6, key)
     with pytest.raises(ValueError, match="`num_steps` must be at least 1; got 0"):
-        nd.fit_mixture(MIXTURE, data, 2, key, num_steps=0)
+        nd.energies.fit_mixture(MIXTURE, data, 2, key, num_steps=0)
     with pytest.raises(TypeError, match="closed form at every level"):
         NoisedLaw(Shifted(MIXTURE, jnp.ones(())), (2,), 1.0)
 

@@ -36,8 +36,8 @@ def softened(bridge, z, clocks):
 
 def test_matrix_free_moments_are_the_moments_where_data_are_few():
     """Two data: two directions span all that they speak of. The third and fourth are 0."""
-    dense, z = linear(nd.Moments()), {"x": jnp.asarray(U)}
-    free = [linear(nd.MatrixFree(n)) for n in (2, 4)]
+    dense, z = linear(nd.twists.Moments()), {"x": jnp.asarray(U)}
+    free = [linear(nd.twists.MatrixFree(n)) for n in (2, 4)]
     clocks = [0.2, 0.5, 0.8]
     expected = softened(dense, z, clocks)
     for bridge in free:
@@ -46,7 +46,7 @@ def test_matrix_free_moments_are_the_moments_where_data_are_few():
 
 def test_other_sites_move_without_new_directions():
     """Directions are found at one typical noise level; the density is right at any other."""
-    bridge = nd.from_model(model, DATA, twist=nd.MatrixFree(2))
+    bridge = nd.from_model(model, DATA, twist=nd.twists.MatrixFree(2))
     clock, one = jnp.asarray(0.5), jnp.ones(())
     z = {"x": jnp.asarray(U), "scale": jnp.log(SIGMA)}
     seen = eqx.filter_jit(bridge.see)(z, clock)
@@ -65,7 +65,7 @@ def test_other_sites_move_without_new_directions():
         )
     )
     offset = gap(jnp.log(SIGMA)) - float(
-        softened(linear(nd.Moments()), {"x": jnp.asarray(U)}, [0.5])[0]
+        softened(linear(nd.twists.Moments()), {"x": jnp.asarray(U)}, [0.5])[0]
     )
     floor = float(nd.from_energy(PRIOR).noise(jnp.zeros(()))["x"]) ** 2
     prior = COVARIANCE + floor * np.eye(3)
@@ -81,7 +81,7 @@ def test_other_sites_move_without_new_directions():
 
 
 def test_noised_observations():
-    found = softened(linear(nd.NoisedObservation()), {"x": jnp.asarray(U)}, [0.3, 0.7])
+    found = softened(linear(nd.twists.NoisedObservation()), {"x": jnp.asarray(U)}, [0.3, 0.7])
     for clock, value in zip((0.3, 0.7), found, strict=True):
         total = noise(clock) * OPERATOR @ OPERATOR.T + SIGMA**2 * np.eye(2)
         expected = multivariate_normal.logpdf(DATA, OPERATOR @ U, total)
@@ -99,7 +99,7 @@ def test_many_data_need_no_matrix():
         x = numpyro.sample("x", nd.DiffusionPrior(prior))
         numpyro.sample("y", dist.Normal(jnp.asarray(operator) @ x, 0.5).to_event(1), obs=y)
 
-    bridge = nd.from_model(many, y, twist=nd.NoisedObservation())
+    bridge = nd.from_model(many, y, twist=nd.twists.NoisedObservation())
     at = eqx.filter_jit(lambda u: softened(bridge, {"x": u}, [0.5])[0])
     found = [float(at(jnp.asarray(u))) for u in places]
     total = noise(0.5, prior) * operator @ operator.T + 0.25 * np.eye(150)
@@ -144,14 +144,14 @@ def test_plates_two_sites_and_factors():
 
     whole = {"x": jnp.asarray(u)}
     terms = [(y[i], OPERATOR @ mean[i], open_ + square) for i in range(4)]
-    check(several, y, nd.MatrixFree(3), whole, *terms)
+    check(several, y, nd.twists.MatrixFree(3), whole, *terms)
     terms = [(y[i], OPERATOR @ u[i], noised) for i in range(4)]
-    check(several, y, nd.NoisedObservation(), whole, *terms)
+    check(several, y, nd.twists.NoisedObservation(), whole, *terms)
     pair = {"a": jnp.asarray(u[0]), "b": jnp.asarray(u[1])}
     term = y[0], OPERATOR @ (mean[0] + 2 * mean[1]), 5 * open_ + square
-    check(added, y[0], nd.MatrixFree(3), pair, term)
+    check(added, y[0], nd.twists.MatrixFree(3), pair, term)
     term = y[0], OPERATOR @ mean[0], open_ + square
-    check(rewarded, y[0], nd.MatrixFree(3), {"x": jnp.asarray(u[0])}, term)
+    check(rewarded, y[0], nd.twists.MatrixFree(3), {"x": jnp.asarray(u[0])}, term)
 
 
 ETA = 0.7
@@ -219,7 +219,7 @@ def test_a_law_that_is_not_known_is_named():
         numpyro.sample("signal", Strange(), obs=1.0)
 
     with pytest.raises(ValueError, match=r"site `signal`.*Strange.*observed_law.register"):
-        nd.from_model(strange, twist=nd.MatrixFree())
+        nd.from_model(strange, twist=nd.twists.MatrixFree())
 
 
 def fixed(y, likelihood=None):
@@ -253,7 +253,7 @@ def check(smc, mean, deviation, evidence, slack):
 @pytest.mark.long
 @pytest.mark.parametrize(
     ("twist", "conjugate", "slack"),
-    [(nd.MatrixFree(2), False, 0.1), (nd.NoisedObservation(), True, 0.3)],
+    [(nd.twists.MatrixFree(2), False, 0.1), (nd.twists.NoisedObservation(), True, 0.3)],
     ids=["free", "noised"],
 )
 def test_posterior_in_path_space(twist, conjugate, slack):
@@ -278,7 +278,7 @@ def test_black_box_likelihood():
     smc = nd.SMC(
         lambda y: fixed(y, likelihood),
         scheme,
-        twist=nd.BlackBox(),
+        twist=nd.twists.BlackBox(),
         num_particles=1500,
         num_chains=6,
         progress_bar=False,

@@ -25,11 +25,15 @@ def shifted(energy):
     return other, -float(other.constant(jnp.asarray(energy.t_min)))
 
 
-@pytest.mark.parametrize("method", [nd.thermodynamic_normalizer, nd.adjacent_normalizer])
+@pytest.mark.parametrize(
+    "method", [nd.normalizers.thermodynamic_normalizer, nd.normalizers.adjacent_normalizer]
+)
 def test_normalizer_of_a_mixture_with_an_arbitrary_offset_in_time(method):
     mixture = nd.GaussianMixture()
     energy, truth = shifted(mixture)
-    num = {nd.thermodynamic_normalizer: 8000, nd.adjacent_normalizer: 4000}[method]
+    num = {nd.normalizers.thermodynamic_normalizer: 8000, nd.normalizers.adjacent_normalizer: 4000}[
+        method
+    ]
     result = method(energy, exact_data(mixture, num), jax.random.key(1), batch_size=2000)
     assert result.standard_error < 0.01
     assert abs(result.value - truth) < min(3 * result.standard_error, 0.02)
@@ -42,9 +46,9 @@ def test_a_gaussian_is_its_own_control_variate():
     """Nothing is left to chance but the moments of the data; another batch size changes nothing."""
     energy, truth = shifted(nd.Gaussian())
     data = exact_data(nd.Gaussian(), 1000)
-    result = nd.thermodynamic_normalizer(energy, data, jax.random.key(1))
+    result = nd.normalizers.thermodynamic_normalizer(energy, data, jax.random.key(1))
     assert abs(result.value - truth) < min(3 * result.standard_error, 0.002)
-    again = nd.thermodynamic_normalizer(energy, data, jax.random.key(1), batch_size=300)
+    again = nd.normalizers.thermodynamic_normalizer(energy, data, jax.random.key(1), batch_size=300)
     np.testing.assert_allclose(again.value, result.value, rtol=1e-8)
 
 
@@ -52,7 +56,7 @@ def test_a_gaussian_is_its_own_control_variate():
 def test_standard_errors_are_honest():
     """Over repeated data sets and noises the estimates spread as each of them says."""
     mixture = nd.GaussianMixture()
-    for method in (nd.thermodynamic_normalizer, nd.adjacent_normalizer):
+    for method in (nd.normalizers.thermodynamic_normalizer, nd.normalizers.adjacent_normalizer):
         results = [
             method(mixture, exact_data(mixture, 300, seed), jax.random.key(seed), num_anchors=500)
             for seed in range(30)
@@ -66,8 +70,8 @@ def test_data_of_another_law_bias_the_value_and_widen_the_spread():
     """What the docstring warns of: model error enters, and the spread over data tells."""
     energy = nd.Gaussian([0.0], [[1.0]])
     wrong = 3.0 + jax.random.normal(jax.random.key(0), (1000, 1))
-    right = nd.thermodynamic_normalizer(energy, wrong - 3.0, jax.random.key(1))
-    other = nd.thermodynamic_normalizer(energy, 2.0 * wrong, jax.random.key(1))
+    right = nd.normalizers.thermodynamic_normalizer(energy, wrong - 3.0, jax.random.key(1))
+    other = nd.normalizers.thermodynamic_normalizer(energy, 2.0 * wrong, jax.random.key(1))
     assert abs(right.value) < 3 * right.standard_error + 1e-3
     assert other.spread > 10 * right.spread
 
@@ -83,8 +87,10 @@ def test_images_and_a_short_horizon_with_an_initial_law():
         variance=jnp.diag(jnp.diag(jnp.array([1.0, 0.3, 2.0, 0.1]))).reshape(2, 2),
     ).with_horizon(t_max=0.3)
     data = exact_data(inner, 500).reshape(-1, 2, 2)
-    law = nd.fit_gaussian(energy, data)
-    result = nd.adjacent_normalizer(energy, data, jax.random.key(1), num_levels=48, initial=law)
+    law = nd.energies.fit_gaussian(energy, data)
+    result = nd.normalizers.adjacent_normalizer(
+        energy, data, jax.random.key(1), num_levels=48, initial=law
+    )
     assert result.standard_error < 0.02
     assert abs(result.value - 2.5) < 3 * result.standard_error
     value, error = anchor_normalizer(energy, jax.random.key(0), 1000, law)
@@ -117,7 +123,7 @@ def test_prior_run_finds_the_normalizer():
 
 def test_what_is_stored_is_taken_off_densities_and_saved_with_the_energy(tmp_path):
     energy = nd.ProperEnergy(t_min=0.02)
-    result = nd.Normalizer(1.25, 0.03, "by hand", 0)
+    result = nd.normalizers.Normalizer(1.25, 0.03, "by hand", 0)
     known = energy.with_log_normalizer(result.value, result.standard_error)
     nd.save(tmp_path / "energy.safetensors", known)
     loaded = nd.load(tmp_path / "energy.safetensors")
@@ -144,7 +150,7 @@ def test_any_energy_with_a_field_for_it_keeps_a_normalizer():
 
 def test_what_normalizers_refuse():
     energy, data, key = nd.Gaussian(), np.zeros((10, 2)), jax.random.key(0)
-    for method in (nd.thermodynamic_normalizer, nd.adjacent_normalizer):
+    for method in (nd.normalizers.thermodynamic_normalizer, nd.normalizers.adjacent_normalizer):
         with pytest.raises(ValueError, match=r"examples of shape \(2,\).*got shape \(10, 3\)"):
             method(energy, np.zeros((10, 3)), key)
         with pytest.raises(ValueError, match="at least 2 finite examples"):
@@ -167,7 +173,7 @@ def test_digits_three_ways(float32):
     run = nd.prior_normalizer(energy, jax.random.key(1), num_particles=400)
     error = np.hypot(run.standard_error, energy.log_normalizer_error)
     assert abs(run.value - energy.log_normalizer) < 3 * error < 0.6
-    for method in (nd.thermodynamic_normalizer, nd.adjacent_normalizer):
+    for method in (nd.normalizers.thermodynamic_normalizer, nd.normalizers.adjacent_normalizer):
         result = method(energy, images, jax.random.key(1))
         assert result.standard_error < 0.3 and result.spread > 2
         assert abs(result.value - energy.log_normalizer) < 2.0

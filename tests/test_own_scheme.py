@@ -177,11 +177,11 @@ def test_fields_stand_where_they_are_written():
     """Also those that take the place of a default of the base class."""
 
     class Own(Jarzynski):
-        twist: nd.twists.AbstractTwist = nd.Identity()
+        twist: nd.twists.AbstractTwist = nd.twists.Identity()
         path_space: bool = True
 
     assert Own(3, 0.1, nd.Widened(), False) == Own(3, 0.1, path_space=False, twist=nd.Widened())
-    assert Own(3).twist == nd.Identity() and Own().path_space is True
+    assert Own(3).twist == nd.twists.Identity() and Own().path_space is True
     assert nd.Twisted(7).levels == 7 and nd.ScoreComposition(7).levels == 7
     assert nd.Annealed(nd.moves.mala()).move == nd.moves.mala()
     assert nd.LikelihoodTempered(nd.moves.mala()).weights == "exact"
@@ -191,7 +191,7 @@ def test_what_a_scheme_says_of_twist_and_space_is_heard():
     seen = []
 
     class Curious(Jarzynski):
-        twist: ClassVar = nd.Identity()
+        twist: ClassVar = nd.twists.Identity()
 
         def __call__(self, bridge, key=None, *, progress_bar=False):
             seen.append(bridge)

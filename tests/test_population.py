@@ -129,7 +129,7 @@ def test_energy_distance_flow_copies_the_data(rng, key, optimized):
 def test_mean_of_a_gaussian_population(key):
     """A linear kernel compares means: mean, spread and evidence of the population's own mean."""
     num, strength, of_reference = 8, 1.5, 0.8
-    prior = nd.Joint(nd.Gaussian([0.0], [[1.0]]), num)
+    prior = nd.energies.Joint(nd.Gaussian([0.0], [[1.0]]), num)
     factor = MMD([[0.5], [1.1]], Polynomial(1, 0.0), strength)
     model = nd.Annealed(levels=24)(nd.from_energy(prior + factor), key)
     result = nd.run_smc(key, model, 300, num_clouds=16)
@@ -176,7 +176,7 @@ def test_population_is_poststratified_to_a_reference(key):
         left[strength] = q[grid < 0].sum() + 0.5 * q[grid == 0].sum()
     np.testing.assert_allclose(list(left.values()), [0.6847, 0.7771, 0.8242], atol=5e-4)
     reference = quantiles([0.85, 0.15], [-1.5, 1.5], [0.2, 0.2], 40)
-    law = nd.Joint(nd.GaussianMixture(*MODES), 64) + MMD(reference, RBF(0.5), 8.0)
+    law = nd.energies.Joint(nd.GaussianMixture(*MODES), 64) + MMD(reference, RBF(0.5), 8.0)
     model = nd.Annealed(nd.moves.hmc(4), 4, conditional_ess=0.8, num_pilot=64)(
         nd.from_energy(law), key
     )

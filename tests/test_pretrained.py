@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from numpyro_diffusion import ProperEnergy, digits_split, load_pretrained
-from numpyro_diffusion.pretrained import load_digits, pretrained_card
+from numpyro_diffusion import ProperEnergy, load_pretrained
+from numpyro_diffusion.pretrained import digits_split, load_digits, pretrained_card
 from numpyro_diffusion.train import denoising_loss
 
 NAME = "digits-8x8"

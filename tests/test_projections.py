@@ -23,7 +23,7 @@ OFFSET, STRENGTH, LOW, HIGH = 1.5, 32.0, [[3.0], [1.0]], [[6.0], [8.0]]
 def coupled():
     """Two Gaussian priors that repel each other, and the box that they are to stay in."""
     parts = [nd.Gaussian([4.5], [[0.6]]), nd.Gaussian([4.5], [[1.0]])]
-    return nd.Joint(parts) + Coupling(log_repulsion(OFFSET), STRENGTH), Box(LOW, HIGH)
+    return nd.energies.Joint(parts) + Coupling(log_repulsion(OFFSET), STRENGTH), Box(LOW, HIGH)
 
 
 def by_quadrature(low, high, num=2000):
@@ -82,12 +82,15 @@ def test_costs():
     np.testing.assert_allclose(log_repulsion(1.5)(*x), -np.log(distances + 1.5).sum())
     np.testing.assert_allclose(hinge(4.8, 3)(*x), (np.maximum(4.8 - distances, 0) ** 3).sum())
     # The default: squared distance of neighbours, as a factor with its strength.
-    law, base = nd.Joint(nd.Gaussian(), 3) + Coupling(strength=0.7), nd.Joint(nd.Gaussian(), 3)
+    law, base = (
+        nd.energies.Joint(nd.Gaussian(), 3) + Coupling(strength=0.7),
+        nd.energies.Joint(nd.Gaussian(), 3),
+    )
     t = jnp.asarray(law.t_min)
     gap = jax.jit(lambda x: law.log_density(x, t) - base.log_density(x, t))(x)
     np.testing.assert_allclose(gap, -0.7 * (25 + distances[2] ** 2), rtol=1e-6)
     with pytest.raises(ValueError, match="at least two"):
-        jax.eval_shape((nd.Joint(nd.Gaussian(), 1) + Coupling()).energy, x[:1], t)
+        jax.eval_shape((nd.energies.Joint(nd.Gaussian(), 1) + Coupling()).energy, x[:1], t)
     with pytest.raises(ValueError, match="low <= high"):
         Box(1.0, 0.0)
 

@@ -60,7 +60,7 @@ def draws(energy, keys):
 
 def test_prior_and_ratio_are_the_target_at_every_level():
     """Score and normalised density of the noised target, from the source and a mean under it."""
-    both = SOURCE + nd.Ratio(soft_mean)
+    both = SOURCE + nd.factors.Ratio(soft_mean)
     u = jnp.array([[0.3, -0.2], [-0.9, 0.4], [1.1, 0.8]])
     for t in nd.schedules.log_snr_grid(SOURCE.schedule, 5, SOURCE.t_min, SOURCE.t_max):
         (log_p, score), (truth, slope) = at(both, u, t), at(TARGET, u, t)
@@ -70,7 +70,7 @@ def test_prior_and_ratio_are_the_target_at_every_level():
 
 def test_what_is_trusted_is_what_counts_at_last():
     """A ratio that is wrong at every noisy level, and right where the law is read."""
-    both = SOURCE + nd.Ratio(lambda u, t: 0.3 * u[0] - 1.0, log_ratio)
+    both = SOURCE + nd.factors.Ratio(lambda u, t: 0.3 * u[0] - 1.0, log_ratio)
     u = jnp.array([[-0.9, 0.4], [0.2, 0.1]])
     for a, b in zip(at(both, u, T_MIN), at(TARGET, u, T_MIN), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-9)
@@ -135,7 +135,7 @@ def test_a_learned_ratio_at_every_level():
     """Where noised target examples are, and the law that it leads to with the ratio itself at last."""
     keys = jax.random.split(jax.random.key(5), 6000)
     source, target = draws(SOURCE, keys[:5000]), draws(TARGET, keys[5000:])
-    learned = nd.fit_ratio(
+    learned = nd.train.fit_ratio(
         jax.random.key(1),
         SOURCE,
         log_ratio,
@@ -164,7 +164,7 @@ def test_a_learned_ratio_at_every_level():
 def test_regression_of_the_logarithm_has_the_known_bias():
     """Led by E[log q / p | u] alone, particles end up too narrow both ways, for (0.1, 0.6)."""
     scheme = nd.ReverseDiffusion(levels=100, num_moves=0, num_pilot=64, weights="none")
-    model = scheme(nd.from_energy(SOURCE + nd.Ratio(mean_of_log)), jax.random.key(0))
+    model = scheme(nd.from_energy(SOURCE + nd.factors.Ratio(mean_of_log)), jax.random.key(0))
     found = nd.run_smc(jax.random.key(1), model, num_particles=1000, num_clouds=2)
     along = (
         np.asarray(found.positions["x"]).reshape(-1, 2)
@@ -179,7 +179,7 @@ def test_a_classifier_knows_the_ratio():
     keys = jax.random.split(jax.random.key(11), 6000)
     source, target = draws(SOURCE, keys[:5000]), draws(TARGET, keys[5000:])
     net = nd.nets.ResidualMLP(jax.random.key(9), (2,), width=32, depth=1)
-    classifier = nd.density_ratio_classifier(
+    classifier = nd.train.density_ratio_classifier(
         jax.random.key(0), source, target, net=net, steps=800, progress_bar=False
     )
     side = np.linspace(-2.5, 2.5, 201)

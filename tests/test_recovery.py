@@ -67,7 +67,7 @@ def test_a_quadratic_finds_the_precision_of_noised_data(alpha_bars, expected, ke
     t, data = time_of(alpha_bars[0]), quantiles(4000)
     energy = Quadratic(jnp.asarray(0.5, float))
     start = Initializer(Linear(jnp.zeros(())), jnp.zeros(1), jnp.ones(1))
-    found = nd.fit_recovery(
+    found = nd.train.fit_recovery(
         key, energy, data, initializer=start, validation=data, num_levels=2,
         levels=lambda key, energy, num: jnp.full(num, t), trainable=lambda e: e.log_precision,
         steps=1500, batch_size=512, learning_rate=0.02, weight_decay=0.0, validation_repeats=8,
@@ -129,7 +129,7 @@ def test_a_small_network_learns_the_density_of_a_mixture():
         nd.nets.ResidualMLP(jax.random.key(1), (1,), width=32), data, noise_min=0.1, noise_max=10.0
     )
     options = {"steps": 2000, "learning_rate": 1e-2, "weight_decay": 0.0, "patience": 100}
-    found = nd.fit_recovery(jax.random.key(2), energy, data, progress_bar=False, **options)
+    found = nd.train.fit_recovery(jax.random.key(2), energy, data, progress_bar=False, **options)
     grid, t = jnp.linspace(-5, 5, 2001)[:, None], jnp.asarray(energy.t_min)
     log_p = jax.vmap(lambda u: found.energy.log_density(u, t))(grid)
     log_p -= jax.nn.logsumexp(log_p) + jnp.log(grid[1, 0] - grid[0, 0])
@@ -159,7 +159,9 @@ SMALL = {
 def small_fit(key, **options):
     start = Initializer(Linear(jnp.zeros(())), jnp.zeros(1), jnp.ones(1))
     energy = Quadratic(jnp.asarray(0.5, float))
-    return nd.fit_recovery(key, energy, quantiles(100), initializer=start, **(SMALL | options))
+    return nd.train.fit_recovery(
+        key, energy, quantiles(100), initializer=start, **(SMALL | options)
+    )
 
 
 def test_history_has_one_row_a_check(key):
@@ -203,8 +205,8 @@ def test_divergence_carries_an_energy(key):
 def test_what_is_refused(key):
     data = np.zeros((10, 2))
     with pytest.raises(TypeError, match="expects an energy; got ScoreFunction"):
-        nd.fit_recovery(key, nd.ScoreFunction(lambda x, t: -x, (2,)), data)
+        nd.train.fit_recovery(key, nd.ScoreFunction(lambda x, t: -x, (2,)), data)
     with pytest.raises(ValueError, match="`num_levels` must be at least 1; got 0"):
-        nd.fit_recovery(key, nd.ProperEnergy(), data, num_levels=0)
+        nd.train.fit_recovery(key, nd.ProperEnergy(), data, num_levels=0)
     with pytest.raises(ValueError, match="must be finite"):
-        nd.fit_recovery(key, nd.ProperEnergy(), data * np.nan)
+        nd.train.fit_recovery(key, nd.ProperEnergy(), data * np.nan)

@@ -162,7 +162,7 @@ def test_tempered_evidence_needs_no_normalizer():
 
 def test_a_choice_among_draws_is_weighed_by_their_mean():
     """Weighted moments of what is chosen are those of prior times likelihood, less noisy than of one."""
-    bridge = gaussian_bridge(nd.Gaussian(MEAN, COVARIANCE), False, nd.Identity())
+    bridge = gaussian_bridge(nd.Gaussian(MEAN, COVARIANCE), False, nd.twists.Identity())
     power, errors = 0.6, {}
     floor = nd.Gaussian().schedule.noise_level(jnp.asarray(nd.Gaussian().t_min))
     covariance = COVARIANCE + float(floor) ** 2 * np.eye(2)

@@ -102,7 +102,7 @@ def test_a_likelihood_steers_a_composition():
 def test_a_law_as_a_factor_of_a_sampler():
     """The law of a reverse sampler times another law: path space, one score and one energy."""
     log_z, below = truth(ONE + 0.5 * PART)
-    tilted = scores(ONE) + nd.LawFactor(PART, 0.5)
+    tilted = scores(ONE) + nd.factors.LawFactor(PART, 0.5)
     result = run(nd.Twisted(levels=200), nd.from_energy(tilted, path_space=True))
     found = np.asarray(result.log_evidence) - log_z
     assert found.std(ddof=1) < 0.15
@@ -117,8 +117,8 @@ def test_a_set_and_its_probability():
     log_p = on_grid(ONE)
     inside = (GRID > -1.5) & (GRID < 0)
     log_z = np.log(np.trapezoid(np.exp(log_p) * inside, GRID))
-    slack = nd.Restrict(lambda x: jnp.minimum(x + 1.5, -x))
-    yes_or_no = nd.Restrict(lambda x: jnp.all((x > -1.5) & (x < 0)))
+    slack = nd.factors.Restrict(lambda x: jnp.minimum(x + 1.5, -x))
+    yes_or_no = nd.factors.Restrict(lambda x: jnp.all((x > -1.5) & (x < 0)))
     for factor in (slack, yes_or_no):
         result = run(nd.Annealed(), nd.from_energy(ONE + factor), 500)
         found = np.asarray(result.log_evidence) - log_z
@@ -165,15 +165,15 @@ def test_without_weights_it_is_a_heuristic():
 def test_mixtures_weigh_by_normalisers():
     loose = nd.EnergyFunction(lambda e, x, t: e.energy(x, t) - 1.7, (1,), params=PART)
     with pytest.raises(ValueError, match="prior_normalizer"):
-        nd.Mixture([ONE, loose])
-    mixture = nd.Mixture([ONE, loose.with_log_normalizer(1.7, 0.2)], [3.0, 1.0])
+        nd.energies.Mixture([ONE, loose])
+    mixture = nd.energies.Mixture([ONE, loose.with_log_normalizer(1.7, 0.2)], [3.0, 1.0])
     log_z, _ = truth(mixture)
     assert log_z == pytest.approx(0.0, abs=1e-6)
     share = 0.75 * np.exp(on_grid(ONE)) + 0.25 * np.exp(on_grid(PART))
     np.testing.assert_allclose(np.exp(on_grid(mixture)), share, rtol=1e-6, atol=1e-12)
     assert mixture.log_normalizer == 0.0
     assert mixture.log_normalizer_error == pytest.approx(0.05)
-    both = nd.Mixture([ONE, PART], [3.0, 1.0])
+    both = nd.energies.Mixture([ONE, PART], [3.0, 1.0])
     t = jnp.asarray(0.4)
     draws = jax.vmap(lambda key: both.draw(key, t))(jax.random.split(jax.random.key(0), 4000))
     mean, variance = both.moments(t)
@@ -204,7 +204,7 @@ def test_what_is_refused():
 def test_a_set_is_sharp_at_its_end_in_32_bits(float32):
     """Compiled code rounds as it likes; where the noise ends, a factor is itself and nothing softer."""
     one = nd.GaussianMixture([0.3, 0.7], [[-2.0], [1.0]], [[[0.3]], [[0.6]]])
-    bridge = nd.from_energy((one + one) / 0.5 + nd.Restrict(lambda x: x[0]))
+    bridge = nd.from_energy((one + one) / 0.5 + nd.factors.Restrict(lambda x: x[0]))
     see = jax.jit(jax.vmap(lambda u, c: bridge.see({"x": u}, c).log_density, (0, None)))
     values = see(jnp.asarray([[-0.004], [-1e-4], [0.2]], jnp.float32), jnp.zeros(()))
     assert np.isneginf(values[:2]).all() and np.isfinite(values[2])
@@ -216,13 +216,13 @@ def test_parts_are_read_where_the_whole_is():
     later = loose.with_horizon(t_min=0.02).with_log_normalizer(1.7)
     early = loose.with_log_normalizer(1.7)
     with pytest.raises(ValueError, match=r"parts \[0\] are not known"):
-        nd.Mixture([early, later])
-    assert nd.Joint([early, later]).log_normalizer is None
-    assert nd.Joint([early, early]).log_normalizer == pytest.approx(3.4)
-    assert nd.Joint(early, 3).log_normalizer == pytest.approx(5.1)
+        nd.energies.Mixture([early, later])
+    assert nd.energies.Joint([early, later]).log_normalizer is None
+    assert nd.energies.Joint([early, early]).log_normalizer == pytest.approx(3.4)
+    assert nd.energies.Joint(early, 3).log_normalizer == pytest.approx(5.1)
     other = nd.Gaussian([0.0], [[1.0]], schedule=nd.schedules.VarianceExploding())
     with pytest.raises(ValueError, match="share one schedule"):
-        ONE + nd.LawFactor(other)
+        ONE + nd.factors.LawFactor(other)
 
 
 def test_a_heuristic_says_so_where_numpyro_users_look(capsys):

@@ -94,7 +94,7 @@ def test_history_adds_up(clouds):
     log_first = norm.logpdf(FIRST, 0.5, (1.0 + NOISE**2) ** 0.5)
     assert within(jnp.exp(start - log_first), 1.0)
     np.testing.assert_allclose(
-        trace.ess[:, -1] * 500, smc.effective_sample_size(clouds.log_weights), rtol=1e-9
+        trace.ess[:, -1] * 500, nd.smc.effective_sample_size(clouds.log_weights), rtol=1e-9
     )
     # A level is resampled exactly if the one before it fell below half.
     np.testing.assert_array_equal(trace.resampled[:, 1:], trace.ess[:, :-1] < 0.5)
@@ -110,7 +110,7 @@ def test_without_resampling_it_is_importance_sampling(key):
     log_likelihood, mean, _ = kalman()
     assert not result.trace.resampled.any()
     assert np.all(result.trace.unique_ancestors == 500)
-    np.testing.assert_allclose(result.log_evidence, smc.log_mean_exp(result.log_weights))
+    np.testing.assert_allclose(result.log_evidence, nd.smc.log_mean_exp(result.log_weights))
     # There the genealogical error is the plain standard error of a mean of weights.
     w = np.exp(np.asarray(result.log_weights))
     plain = w.std(-1, ddof=1) / w.mean(-1) / np.sqrt(500)
@@ -333,14 +333,14 @@ def test_progress_bar_counts_levels(key, capsys):
 
 def test_effective_sample_size():
     log_weights = jnp.log(jnp.array([[4.0, 1.0, 1.0, 0.0], [2.0, 2.0, 2.0, 2.0]]))
-    sizes = smc.effective_sample_size(log_weights + 900.0)
+    sizes = nd.smc.effective_sample_size(log_weights + 900.0)
     np.testing.assert_allclose(sizes, [36 / 18, 4.0])
-    assert smc.effective_sample_size(jnp.full(3, -jnp.inf)) == 0
+    assert nd.smc.effective_sample_size(jnp.full(3, -jnp.inf)) == 0
 
 
 def test_conditional_ess_is_a_share_of_what_counted_before():
     old, new = np.array([0.5, 0.3, 0.2, 0.0]), np.array([1.0, 3.0, 0.5, 9.0])
-    share = lambda new: float(smc.conditional_ess(jnp.log(old), jnp.log(jnp.asarray(new))))
+    share = lambda new: float(nd.smc.conditional_ess(jnp.log(old), jnp.log(jnp.asarray(new))))
     expected = (old @ new) ** 2 / (old @ new**2)
     np.testing.assert_allclose(share(new), expected)
     np.testing.assert_allclose(share(7.0 * new), expected)
@@ -353,7 +353,7 @@ def test_conditional_ess_is_a_share_of_what_counted_before():
 def test_resample_equal_is_unbiased_and_systematic(key):
     w = np.array([0.05, 0.62, 0.33])
     keys = jax.random.split(key, 400)
-    index = jax.vmap(lambda k: smc.resample_equal(k, jnp.log(w), 10))(keys)
+    index = jax.vmap(lambda k: nd.smc.resample_equal(k, jnp.log(w), 10))(keys)
     counts = np.stack([(np.asarray(index) == i).sum(-1) for i in range(3)], -1)
     assert np.all(abs(counts - 10 * w) < 1)  # systematic: never off by one or more
     assert np.all(abs(counts.mean(0) - 10 * w) < 3.5 * 0.5 / 20)

@@ -30,7 +30,9 @@ def everything(energy, u, t):
 
 def test_a_gaussian_is_smoothed_as_it_should_be():
     """Values, scores and means of N(m, S + tau^2), from a Gaussian that is off by one width or so."""
-    energy = nd.SmoothedDensity(log_normal, 2, num_draws=2048, mean=0.0, variance=[1.5, 1.0])
+    energy = nd.energies.SmoothedDensity(
+        log_normal, 2, num_draws=2048, mean=0.0, variance=[1.5, 1.0]
+    )
     u = np.array([0.9, -0.6])
     for t in levels(energy)[1:]:
         tau = float(nd.energies.added_variance(energy, t))
@@ -47,10 +49,10 @@ def test_a_gaussian_is_smoothed_as_it_should_be():
 
 
 def test_without_a_gradient_the_value_stays_and_the_weighted_mean_is_the_score():
-    smooth = nd.SmoothedDensity(log_normal, 2, num_draws=64)
+    smooth = nd.energies.SmoothedDensity(log_normal, 2, num_draws=64)
     step = lambda x: jnp.floor(8 * log_normal(x)) / 8  # a density of plateaus
-    plateaus = nd.SmoothedDensity(step, 2, num_draws=64, differentiable=False)
-    black_box = nd.SmoothedDensity(log_normal, 2, num_draws=64, differentiable=False)
+    plateaus = nd.energies.SmoothedDensity(step, 2, num_draws=64, differentiable=False)
+    black_box = nd.energies.SmoothedDensity(log_normal, 2, num_draws=64, differentiable=False)
     u = np.array([0.9, -0.6])
     for t in levels(smooth)[1:4]:
         tau = float(nd.energies.added_variance(smooth, t))
@@ -68,7 +70,9 @@ def test_the_optimiser_ends_where_a_gaussian_says(variance, spread):
     sigma = nd.energies.optimize._levels()
     end = 0.3 + (1.5 - 0.3) * np.prod(variance / (variance + sigma**2))
     log_density = lambda x: -0.5 * jnp.sum((x - 0.3) ** 2) / variance
-    found = nd.mbd_optimize(jax.random.key(0), log_density, jnp.array([1.5]), num_draws=2048)
+    found = nd.energies.mbd_optimize(
+        jax.random.key(0), log_density, jnp.array([1.5]), num_draws=2048
+    )
     assert abs(float(found.x[0]) - end) < spread
     assert np.all(found.effective_draws > 30)
 
@@ -93,7 +97,7 @@ def test_the_law_of_the_demo():
     functions = np.abs, np.square, lambda x: x > 0
     truth = [np.trapezoid(p * f(grid), grid) / norm for f in functions]
     np.testing.assert_allclose(truth[:2], [0.7978, 0.6498], atol=1e-4)
-    energy = nd.SmoothedDensity(demo, 1, num_draws=256)
+    energy = nd.energies.SmoothedDensity(demo, 1, num_draws=256)
     scheme = nd.ReverseDiffusion(levels=30, num_pilot=64)
     model = scheme(nd.from_energy(energy), jax.random.key(0))
     found = nd.run_smc(jax.random.key(1), model, num_particles=2000, num_clouds=2)

@@ -65,8 +65,8 @@ def test_pnp_has_the_laws_that_it_is_said_to_have(key):
     """A mixture and heavy-tailed data of a square: both copies, and the weighted one, by quadrature."""
     blur = 0.5
     prior, likelihood, blurred_prior, blurred_likelihood = on_the_line(blur)
-    found = nd.split_gibbs(
-        key, nd.from_energy(MIXTURE, heavy), nd.PnPDM(blur), num_chains=200, num_draws=100,
+    found = nd.samplers.split_gibbs(
+        key, nd.from_energy(MIXTURE, heavy), nd.samplers.PnPDM(blur), num_chains=200, num_draws=100,
         num_burn_in=60,
     )  # fmt: skip
     exact = by_quadrature(prior * likelihood)
@@ -85,8 +85,8 @@ def test_pnp_has_the_laws_that_it_is_said_to_have(key):
 
 def test_daps_with_an_energy_is_exact(key):
     prior, likelihood, *_ = on_the_line(0.5)
-    found = nd.split_gibbs(
-        key, nd.from_energy(MIXTURE, heavy), nd.DAPS(0.5, 4.0, 3), num_chains=200, num_draws=60,
+    found = nd.samplers.split_gibbs(
+        key, nd.from_energy(MIXTURE, heavy), nd.samplers.DAPS(0.5, 4.0, 3), num_chains=200, num_draws=60,
         num_burn_in=60,
     )  # fmt: skip
     assert_law(found.positions["x"], *by_quadrature(prior * likelihood))
@@ -131,8 +131,8 @@ def test_pnp_with_four_reverse_steps(key):
     for _ in range(500):
         seen = after(*law, *data_side(noise))
         law = after(*seen, *denoise, (basis * variance) @ basis.T)
-    found = nd.split_gibbs(
-        key, bridge, nd.PnPDM(noise, num_steps=4, weights="none"), num_chains=200, num_draws=100,
+    found = nd.samplers.split_gibbs(
+        key, bridge, nd.samplers.PnPDM(noise, num_steps=4, weights="none"), num_chains=200, num_draws=100,
         num_burn_in=50,
     )  # fmt: skip
     assert_law(found.positions["x"], *law)
@@ -144,7 +144,10 @@ def test_pnp_with_four_reverse_steps(key):
 def test_daps_with_a_score_is_off_by_a_known_amount(key):
     """Ten levels from closed forms: nothing is refused, so the law of a sweep is that of an affine map."""
     prior, s, basis = prior_and_basis()
-    bridge, sampler = nd.from_energy(prior, linear), nd.DAPS(0.3, 20.0, 10, "score", flow_steps=2)
+    bridge, sampler = (
+        nd.from_energy(prior, linear),
+        nd.samplers.DAPS(0.3, 20.0, 10, "score", flow_steps=2),
+    )
     law = np.zeros(2), np.eye(2)
     for clock in np.linspace(float(clock_at(bridge, 20.0)), float(clock_at(bridge, 0.3)), 10):
         noise = float(added_noise(bridge, jnp.asarray(clock))["x"])
@@ -155,7 +158,9 @@ def test_daps_with_a_score_is_off_by_a_known_amount(key):
         law = after(*law, *data_side(noise))
     precision = np.linalg.inv((basis * s) @ basis.T) + OPERATOR.T @ OPERATOR / SIGMA**2
     assert np.abs(law[1] / np.linalg.inv(precision) - 1).max() > 0.1
-    found = nd.split_gibbs(key, bridge, sampler, num_chains=300, num_draws=20, num_burn_in=2)
+    found = nd.samplers.split_gibbs(
+        key, bridge, sampler, num_chains=300, num_draws=20, num_burn_in=2
+    )
     assert_law(found.positions["x"], *law)
     assert not found.exact and "DAPS with 10 levels" in found.target
 
@@ -196,10 +201,12 @@ def test_unknown_noise_inside_mcmc(key, which):
     blur = 0.3 if which == "PnPDM beside NUTS" else 0.0
     exact = problem._replace(covariances=problem.covariances + blur**2 * np.eye(2)).exact()
     if blur:
-        kernel = Gibbs([(nd.SplitKernel(model, nd.PnPDM(blur)), ["x"]), (NUTS(model), None)])
+        kernel = Gibbs(
+            [(nd.SplitKernel(model, nd.samplers.PnPDM(blur)), ["x"]), (NUTS(model), None)]
+        )
         fields, method = ("block_states.0.log_weight",), jax.vmap
     else:
-        kernel = nd.SplitKernel(model, nd.DAPS(0.4, 0.4, 1, num_moves=4))
+        kernel = nd.SplitKernel(model, nd.samplers.DAPS(0.4, 0.4, 1, num_moves=4))
         fields, method = ("log_weight",), "vectorized"
     mcmc = MCMC(
         kernel, num_warmup=150, num_samples=400, num_chains=48, chain_method=method,
@@ -259,7 +266,9 @@ def test_values_that_are_not_finite_are_refused(key):
     with pytest.raises(
         FloatingPointError, match="site 'x'.*1 of 2 chains, first in chain 1"
     ) as info:
-        nd.split_gibbs(key, bridge, num_draws=3, num_burn_in=2, num_chains=2, initial=initial)
+        nd.samplers.split_gibbs(
+            key, bridge, num_draws=3, num_burn_in=2, num_chains=2, initial=initial
+        )
     result = info.value.result  # type: ignore[attr-defined]
     assert np.isfinite(np.asarray(result.positions["x"][0])).all()
 
@@ -267,18 +276,20 @@ def test_values_that_are_not_finite_are_refused(key):
 def test_refusals(key):
     bridge = nd.from_energy(MIXTURE, heavy, path_space=True)
     with pytest.raises(ValueError, match="noise_level"):
-        nd.PnPDM(0.0)
+        nd.samplers.PnPDM(0.0)
     with pytest.raises(ValueError, match="weights"):
-        nd.PnPDM(weights="some")  # type: ignore[arg-type]
+        nd.samplers.PnPDM(weights="some")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="path_space"):
-        nd.split_gibbs(key, bridge, nd.PnPDM(prior="energy"))
+        nd.samplers.split_gibbs(key, bridge, nd.samplers.PnPDM(prior="energy"))
     with pytest.raises(ValueError, match="summed scores"):
-        nd.split_gibbs(key, nd.from_energy(MIXTURE + MIXTURE, path_space=True), nd.DAPS())
+        nd.samplers.split_gibbs(
+            key, nd.from_energy(MIXTURE + MIXTURE, path_space=True), nd.samplers.DAPS()
+        )
     with pytest.raises(ValueError, match="num_draws"):
-        nd.split_gibbs(key, bridge, num_draws=0)
+        nd.samplers.split_gibbs(key, bridge, num_draws=0)
     without = nd.from_model(lambda: numpyro.sample("a", dist.Normal()))
     with pytest.raises(ValueError, match="no `DiffusionPrior`"):
-        nd.split_gibbs(key, without)
+        nd.samplers.split_gibbs(key, without)
     kernel = nd.SplitKernel(lambda: numpyro.sample("x", nd.DiffusionPrior(MIXTURE)))
     with pytest.raises(ValueError, match="'offset'"):
         kernel.init(key, 0, {"offset": jnp.zeros(())}, (), {})

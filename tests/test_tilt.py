@@ -39,7 +39,7 @@ def exact_value(name):
 
 
 def tilted(name, value=None, **options):
-    return nd.Tilt(REWARDS[name], value=value, **options)
+    return nd.factors.Tilt(REWARDS[name], value=value, **options)
 
 
 def above(law, u, t):
@@ -57,8 +57,13 @@ def test_values_are_what_they_say():
     times = nd.schedules.log_snr_grid(BASE.schedule, 6, BASE.t_min, BASE.t_max)[::-1]
     u = jnp.array([0.7])
     for name, reward in REWARDS.items():
-        many = nd.MonteCarloValue(2000)
-        values = [None, nd.MonteCarloValue(8), many, nd.ExactValue(exact_value(name))]
+        many = nd.factors.MonteCarloValue(2000)
+        values = [
+            None,
+            nd.factors.MonteCarloValue(8),
+            many,
+            nd.factors.ExactValue(exact_value(name)),
+        ]
         laws = [BASE + tilted(name, value) for value in values]
         (tweedie, _), (few, _), (mc, mc_slope), (exact, slope) = on_levels(laws, u, times)
         m, v = (np.asarray(a) for a in jax.vmap(lambda t: posterior(u, t))(times))
@@ -78,16 +83,16 @@ def test_a_black_box_keeps_its_weight_and_is_asked_for_no_gradient():
         lambda x: np.floor(2 * x).sum(-1), jax.ShapeDtypeStruct((), x.dtype), x,
         vmap_method="expand_dims",
     )  # fmt: skip
-    law = BASE + nd.Tilt(count, 0.5, differentiable=False)
+    law = BASE + nd.factors.Tilt(count, 0.5, differentiable=False)
     u, t = jnp.array([0.7]), jnp.asarray(BASE.t_min)
     value, slope = eqx.filter_jit(law.log_density_and_score)(u, t)
     base, base_slope = BASE.log_density_and_score(u, t)
     np.testing.assert_allclose(value - base, np.floor(1.4) / 0.5, rtol=1e-10)
     np.testing.assert_allclose(slope, base_slope, rtol=1e-10)
     with pytest.raises(ValueError, match="one number"):
-        (BASE + nd.Tilt(lambda x: x)).energy(u, t)
+        (BASE + nd.factors.Tilt(lambda x: x)).energy(u, t)
     with pytest.raises(ValueError, match="positive `alpha`"):
-        nd.Tilt(alpha=0.0)
+        nd.factors.Tilt(alpha=0.0)
 
 
 def test_the_loss_of_a_value_is_least_at_the_soft_mean():
@@ -145,7 +150,7 @@ def sampled(law, num_levels=40, **options):
 @pytest.mark.long
 def test_the_law_and_its_constant_with_weights_and_the_known_bias_without():
     """A curved reward: what the reverse diffusion led by the denoised mean comes to is known as well."""
-    law = BASE + tilted("curved", nd.MonteCarloValue(32))
+    law = BASE + tilted("curved", nd.factors.MonteCarloValue(32))
     mean, variance, log_constant = moments_of(sampled(law))
     truth = LAWS["curved"]
     assert abs(mean - truth[0]) < 0.02 and abs(variance - truth[1]) < 0.03
@@ -218,7 +223,9 @@ def test_training_with_weights_learns_the_tilted_law():
 def test_a_learned_value():
     """Right where particles of the tilted law go, at every level."""
     name, exact = "curved", exact_value("curved")
-    value = nd.fit_soft_value(jax.random.key(0), BASE, REWARDS[name], steps=800, progress_bar=False)
+    value = nd.train.fit_soft_value(
+        jax.random.key(0), BASE, REWARDS[name], steps=800, progress_bar=False
+    )
     times = nd.schedules.log_snr_grid(BASE.schedule, 9, BASE.t_min, BASE.t_max)[::-1]
 
     @eqx.filter_jit

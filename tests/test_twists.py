@@ -51,7 +51,7 @@ def test_moments_are_exact_for_gaussian_priors(clock):
     mean, open_ = MEAN + gain @ (U - MEAN), prior - gain @ prior
     total = OPERATOR @ open_ @ OPERATOR.T + SIGMA**2 * np.eye(2)
     expected = multivariate_normal.logpdf(DATA, OPERATOR @ mean, total)
-    value = softened(linear(nd.Moments()), {"x": jnp.asarray(U)}, clock)
+    value = softened(linear(nd.twists.Moments()), {"x": jnp.asarray(U)}, clock)
     np.testing.assert_allclose(value, expected, rtol=1e-6)
 
 
@@ -119,7 +119,7 @@ def test_a_step_out_of_the_support_leaves_a_gradient():
     assert np.all(np.isfinite(jax.grad(value)(seen.x_hat)["x"]))
 
 
-@pytest.mark.parametrize("twist", [nd.Widened(), nd.Moments()], ids=["widened", "moments"])
+@pytest.mark.parametrize("twist", [nd.Widened(), nd.twists.Moments()], ids=["widened", "moments"])
 def test_several_sites_and_a_plate(twist):
     """Blocks of the covariance meet the right coordinates: the joint is a Gaussian in closed form."""
     first, second = PRIOR, nd.Gaussian([0.2, 0.9], [[0.7, 0.3], [0.3, 1.1]])
@@ -146,7 +146,7 @@ def test_several_sites_and_a_plate(twist):
     np.testing.assert_allclose(softened(bridge, z, clock), expected, rtol=1e-8)
 
 
-@pytest.mark.parametrize("twist", [nd.Widened(), nd.Moments()], ids=["widened", "moments"])
+@pytest.mark.parametrize("twist", [nd.Widened(), nd.twists.Moments()], ids=["widened", "moments"])
 def test_nothing_is_widened_at_the_clean_end(twist):
     value = softened(linear(twist), {"x": jnp.asarray(U)}, 0.0)
     expected = multivariate_normal.logpdf(DATA, OPERATOR @ U, SIGMA**2 * np.eye(2))
@@ -172,7 +172,7 @@ def seen_x(bridge, z, clock) -> float:
 def test_moments_and_full_covariances_leave_no_variance_for_gaussian_priors():
     """Path and draws are then exact: a dozen levels without moves give the evidence itself."""
     scheme = nd.ReverseDiffusion(levels=12, covariance=nd.schemes.Full(), num_moves=0)
-    model = scheme(linear(nd.Moments()), jax.random.key(0))
+    model = scheme(linear(nd.twists.Moments()), jax.random.key(0))
     result = nd.run_smc(jax.random.key(1), model, 100, num_clouds=4)
     floor = float(nd.from_energy(PRIOR).noise(jnp.zeros(()))["x"]) ** 2
     total = OPERATOR @ (COVARIANCE + floor * np.eye(3)) @ OPERATOR.T + SIGMA**2 * np.eye(2)
@@ -182,7 +182,7 @@ def test_moments_and_full_covariances_leave_no_variance_for_gaussian_priors():
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("twist", [nd.Widened(), nd.Moments()], ids=["widened", "moments"])
+@pytest.mark.parametrize("twist", [nd.Widened(), nd.twists.Moments()], ids=["widened", "moments"])
 def test_evidence_with_an_unknown_noise_level(twist):
     problem = two_dimensional()
     smc = nd.SMC(

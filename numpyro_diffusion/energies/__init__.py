@@ -20,6 +20,9 @@ from .forms import ScalarEnergy as ScalarEnergy
 from .forms import SquaredEnergy as SquaredEnergy
 from .gaussian import Gaussian as Gaussian
 from .gaussian import GaussianMixture as GaussianMixture
+from .initial import StandardNormal as StandardNormal
+from .initial import fit_gaussian as fit_gaussian
+from .initial import fit_mixture as fit_mixture
 from .joint import Joint as Joint
 from .mixture import Mixture as Mixture
 from .network import InnerProductEnergy as InnerProductEnergy

@@ -85,7 +85,7 @@ class Box(AbstractEnergy):
 
     Example:
         >>> import numpyro_diffusion as nd
-        >>> nd.DiffusionPrior(nd.Box([-1.0, 0.0], [1.0, 3.0])).event_shape
+        >>> nd.DiffusionPrior(nd.energies.Box([-1.0, 0.0], [1.0, 3.0])).event_shape
         (2,)
     """
 

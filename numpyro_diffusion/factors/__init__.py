@@ -1,5 +1,7 @@
 """Factors of laws: rewards, constraints, ratios and couplings, softened at noisy levels."""
 
+from ..energies import AbstractFactor as AbstractFactor
+from ..energies import Noised as Noised
 from .coupling import Coupling as Coupling
 from .coupling import hinge as hinge
 from .coupling import log_repulsion as log_repulsion

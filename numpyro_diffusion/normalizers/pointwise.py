@@ -107,7 +107,7 @@ def label_normalizers(
     As `pointwise_normalizer`, for `energy.given(label)` at the examples of that label. Bayes' rule on
     energies needs them: a network may put any constant on any label.
 
-        found = nd.label_normalizers(energy, images, labels, key)
+        found = nd.normalizers.label_normalizers(energy, images, labels, key)
         energy = energy.with_label_normalizers(found.values, found.standard_errors)
 
     Args:

@@ -11,6 +11,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._arguments import check_counts
 from .._staging import Done, hoist
 from .._typing import Array, Position, PRNGKey, Scalar
 from ..bridge import Bridge, Rest, Seen, combine, log_density
@@ -87,6 +88,11 @@ class Kernels(eqx.Module):
     num_other_moves: int = eqx.field(static=True)
     from_prior: bool = eqx.field(static=True, default=False)
     rank: int = eqx.field(static=True, default=0)
+
+    def __check_init__(self):
+        if self.num_moves is not None:
+            check_counts(self, "`None` for the pilot's choice.", num_moves=0)
+        check_counts(self, num_other_moves=0, rank=0)
 
     @property
     def in_blocks(self) -> bool:

@@ -52,8 +52,8 @@ class Twisted(TunedScheme):
             heuristic, marked as such in the result.
         num_pilot: Particles of the pilot cloud.
 
-    The likelihood sees the denoised mean; with `twist=nd.Widened()`, `nd.Moments()` or `nd.MatrixFree()` also
-    how far that may be off.
+    The likelihood sees the denoised mean; with `twist=nd.Widened()`, `nd.twists.Moments()` or
+    `nd.twists.MatrixFree()` also how far that may be off.
 
     References:
         Wu, Trippe, Naesseth, Blei & Cunningham (2023), Practical and Asymptotically Exact Conditional

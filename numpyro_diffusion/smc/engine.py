@@ -47,6 +47,7 @@ __all__ = ["resample_equal", "run_smc"]
 
 def resample_equal(key: PRNGKey, log_weights: Array, num_samples: int) -> Array:
     """Indices of an equally weighted cloud, by systematic resampling. For display and plots."""
+    num_samples = whole_number("num_samples", num_samples, 1)
     return resampling.systematic(key, jax.nn.softmax(log_weights), num_samples)
 
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import pytest
 
 import numpyro_diffusion as nd
-from numpyro_diffusion import energies, factors, population, schemes, twists
+from numpyro_diffusion import energies, factors, schemes, twists
 from numpyro_diffusion.schedules import standard as schedules
 
 
@@ -30,11 +30,11 @@ def _card():
 FACTORIES = {
     "Composed": lambda: (nd.Gaussian() + 0.5 * nd.GaussianMixture()) / 0.8,
     "ComposedDenoiser": lambda: 1.5 * FACTORIES["ScoreFunction"]() + 0.5 * nd.Gaussian(),
-    "Factored": lambda: nd.GaussianMixture() + nd.LawFactor(power=0.5),
-    "FactoredDenoiser": lambda: FACTORIES["ScoreFunction"]() + nd.LawFactor(power=0.5),
-    "Joint": lambda: nd.Joint([nd.Gaussian(), nd.GaussianMixture()]),
-    "Mixture": lambda: nd.Mixture([nd.Gaussian(), nd.GaussianMixture()], [1.0, 3.0]),
-    "MMD": lambda: nd.MMD(jnp.array([[0.3, -1.0], [1.2, 0.4], [-0.6, 0.1]]), strength=2.0),
+    "Factored": lambda: nd.GaussianMixture() + nd.factors.LawFactor(power=0.5),
+    "FactoredDenoiser": lambda: FACTORIES["ScoreFunction"]() + nd.factors.LawFactor(power=0.5),
+    "Joint": lambda: nd.energies.Joint([nd.Gaussian(), nd.GaussianMixture()]),
+    "Mixture": lambda: nd.energies.Mixture([nd.Gaussian(), nd.GaussianMixture()], [1.0, 3.0]),
+    "MMD": lambda: nd.factors.MMD(jnp.array([[0.3, -1.0], [1.2, 0.4], [-0.6, 0.1]]), strength=2.0),
     "EnergyFunction": lambda: nd.EnergyFunction(
         lambda mixture, x, t: 1.3 * mixture.energy(x, t), (2,), params=nd.GaussianMixture()
     ),
@@ -76,8 +76,7 @@ DISCOVERED = {
     "scheme": final_classes(schemes.AbstractScheme, schemes),
     "covariance": final_classes(schemes.covariance.AbstractCovariance, schemes),
     "correction": final_classes(schemes.AbstractCorrection, schemes),
-    "factor": final_classes(energies.AbstractFactor, factors)
-    | final_classes(energies.AbstractFactor, population),
+    "factor": final_classes(energies.AbstractFactor, factors),
 }
 
 

@@ -25,7 +25,7 @@ def test_evidence_without_moves_at_a_few_coarse_levels(covariance):
     log_likelihood = lambda x: jnp.sum(
         jax.scipy.stats.norm.logpdf(jnp.asarray(DATA), jnp.asarray(OPERATOR) @ x, SIGMA)
     )
-    bridge = nd.from_energy(prior, log_likelihood, twist=nd.Moments())
+    bridge = nd.from_energy(prior, log_likelihood, twist=nd.twists.Moments())
     floor = float(bridge.noise(jnp.zeros(()))["x"]) ** 2
     total = OPERATOR @ (COVARIANCE + floor * np.eye(2)) @ OPERATOR.T + SIGMA**2 * np.eye(2)
     scheme = nd.ReverseDiffusion(levels=24, covariance=covariance, num_moves=0)

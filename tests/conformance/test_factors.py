@@ -11,11 +11,11 @@ import numpyro_diffusion as nd
 BASE = nd.GaussianMixture(
     [0.4, 0.6], [[-0.6, 0.4], [0.8, -0.3]], [[[0.4, 0.1], [0.1, 0.3]], [[0.3, -0.1], [-0.1, 0.5]]]
 )
-SEVERAL = nd.Coupling, nd.MMD  # over the variables of a `Joint`
+SEVERAL = nd.factors.Coupling, nd.factors.MMD  # over the variables of a `Joint`
 
 
 def law(factor):
-    base = nd.Joint(BASE, 3) if isinstance(factor, SEVERAL) else BASE
+    base = nd.energies.Joint(BASE, 3) if isinstance(factor, SEVERAL) else BASE
     return base + factor
 
 

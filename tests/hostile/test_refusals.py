@@ -213,9 +213,9 @@ def test_shapes_that_are_none(shape):
         (lambda e: e * "2", TypeError, "raised to a number.*got '2'"),
         (lambda e: e * np.ones(2), TypeError, "raised to a number"),
         (lambda e: e + 1, TypeError, "energies are added to energies.*got int"),
-        (lambda e: e + nd.Restrict(3), TypeError, "`inside` must be a function.*got int"),
-        (lambda e: e + nd.Tilt(3), TypeError, "`reward` must be a function.*got int"),
-        (lambda e: e + nd.Coupling(3), TypeError, "`cost` must be a function.*got int"),
+        (lambda e: e + nd.factors.Restrict(3), TypeError, "`inside` must be a function.*got int"),
+        (lambda e: e + nd.factors.Tilt(3), TypeError, "`reward` must be a function.*got int"),
+        (lambda e: e + nd.factors.Coupling(3), TypeError, "`cost` must be a function.*got int"),
     ],
 )
 def test_compositions_that_are_none(compose, error, message):

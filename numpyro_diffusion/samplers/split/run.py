@@ -80,7 +80,7 @@ def split_gibbs(
 
     Example:
         >>> bridge = nd.from_energy(digits, lambda x: -0.5 * jnp.sum((y - blur @ x.ravel()) ** 2) / 0.1**2)
-        >>> found = nd.split_gibbs(jax.random.key(0), bridge, nd.PnPDM(noise_level=0.05))
+        >>> found = nd.samplers.split_gibbs(jax.random.key(0), bridge, nd.samplers.PnPDM(noise_level=0.05))
         >>> nd.diagnostics.pareto_k(found)
     """
     num_burn_in = whole_number("num_burn_in", num_burn_in, 0)
