@@ -258,7 +258,7 @@ def test_level_loss_repeats_few_examples(key):
     whole = jnp.tile(few, (3, 1))
     np.testing.assert_array_equal(level_loss(energy, key, few), level_loss(energy, key, whole))
     assert jnp.isfinite(energy_loss(energy, key, few[:1]))
-    with pytest.raises(ValueError, match="at least 1 example and a `group` of at least 2"):
+    with pytest.raises(ValueError, match="`group` must be at least 2; got 1"):
         level_loss(energy, key, few, group=1)
     with pytest.raises(ValueError, match="got 0 examples"):
         level_loss(energy, key, few[:0])
