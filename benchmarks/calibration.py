@@ -65,7 +65,7 @@ def model(y=None):
 def prior_images(count: int, size: int, clouds: int) -> np.ndarray:
     """Images from a long run of the prior alone, each another particle."""
     steps = nd.Annealed()(nd.from_energy(ENERGY), jax.random.key(1))
-    result = nd.run_smc(jax.random.key(2), steps, size, num_clouds=clouds)
+    result = nd.run_smc(jax.random.key(2), steps, size, num_chains=clouds)
     log_weights = result.log_weights + result.log_evidence[:, None]
     log_weights -= jax.nn.logsumexp(result.log_weights, 1, keepdims=True)
     index = resample_equal(jax.random.key(3), log_weights.ravel(), log_weights.size)

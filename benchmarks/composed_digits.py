@@ -115,7 +115,7 @@ def main() -> None:
         draws[law] = {}
         for name, scheme in schemes.items():
             model = scheme(nd.from_energy(energy), jax.random.key(0))
-            result = nd.run_smc(jax.random.key(1), model, particles, num_clouds=clouds)
+            result = nd.run_smc(jax.random.key(1), model, particles, num_chains=clouds)
             log_z, numbers, draws[law][name] = measured(result, energy, wanted, classifier)
             constant = both(log_z) if result.weighted else "none"
             count = result.num_levels_run

@@ -127,7 +127,7 @@ def main() -> None:
             for name, scheme in families().items():
                 bridge = nd.from_energy(energy, path_space=scheme.path_space)
                 model = scheme(bridge, jax.random.key(0))
-                result = nd.run_smc(jax.random.key(1), model, particles, num_clouds=clouds)
+                result = nd.run_smc(jax.random.key(1), model, particles, num_chains=clouds)
                 error = np.asarray(result.log_evidence) - truth
                 each = scheme.evaluations_per_level(bridge, result.levels)
                 cell = f"{error.mean():.3f} +- {error.std(ddof=1):.3f}"

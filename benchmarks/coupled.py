@@ -44,7 +44,7 @@ def box(tiny: bool) -> list[list]:
     model = nd.Annealed()(
         nd.from_energy(law + nd.factors.Restrict(inside.slack)), jax.random.key(0)
     )
-    size = dict(num_particles=100, num_clouds=2) if tiny else dict(num_particles=1000, num_clouds=8)
+    size = dict(num_particles=100, num_chains=2) if tiny else dict(num_particles=1000, num_chains=8)
     result = nd.run_smc(jax.random.key(1), model, **size)
     x, w = np.asarray(result.positions["x"])[..., 0], normalised(result)
     apart = np.abs(x[..., 0] - x[..., 1])
@@ -83,7 +83,7 @@ def population(tiny: bool) -> list[list]:
         )
         scheme = nd.Annealed(nd.moves.hmc(4), 4, conditional_ess=0.9, num_pilot=64)
         model = scheme(nd.from_energy(law), jax.random.key(0))
-        result = nd.run_smc(jax.random.key(1), model, particles, num_clouds=clouds)
+        result = nd.run_smc(jax.random.key(1), model, particles, num_chains=clouds)
         left = (normalised(result) * (np.asarray(result.positions["x"])[..., 0] < 0).mean(-1)).sum(
             -1
         )

@@ -53,9 +53,9 @@ def untrained(width: int):
     return nd.ProperEnergy.from_data(net, images, noise_min=0.0625, noise_max=10.0)
 
 
-def bare(bridge, levels, gradients: int, values: int, num_particles: int, num_clouds: int):
+def bare(bridge, levels, gradients: int, values: int, num_particles: int, num_chains: int):
     """The evaluations of a run and nothing else."""
-    count = num_particles * num_clouds
+    count = num_particles * num_chains
     density = lambda z, clock: log_density(bridge, z, clock, jnp.ones(()))[0]
 
     def one(z, clock):
@@ -84,7 +84,7 @@ def timed(function) -> float:
     return time.perf_counter() - started
 
 
-def measure(name, bridges, scheme, num_particles, num_clouds, repeats) -> list:
+def measure(name, bridges, scheme, num_particles, num_chains, repeats) -> list:
     compiled = []
     jax.monitoring.register_event_duration_secs_listener(
         lambda event, *_, **__: compiled.append(event) if "backend_compile" in event else None
@@ -93,7 +93,7 @@ def measure(name, bridges, scheme, num_particles, num_clouds, repeats) -> list:
     def once(seed, bridge):
         model = scheme(bridge, jax.random.key(seed))
         jax.block_until_ready(
-            nd.run_smc(jax.random.key(seed), model, num_particles, num_clouds=num_clouds)
+            nd.run_smc(jax.random.key(seed), model, num_particles, num_chains=num_chains)
         )
         return model
 
@@ -105,18 +105,18 @@ def measure(name, bridges, scheme, num_particles, num_clouds, repeats) -> list:
 
     model = once(0, bridges[0])
     run = lambda seed: jax.block_until_ready(
-        nd.run_smc(jax.random.key(seed), model, num_particles, num_clouds=num_clouds)
+        nd.run_smc(jax.random.key(seed), model, num_particles, num_chains=num_chains)
     )
     kernels = scheme.kernels(bridges[0])
     gradients = scheme.evaluations_per_level(bridges[0]) - kernels.in_blocks
     values = int(kernels.in_blocks)
-    floor = bare(bridges[0], model.levels, gradients, values, num_particles, num_clouds)
+    floor = bare(bridges[0], model.levels, gradients, values, num_particles, num_chains)
     floor(), run(0)
     pairs = [(timed(lambda s=s: run(s)), timed(floor)) for s in range(repeats)]
     ratios = np.array([a / b for a, b in pairs])
     return [
         name,
-        f"{num_clouds} x {num_particles}",
+        f"{num_chains} x {num_particles}",
         len(model.levels.clock),
         scheme.evaluations_per_level(bridges[0]),
         f"{np.median([a for a, _ in pairs]):.2f}",

@@ -104,7 +104,7 @@ def measure(name: str, seeds: int, size: int, clouds: int):
         x.append(weights @ points)
         offsets.append(weights @ np.asarray(result.positions["offset"]))
         left.append(weights @ (points[:, 0] < -0.5))
-    many = nd.run_smc(jax.random.key(1), steps, size // 8, num_clouds=clouds)
+    many = nd.run_smc(jax.random.key(1), steps, size // 8, num_chains=clouds)
     ratio = np.exp(np.asarray(many.log_evidence) + shift - exact.log_evidence)
     rms = lambda values, truth: np.sqrt(np.mean((np.asarray(values) - truth) ** 2))
     return [

@@ -57,7 +57,7 @@ def main() -> None:
                 scheme = nd.ReverseDiffusion(levels=40, num_moves=0, covariance=covariance)
                 model = scheme(nd.from_energy(target), jax.random.key(0))
                 found = nd.run_smc(
-                    jax.random.key(1), model, num_particles=particles, num_clouds=clouds
+                    jax.random.key(1), model, num_particles=particles, num_chains=clouds
                 )
                 error = np.asarray(found.log_evidence) - truth
                 weights = np.exp(np.asarray(found.log_weights))

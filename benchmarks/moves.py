@@ -49,7 +49,7 @@ def main() -> None:
             steps = scheme(bridge, jax.random.key(seed))
             chain = CHAINS if "waste-free" in name else None
             run = lambda key, steps=steps, chain=chain: jax.block_until_ready(
-                nd.run_smc(key, steps, size, num_clouds=clouds, chain_length=chain)
+                nd.run_smc(key, steps, size, num_chains=clouds, chain_length=chain)
             )
             run(jax.random.key(99))
             started = time.perf_counter()

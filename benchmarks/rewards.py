@@ -70,7 +70,7 @@ def sampled(law, tiny, weights="exact", num_moves=0):
     scheme = nd.ReverseDiffusion(levels=levels, num_moves=num_moves, num_pilot=64, weights=weights)
     model = scheme(nd.from_energy(law), jax.random.key(0))
     num = 50 if tiny else 8000 if weights == "none" else 2000
-    found = nd.run_smc(jax.random.key(1), model, num_particles=num, num_clouds=4)
+    found = nd.run_smc(jax.random.key(1), model, num_particles=num, num_chains=4)
     log_w = np.asarray(found.log_weights)
     w = np.exp(log_w - log_w.max(1, keepdims=True))
     return (

@@ -54,7 +54,7 @@ def sample(law, tiny, weights="exact"):
     scheme = nd.ReverseDiffusion(levels=levels, num_moves=0, weights=weights)
     model = scheme(nd.from_energy(law), jax.random.key(0))
     num = 100 if tiny else 1000
-    found = nd.run_smc(jax.random.key(1), model, num_particles=num, num_clouds=4)
+    found = nd.run_smc(jax.random.key(1), model, num_particles=num, num_chains=4)
     print(nd.diagnostics.verdict(found))
     x = np.asarray(found.positions["x"]).reshape(-1, 2)
     log_w = np.asarray(found.log_weights)

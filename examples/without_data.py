@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> None:
     scheme = nd.ReverseDiffusion(levels=6 if options.tiny else 40)
     prepared = scheme(nd.from_energy(energy), jax.random.key(0))
     result = nd.run_smc(
-        jax.random.key(1), prepared, num_particles=50 if options.tiny else 500, num_clouds=4
+        jax.random.key(1), prepared, num_particles=50 if options.tiny else 500, num_chains=4
     )
     spread = np.std(result.log_evidence, ddof=1)
     print(f"log evidence {np.mean(result.log_evidence):.3f} +- {spread:.3f}")

@@ -115,7 +115,7 @@ def places(
 def share_places(
     start: Mapping[str, Any], later: Mapping[str, Any], log_weights: Any, planned: int
 ) -> str:
-    """`places` for shares of the particles of each cloud, shape `(num_clouds,)` and by level."""
+    """`places` for shares of the particles of each cloud, shape `(num_chains,)` and by level."""
     total, each = np.size(log_weights), np.shape(log_weights)[-1]
 
     def counts(share, ndim):

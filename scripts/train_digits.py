@@ -142,15 +142,15 @@ def fixed_noise_loss(loss, energy, images, key=None, repeats=64):
     return jnp.mean(jax.lax.map(lambda key: loss(energy, key, images), keys))
 
 
-def calibrate(energy, num_clouds: int, num_particles: int) -> tuple[float, float]:
+def calibrate(energy, num_chains: int, num_particles: int) -> tuple[float, float]:
     """Log normaliser of an energy and its standard error over independent SMC clouds, in nats."""
     model = nd.Annealed()(nd.bridge.from_energy(energy.with_log_normalizer(None)))
-    result = nd.run_smc(jax.random.key(5), model, num_particles, num_clouds=num_clouds)
+    result = nd.run_smc(jax.random.key(5), model, num_particles, num_chains=num_chains)
     log_z = np.asarray(result.log_evidence, np.float64)
     spread = np.exp(log_z - log_z.max())
     return (
         float(log_z.max() + np.log(spread.mean())),
-        float(spread.std(ddof=1) / spread.mean() / math.sqrt(num_clouds)),
+        float(spread.std(ddof=1) / spread.mean() / math.sqrt(num_chains)),
     )
 
 

@@ -67,9 +67,9 @@ def label_log_probabilities(energy, images, key=None):
     return jax.nn.log_softmax(each(images + s * noise), axis=1)
 
 
-def calibrated(energy, labels: bool, num_clouds: int, num_particles: int):
+def calibrated(energy, labels: bool, num_chains: int, num_particles: int):
     """The energy with its normalisers, by prior runs, and with what the card says of them."""
-    size = {"num_particles": num_particles, "num_clouds": num_clouds}
+    size = {"num_particles": num_particles, "num_chains": num_chains}
     runs = [energy.given(label) for label in range(10)] if labels else [energy]
     found = [nd.prior_normalizer(e, jax.random.key(5), **size) for e in runs]
     values, errors = ([getattr(f, n) for f in found] for n in ("value", "standard_error"))

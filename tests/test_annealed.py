@@ -43,7 +43,7 @@ def test_evidence_and_posterior_by_default(name):
 
 
 # One small model for many tests: it compiles once, for 200 clouds of 64 particles.
-SMALL, SIZE = two_dimensional(), {"num_particles": 64, "num_clouds": 200}
+SMALL, SIZE = two_dimensional(), {"num_particles": 64, "num_chains": 200}
 TRACES = []
 
 
@@ -147,7 +147,7 @@ def test_product_at_low_temperature_and_an_arbitrary_constant():
 
     def solve(size):
         bridge = nd.from_energy(Shifted(cold, jnp.asarray(size)))
-        return nd.run_smc(jax.random.key(1), nd.Annealed()(bridge), 250, num_clouds=32)
+        return nd.run_smc(jax.random.key(1), nd.Annealed()(bridge), 250, num_chains=32)
 
     bare, shifted = solve(0.0), solve(1.0)
     assert_unbiased(bare.log_evidence, log_truth)

@@ -38,7 +38,7 @@ def test_forty_levels_reach_the_law_and_its_constant(name):
     below = np.trapezoid(np.exp(log_p - truth) * (GRID < 0), GRID)
     scheme = nd.ReverseDiffusion(levels=40, num_moves=0)
     model = scheme(nd.from_energy(energy), jax.random.key(0))
-    result = nd.run_smc(jax.random.key(1), model, num_particles=4000, num_clouds=16)
+    result = nd.run_smc(jax.random.key(1), model, num_particles=4000, num_chains=16)
     found = np.asarray(result.log_evidence)
     error = found.std(ddof=1) / 4
     assert found.std(ddof=1) < most
@@ -63,6 +63,6 @@ def test_a_ratio_whose_powers_cancel():
     assert ratio.concentration(0.5) == 0.0
     truth = np.log(np.trapezoid(np.exp(on_grid(ratio)), GRID))
     model = nd.ReverseDiffusion(levels=60)(nd.from_energy(ratio), jax.random.key(0))
-    found = nd.run_smc(jax.random.key(1), model, num_particles=2000, num_clouds=8)
+    found = nd.run_smc(jax.random.key(1), model, num_particles=2000, num_chains=8)
     error = np.asarray(found.log_evidence) - truth
     assert abs(error.mean()) < 4 * error.std(ddof=1) / 8**0.5 + 0.005 and error.std() < 0.3

@@ -146,6 +146,6 @@ def test_integers_of_numpy_count_the_same(key):
 
     def run(kind):
         scheme = nd.Annealed(**{n: kind(v) for n, v in sizes.items()})
-        return nd.run_smc(key, scheme(bridge, key), kind(16), num_clouds=kind(2)).log_evidence
+        return nd.run_smc(key, scheme(bridge, key), kind(16), num_chains=kind(2)).log_evidence
 
     np.testing.assert_array_equal(run(np.int64), run(int))

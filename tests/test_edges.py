@@ -219,7 +219,7 @@ def test_in_single_precision(float32, key):
 def test_likelihood_without_a_model(key):
     """`from_energy`, with a function that says no."""
     bridge = nd.from_energy(PRIOR, lambda x: jnp.where(x[0] > 0.0, -0.5 * x[0], -jnp.inf))
-    result = nd.run_smc(key, nd.Annealed()(bridge), 1000, num_clouds=4)
+    result = nd.run_smc(key, nd.Annealed()(bridge), 1000, num_chains=4)
     log_evidence, _ = by_quadrature(np.where(X > 0, -0.5 * X, -np.inf))
     got = np.log(np.mean(np.exp(result.log_evidence)))
     error = result.log_evidence.std(ddof=1) / 2 + 0.01

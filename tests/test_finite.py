@@ -193,7 +193,7 @@ BY_BRIDGE = {
         r"\d+ of (120 draws|20 warm-up sweeps), first in chain [01] at (draw|warm-up sweep) \d+",
     ),
     "run_smc": (
-        lambda key, bad: nd.run_smc(key, few()(bridge(bad), key), 100, num_clouds=2),
+        lambda key, bad: nd.run_smc(key, few()(bridge(bad), key), 100, num_chains=2),
         r"\d+ of 200 particles at level \d \(of 4\)",
     ),
 }

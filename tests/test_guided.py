@@ -83,7 +83,7 @@ def test_three_steps_have_the_evidence_of_a_gaussian(twist, options):
 
     bridge = nd.from_model(model, DATA, twist=twist, path_space=True)
     scheme = nd.Twisted(levels=3, covariance=Full(), **options)
-    result = nd.run_smc(jax.random.key(1), scheme(bridge), 200, num_clouds=150)
+    result = nd.run_smc(jax.random.key(1), scheme(bridge), 200, num_chains=150)
     floor = float(bridge.noise(jnp.zeros(()))["x"]) ** 2
     total = OPERATOR @ (COVARIANCE + floor * np.eye(2)) @ OPERATOR.T + SIGMA**2 * np.eye(1)
     assert_unbiased(result.log_evidence, multivariate_normal.logpdf(DATA, OPERATOR @ MEAN, total))
@@ -170,7 +170,7 @@ def test_three_steps_of_two_sites_and_a_plate(conjugate):
     twist = nd.twists.NoisedObservation() if conjugate else nd.Tweedie()
     bridge = nd.from_model(model, data, twist=twist, path_space=True)
     scheme = nd.Twisted(levels=3, covariance=Full(), conjugate=conjugate)
-    result = nd.run_smc(jax.random.key(1), scheme(bridge), 200, num_clouds=150)
+    result = nd.run_smc(jax.random.key(1), scheme(bridge), 200, num_chains=150)
     floor = {n: float(s) ** 2 for n, s in bridge.noise(jnp.zeros(())).items()}
     total = COVARIANCE[0, 0] + floor["z"] + (1.1 + floor["a"] + SIGMA**2) * np.eye(2)
     assert_unbiased(result.log_evidence, multivariate_normal.logpdf(data, [1.4, 1.4], total))

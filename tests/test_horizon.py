@@ -114,7 +114,7 @@ def test_the_initial_weight_repairs_the_variance_at_a_short_horizon():
     energy = gaussian(1, t_max=0.2)
     bridge = nd.from_energy(energy, initial=nd.energies.StandardNormal.of(energy))
     model = nd.Annealed()(bridge, jax.random.key(0))
-    result = nd.run_smc(jax.random.key(1), model, 1000, num_clouds=16)
+    result = nd.run_smc(jax.random.key(1), model, 1000, num_chains=16)
     weights = jax.nn.softmax(result.log_weights, -1)
     second = np.asarray(jnp.sum(weights * result.positions["x"][..., 0] ** 2, -1))
     assert abs(second.mean() - VARIANCE) < 3 * second.std(ddof=1) / 4 and second.std() < 0.6

@@ -157,7 +157,7 @@ def test_any_blackjax_kernel_moves_the_annealed_sampler(move):
     levels = Level.by_hand(clock, power, {"x": scale}, step_size=0.4, num_moves=3)
     scheme = nd.Annealed(move=move, num_moves=3, levels=levels)
     assert scheme.evaluations_per_level(bridge) == 1 + 3 * move.evaluations
-    result = nd.run_smc(jax.random.key(0), scheme(bridge), 250, num_clouds=32)
+    result = nd.run_smc(jax.random.key(0), scheme(bridge), 250, num_chains=32)
 
     noise = float(energy.schedule.noise_level(T)) ** 2
     expected = norm.logpdf(y, 0.5, (1.0 + noise + sigma**2) ** 0.5)

@@ -115,7 +115,7 @@ def test_quadrature_and_reference():
 @pytest.mark.long
 def test_prior_run_finds_the_normalizer():
     energy, truth = shifted(nd.GaussianMixture())
-    result = nd.prior_normalizer(energy, jax.random.key(0), num_particles=2000, num_clouds=8)
+    result = nd.prior_normalizer(energy, jax.random.key(0), num_particles=2000, num_chains=8)
     assert result.standard_error < 0.02
     assert abs(result.value - truth) < 3 * result.standard_error
     assert result.evaluations > 16_000 and "8 clouds" in result.method
@@ -159,8 +159,8 @@ def test_what_normalizers_refuse():
             method(energy, data, key, num_anchors=0)
         with pytest.raises(TypeError, match="no density"):
             method(nd.ScoreFunction(lambda x, t: -x, 2), data, key)
-    with pytest.raises(ValueError, match="`num_clouds` must be at least 2"):
-        nd.prior_normalizer(energy, key, num_clouds=1)
+    with pytest.raises(ValueError, match="`num_chains` must be at least 2"):
+        nd.prior_normalizer(energy, key, num_chains=1)
     with pytest.raises(ValueError, match="free of the prior's normaliser"):
         nd.prior_normalizer(energy, key, scheme=nd.LikelihoodTempered(num_pilot=16))
 

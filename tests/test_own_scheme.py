@@ -92,7 +92,7 @@ def test_a_step_of_langevin_without_its_weight_would_not_do(finished):
         return new, value(z) - particle[1] + log_det, info
 
     model = scheme(bridge)
-    result = nd.run_smc(jax.random.key(1), model._replace(step=careless), 256, num_clouds=16)
+    result = nd.run_smc(jax.random.key(1), model._replace(step=careless), 256, num_chains=16)
     spread = float(result.log_evidence.std()) / 4
     assert abs(float(result.log_evidence.mean()) - PROBLEM.exact().log_evidence) > 4 * spread
 
@@ -121,7 +121,7 @@ def test_arviz(finished):
 def test_a_normaliser_by_it_is_right_and_its_cost_unknown():
     energy = nd.Gaussian([0.5, -1.0], [[1.0, 0.6], [0.6, 0.8]])
     found = nd.prior_normalizer(
-        energy, jax.random.key(0), scheme=Jarzynski(40), num_particles=200, num_clouds=8
+        energy, jax.random.key(0), scheme=Jarzynski(40), num_particles=200, num_chains=8
     )
     assert found.evaluations is None
     assert found.standard_error < 0.15

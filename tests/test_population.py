@@ -132,7 +132,7 @@ def test_mean_of_a_gaussian_population(key):
     prior = nd.energies.Joint(nd.Gaussian([0.0], [[1.0]]), num)
     factor = MMD([[0.5], [1.1]], Polynomial(1, 0.0), strength)
     model = nd.Annealed(levels=24)(nd.from_energy(prior + factor), key)
-    result = nd.run_smc(key, model, 300, num_clouds=16)
+    result = nd.run_smc(key, model, 300, num_chains=16)
     weights = np.exp(result.log_weights - np.max(result.log_weights, -1, keepdims=True))
     weights /= weights.sum(-1, keepdims=True)
     mean = np.asarray(result.positions["x"])[..., 0].mean(-1)
@@ -180,7 +180,7 @@ def test_population_is_poststratified_to_a_reference(key):
     model = nd.Annealed(nd.moves.hmc(4), 4, conditional_ess=0.8, num_pilot=64)(
         nd.from_energy(law), key
     )
-    result = nd.run_smc(key, model, 64, num_clouds=4)
+    result = nd.run_smc(key, model, 64, num_chains=4)
     weights = np.exp(result.log_weights - np.max(result.log_weights, -1, keepdims=True))
     weights /= weights.sum(-1, keepdims=True)
     share = (np.asarray(result.positions["x"])[..., 0] < 0).mean(-1)

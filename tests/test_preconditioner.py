@@ -66,7 +66,7 @@ def test_moves_of_correlated_coordinates_go_farther():
     for rank in (0, 2):
         scheme = nd.Annealed(preconditioner_rank=rank, levels=40, num_moves=1)
         model = scheme(bridge, jax.random.key(0))
-        result = nd.run_smc(jax.random.key(1), model, 200, num_clouds=60)
+        result = nd.run_smc(jax.random.key(1), model, 200, num_chains=60)
         ratio = np.exp(np.asarray(result.log_evidence) - truth)
         assert abs(ratio.mean() - 1) < 3 * ratio.std(ddof=1) / 60**0.5
         stretch = model.levels.preconditioner.stretch

@@ -118,7 +118,7 @@ def test_coupled_and_restricted_law_is_exact(key):
     known = [4.3892, 0.3679, 0.00912]  # the last: probability of the box under the coupled law
     np.testing.assert_allclose([mean, spread, np.exp(log_evidence - free)], known, rtol=1e-3)
     model = nd.Annealed()(nd.from_energy(law + Restrict(box.slack)), key)
-    result = nd.run_smc(key, model, 1000, num_clouds=12)
+    result = nd.run_smc(key, model, 1000, num_chains=12)
     weights = np.exp(result.log_weights - np.max(result.log_weights, -1, keepdims=True))
     weights /= weights.sum(-1, keepdims=True)
     inside = np.asarray(jax.vmap(jax.vmap(box.contains))(result.positions["x"]))

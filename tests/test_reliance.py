@@ -72,7 +72,7 @@ def test_clouds_that_count_by_their_evidence_have_no_bias_of_their_own(key):
         lambda x, new, level: new,
         jnp.zeros(2),
     )
-    result = nd.run_smc(key, tilted, 6, num_clouds=4000)
+    result = nd.run_smc(key, tilted, 6, num_chains=4000)
     x, log_weights = np.asarray(result.positions), np.asarray(result.log_weights)
     share = np.exp(log_weights - log_weights.max(1, keepdims=True))
     by_cloud = ((share * x).sum(1) / share.sum(1)).reshape(400, 10)

@@ -106,7 +106,7 @@ def test_twisted_has_the_evidence_of_its_own_sampler(inflation):
     model = scheme(bridge, jax.random.key(0))
     truth = log_evidence_under(*sampler_law(bridge, scheme.kernels(bridge)))
     assert abs(truth - log_evidence_under(MEAN, COVARIANCE)) > 0.02
-    result = nd.run_smc(jax.random.key(1), model, 200, num_clouds=100)
+    result = nd.run_smc(jax.random.key(1), model, 200, num_chains=100)
     assert_unbiased(result.log_evidence, truth)
     assert "reverse sampler" in result.target and "6 steps" in result.target
 
@@ -151,7 +151,7 @@ def test_tempered_evidence_needs_no_normalizer():
         bridge = gaussian_bridge(prior, False, scheme.twist)
         model = scheme(bridge, jax.random.key(0))
         assert bridge.log_normalizer_error is None and model.evidence_from > 0
-        result = nd.run_smc(jax.random.key(1), model, 200, num_clouds=20)
+        result = nd.run_smc(jax.random.key(1), model, 200, num_chains=20)
         assert result.normalized
         evidences.append(np.asarray(result.log_evidence))
     np.testing.assert_allclose(*evidences, atol=1e-6)
@@ -209,7 +209,7 @@ def test_draws_without_a_finite_likelihood_are_passed_over():
     prior = nd.Gaussian(MEAN, COVARIANCE)
     scheme = nd.LikelihoodTempered(num_pilot=64)
     bridge = nd.from_energy(prior, Bad(jnp.asarray(1.0)), twist=scheme.twist)
-    result = nd.run_smc(jax.random.key(1), scheme(bridge, jax.random.key(0)), 500, num_clouds=8)
+    result = nd.run_smc(jax.random.key(1), scheme(bridge, jax.random.key(0)), 500, num_chains=8)
     x = np.asarray(result.positions["x"])
     assert np.all((x[..., 0] <= 1) & (x[..., 0] >= -0.5))
     rng = np.random.default_rng(0)
@@ -229,7 +229,7 @@ def test_reverse_draws_have_light_tails():
     scheme = nd.ReverseDiffusion()
     bridge = nd.from_model(problem.model, problem.operator, y=problem.data, twist=scheme.twist)
     model = scheme(bridge, jax.random.key(0))
-    result = nd.run_smc(jax.random.key(1), model, 250, num_clouds=600)
+    result = nd.run_smc(jax.random.key(1), model, 250, num_chains=600)
     ratio = np.exp(np.asarray(result.log_evidence) - problem.exact().log_evidence)
     assert abs(ratio.mean() - 1) < 2.5 * ratio.std() / len(ratio) ** 0.5
     assert ratio.std() < 0.15
@@ -300,7 +300,7 @@ def test_any_initial_law_is_corrected_by_its_weight(scheme):
     bridge = nd.from_energy(prior, log_likelihood, initial=law)
     draws = jax.jit(jax.vmap(bridge.sample_base))(jax.random.split(jax.random.key(0), 500))["x"]
     assert abs(np.mean(draws[:, 0]) - 1.0) < 5 * noise / 500**0.5
-    result = nd.run_smc(jax.random.key(1), scheme(bridge, jax.random.key(2)), 100, num_clouds=100)
+    result = nd.run_smc(jax.random.key(1), scheme(bridge, jax.random.key(2)), 100, num_chains=100)
     floor = float(prior.schedule.noise_level(jnp.asarray(prior.t_min))) ** 2
     assert_unbiased(result.log_evidence, log_evidence_under(MEAN, COVARIANCE + floor * np.eye(2)))
 

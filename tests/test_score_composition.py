@@ -28,9 +28,9 @@ def truth(energy):
     return log_z, np.trapezoid(np.exp(log_p - log_z) * (GRID < 0), GRID)
 
 
-def run(scheme, bridge, num_particles=1000, num_clouds=8):
+def run(scheme, bridge, num_particles=1000, num_chains=8):
     model = scheme(bridge, jax.random.key(0))
-    return nd.run_smc(jax.random.key(1), model, num_particles, num_clouds=num_clouds)
+    return nd.run_smc(jax.random.key(1), model, num_particles, num_chains=num_chains)
 
 
 def below_zero(result):

@@ -46,7 +46,7 @@ def clouds(request):
         jax.random.key(1),
         MODEL,
         500,
-        num_clouds=64,
+        num_chains=64,
         levels_per_chunk=4,
         resample=getattr(resampling, request.param),
     )
@@ -106,7 +106,7 @@ def test_history_adds_up(clouds):
 
 
 def test_without_resampling_it_is_importance_sampling(key):
-    result = nd.run_smc(key, MODEL, 500, num_clouds=64, levels_per_chunk=4, threshold=0.0)
+    result = nd.run_smc(key, MODEL, 500, num_chains=64, levels_per_chunk=4, threshold=0.0)
     log_likelihood, mean, _ = kalman()
     assert not result.trace.resampled.any()
     assert np.all(result.trace.unique_ancestors == 500)
@@ -119,7 +119,7 @@ def test_without_resampling_it_is_importance_sampling(key):
 
 
 def test_resampling_at_every_level(key):
-    result = nd.run_smc(key, MODEL, 500, num_clouds=64, levels_per_chunk=4, threshold=1.0)
+    result = nd.run_smc(key, MODEL, 500, num_chains=64, levels_per_chunk=4, threshold=1.0)
     assert result.trace.resampled.all()
     assert within(np.exp(result.log_evidence - kalman()[0]), 1.0)
 
@@ -140,16 +140,16 @@ def numbers(result):
 
 def test_batches_give_the_same_numbers(key):
     """Whatever the batch is, particle `i` of cloud `c` has its own key."""
-    whole = nd.run_smc(key, MODEL, 60, num_clouds=3, levels_per_chunk=4)
+    whole = nd.run_smc(key, MODEL, 60, num_chains=3, levels_per_chunk=4)
     for batch_size in (7, 1000):
         batched = nd.run_smc(
-            key, MODEL, 60, num_clouds=3, batch_size=batch_size, levels_per_chunk=4
+            key, MODEL, 60, num_chains=3, batch_size=batch_size, levels_per_chunk=4
         )
         assert_same(numbers(whole), numbers(batched), rtol=1e-12)
 
 
 def test_clouds_are_independent_and_one_needs_no_axis(key):
-    three = nd.run_smc(key, MODEL, 60, num_clouds=3, levels_per_chunk=4)
+    three = nd.run_smc(key, MODEL, 60, num_chains=3, levels_per_chunk=4)
     keys = jax.random.split(key, 3)
     for c in range(3):
         alone = nd.run_smc(keys[c], MODEL, 60, levels_per_chunk=4)
@@ -157,7 +157,7 @@ def test_clouds_are_independent_and_one_needs_no_axis(key):
         assert_same(
             jax.tree.map(lambda leaf, c=c: leaf[c], numbers(three)), numbers(alone), rtol=1e-12
         )
-    one = nd.run_smc(key, MODEL, 60, num_clouds=1, levels_per_chunk=4)
+    one = nd.run_smc(key, MODEL, 60, num_chains=1, levels_per_chunk=4)
     assert one.log_weights.shape == (1, 60) and one.trace.ess.shape == (1, len(DATA))
 
 
@@ -191,10 +191,10 @@ def interrupted(*args, **options):
     return caught.value.result
 
 
-@pytest.mark.parametrize("num_clouds", [None, 3])
+@pytest.mark.parametrize("num_chains", [None, 3])
 @pytest.mark.parametrize("chunks", [0, 2])
-def test_an_interrupted_run_goes_on_to_the_same_numbers(key, monkeypatch, num_clouds, chunks):
-    options = {"num_clouds": num_clouds, "levels_per_chunk": 4}
+def test_an_interrupted_run_goes_on_to_the_same_numbers(key, monkeypatch, num_chains, chunks):
+    options = {"num_chains": num_chains, "levels_per_chunk": 4}
     whole = nd.run_smc(key, MODEL, 60, **options)
     with monkeypatch.context() as patch:
         interrupt_after(patch, chunks)
@@ -207,7 +207,7 @@ def test_an_interrupted_run_goes_on_to_the_same_numbers(key, monkeypatch, num_cl
 
 def test_an_interrupted_run_holds_the_law_on_the_way(key, monkeypatch):
     interrupt_after(monkeypatch, 1)
-    part = interrupted(key, MODEL, 500, num_clouds=64, levels_per_chunk=4)
+    part = interrupted(key, MODEL, 500, num_chains=64, levels_per_chunk=4)
     assert within(np.exp(part.log_evidence - kalman(DATA[:4])[0]), 1.0)
     assert part.trace.ess.shape == (64, 4)
 
@@ -241,7 +241,7 @@ def test_going_on_with_another_size_is_refused(key, monkeypatch):
         interrupt_after(patch, 1)
         part = interrupted(key, MODEL, 60, levels_per_chunk=4)
     with pytest.raises(ValueError, match=r"shape \(60,\), but this run has \(2, 60\)"):
-        nd.run_smc(key, MODEL, 60, num_clouds=2, state=part)
+        nd.run_smc(key, MODEL, 60, num_chains=2, state=part)
 
 
 # A walk to the right, and at each level one weight for all.
@@ -256,7 +256,7 @@ MARCH = nd.from_kernels(
 @pytest.mark.parametrize("weight", [-np.inf, np.nan, np.inf])
 def test_a_dead_cloud_is_named_and_what_was_computed_is_kept(key, weight):
     """Level 6 lies inside a chunk: what follows it in the chunk must not revive the cloud."""
-    run = lambda model: nd.run_smc(key, model, 50, num_clouds=2, levels_per_chunk=4)
+    run = lambda model: nd.run_smc(key, model, 50, num_chains=2, levels_per_chunk=4)
     with pytest.raises(
         FloatingPointError, match="cloud 0 has weight 0 at level 6: .* Look at"
     ) as e:
@@ -293,7 +293,7 @@ STEEP = nd.from_kernels(
 def test_a_weight_that_is_no_number_counts_as_zero(key, value):
     """A tenth of the normal law gets such a weight; the rest keeps its evidence, 0.9 times 2."""
     model = STEEP._replace(levels=jnp.array([value]))
-    result = nd.run_smc(key, model, 1000, num_clouds=32, levels_per_chunk=1)
+    result = nd.run_smc(key, model, 1000, num_chains=32, levels_per_chunk=1)
     assert within(np.exp(result.log_evidence), 1.8)
     np.testing.assert_allclose(result.trace.conditional_ess[:, 0], result.trace.ess[:, 0])
     assert within(result.trace.ess[:, 0], 0.9)
@@ -312,9 +312,9 @@ def test_another_number_of_levels_compiles_nothing(key):
     parts = nd.from_kernels(
         lambda key: jax.random.normal(key), lambda key, x, level: x, log_potential, jnp.ones(1)
     )
-    first = nd.run_smc(key, model(5, 0.1), 50, num_clouds=2)
+    first = nd.run_smc(key, model(5, 0.1), 50, num_chains=2)
     once = len(traced)
-    second = nd.run_smc(jax.random.key(3), model(21, 0.2), 50, num_clouds=2)
+    second = nd.run_smc(jax.random.key(3), model(21, 0.2), 50, num_chains=2)
     assert len(traced) == once > 0
     assert float(first.log_evidence[0]) != float(second.log_evidence[0])
 
@@ -363,11 +363,11 @@ def test_resample_equal_is_unbiased_and_systematic(key):
     ("options", "message"),
     [
         ({"num_particles": 1}, "`num_particles` must be at least 2; got 1"),
-        ({"num_clouds": 0}, "`num_clouds` must be at least 1; got 0"),
+        ({"num_chains": 0}, "`num_chains` must be at least 1; got 0"),
         ({"batch_size": 0}, "`batch_size` must be at least 1; got 0"),
         ({"num_particles": 8.5}, "`num_particles` must be an integer of at least 2; got 8.5"),
         ({"num_particles": float("nan")}, "`num_particles` must be an integer .* got nan"),
-        ({"num_clouds": True}, "`num_clouds` must be an integer .* got True"),
+        ({"num_chains": True}, "`num_chains` must be an integer .* got True"),
         ({"levels_per_chunk": 0}, "`levels_per_chunk` must be at least 1; got 0"),
         ({"threshold": 1.5}, r"in \[0, 1\]; got 1.5"),
         ({"threshold": -0.1}, r"in \[0, 1\]; got -0.1"),

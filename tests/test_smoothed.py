@@ -100,7 +100,7 @@ def test_the_law_of_the_demo():
     energy = nd.energies.SmoothedDensity(demo, 1, num_draws=256)
     scheme = nd.ReverseDiffusion(levels=30, num_pilot=64)
     model = scheme(nd.from_energy(energy), jax.random.key(0))
-    found = nd.run_smc(jax.random.key(1), model, num_particles=2000, num_clouds=2)
+    found = nd.run_smc(jax.random.key(1), model, num_particles=2000, num_chains=2)
     x, weights = weighted(found)
     for f, exact, most in zip(functions, truth, (0.01, 0.01, 0.04), strict=True):
         assert abs(np.sum(weights * f(x[..., 0])) - exact) < most

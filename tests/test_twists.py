@@ -173,7 +173,7 @@ def test_moments_and_full_covariances_leave_no_variance_for_gaussian_priors():
     """Path and draws are then exact: a dozen levels without moves give the evidence itself."""
     scheme = nd.ReverseDiffusion(levels=12, covariance=nd.schemes.Full(), num_moves=0)
     model = scheme(linear(nd.twists.Moments()), jax.random.key(0))
-    result = nd.run_smc(jax.random.key(1), model, 100, num_clouds=4)
+    result = nd.run_smc(jax.random.key(1), model, 100, num_chains=4)
     floor = float(nd.from_energy(PRIOR).noise(jnp.zeros(()))["x"]) ** 2
     total = OPERATOR @ (COVARIANCE + floor * np.eye(3)) @ OPERATOR.T + SIGMA**2 * np.eye(2)
     truth = multivariate_normal.logpdf(DATA, OPERATOR @ MEAN, total)

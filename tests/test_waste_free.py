@@ -75,7 +75,7 @@ def test_an_evidence_of_chains_that_do_not_move_is_still_unbiased():
     floor = float(bridge.noise(jnp.zeros(()))["x"]) ** 2
     truth = norm.logpdf(1.5, 0.5, (1.0 + floor + 0.16) ** 0.5)
     for one in (model, still):
-        result = nd.run_smc(jax.random.key(1), one, 400, num_clouds=150, chain_length=4)
+        result = nd.run_smc(jax.random.key(1), one, 400, num_chains=150, chain_length=4)
         assert_unbiased(result.log_evidence, truth)
 
 

@@ -11,7 +11,7 @@ __all__ = ["r_hat", "summary_table"]
 
 
 def r_hat(values: np.ndarray) -> np.ndarray:
-    r"""$\hat R$ of each scalar, from values that lead with `(num_clouds, num_draws)`: that of ArviZ.
+    r"""$\hat R$ of each scalar, from values that lead with `(num_chains, num_draws)`: that of ArviZ.
 
     The larger of two of split clouds: for ranks, which sees means, and for ranks of distances from the
     median, which sees scales. Draws stand in the order of their ancestry, so halves of a cloud are families
@@ -55,7 +55,7 @@ def summary_table(
     of the clouds) and `r_hat` across clouds.
 
     Args:
-        grouped: Values by site, leading with `(num_clouds, num_draws)`; complex ones in two parts.
+        grouped: Values by site, leading with `(num_chains, num_draws)`; complex ones in two parts.
         prob: Probability of the central interval.
         max_rows: Rows a site; the rest is summed up in one line.
         shares: What each cloud counts in all columns but `r_hat`, summing to 1; alike by default.

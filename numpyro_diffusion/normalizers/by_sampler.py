@@ -23,7 +23,7 @@ def prior_normalizer(
     *,
     scheme: AbstractScheme | None = None,
     num_particles: int = 1000,
-    num_clouds: int = 4,
+    num_chains: int = 4,
     batch_size: int | None = None,
 ) -> Normalizer:
     r"""$L(t_{\min}) = \log \int e^{-E(x, t_{\min})} dx$ by a run of the sampler without data.
@@ -37,7 +37,7 @@ def prior_normalizer(
         key: PRNG key.
         scheme: The sampler; `Annealed()` by default.
         num_particles: Particles a cloud.
-        num_clouds: Independent clouds, at least 2: their spread is the error. It is the larger of that
+        num_chains: Independent clouds, at least 2: their spread is the error. It is the larger of that
             and of the clouds' own, from their genealogies.
         batch_size: Particles that step at once, to bound memory.
 
@@ -47,7 +47,7 @@ def prior_normalizer(
         PilotError: If the prior is too hard for the allowed number of levels.
     """
     check_scheme(scheme)
-    num_particles, num_clouds = whole_numbers(2, num_particles=num_particles, num_clouds=num_clouds)
+    num_particles, num_chains = whole_numbers(2, num_particles=num_particles, num_chains=num_chains)
     batch_size = whole_or_none("batch_size", batch_size, 1, "`None` takes all.")
     scheme = Annealed() if scheme is None else scheme
     key_pilot, key_run = jax.random.split(key)
@@ -58,7 +58,7 @@ def prior_normalizer(
             f"the evidence of `{type(scheme).__name__}` is free of the prior's normaliser, so it cannot "
             "tell what that is. Use `Annealed()` or `ReverseDiffusion()`."
         )
-    result = run_smc(key_run, model, num_particles, num_clouds=num_clouds, batch_size=batch_size)
+    result = run_smc(key_run, model, num_particles, num_chains=num_chains, batch_size=batch_size)
     log_z = np.asarray(result.log_evidence, float)
     ratio = np.exp(log_z - log_z.max())
     across = ratio.std(ddof=1) / ratio.mean()
@@ -66,10 +66,10 @@ def prior_normalizer(
     stored = energy.log_normalizer or 0.0  # was taken off on the way
     levels = result.num_levels_run
     a_level = scheme.evaluations_per_level(bridge, result.levels)
-    total = None if a_level is None else (1 + a_level * levels) * num_particles * num_clouds
+    total = None if a_level is None else (1 + a_level * levels) * num_particles * num_chains
     return Normalizer(
         float(log_mean_exp(result.log_evidence)) + stored,
-        float(max(across, own)) / math.sqrt(num_clouds),
-        f"{type(scheme).__name__}, {num_clouds} clouds of {num_particles} particles, {levels} levels",
+        float(max(across, own)) / math.sqrt(num_chains),
+        f"{type(scheme).__name__}, {num_chains} clouds of {num_particles} particles, {levels} levels",
         None if total is None else round(total),
     )

@@ -158,7 +158,7 @@ def plot_density(ax: Any, draws: Any, label: str, truth: float | None = None) ->
 
     Args:
         ax: Matplotlib axes.
-        draws: Shape `(num_clouds, num_draws)`.
+        draws: Shape `(num_chains, num_draws)`.
         label: Title.
         truth: True value, if known.
     """
@@ -195,8 +195,8 @@ def plot_restoration(
     Args:
         truth: The true image, shape `(height, width)`.
         data: What was measured, with NaN where nothing was.
-        images: Posterior draws, shape `(num_clouds, num_draws, height, width)`.
-        noise: Posterior draws of the noise level, shape `(num_clouds, num_draws)`.
+        images: Posterior draws, shape `(num_chains, num_draws, height, width)`.
+        noise: Posterior draws of the noise level, shape `(num_chains, num_draws)`.
         result: Result of the run.
         true_noise: True noise level.
         num_draws: Number of draws shown.

@@ -46,14 +46,14 @@ def _drawn(key: PRNGKey, log_weights: Array, positions: Any) -> Any:
 
 
 def drawn_by_cloud(key: PRNGKey, result: SMCResult) -> Array:
-    """Which particle each draw of each cloud is, shape `(num_clouds, num_particles)`."""
+    """Which particle each draw of each cloud is, shape `(num_chains, num_particles)`."""
     return _by_cloud(key, result.log_weights)
 
 
 @jax.jit
 def _by_cloud(key: PRNGKey, log_weights: Array) -> Array:
-    num_clouds, num_particles = log_weights.shape
-    keys = jax.random.split(lean(key), num_clouds)
+    num_chains, num_particles = log_weights.shape
+    keys = jax.random.split(lean(key), num_chains)
     return jax.vmap(lambda k, w: resample_equal(k, w, num_particles))(keys, log_weights)
 
 

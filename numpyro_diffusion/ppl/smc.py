@@ -169,7 +169,7 @@ class SMC:
                 self._keys["run"],
                 self._feynman_kac,
                 self.num_particles,
-                num_clouds=self.num_chains,
+                num_chains=self.num_chains,
                 chain_length=self.chain_length,
                 keep_genealogy=self.keep_genealogy,
                 batch_size=self.batch_size,

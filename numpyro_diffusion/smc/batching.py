@@ -14,7 +14,7 @@ __all__ = ["by_cloud", "flat", "mean_info", "over_particles", "split_keys"]
 
 def over_particles(
     function: Callable[[Array], tuple[PyTree, PyTree]],
-    num_clouds: int,
+    num_chains: int,
     num_particles: int,
     batch_size: int | None,
 ) -> tuple[PyTree, PyTree]:
@@ -22,21 +22,21 @@ def over_particles(
 
     Args:
         function: From the index of a particle among those of all clouds to what to keep of it and an info.
-        num_clouds: Number of clouds.
+        num_chains: Number of clouds.
         num_particles: Particles a cloud.
         batch_size: Bound on the memory: no more than these are worked on at once.
 
     Returns:
-        What to keep, leading with `(num_clouds, num_particles)`, and the mean info of each cloud.
+        What to keep, leading with `(num_chains, num_particles)`, and the mean info of each cloud.
     """
-    count = num_clouds * num_particles
+    count = num_chains * num_particles
     if batch_size is None or batch_size >= count:
         kept, info = jax.vmap(function)(jnp.arange(count))
-        return by_cloud(kept, num_clouds), mean_info(by_cloud(info, num_clouds))
+        return by_cloud(kept, num_chains), mean_info(by_cloud(info, num_chains))
     shapes, info_shapes = jax.eval_shape(jax.vmap(function), jnp.arange(batch_size))
     kept = jax.tree.map(lambda s: jnp.zeros((count, *s.shape[1:]), s.dtype), shapes)
     totals = jax.tree.map(
-        lambda s: jnp.zeros((num_clouds, *s.shape[1:]), jnp.result_type(float)), info_shapes
+        lambda s: jnp.zeros((num_chains, *s.shape[1:]), jnp.result_type(float)), info_shapes
     )
 
     def one_batch(k, carry):
@@ -58,7 +58,7 @@ def over_particles(
 
     batches = -(-count // batch_size)
     kept, totals = jax.lax.fori_loop(0, batches, one_batch, (kept, totals))
-    return by_cloud(kept, num_clouds), jax.tree.map(lambda t: t / num_particles, totals)
+    return by_cloud(kept, num_chains), jax.tree.map(lambda t: t / num_particles, totals)
 
 
 def mean_info(info: Any) -> Any:
@@ -76,6 +76,6 @@ def flat(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda x: x.reshape(x.shape[0] * x.shape[1], *x.shape[2:]), tree)
 
 
-def by_cloud(tree: PyTree, num_clouds: int) -> PyTree:
-    split = lambda x: x.reshape(num_clouds, x.shape[0] // num_clouds, *x.shape[1:])
+def by_cloud(tree: PyTree, num_chains: int) -> PyTree:
+    split = lambda x: x.reshape(num_chains, x.shape[0] // num_chains, *x.shape[1:])
     return jax.tree.map(split, tree)

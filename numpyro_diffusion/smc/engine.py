@@ -52,20 +52,20 @@ def resample_equal(key: PRNGKey, log_weights: Array, num_samples: int) -> Array:
 
 
 @brief_jit
-def _start_clouds(key, num_clouds, init, num_particles, batch_size, with_prior):
-    cloud_keys = key[None] if num_clouds is None else jax.random.split(key, num_clouds)
+def _start_clouds(key, num_chains, init, num_particles, batch_size, with_prior):
+    cloud_keys = key[None] if num_chains is None else jax.random.split(key, num_chains)
     keys, keys_init = split_keys(cloud_keys, 2).swapaxes(0, 1)
-    num_clouds = keys.shape[0]
+    num_chains = keys.shape[0]
 
     def one(i):
         key = jax.random.fold_in(keys_init[i // num_particles], i % num_particles)
         particle, log_weight, info = init(key)
         return (particle, log_weight), pack(info)
 
-    (particles, log_weights), info = over_particles(one, num_clouds, num_particles, batch_size)
+    (particles, log_weights), info = over_particles(one, num_chains, num_particles, batch_size)
     log_weights = clean(log_weights)
     ancestors = jnp.broadcast_to(jnp.arange(num_particles), log_weights.shape)
-    zeros = jnp.zeros(num_clouds, log_weights.dtype)
+    zeros = jnp.zeros(num_chains, log_weights.dtype)
     width = num_particles if with_prior else 1
     state = SMCState(
         key=alike(keys, cloud_keys),
@@ -75,7 +75,7 @@ def _start_clouds(key, num_clouds, init, num_particles, batch_size, with_prior):
         ancestors=ancestors,
         num_resampled=zeros.astype(int),
         prior_log_evidence=zeros,
-        prior_family=jnp.full((num_clouds, width), 1 / num_particles, log_weights.dtype),
+        prior_family=jnp.full((num_chains, width), 1 / num_particles, log_weights.dtype),
         chain_variance=jax.vmap(relative_variance)(log_weights[..., None]),
         lost=zeros,
     )
@@ -116,7 +116,7 @@ def run_smc(
     model: FeynmanKac,
     num_particles: int = 512,
     *,
-    num_clouds: int | None = None,
+    num_chains: int | None = None,
     resample: Resampler = resampling.systematic,
     threshold: float = 0.5,
     chain_length: int | None = None,
@@ -132,7 +132,7 @@ def run_smc(
         key: PRNG key.
         model: What to run.
         num_particles: Particles a cloud, at least 2.
-        num_clouds: Number of independent clouds, run together; results get a leading axis. `None`
+        num_chains: Number of independent clouds, run together; results get a leading axis. `None`
             runs one cloud without that axis.
         resample: BlackJAX resampler `(key, weights, num_samples) -> indices`.
         threshold: Resample when the effective sample size falls below this share of the particles.
@@ -159,8 +159,8 @@ def run_smc(
     """
     key = check_key(key)
     num_particles = whole_number("num_particles", num_particles, 2)
-    if num_clouds is not None:
-        num_clouds = whole_number("num_clouds", num_clouds, 1, "`None` runs one.")
+    if num_chains is not None:
+        num_chains = whole_number("num_chains", num_chains, 1, "`None` runs one.")
     if batch_size is not None:
         batch_size = whole_number("batch_size", batch_size, 1, "`None` takes all.")
     if chain_length is not None:
@@ -175,16 +175,16 @@ def run_smc(
     num_levels = jax.tree.leaves(all_levels)[0].shape[0]
     if state is None:
         cloud, initial_info = _start_clouds(
-            key, num_clouds, model.init, num_particles, batch_size, model.evidence_from > 0
+            key, num_chains, model.init, num_particles, batch_size, model.evidence_from > 0
         )
         initial_info = jax.tree.map(jax.device_put, initial_info.unpack())
         done, traces = 0, []
     else:
-        cloud, initial_info, done, traces = go_on(state, num_particles, num_clouds)
+        cloud, initial_info, done, traces = go_on(state, num_particles, num_chains)
 
     def result_of(cloud, traces, done) -> SMCResult:
         return make_result(
-            model, cloud, initial_info, traces, done, num_levels, num_clouds, chain_length
+            model, cloud, initial_info, traces, done, num_levels, num_chains, chain_length
         )
 
     dead = ~np.isfinite(np.asarray(cloud.log_weights).max(-1))

@@ -17,7 +17,7 @@ __all__ = ["SMCResult", "Trace"]
 
 
 class Trace(NamedTuple):
-    """What happened at each level; leaves of shape `(num_levels,)` or `(num_clouds, num_levels)`.
+    """What happened at each level; leaves of shape `(num_levels,)` or `(num_chains, num_levels)`.
 
     Attributes:
         ess: Effective sample size after weighing, as a share of the particles.
@@ -56,7 +56,7 @@ class SMCResult(NamedTuple):
     r"""A weighted cloud and its history.
 
     Attributes:
-        positions: Pytree of particles, leading axes `(num_particles,)` or `(num_clouds, num_particles)`.
+        positions: Pytree of particles, leading axes `(num_particles,)` or `(num_chains, num_particles)`.
         log_weights: Unnormalised log weights of the particles.
         log_evidence: $\log \hat Z$ of each cloud, in nats; $\hat Z$ is unbiased (a ratio of two such
             estimates where the first levels made a cloud of the prior).
@@ -105,10 +105,10 @@ def make_result(
     traces,
     done,
     num_levels,
-    num_clouds,
+    num_chains,
     chain_length: int | None = None,
 ) -> SMCResult:
-    """The result of a run after `done` levels, without the axis of clouds if `num_clouds` is `None`."""
+    """The result of a run after `done` levels, without the axis of clouds if `num_chains` is `None`."""
     weights = cloud._replace(particles=None)
     log_evidence, errors = _evidence(weights, chain_length is not None, model.weighted)
     trace = None
@@ -132,7 +132,7 @@ def make_result(
         chain_length=chain_length,
         weighted=model.weighted,
     )
-    if num_clouds is not None:
+    if num_chains is not None:
         return result
     names = SMCResult._fields[:6] + ("state",)
     first = {n: jax.tree.map(lambda leaf: leaf[0], getattr(result, n)) for n in names}
@@ -165,17 +165,17 @@ def begin_evidence(cloud: SMCState) -> SMCState:
     )
 
 
-def go_on(state: SMCResult, num_particles: int, num_clouds: int | None):
+def go_on(state: SMCResult, num_particles: int, num_chains: int | None):
     """Where an interrupted run stands, with an axis of clouds."""
-    shape = (num_particles,) if num_clouds is None else (num_clouds, num_particles)
+    shape = (num_particles,) if num_chains is None else (num_chains, num_particles)
     if state.log_weights.shape != shape:
         raise ValueError(
             f"`state` holds particles of shape {state.log_weights.shape}, but this run has {shape}. Go "
-            "on with the `num_particles` and `num_clouds` that the run began with."
+            "on with the `num_particles` and `num_chains` that the run began with."
         )
     cloud, info, done = state.state, state.initial_info, state.num_levels_run
     trace = state.trace
-    if num_clouds is None:
+    if num_chains is None:
         cloud, info, trace = jax.tree.map(lambda leaf: leaf[None], (cloud, info, trace))
     # After a death the trace is longer than what the particles went through.
     traces = [jax.tree.map(lambda leaf: np.asarray(leaf)[:, :done], trace)] if done else []

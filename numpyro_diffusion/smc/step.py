@@ -45,7 +45,7 @@ class EachParticle(eqx.Module):
     keeps_parents: bool = False
 
     def __call__(self, state: SMCState, level) -> tuple[SMCState, Trace]:
-        num_clouds, num_particles = state.log_weights.shape
+        num_chains, num_particles = state.log_weights.shape
         keys, keys_resample, keys_step = split_keys(state.key, 3).swapaxes(0, 1)
         index, below = jax.vmap(self.choose)(keys_resample, state.log_weights)
         gain = jnp.where(below, log_mean_exp(state.log_weights), 0.0)
@@ -62,7 +62,7 @@ class EachParticle(eqx.Module):
             return (new, increment), pack(info)
 
         (particles, increments), info = over_particles(
-            one, num_clouds, num_particles, self.batch_size
+            one, num_chains, num_particles, self.batch_size
         )
         new_log_weights = clean(log_weights + increments)
         ancestors = _pick(state.ancestors, index)
@@ -114,17 +114,17 @@ class WasteFree(eqx.Module):
     keeps_parents: bool = False
 
     def __call__(self, state: SMCState, level) -> tuple[SMCState, Trace]:
-        num_clouds, num_particles = state.log_weights.shape
-        num_chains = num_particles // self.chain_length
+        num_chains, num_particles = state.log_weights.shape
+        chains_per_cloud = num_particles // self.chain_length
         keys, keys_resample, keys_chain = split_keys(state.key, 3).swapaxes(0, 1)
         weights = jax.nn.softmax(state.log_weights)
-        choose = lambda key, w: self.resample(key, w, num_chains)
+        choose = lambda key, w: self.resample(key, w, chains_per_cloud)
         index = jax.vmap(choose)(keys_resample, weights)
         batch = None if self.batch_size is None else max(1, self.batch_size // self.chain_length)
         source = flat(state.particles)
 
         def one(i):
-            cloud, place = i // num_chains, i % num_chains
+            cloud, place = i // chains_per_cloud, i % chains_per_cloud
             parent = cloud * num_particles + index[cloud, place]
             particle = jax.tree.map(lambda leaf: leaf[parent], source)
             key = jax.random.fold_in(keys_chain[cloud], place)
@@ -132,16 +132,16 @@ class WasteFree(eqx.Module):
             mean = lambda leaf: jnp.mean(leaf.astype(increments.dtype), 0)
             return (states, increments), pack(jax.tree.map(mean, infos))
 
-        chains, info = over_particles(one, num_clouds, num_chains, batch)
+        chains, info = over_particles(one, num_chains, chains_per_cloud, batch)
         # (clouds, chains, length, ...): states of one chain stay together.
         particles, increments = jax.tree.map(
-            lambda leaf: leaf.reshape(num_clouds, num_particles, *leaf.shape[3:]), chains
+            lambda leaf: leaf.reshape(num_chains, num_particles, *leaf.shape[3:]), chains
         )
         log_weights = clean(increments)
         ancestors = jnp.repeat(_pick(state.ancestors, index), self.chain_length, -1)
         gain = log_mean_exp(state.log_weights)
         log_evidence, lost = add(state.log_evidence, state.lost, gain)
-        each_chain = log_weights.reshape(num_clouds, num_chains, -1)
+        each_chain = log_weights.reshape(num_chains, chains_per_cloud, -1)
         new = state._replace(
             key=alike(keys, state.key),
             particles=particles,
@@ -156,7 +156,7 @@ class WasteFree(eqx.Module):
             effective_sample_size(log_weights) / num_particles,
             jax.vmap(conditional_ess)(jnp.zeros_like(log_weights), increments),
             log_mean_exp(log_weights),
-            jnp.ones(num_clouds, bool),
+            jnp.ones(num_chains, bool),
             _num_alive(ancestors),
             info,
             jnp.repeat(index, self.chain_length, -1) if self.keeps_parents else None,

@@ -33,5 +33,5 @@ def test_evidence_without_moves_at_a_few_coarse_levels(covariance):
     assert scheme.evaluations_per_level(bridge) == bridge.evaluations + covariance.evaluations(
         bridge
     )
-    result = nd.run_smc(jax.random.key(1), model, 200, num_clouds=150)
+    result = nd.run_smc(jax.random.key(1), model, 200, num_chains=150)
     assert_unbiased(result.log_evidence, multivariate_normal.logpdf(DATA, OPERATOR @ MEAN, total))

@@ -46,7 +46,7 @@ def test_the_evidence_is_the_mean_of_the_factor(factor):
     error = values.std() / values.mean() / len(values) ** 0.5
     scheme = nd.Annealed(conditional_ess=0.9, num_moves=1)
     model = scheme(nd.from_energy(energy), jax.random.key(0))
-    result = nd.run_smc(jax.random.key(1), model, 500, num_clouds=6)
+    result = nd.run_smc(jax.random.key(1), model, 500, num_chains=6)
     found = np.asarray(result.log_evidence)
     allowed = 3.5 * np.hypot(error, found.std(ddof=1) / 6**0.5) + 0.005
     assert error < 0.05 and found.std(ddof=1) < 0.25
@@ -68,7 +68,7 @@ def test_corrections_weigh_a_product_of_gaussians(correction):
     composition = (first + second).with_horizon(t_max=t_max)
     bridge = nd.from_energy(composition, path_space=True)
     model = scheme(bridge, jax.random.key(0))
-    result = nd.run_smc(jax.random.key(1), model, 500, num_clouds=8)
+    result = nd.run_smc(jax.random.key(1), model, 500, num_chains=8)
     found = np.asarray(result.log_evidence)
     assert abs(found.mean() - truth) < 3.5 * found.std(ddof=1) / 8**0.5 + 0.12
     assert result.exact and type(correction).__name__ in result.target

@@ -360,7 +360,7 @@ TABLE: dict[str, tuple[Case, ...]] = {
         ),
         Case(
             "a spread evidence over 4,000 clouds of 6",
-            "run_smc(key, model, 6, num_clouds=4000)",
+            "run_smc(key, model, 6, num_chains=4000)",
             "posterior mean in closed form",
             WITHIN,
             "test_reliance.py::test_clouds_that_count_by_their_evidence_have_no_bias_of_their_own",
