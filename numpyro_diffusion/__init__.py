@@ -1,10 +1,10 @@
 """Learned diffusion priors inside NumPyro models: posterior, evidence and diagnostics."""
 
-# ArviZ 1.x registers NumPyro as a lazy module. Were a submodule imported before NumPyro itself has
-# loaded, Python 3.13 would load `numpyro.distributions` twice and lose attributes on the way.
 from importlib.metadata import PackageNotFoundError as _NotInstalled
 from importlib.metadata import version as _version
 
+# ArviZ 1.x registers NumPyro as a lazy module. Were a submodule imported before NumPyro itself has
+# loaded, Python 3.13 would load `numpyro.distributions` twice and lose attributes on the way.
 from numpyro import __version__ as _numpyro_version  # noqa: F401
 
 from . import auditing as auditing

@@ -191,7 +191,7 @@ def test_draws_as_data_have_no_noise_left(key):
     variances = np.array([4.0, 1e-4])
     expected = variances**2 / (variances + 0.09)
     np.testing.assert_allclose(data.var(0), expected, rtol=0.05)
-    with pytest.raises(ValueError, match="positive `num`"):
+    with pytest.raises(ValueError, match="`num` must be at least 1; got 0"):
         teachers.draw_data(key, prior, 0)
 
 

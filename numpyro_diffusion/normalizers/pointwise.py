@@ -22,7 +22,7 @@ from ..energies import AbstractEnergy
 from ..energies.check import check_has_density
 from .thermodynamic import Normalizer, unnormalized
 
-__all__ = ["LabelNormalizers", "label_normalizers", "noised_to_t_min", "pointwise_normalizer"]
+__all__ = ["LabelNormalizers", "label_normalizers", "pointwise_normalizer"]
 
 
 class LabelNormalizers(NamedTuple):
