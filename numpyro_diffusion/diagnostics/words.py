@@ -25,7 +25,7 @@ _LEVELS_A_FAMILY = 3
 
 
 def non_finite(result: SMCResult, kind: str) -> str:
-    """Where log densities were NaN or +inf, in words; empty if nowhere.
+    """Describe where log densities were NaN or +inf; empty if nowhere.
 
     Args:
         result: Result of a scheme that reports the shares `nan` and `infinite` by site.

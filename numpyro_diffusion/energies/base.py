@@ -125,7 +125,8 @@ class AbstractDenoiser(eqx.Module):
         return _combine((self,), (-1.0,))
 
     def with_horizon(self, *, t_min: float | None = None, t_max: float | None = None) -> Self:
-        r"""The same model between other times: the prior is read at `t_min`, particles start at `t_max`.
+        r"""Return the same model with other first and last times: the prior is read at `t_min`, particles
+        start at `t_max`.
 
         Another `t_min` is another law, so a stored `log_normalizer` is then forgotten, unless the energy
         is normalised at every level. Another `t_max` moves no law; a learned offset $b(t)$ is stretched
@@ -211,12 +212,12 @@ class AbstractEnergy(AbstractDenoiser):
         return u.size * jnp.log(alpha_t) - energy - constant, alpha_t * score
 
     def draw(self, key: PRNGKey, t: Scalar) -> Array | None:
-        """One exact draw of $x_t$ where the energy has a closed form, else `None`."""
+        """Draw $x_t$ exactly where the energy has a closed form, else return `None`."""
         del key, t
         return None
 
     def with_log_normalizer(self, value: float | None, error: float = 0.0) -> Self:
-        r"""The same energy with a known $L(t_{\min})$, which `save` stores with it.
+        r"""Return the same energy with a known $L(t_{\min})$, which `save` stores with it.
 
         It comes from `prior_normalizer`, `adjacent_normalizer` or `thermodynamic_normalizer`.
 

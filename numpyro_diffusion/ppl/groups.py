@@ -152,7 +152,7 @@ def _times(times: Callable, clock: Array) -> dict[str, Array]:
 
 
 def prior_marks(bridge: Bridge) -> dict[str, dict[str, str]]:
-    """What to write on the groups of prior draws if those have another law than the prior."""
+    """Attributes for the groups of prior draws, if those are not draws of the prior itself."""
     energies = getattr(getattr(bridge.rest, "__self__", None), "sites", {})
     composed = [name for name, site in energies.items() if is_composed(site.energy)]
     if not composed:

@@ -137,7 +137,7 @@ def make_anchors(
 
 
 def anchor_loss(energy: AbstractEnergy, anchors: Anchors, *, scale: float = 5.0) -> Scalar:
-    r"""How far energies are from their anchors: pseudo-Huber of $E + \log p$, a dimension.
+    r"""Distance of energies from their anchors: pseudo-Huber loss of $E + \log p$, per dimension.
 
     Args:
         energy: Energy to be judged; with this loss it learns its own normaliser too.
