@@ -21,7 +21,7 @@ import numpy as np
 from equinox import AbstractVar
 from jax.core import Tracer
 
-from .._typing import Array, PRNGKey, Scalar
+from .._typing import Array, PRNGKey, Scalar, Shaped
 from ..schedules import AbstractSchedule
 
 __all__ = ["AbstractDenoiser", "AbstractEnergy", "Power"]
@@ -67,11 +67,11 @@ class AbstractDenoiser(eqx.Module):
             )
 
     @abc.abstractmethod
-    def denoise(self, x: Array, t: Scalar) -> Array:
+    def denoise(self, x: Shaped, t: Scalar) -> Shaped:
         r"""$\hat x_0(x_t) = \mathbb{E}[x_0 \mid x_t]$, of the shape of `x`."""
 
     @abc.abstractmethod
-    def moments(self, t: Scalar) -> tuple[Array, Array]:
+    def moments(self, t: Scalar) -> tuple[Shaped, Shaped]:
         """Mean and variance, each of shape `shape`, of a Gaussian roughly like the law at `t`.
 
         Used as the initial law at `t_max` and to scale positions from level to level. Both uses
@@ -179,24 +179,24 @@ class AbstractEnergy(AbstractDenoiser):
     normalized = False
 
     @abc.abstractmethod
-    def energy(self, x: Array, t: Scalar) -> Scalar:
+    def energy(self, x: Shaped, t: Scalar) -> Scalar:
         r"""$E(x_t, t)$, shape `()`, in nats."""
 
-    def energy_and_score(self, x: Array, t: Scalar) -> tuple[Scalar, Array]:
+    def energy_and_score(self, x: Shaped, t: Scalar) -> tuple[Scalar, Shaped]:
         r"""$E(x_t, t)$ and $-\nabla_x E(x_t, t)$ from one forward and one backward pass."""
         energy, gradient = jax.value_and_grad(self.energy)(x, t)
         return energy, -gradient
 
-    def score(self, x: Array, t: Scalar) -> Array:
+    def score(self, x: Shaped, t: Scalar) -> Shaped:
         r"""$\nabla_x \log p_t(x_t) = -\nabla_x E(x_t, t)$, of the shape of `x`."""
         return self.energy_and_score(x, t)[1]
 
-    def denoise(self, x: Array, t: Scalar) -> Array:
+    def denoise(self, x: Shaped, t: Scalar) -> Shaped:
         r"""Tweedie's formula: $\hat x_0 = (x_t + \sigma_t^2 \nabla \log p_t(x_t)) / \alpha_t$."""
         alpha_t, sigma_t = self.schedule(t)
         return (x + sigma_t**2 * self.score(x, t)) / alpha_t
 
-    def log_density(self, u: Array, t: Scalar) -> Scalar:
+    def log_density(self, u: Shaped, t: Scalar) -> Scalar:
         r"""Log density of $u_t = x_t / \alpha_t$: the noised law in the units of the data.
 
         $-E(\alpha_t u, t) + d \log \alpha_t - L(t_{\min})$. At `t_min` this is the log density of
@@ -204,7 +204,7 @@ class AbstractEnergy(AbstractDenoiser):
         """
         return self.log_density_and_score(u, t)[0]
 
-    def log_density_and_score(self, u: Array, t: Scalar) -> tuple[Scalar, Array]:
+    def log_density_and_score(self, u: Shaped, t: Scalar) -> tuple[Scalar, Shaped]:
         """`log_density` and its gradient in `u`, from one evaluation."""
         alpha_t, _ = self.schedule(t)
         energy, score = self.energy_and_score(alpha_t * u, t)
