@@ -18,7 +18,7 @@ import numpyro_diffusion as nd
 from numpyro_diffusion import diagnostics, plots
 from numpyro_diffusion.bridge import DiffusionSite
 from numpyro_diffusion.schemes.kernels import Info, Level
-from numpyro_diffusion.smc import SMCResult, SMCState, Trace
+from numpyro_diffusion.smc import Claims, SMCResult, SMCState, Trace
 
 ENERGY = nd.GaussianMixture()
 OLD_ARVIZ = int(az.__version__.split(".")[0]) < 1
@@ -41,8 +41,7 @@ def made_up(log_evidence=(0.1, 0.0, -0.1, 0.05), num_particles=512, num_levels=3
         initial_info=Info(np.ones(clouds), np.ones(clouds), nothing, nothing, nothing),
         trace=trace,
         levels={"clock": np.linspace(1, 0, num_levels)},
-        target="the posterior",
-        exact=True,
+        claims=Claims("the posterior"),
         completed=True,
         state=SMCState(None, {}, weights, *[np.zeros(clouds)] * 7),
         num_levels_run=num_levels,

@@ -1,5 +1,6 @@
 """Samplers: each turns a bridge into a Feynman-Kac model."""
 
+from ..smc import Claims as Claims
 from .annealed import Annealed as Annealed
 from .base import AbstractScheme as AbstractScheme
 from .composition import ScoreComposition as ScoreComposition
@@ -20,7 +21,6 @@ from .tempered import LikelihoodTempered as LikelihoodTempered
 from .transport import AbstractTransport as AbstractTransport
 from .transport import Carry as Carry
 from .transport import Retrace as Retrace
-from .tuned import Claims as Claims
 from .tuned import TunedScheme as TunedScheme
 from .tuned import Tuning as Tuning
 from .twisted import Twisted as Twisted

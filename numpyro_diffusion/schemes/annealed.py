@@ -13,12 +13,13 @@ import equinox as eqx
 
 from .._arguments import plain
 from ..bridge import Bridge
+from ..smc import Claims
 from ..smc.moves import Move, hmc, mala
 from .checks import check_choices
 from .kernels import Kernels
 from .levels import Level
 from .transport import AbstractTransport, Carry
-from .tuned import Claims, TunedScheme, Tuning, Weights
+from .tuned import TunedScheme, Tuning, Weights
 
 __all__ = ["Annealed"]
 

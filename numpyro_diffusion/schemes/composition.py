@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from .._arguments import plain
 from ..bridge import Bridge, Seen
+from ..smc import Claims
 from ..smc.moves import Move, hmc, mala
 from .checks import check_choices, check_has_diffusion
 from .corrections import AbstractCorrection, RadonNikodym, Step
@@ -20,7 +21,7 @@ from .kernels import Kernels
 from .levels import Level
 from .proposals import usable
 from .transport import AbstractTransport
-from .tuned import Claims, TunedScheme, Tuning, Weights
+from .tuned import TunedScheme, Tuning, Weights
 
 __all__ = ["Corrected", "ScoreComposition"]
 

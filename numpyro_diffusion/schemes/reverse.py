@@ -17,15 +17,16 @@ from .._arguments import plain
 from .._typing import Array
 from ..bridge import Bridge
 from ..energies import AbstractDenoiser
+from ..smc import Claims
 from ..smc.moves import Move, hmc, mala
 from ..twists import AbstractTwist, ByDimension
 from .checks import check_choices, check_has_diffusion
 from .covariance import AbstractCovariance, Diagonal
 from .kernels import Kernels
 from .levels import Level
-from .path import in_short_steps
+from .path import Path, in_short_steps
 from .proposals import Reverse
-from .tuned import Claims, TunedScheme, Tuning, Weights
+from .tuned import TunedScheme, Tuning, Weights
 
 __all__ = ["ReverseDiffusion"]
 
@@ -99,6 +100,11 @@ class ReverseDiffusion(TunedScheme):
     twist: ClassVar[AbstractTwist] = ByDimension()
 
     @property
+    def path(self) -> Path:
+        """The noise falls in steps that are not too long."""
+        return in_short_steps
+
+    @property
     def tuning(self) -> Tuning:
         """The pilot cloud that tunes it."""
         return Tuning(self.num_pilot, self.conditional_ess, self.max_levels)
@@ -122,4 +128,4 @@ class ReverseDiffusion(TunedScheme):
 
     def claims(self, bridge: Bridge) -> Claims:
         """The model's own posterior; an evidence that holds the normaliser unless it is known."""
-        return Claims(bridge.target, path=in_short_steps)
+        return Claims(bridge.target)

@@ -11,14 +11,15 @@ import equinox as eqx
 
 from .._arguments import check_counts, plain
 from ..bridge import Bridge
+from ..smc import Claims
 from ..smc.moves import Move, hmc, mala
 from ..twists import AbstractTwist, Identity
 from .checks import check_choices
 from .kernels import Kernels
 from .levels import Level
-from .path import prior_first
+from .path import Path, prior_first
 from .transport import Carry, Draws
-from .tuned import Claims, TunedScheme, Tuning
+from .tuned import TunedScheme, Tuning
 
 __all__ = ["LikelihoodTempered"]
 
@@ -84,6 +85,11 @@ class LikelihoodTempered(TunedScheme):
     twist: ClassVar[AbstractTwist] = Identity()  # the likelihood is silent at noisy levels
 
     @property
+    def path(self) -> Path:
+        """The noise falls under the prior, and then the likelihood fades in."""
+        return prior_first
+
+    @property
     def tuning(self) -> Tuning:
         """The pilot cloud that tunes it."""
         return Tuning(self.num_pilot, self.conditional_ess, self.max_levels)
@@ -100,4 +106,4 @@ class LikelihoodTempered(TunedScheme):
     def claims(self, bridge: Bridge) -> Claims:
         """The model's own posterior; an evidence from which the prior's normaliser has dropped out."""
         evidence = "p(y) under the prior as normalised by its own cloud"
-        return Claims(bridge.target, evidence, normalized=True, path=prior_first)
+        return Claims(bridge.target, evidence, normalized=True)

@@ -9,7 +9,7 @@ import numpy as np
 
 from .._typing import Position, PRNGKey
 from ..bridge import Bridge
-from ..smc import FeynmanKac, unweighted
+from ..smc import Claims, FeynmanKac, unweighted
 from .base import AbstractScheme
 from .kernels import Kernels
 from .levels import Level, check_fit
@@ -17,25 +17,9 @@ from .particle import Particle
 from .path import Path, likelihood_first, prior_first
 from .pilot import tune
 
-__all__ = ["Claims", "TunedScheme", "Tuning", "Weights"]
+__all__ = ["TunedScheme", "Tuning", "Weights"]
 
 Weights = Literal["exact", "importance", "none"]
-
-
-class Claims(NamedTuple):
-    """What a scheme says of its results, and the path on which they come about.
-
-    Attributes:
-        target: The law that the weighted particles approach.
-        evidence: What the log evidence is the logarithm of.
-        normalized: Whether that is free of the prior's normaliser.
-        path: In which order the likelihood fades in and the noise falls.
-    """
-
-    target: str
-    evidence: str = "the integral of the target, less the prior's normaliser where that is known"
-    normalized: bool = False
-    path: Path = likelihood_first
 
 
 class Tuning(NamedTuple):
@@ -69,13 +53,18 @@ class TunedScheme(AbstractScheme):
         """The pilot cloud that tunes it."""
         return Tuning()
 
+    @property
+    def path(self) -> Path:
+        """In which order the likelihood fades in and the noise falls."""
+        return likelihood_first
+
     @abc.abstractmethod
     def kernels(self, bridge: Bridge) -> Kernels:
         """Moves, transport and weights over a bridge."""
 
     @abc.abstractmethod
     def claims(self, bridge: Bridge) -> Claims:
-        """What the results will be."""
+        """Of which law the results will be."""
 
     def __call__(
         self, bridge: Bridge, key: PRNGKey | None = None, *, progress_bar: bool = False
@@ -92,7 +81,7 @@ class TunedScheme(AbstractScheme):
             PilotError: If the model is too hard for the allowed number of levels.
         """
         self._check_bridge(bridge)
-        kernels, claims, levels = self.kernels(bridge), self.claims(bridge), self.levels
+        kernels, levels = self.kernels(bridge), self.levels
         if isinstance(levels, Level):
             check_fit(levels, bridge)
             _check_start(levels, kernels)
@@ -101,21 +90,19 @@ class TunedScheme(AbstractScheme):
                 jax.random.key(0) if key is None else key,
                 kernels,
                 num_levels=levels,
-                path=claims.path,
+                path=self.path,
                 progress_bar=progress_bar,
                 **self.tuning._asdict(),
             )
         # Levels that made a cloud of the prior do not count for an evidence that begins with it.
-        begins = int(np.argmax(np.asarray(levels.clock) == 0)) if claims.path is prior_first else 0
+        begins = int(np.argmax(np.asarray(levels.clock) == 0)) if self.path is prior_first else 0
         model = FeynmanKac(
             kernels.init,
             kernels.step,
             levels,
             _position,
-            target=claims.target,
-            evidence=claims.evidence,
+            claims=self.claims(bridge),
             evidence_from=begins,
-            normalized=claims.normalized,
             rejuvenate=kernels.rejuvenate if kernels.has_joint_moves else None,
             advance=kernels.advance,
         )

@@ -17,6 +17,7 @@ import numpy as np
 
 from .._arguments import plain
 from ..bridge import Bridge
+from ..smc import Claims
 from ..smc.moves import Move, hmc, mala
 from .checks import check_choices, check_has_diffusion
 from .conjugate import Conjugate
@@ -24,7 +25,7 @@ from .covariance import AbstractMeasured, Diagonal
 from .guided import Guided, sampler_curvature
 from .kernels import Kernels
 from .levels import Level
-from .tuned import Claims, TunedScheme, Tuning, Weights
+from .tuned import TunedScheme, Tuning, Weights
 
 __all__ = ["Twisted"]
 

@@ -5,6 +5,7 @@ adaptive resampling or waste-free. MCMC moves are BlackJAX's.
 """
 
 from . import moves as moves
+from .claims import Claims as Claims
 from .engine import resample_equal as resample_equal
 from .engine import run_smc as run_smc
 from .feynman_kac import FeynmanKac as FeynmanKac

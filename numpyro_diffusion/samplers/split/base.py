@@ -16,12 +16,23 @@ import jax.numpy as jnp
 from ..._finite import NonFinite
 from ..._typing import Array, Position, PRNGKey, Scalar
 from ...bridge import Bridge
+from ...smc import Claims
 from ...smc.preconditioner import Preconditioner
 from .blocks import ladder, reverse_steps
 
-__all__ = ["AbstractSplit", "Clock", "Prior", "SplitState", "Tuning", "start", "uses_energy"]
+__all__ = [
+    "NO_EVIDENCE",
+    "AbstractSplit",
+    "Clock",
+    "Prior",
+    "SplitState",
+    "Tuning",
+    "start",
+    "uses_energy",
+]
 
 Prior = Literal["energy", "score"]
+NO_EVIDENCE = "nothing: split samplers estimate no evidence"
 
 
 class Clock(NamedTuple):
@@ -136,8 +147,12 @@ class AbstractSplit(eqx.Module):
         """One sweep over all blocks."""
 
     @abc.abstractmethod
-    def claims(self, bridge: Bridge) -> tuple[str, str, bool]:
-        """Law of `position` with its weight, law of `seen`, and whether a chain approaches them."""
+    def claims(self, bridge: Bridge) -> Claims:
+        """Law of `position` with its weight; there is no evidence."""
+
+    @abc.abstractmethod
+    def seen_target(self, bridge: Bridge) -> str:
+        """Law of `seen`."""
 
     @abc.abstractmethod
     def evaluations(self, bridge: Bridge) -> int:
