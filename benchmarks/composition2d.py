@@ -86,8 +86,8 @@ def by_scores(num_levels):
     return run
 
 
-def by_smc(scheme, times_particles=1, **options):
-    bridge = nd.from_energy(PRODUCT, **options)
+def by_smc(scheme, times_particles=1):
+    bridge = nd.from_energy(PRODUCT, bridge_type=scheme.bridge_type)
 
     def run(key, num):
         key_pilot, key_run, key_pick = jax.random.split(key, 3)
@@ -129,7 +129,7 @@ def main() -> None:
         "annealed HMC, no weights": by_smc(nd.Annealed(move=nd.moves.hmc(3), **unweighted)),
         "SMC, `Annealed()`": by_smc(nd.Annealed()),
         "SMC, `ReverseDiffusion()`": by_smc(nd.ReverseDiffusion()),
-        "SMC, `ScoreComposition`": by_smc(nd.ScoreComposition(33 * grid // 10), path_space=True),
+        "SMC, `ScoreComposition`": by_smc(nd.ScoreComposition(33 * grid // 10)),
         "SMC, `Annealed()`, 9 times the particles": by_smc(nd.Annealed(), 9),
         "SMC, `ReverseDiffusion()`, 10 times the particles": by_smc(nd.ReverseDiffusion(), 10),
         "`replica_exchange`": by_exchange(thinning),

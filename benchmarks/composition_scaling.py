@@ -125,7 +125,7 @@ def main() -> None:
         }
         for law, (energy, truth) in laws.items():
             for name, scheme in families().items():
-                bridge = nd.from_energy(energy, path_space=scheme.path_space)
+                bridge = nd.from_energy(energy, bridge_type=scheme.bridge_type)
                 model = scheme(bridge, jax.random.key(0))
                 result = nd.run_smc(jax.random.key(1), model, particles, num_chains=clouds)
                 error = np.asarray(result.log_evidence) - truth

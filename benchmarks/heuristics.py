@@ -82,7 +82,7 @@ def exact(y):
 def by_smc(scheme, twist=None, budget=BUDGET):
     def run(key, case, size):
         chosen = scheme.twist if twist is None else twist
-        bridge = case.bridge(twist=chosen, path_space=scheme.path_space)
+        bridge = case.bridge(twist=chosen, bridge_type=scheme.bridge_type)
         each = scheme
         if isinstance(scheme, nd.Twisted):  # as many steps as the budget allows
             a_level = scheme.evaluations_per_level(bridge)
@@ -103,9 +103,9 @@ def by_smc(scheme, twist=None, budget=BUDGET):
     return run
 
 
-def by_chains(sampler, path_space=False, num_chains=50):
+def by_chains(sampler, bridge_type=nd.bridge.DensityBridge, num_chains=50):
     def run(key, case, size):
-        bridge = case.bridge(path_space=path_space)
+        bridge = case.bridge(bridge_type=bridge_type)
         draws = -(-size // num_chains)
         sweeps = BUDGET * draws // sampler.evaluations(bridge)  # of each chain
         burn_in = sweeps // 5
@@ -142,12 +142,14 @@ def methods():
         name = f"`NoisedObservation()`, conjugate, MCGDiff, {weights}"
         found[name] = by_smc(scheme, nd.twists.NoisedObservation())
     found["`PnPDM(0.3)`, score, none"] = by_chains(
-        nd.samplers.PnPDM(0.3, weights="none", num_steps=8), True
+        nd.samplers.PnPDM(0.3, weights="none", num_steps=8), nd.bridge.PathBridge
     )
-    found["`PnPDM(0.3)`, score, exact"] = by_chains(nd.samplers.PnPDM(0.3, num_steps=8), True)
+    found["`PnPDM(0.3)`, score, exact"] = by_chains(
+        nd.samplers.PnPDM(0.3, num_steps=8), nd.bridge.PathBridge
+    )
     found["`PnPDM(0.3)`, energy, none"] = by_chains(nd.samplers.PnPDM(0.3, weights="none"))
     found["`PnPDM(0.3)`, energy, exact"] = by_chains(nd.samplers.PnPDM(0.3))
-    found["`DAPS()`, score"] = by_chains(nd.samplers.DAPS(prior="score"), True)
+    found["`DAPS()`, score"] = by_chains(nd.samplers.DAPS(prior="score"), nd.bridge.PathBridge)
     found["`DAPS(1, 1, 1)`, energy"] = by_chains(nd.samplers.DAPS(1.0, 1.0, 1))
     sharp = nd.ReverseDiffusion(levels=8, num_moves=0, covariance=nd.schemes.Full())
     found["`ReverseDiffusion(8, Full())`, `Moments()`"] = by_smc(sharp, nd.twists.Moments())

@@ -88,7 +88,7 @@ def measure(name: str, seeds: int, size: int, clouds: int):
         jnp.asarray(PROBLEM.operator),
         y=jnp.asarray(PROBLEM.data),
         twist=twist,
-        path_space=scheme.path_space,
+        bridge_type=scheme.bridge_type,
     )
     exact = PROBLEM.exact()
     evidences, x, offsets, left, seconds = [], [], [], [], []

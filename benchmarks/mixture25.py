@@ -144,7 +144,7 @@ def by_scheme(scheme):
             problem.energy,
             problem.log_likelihood,
             twist=twist,
-            path_space=scheme.path_space,
+            bridge_type=scheme.bridge_type,
         )
         model = scheme(bridge, jax.random.key(seed))
         result = nd.run_smc(jax.random.key(100 + seed), model, size)

@@ -15,7 +15,7 @@ import xarray as xr
 from numpyro.infer.util import potential_energy, unconstrain_fn
 
 import numpyro_diffusion as nd
-from numpyro_diffusion.bridge import DiffusionSite
+from numpyro_diffusion.bridge import DensitySite
 from numpyro_diffusion.schemes.kernels import Level
 
 ENERGY = nd.GaussianMixture()
@@ -52,7 +52,7 @@ def frozen_levels(count=16):
     """Equal steps in log-SNR, with scales in closed form, so that no pilot is needed."""
     clock = jnp.concatenate([jnp.ones(1), jnp.linspace(1, 0, count), jnp.zeros(1)])
     power = jnp.minimum(jnp.arange(count + 2), 1.0)
-    site = DiffusionSite(ENERGY)
+    site = DensitySite(ENERGY)
     scale = jax.vmap(lambda c: jnp.sqrt(site.moments(c)[1]))(clock[:-1])
     scales = {"x": scale, "sigma": 0.7 * jnp.ones(count + 1)}
     return Level.by_hand(

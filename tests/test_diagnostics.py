@@ -16,7 +16,7 @@ from scipy import stats
 
 import numpyro_diffusion as nd
 from numpyro_diffusion import diagnostics, plots
-from numpyro_diffusion.bridge import DiffusionSite
+from numpyro_diffusion.bridge import DensitySite
 from numpyro_diffusion.schemes.kernels import Info, Level
 from numpyro_diffusion.smc import Claims, SMCResult, SMCState, Trace
 
@@ -400,7 +400,7 @@ def frozen_levels(count=10):
     """Equal steps in log-SNR with scales in closed form: no pilot to wait for."""
     clock = jnp.concatenate([jnp.ones(1), jnp.linspace(1, 0, count), jnp.zeros(1)])
     power = jnp.minimum(jnp.arange(count + 2), 1.0)
-    site = DiffusionSite(ENERGY)
+    site = DensitySite(ENERGY)
     scale = jax.vmap(lambda c: jnp.sqrt(site.moments(c)[1]))(clock[:-1])
     return Level.by_hand(clock, power, {"x": scale}, step_size=0.4)
 

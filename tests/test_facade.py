@@ -137,7 +137,7 @@ def test_evidence_of_the_clouds_is_pooled(finished):
     each = np.asarray(finished.result.log_evidence)
     np.testing.assert_allclose(finished.log_evidence, logsumexp(each) - np.log(4), rtol=1e-12)
     assert finished.evidence_is_normalized
-    assert finished.result.target == "the posterior of the model under exp(-E(., t_min))"
+    assert finished.result.target == "the posterior of the model under exp(-E(x, t_min))"
     assert finished.result.exact and finished.result.completed
 
 
@@ -165,7 +165,7 @@ def test_summary_tells_what_matters(finished, capsys):
         f"log evidence {finished.log_evidence:.3f} +- {finished.log_evidence_error:.3f} nats\n"
     )
     assert evidence in out
-    assert "exp(-E(., t_min)); exact as the number of particles grows" in out
+    assert "exp(-E(x, t_min)); exact as the number of particles grows" in out
     assert f"4 clouds of 500 particles, {finished.result.num_levels_run} levels" in out
     assert "Nothing to worry about" in out and "clouds agree on the evidence" in out
     mean = float(finished.get_samples()["shift"].mean())

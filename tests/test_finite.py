@@ -147,9 +147,9 @@ def test_a_block_of_gibbs_refuses_too():
         run(Gibbs([(particles, ["x"]), (NUTS(with_scale), None)]), jnp.inf, num_chains=1)
 
 
-def bridge(bad, path_space=False):
+def bridge(bad, bridge_type=nd.bridge.DensityBridge):
     likelihood = lambda x: norm.logpdf(0.6, x[0], 0.4) + jnp.where(x[0] > 1.0, bad, 0.0)
-    return nd.from_energy(PRIOR, likelihood, path_space=path_space)
+    return nd.from_energy(PRIOR, likelihood, bridge_type=bridge_type)
 
 
 BY_BRIDGE = {
@@ -184,7 +184,7 @@ BY_BRIDGE = {
     "split_gibbs, DAPS with the score": (
         lambda key, bad: nd.samplers.split_gibbs(
             key,
-            bridge(bad, True),
+            bridge(bad, nd.bridge.PathBridge),
             nd.samplers.DAPS(noise_level=0.3, num_levels=2),
             num_draws=60,
             num_burn_in=10,

@@ -51,7 +51,7 @@ def test_ratios_of_kernels_need_scores_alone():
     log_z, below = truth(ONE + OTHER)
     composition = scores(ONE) + scores(OTHER)
     assert isinstance(composition, nd.energies.ComposedDenoiser)
-    bridge = nd.from_energy(composition, path_space=True)
+    bridge = nd.from_energy(composition, bridge_type=nd.bridge.PathBridge)
     errors = []
     for levels in (40, 160):
         result = run(nd.ScoreComposition(levels=levels), bridge)
@@ -70,7 +70,7 @@ def test_continuous_time_weights_and_what_a_control_does_to_them():
     spreads = {}
     for law in (nd.cfg(ONE, PART, 2.0), 1.5 * ONE):
         log_z, _ = truth(law)
-        bridge = nd.from_energy(law, path_space=True)
+        bridge = nd.from_energy(law, bridge_type=nd.bridge.PathBridge)
         for name, correction in {
             "plain": schemes.FeynmanKacCorrection(),
             "controlled": schemes.DriftLite(),
@@ -89,7 +89,9 @@ def test_a_likelihood_steers_a_composition():
     log_p = on_grid(PART + HALVED) + np.asarray(norm.logpdf(y, GRID, sigma))
     log_z = np.log(np.trapezoid(np.exp(log_p), GRID))
     mean = np.trapezoid(GRID * np.exp(log_p - log_z), GRID)
-    bridge = nd.from_energy(PART + HALVED, lambda x: norm.logpdf(y, x[0], sigma), path_space=True)
+    bridge = nd.from_energy(
+        PART + HALVED, lambda x: norm.logpdf(y, x[0], sigma), bridge_type=nd.bridge.PathBridge
+    )
     result = run(nd.ScoreComposition(levels=100), bridge)
     found = np.asarray(result.log_evidence) - log_z
     assert abs(found.mean()) < 0.03 and found.std(ddof=1) < 0.1
@@ -103,7 +105,7 @@ def test_a_law_as_a_factor_of_a_sampler():
     """The law of a reverse sampler times another law: path space, one score and one energy."""
     log_z, below = truth(ONE + 0.5 * PART)
     tilted = scores(ONE) + nd.factors.LawFactor(PART, 0.5)
-    result = run(nd.Twisted(levels=200), nd.from_energy(tilted, path_space=True))
+    result = run(nd.Twisted(levels=200), nd.from_energy(tilted, bridge_type=nd.bridge.PathBridge))
     found = np.asarray(result.log_evidence) - log_z
     assert found.std(ddof=1) < 0.15
     assert abs(found.mean()) < 3 * found.std(ddof=1) / 8**0.5 + 0.01
@@ -190,11 +192,11 @@ def test_what_is_refused():
     with pytest.raises(TypeError, match="added to energies"):
         ONE + 3.0
     with pytest.raises(ValueError, match="ScoreComposition"):
-        nd.Twisted()(nd.from_energy(ONE + OTHER, path_space=True))
+        nd.Twisted()(nd.from_energy(ONE + OTHER, bridge_type=nd.bridge.PathBridge))
     with pytest.raises(ValueError, match="single law"):
-        nd.ScoreComposition()(nd.from_energy(ONE, path_space=True))
+        nd.ScoreComposition()(nd.from_energy(ONE, bridge_type=nd.bridge.PathBridge))
     with pytest.raises(ValueError, match="change with the time"):
-        nd.from_energy(ONE * (lambda t: 2.0), path_space=True)
+        nd.from_energy(ONE * (lambda t: 2.0), bridge_type=nd.bridge.PathBridge)
     with pytest.raises(ValueError, match="boundary"):
         nd.ReverseDiffusion(projection=lambda x: x)
     with pytest.raises(ValueError, match="'exact', 'importance'.*or 'none'"):

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from .._arguments import plain
-from ..bridge import Bridge, Seen
+from ..bridge import Bridge, PathBridge, Seen
 from ..smc import Claims
 from ..smc.moves import Move, hmc, mala
 from .checks import check_choices, check_has_diffusion
@@ -32,7 +32,7 @@ class ScoreComposition(TunedScheme):
     The weighted particles follow $\prod_i p_i^{\beta_i}$, times factors and likelihoods, as levels *and*
     particles become many and if the scores are those of noised laws. Where energies are at hand,
     `ReverseDiffusion` needs neither many levels nor right scores in between. For `nd.from_energy(e1 + e2,
-    path_space=True)`, of energies or of denoisers.
+    bridge_type=nd.bridge.PathBridge)`, of energies or of denoisers.
 
     Attributes:
         levels: Number of steps, equal in log-SNR; or the frozen levels of an earlier run.
@@ -58,7 +58,7 @@ class ScoreComposition(TunedScheme):
     def __check_init__(self):
         check_choices(self, num_other_moves=self.num_other_moves, inflation=self.inflation)
 
-    path_space: ClassVar[bool] = True
+    bridge_type: ClassVar[type[Bridge]] = PathBridge
 
     @property
     def tuning(self) -> Tuning:

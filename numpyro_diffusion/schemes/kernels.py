@@ -134,7 +134,7 @@ class Kernels(eqx.Module):
             seen: What was seen at a particle, or its shapes, where moves of other sites are to come.
             done: What was computed before in this scope.
         """
-        bridge = self.bridge._replace(floor=floor)
+        bridge = self.bridge.at_floor(floor)
         density = hoist(lambda z: log_density(bridge, z, clock, power), z, done=done)
         if seen is None or not self.in_blocks:
             return Here(density)
@@ -324,7 +324,7 @@ class Kernels(eqx.Module):
         """The transport of a level as a function of a particle: `(key, position, gradient, seen) -> ...`."""
 
         def one(key, position, gradient, seen):
-            bridge = self.bridge._replace(floor=level.floor)
+            bridge = self.bridge.at_floor(level.floor)
             return self.transport(key, bridge, position, gradient, seen, level)
 
         return hoist(one, key, particle.position, particle.gradient, particle.seen, done=done)

@@ -156,7 +156,7 @@ def _advance(kernels: Kernels, pilot: Pilot, target, next_clock, extra_rounds, p
     key, key_resample, key_transport, key_probe = jax.random.split(pilot.key, 4)
     if kernels.transport.needs_curvature:
         cloud = pilot.particles.position
-        at = bridge._replace(floor=pilot.floor)
+        at = bridge.at_floor(pilot.floor)
         measured = kernels.transport.measure(key_probe, at, cloud, pilot.clock, pilot.power)
         here = here._replace(curvature=measured)
     keys = jax.random.split(key_transport, count)  # the same noise for every stride that is tried

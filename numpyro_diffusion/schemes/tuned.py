@@ -72,7 +72,7 @@ class TunedScheme(AbstractScheme):
         """Tune with a pilot cloud unless the levels are frozen, and return the Feynman-Kac model.
 
         Args:
-            bridge: The densities; in path space for a scheme in path space, and only then.
+            bridge: The densities, of its `bridge_type`.
             key: PRNG key of the pilot; a fixed one if left out.
             progress_bar: Show the pilot's progress.
 
@@ -111,18 +111,14 @@ class TunedScheme(AbstractScheme):
         return unweighted(model) if self.weights == "none" else model
 
     def _check_bridge(self, bridge: Bridge) -> None:
-        name = type(self).__name__
-        if self.path_space and not bridge.path_space:
-            raise ValueError(
-                f"`{name}` needs a bridge in path space: make it with `from_model(..., path_space=True)` "
-                "or `from_energy(..., path_space=True)`."
-            )
-        if bridge.path_space and not self.path_space:
-            raise ValueError(
-                f"`{name}` weighs particles with the density of the prior, and a bridge in path space has "
-                "none, so the prior would be left out. Make the bridge without `path_space`, or use "
-                "`Twisted`."
-            )
+        if isinstance(bridge, self.bridge_type):
+            return
+        raise ValueError(
+            f"`{type(self).__name__}` needs a `{self.bridge_type.__name__}`; got a "
+            f"`{type(bridge).__name__}`. Particles are weighed either by the density of the prior or by a "
+            "sampler's steps (path space): make the bridge with `bridge_type=scheme.bridge_type` in "
+            "`from_model` or `from_energy`."
+        )
 
     def evaluations_per_level(
         self, bridge: Bridge, levels: Level | None = None, chain_length: int | None = None

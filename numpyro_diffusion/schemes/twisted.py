@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._arguments import plain
-from ..bridge import Bridge
+from ..bridge import Bridge, PathBridge
 from ..smc import Claims
 from ..smc.moves import Move, hmc, mala
 from .checks import check_choices, check_has_diffusion
@@ -78,7 +78,7 @@ class Twisted(TunedScheme):
                 f" prior: `Isotropic()`, `Diagonal()` or `Full()`; got {self.covariance!r}."
             )
 
-    path_space: ClassVar[bool] = True
+    bridge_type: ClassVar[type[Bridge]] = PathBridge
 
     @property
     def tuning(self) -> Tuning:
@@ -102,7 +102,7 @@ class Twisted(TunedScheme):
                 "compositions, whose summed scores sample another law. Use `ScoreComposition`, or a scheme "
                 "that needs energies."
             )
-        if self.conjugate and bridge.observed is None:
+        if self.conjugate and bridge.laws({}) is None:
             raise ValueError(
                 "`Twisted(conjugate=True)` reads operator and noise off a NumPyro model; the bridge of"
                 " `from_energy` has a log likelihood alone. Use `from_model`, or `conjugate=False`."

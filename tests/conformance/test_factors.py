@@ -66,7 +66,7 @@ def test_corrections_weigh_a_product_of_gaussians(correction):
     # From noise of ten units: continuous-time weights gather variance for as long as there is but noise.
     t_max = float(first.schedule.time(jnp.asarray(-4.6)))
     composition = (first + second).with_horizon(t_max=t_max)
-    bridge = nd.from_energy(composition, path_space=True)
+    bridge = nd.from_energy(composition, bridge_type=nd.bridge.PathBridge)
     model = scheme(bridge, jax.random.key(0))
     result = nd.run_smc(jax.random.key(1), model, 500, num_chains=8)
     found = np.asarray(result.log_evidence)

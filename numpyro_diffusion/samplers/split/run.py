@@ -68,7 +68,7 @@ def split_gibbs(
 
     Args:
         key: PRNG key.
-        bridge: From `nd.from_energy` or `nd.from_model`; with `path_space=True` a denoiser is enough.
+        bridge: From `nd.from_energy` or `nd.from_model`; for a `PathBridge` a denoiser is enough.
         sampler: `PnPDM()` by default.
         num_draws: Draws of each chain that are kept.
         num_burn_in: Sweeps of the warm-up.
