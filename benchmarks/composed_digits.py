@@ -107,7 +107,7 @@ def main() -> None:
         "ReverseDiffusion": nd.ReverseDiffusion(
             levels=6 if options.tiny else None, conditional_ess=0.93
         ),
-        "summed scores": nd.ReverseDiffusion(levels=levels, num_moves=0, weights="none"),
+        "summed scores": nd.schemes.unweighted(nd.ReverseDiffusion(levels=levels, num_moves=0)),
     }
     classifier, rows, draws = judge(), [], {}
     both = lambda v: f"{np.mean(v):.2f} +- {np.std(v, ddof=1):.2f}"

@@ -120,13 +120,15 @@ def main() -> None:
     options = options.parse_args()
     num, seeds = (40, 1) if options.tiny else (2000, options.seeds)
     grid, moves, thinning = (5, 1, 1) if options.tiny else (100, 10, 25)
-    unweighted = {"levels": grid, "num_moves": moves, "weights": "none"}
+    annealed = lambda move: nd.schemes.unweighted(
+        nd.Annealed(move=move, levels=grid, num_moves=moves)
+    )
     samplers = {
         "exact draws": lambda key, num: (exact(np.random.default_rng(list(key)), num), 0, ""),
         "summed scores, reverse diffusion": by_scores(grid),
         "the same, more steps": by_scores(11 * grid),
-        "annealed MALA, no weights": by_smc(nd.Annealed(move=nd.moves.mala(), **unweighted)),
-        "annealed HMC, no weights": by_smc(nd.Annealed(move=nd.moves.hmc(3), **unweighted)),
+        "annealed MALA, no weights": by_smc(annealed(nd.moves.mala())),
+        "annealed HMC, no weights": by_smc(annealed(nd.moves.hmc(3))),
         "SMC, `Annealed()`": by_smc(nd.Annealed()),
         "SMC, `ReverseDiffusion()`": by_smc(nd.ReverseDiffusion()),
         "SMC, `ScoreComposition`": by_smc(nd.ScoreComposition(33 * grid // 10)),

@@ -187,7 +187,7 @@ def test_fields_stand_where_they_are_written():
     assert Own(3).twist == nd.twists.Identity() and Own().bridge_type is nd.bridge.PathBridge
     assert nd.Twisted(7).levels == 7 and nd.ScoreComposition(7).levels == 7
     assert nd.Annealed(nd.moves.mala()).move == nd.moves.mala()
-    assert nd.LikelihoodTempered(nd.moves.mala()).weights == "exact"
+    assert nd.LikelihoodTempered(nd.moves.mala()).exact_draws
 
 
 def test_what_a_scheme_says_of_twist_and_bridge_is_heard():

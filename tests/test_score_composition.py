@@ -157,11 +157,15 @@ def test_a_temperature_that_falls_with_the_noise():
 
 
 def test_without_weights_it_is_a_heuristic():
-    scheme = nd.ReverseDiffusion(levels=20, num_moves=0, weights="none")
+    scheme = nd.schemes.unweighted(nd.ReverseDiffusion(levels=20, num_moves=0))
     result = run(scheme, nd.from_energy(2 * ONE), 200, 2)
     assert not result.exact and not result.weighted and "heuristic" not in result.evidence
     assert np.isnan(np.asarray(result.log_evidence)).all()
     assert np.ptp(np.asarray(result.log_weights)) == 0
+    inside = lambda u: jnp.clip(u, -0.5, 0.5)
+    scheme = nd.schemes.unweighted(nd.ReverseDiffusion(levels=20, num_moves=0), inside)
+    x = np.asarray(run(scheme, nd.from_energy(2 * ONE), 200, 2).positions["x"])
+    assert abs(x).max() == 0.5 and 0 < (abs(x) == 0.5).mean() < 1
 
 
 def test_mixtures_weigh_by_normalisers():
@@ -197,10 +201,11 @@ def test_what_is_refused():
         nd.ScoreComposition()(nd.from_energy(ONE, bridge_type=nd.bridge.PathBridge))
     with pytest.raises(ValueError, match="change with the time"):
         nd.from_energy(ONE * (lambda t: 2.0), bridge_type=nd.bridge.PathBridge)
-    with pytest.raises(ValueError, match="boundary"):
-        nd.ReverseDiffusion(projection=lambda x: x)
-    with pytest.raises(ValueError, match="'exact', 'importance'.*or 'none'"):
-        nd.Annealed(weights="some")
+    with pytest.raises(TypeError, match="`AbstractScheme`"):
+        nd.schemes.unweighted("none")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="needs a `DensityBridge`"):
+        bridge = nd.from_energy(ONE, bridge_type=nd.bridge.PathBridge)
+        nd.schemes.unresampled(nd.Annealed())(bridge)
 
 
 def test_a_set_is_sharp_at_its_end_in_32_bits(float32):
@@ -231,11 +236,13 @@ def test_a_heuristic_says_so_where_numpyro_users_look(capsys):
     def model():
         numpyro.sample("x", nd.DiffusionPrior(2 * ONE))
 
-    scheme = nd.ReverseDiffusion(levels=10, num_moves=0, weights="none")
+    scheme = nd.schemes.unweighted(nd.ReverseDiffusion(levels=10, num_moves=0))
     smc = nd.SMC(model, scheme, num_particles=50, num_chains=2, progress_bar=False)
     smc.run(jax.random.key(0))
     smc.print_summary()
     printed = capsys.readouterr().out
     assert "A heuristic: weights were left out" in printed and "log evidence nan" in printed
+    attributes = smc.to_arviz(predictive=False)["posterior"].attrs
+    assert not attributes["exact"] and attributes["scheme"].startswith("Unweighted(")
     assert "clouds disagree" not in printed and "Nothing to worry" not in printed
     assert smc.get_samples()["x"].shape == (100, 1)

@@ -118,7 +118,7 @@ def _unweighted(result: SMCResult) -> str:
     return (
         "A heuristic: weights were left out, so the draws follow what the proposals lead to and not the "
         "target, there is no evidence, and nothing here can tell how far off they are. Use "
-        "`weights='exact'`."
+        "the scheme without `unweighted`."
     )
 
 

@@ -13,6 +13,8 @@ from .covariance import Isotropic as Isotropic
 from .covariance import Local as Local
 from .driftlite import DriftLite as DriftLite
 from .flow import ProbabilityFlow as ProbabilityFlow
+from .heuristics import unresampled as unresampled
+from .heuristics import unweighted as unweighted
 from .kernels import Kernels as Kernels
 from .levels import Level as Level
 from .particle import Particle as Particle

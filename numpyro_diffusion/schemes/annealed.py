@@ -19,7 +19,7 @@ from .checks import check_choices
 from .kernels import Kernels
 from .levels import Level
 from .transport import AbstractTransport, Carry
-from .tuned import TunedScheme, Tuning, Weights
+from .tuned import TunedScheme, Tuning
 
 __all__ = ["Annealed"]
 
@@ -44,8 +44,6 @@ class Annealed(TunedScheme):
         conditional_ess: Share of the effective sample size that each level may keep, in (0, 1).
         preconditioner_rank: Directions along which coordinates move together that moves know of, beside
             the scale of every coordinate; the pilot measures them.
-        weights: `"exact"`; `"importance"` for the same without resampling; or `"none"` to leave them out: a
-            heuristic, marked as such in the result.
         num_pilot: Particles of the pilot cloud.
         max_levels: Give up, and say why, when the pilot needs more levels than this.
 
@@ -62,7 +60,6 @@ class Annealed(TunedScheme):
     levels: int | Level | None = eqx.field(default=None, converter=plain)
     conditional_ess: float = eqx.field(static=True, default=0.97)
     preconditioner_rank: int = eqx.field(static=True, converter=plain, default=0)
-    weights: Weights = eqx.field(static=True, default="exact")
     num_pilot: int = eqx.field(static=True, converter=plain, default=256)
     max_levels: int = eqx.field(static=True, converter=plain, default=400)
 

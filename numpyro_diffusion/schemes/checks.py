@@ -40,7 +40,7 @@ def check_choices(
     """Refuse what no scheme can use.
 
     Args:
-        scheme: Whose levels, weights and pilot are looked at.
+        scheme: Whose levels and pilot are looked at.
         num_other_moves: Moves of the non-diffusion sites a level.
         num_moves: Joint moves a level.
         least_moves: The fewest of them that will do.
@@ -56,11 +56,6 @@ def check_choices(
     whole_number(of("preconditioner_rank"), preconditioner_rank, 0)
     whole_number(of("num_pilot"), tuning.num_particles, 2)
     whole_number(of("max_levels"), tuning.max_levels, 1)
-    if scheme.weights not in ("exact", "importance", "none"):
-        raise ValueError(
-            f"`weights` of `{name}` is 'exact', 'importance' for weights without resampling, or 'none' for "
-            f"the heuristic; got {scheme.weights!r}."
-        )
     if not 0 < tuning.conditional_ess < 1:
         raise ValueError(
             "`conditional_ess` is the share that a level keeps, in (0, 1); got "

@@ -21,7 +21,7 @@ from .kernels import Kernels
 from .levels import Level
 from .proposals import usable
 from .transport import AbstractTransport
-from .tuned import TunedScheme, Tuning, Weights
+from .tuned import TunedScheme, Tuning
 
 __all__ = ["Corrected", "ScoreComposition"]
 
@@ -38,7 +38,6 @@ class ScoreComposition(TunedScheme):
         levels: Number of steps, equal in log-SNR; or the frozen levels of an earlier run.
         correction: `RadonNikodym()`, `FeynmanKacCorrection()` or `DriftLite()`.
         inflation: Factor on the variance of a draw.
-        weights: `"exact"`, or `"none"` for reverse diffusion with summed scores as it is, a heuristic.
         other_move: Move of the non-diffusion sites; costs no network evaluation.
         num_other_moves: Such moves a level.
         num_pilot: Particles of the pilot cloud.
@@ -50,7 +49,6 @@ class ScoreComposition(TunedScheme):
     levels: int | Level = eqx.field(default=200, converter=plain)
     correction: AbstractCorrection = eqx.field(default_factory=RadonNikodym)
     inflation: float = 1.0
-    weights: Weights = eqx.field(static=True, default="exact")
     other_move: Move = eqx.field(default_factory=mala)
     num_other_moves: int = eqx.field(static=True, converter=plain, default=2)
     num_pilot: int = eqx.field(static=True, converter=plain, default=256)

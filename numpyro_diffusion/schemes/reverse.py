@@ -8,13 +8,11 @@ with the noising $q$ as backward kernel (see `Reverse`). One network evaluation 
 next proposal.
 """
 
-from collections.abc import Callable
 from typing import ClassVar
 
 import equinox as eqx
 
 from .._arguments import plain
-from .._typing import Array
 from ..bridge import Bridge
 from ..energies import AbstractDenoiser
 from ..smc import Claims
@@ -26,7 +24,7 @@ from .kernels import Kernels
 from .levels import Level
 from .path import Path, in_short_steps
 from .proposals import Reverse
-from .tuned import TunedScheme, Tuning, Weights
+from .tuned import TunedScheme, Tuning
 
 __all__ = ["ReverseDiffusion"]
 
@@ -48,8 +46,6 @@ class ReverseDiffusion(TunedScheme):
             levels are few; it costs the same share of the particles at every level, however close.
         proposal: Of which law draws follow the score, in the place of the prior's own: an energy or
             denoiser, or one by diffusion site. `cfg(e1, e2, 2.0)` may propose for `cfg(e1, e2, 4.0)`.
-        projection: What each draw is replaced by, for instance the nearest point of a set; only without
-            weights, since it puts draws on a boundary where no density is.
         move: Joint move of all sites.
         num_moves: Joint moves a level, may be 0; `None` for the pilot's choice at each level, by their
             autocorrelation.
@@ -58,8 +54,6 @@ class ReverseDiffusion(TunedScheme):
         conditional_ess: Share of the effective sample size that each level may keep, in (0, 1).
         preconditioner_rank: Directions along which coordinates move together that moves know of, beside
             the scale of every coordinate; the pilot measures them.
-        weights: `"exact"`; `"importance"` for the same without resampling; or `"none"` to leave them out: a
-            heuristic, marked as such in the result.
         num_pilot: Particles of the pilot cloud.
         max_levels: Give up, and say why, when the pilot needs more levels than this.
 
@@ -72,14 +66,12 @@ class ReverseDiffusion(TunedScheme):
     covariance: AbstractCovariance = eqx.field(default_factory=Diagonal)
     inflation: float = 1.0
     proposal: AbstractDenoiser | dict[str, AbstractDenoiser] | None = None
-    projection: Callable[[Array], Array] | None = eqx.field(static=True, default=None)
     move: Move = eqx.field(default_factory=hmc)
     num_moves: int | None = eqx.field(static=True, converter=plain, default=1)
     other_move: Move = eqx.field(default_factory=mala)
     num_other_moves: int = eqx.field(static=True, converter=plain, default=2)
     conditional_ess: float = eqx.field(static=True, default=0.97)
     preconditioner_rank: int = eqx.field(static=True, converter=plain, default=0)
-    weights: Weights = eqx.field(static=True, default="exact")
     num_pilot: int = eqx.field(static=True, converter=plain, default=256)
     max_levels: int = eqx.field(static=True, converter=plain, default=400)
 
@@ -91,11 +83,6 @@ class ReverseDiffusion(TunedScheme):
             preconditioner_rank=self.preconditioner_rank,
             inflation=self.inflation,
         )
-        if self.projection is not None and self.weights != "none":
-            raise ValueError(
-                "`projection` puts draws on the boundary of a set, where they have no density to be weighed "
-                "with: it needs `weights='none'`. The law confined to the set is `energy + Restrict(inside)`."
-            )
 
     twist: ClassVar[AbstractTwist] = ByDimension()
 
@@ -121,8 +108,7 @@ class ReverseDiffusion(TunedScheme):
                     "as a dict by site."
                 )
             proposal = dict.fromkeys(bridge.diffusion_sites, proposal)
-        shortens = self.weights == "exact"
-        transport = Reverse(self.covariance, self.inflation, proposal, self.projection, shortens)
+        transport = Reverse(self.covariance, self.inflation, proposal)
         rank = self.preconditioner_rank
         return Kernels(bridge, self.move, self.other_move, transport, *counts, rank=rank)
 

@@ -1,7 +1,7 @@
 """Schemes of moves, transport and weights: tune unless the levels are frozen, then make the model."""
 
 import abc
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -9,7 +9,7 @@ import numpy as np
 
 from .._typing import Position, PRNGKey
 from ..bridge import Bridge
-from ..smc import Claims, FeynmanKac, unweighted
+from ..smc import Claims, FeynmanKac
 from .base import AbstractScheme
 from .kernels import Kernels
 from .levels import Level, check_fit
@@ -17,9 +17,7 @@ from .particle import Particle
 from .path import Path, likelihood_first, prior_first
 from .pilot import tune
 
-__all__ = ["TunedScheme", "Tuning", "Weights"]
-
-Weights = Literal["exact", "importance", "none"]
+__all__ = ["TunedScheme", "Tuning"]
 
 
 class Tuning(NamedTuple):
@@ -42,11 +40,9 @@ class TunedScheme(AbstractScheme):
 
     Attributes:
         levels: `None` for the pilot's choice, a number for equal steps in log-SNR, or frozen levels.
-        weights: `"exact"`; `"importance"` for the same without resampling; or `"none"` to leave them out.
     """
 
     levels: eqx.AbstractVar[int | Level | None]
-    weights = "exact"  # without an annotation, as in `AbstractScheme`
 
     @property
     def tuning(self) -> Tuning:
@@ -80,8 +76,14 @@ class TunedScheme(AbstractScheme):
             ValueError: If the bridge is not what the scheme needs, or frozen levels do not fit.
             PilotError: If the model is too hard for the allowed number of levels.
         """
-        self._check_bridge(bridge)
-        kernels, levels = self.kernels(bridge), self.levels
+        self.check_bridge(bridge)
+        return self.run(self.kernels(bridge), key, progress_bar=progress_bar)
+
+    def run(
+        self, kernels: Kernels, key: PRNGKey | None = None, *, progress_bar: bool = False
+    ) -> FeynmanKac:
+        """The call, for kernels that may differ from its own in their transport."""
+        bridge, levels = kernels.bridge, self.levels
         if isinstance(levels, Level):
             check_fit(levels, bridge)
             _check_start(levels, kernels)
@@ -96,7 +98,7 @@ class TunedScheme(AbstractScheme):
             )
         # Levels that made a cloud of the prior do not count for an evidence that begins with it.
         begins = int(np.argmax(np.asarray(levels.clock) == 0)) if self.path is prior_first else 0
-        model = FeynmanKac(
+        return FeynmanKac(
             kernels.init,
             kernels.step,
             levels,
@@ -106,11 +108,13 @@ class TunedScheme(AbstractScheme):
             rejuvenate=kernels.rejuvenate if kernels.has_joint_moves else None,
             advance=kernels.advance,
         )
-        if self.weights == "importance":
-            return model._replace(resamples=False)
-        return unweighted(model) if self.weights == "none" else model
 
-    def _check_bridge(self, bridge: Bridge) -> None:
+    def check_bridge(self, bridge: Bridge) -> None:
+        """Refuse a bridge of another type.
+
+        Raises:
+            ValueError: If it is one.
+        """
         if isinstance(bridge, self.bridge_type):
             return
         raise ValueError(

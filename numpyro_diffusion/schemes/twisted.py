@@ -25,7 +25,7 @@ from .covariance import AbstractMeasured, Diagonal
 from .guided import Guided, sampler_curvature
 from .kernels import Kernels
 from .levels import Level
-from .tuned import TunedScheme, Tuning, Weights
+from .tuned import TunedScheme, Tuning
 
 __all__ = ["Twisted"]
 
@@ -49,8 +49,6 @@ class Twisted(TunedScheme):
             (`from_model`), in the place of a pull along the gradient of the likelihood. For few hundred data.
         other_move: Move of the non-diffusion sites; costs no network evaluation.
         num_other_moves: Such moves a level.
-        weights: `"exact"`; `"importance"` for the same without resampling; or `"none"` to leave them out: a
-            heuristic, marked as such in the result.
         num_pilot: Particles of the pilot cloud.
 
     The likelihood sees the denoised mean; with `twist=nd.Widened()`, `nd.twists.Moments()` or
@@ -67,7 +65,6 @@ class Twisted(TunedScheme):
     conjugate: bool = eqx.field(static=True, default=False)
     other_move: Move = eqx.field(default_factory=mala)
     num_other_moves: int = eqx.field(static=True, converter=plain, default=2)
-    weights: Weights = eqx.field(static=True, default="exact")
     num_pilot: int = eqx.field(static=True, converter=plain, default=256)
 
     def __check_init__(self):

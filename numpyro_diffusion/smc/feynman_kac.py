@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from .._typing import PRNGKey, PyTree, Scalar
 from .claims import Claims
 
-__all__ = ["FeynmanKac", "from_kernels", "unweighted"]
+__all__ = ["FeynmanKac", "from_kernels", "unresampled", "unweighted"]
 
 
 class FeynmanKac(NamedTuple):
@@ -101,6 +101,11 @@ class _Unweighted(eqx.Module):
     def __call__(self, *args):
         particle, log_weight, info = self.function(*args)
         return particle, jnp.zeros_like(log_weight), info
+
+
+def unresampled(model: FeynmanKac) -> FeynmanKac:
+    """The same particles with the weights of whole paths: importance sampling."""
+    return model._replace(resamples=False)
 
 
 def unweighted(model: FeynmanKac) -> FeynmanKac:

@@ -144,15 +144,10 @@ def prepare(
         kwargs: Of the model, with the values of the sites of other blocks, of which only the names matter.
 
     Raises:
-        ValueError: If there is no diffusion site, a site is discrete, or the scheme is a heuristic; see also
+        ValueError: If there is no diffusion site, or a site is discrete; see also
             `from_model`.
         TypeError: For a prior that is a score alone, unless the scheme is in path space.
     """
-    if scheme.weights != "exact":
-        raise ValueError(
-            f"`{name}` resamples particles by their weights: `weights` of its scheme is 'exact'; got "
-            f"{scheme.weights!r}."
-        )
     plain = {k: v for k, v in kwargs.items() if k != GIBBS_SITES_KWARG}
     trace = traced(model, jax.random.key(0), args, plain)
     latent = [n for n in latent_sample_sites(trace) if n not in kwargs.get(GIBBS_SITES_KWARG, {})]
