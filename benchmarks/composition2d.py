@@ -121,7 +121,7 @@ def main() -> None:
     num, seeds = (40, 1) if options.tiny else (2000, options.seeds)
     grid, moves, thinning = (5, 1, 1) if options.tiny else (100, 10, 25)
     annealed = lambda move: nd.schemes.unweighted(
-        nd.Annealed(move=move, levels=grid, num_moves=moves)
+        nd.Annealed(levels=grid, moves=nd.schemes.Moves(joint=move, num=moves))
     )
     samplers = {
         "exact draws": lambda key, num: (exact(np.random.default_rng(list(key)), num), 0, ""),

@@ -157,7 +157,7 @@ def methods():
     found["`PnPDM(0.3)`, energy, exact"] = by_chains(nd.samplers.PnPDM(0.3))
     found["`DAPS()`, score"] = by_chains(nd.samplers.DAPS(prior="score"), nd.bridge.PathBridge)
     found["`DAPS(1, 1, 1)`, energy"] = by_chains(nd.samplers.DAPS(1.0, 1.0, 1))
-    sharp = nd.ReverseDiffusion(levels=8, num_moves=0, covariance=nd.schemes.Full())
+    sharp = nd.ReverseDiffusion(levels=8, covariance=nd.schemes.Full(), moves=0)
     found["`ReverseDiffusion(8, Full())`, `Moments()`"] = by_smc(sharp, nd.twists.Moments())
     found["`ReverseDiffusion()`"] = by_smc(nd.ReverseDiffusion())
     found["`Annealed()`"] = by_smc(nd.Annealed())

@@ -24,7 +24,7 @@ from closed_form import three_modes
 import numpyro_diffusion as nd
 
 PROBLEM = three_modes()
-FIXED = {"num_moves": 1, "levels": 40}
+FIXED = {"moves": 1, "levels": 40}
 SCHEMES = {
     "ReverseDiffusion, 40 levels": (nd.ReverseDiffusion(**FIXED), nd.Tweedie()),
     "ReverseDiffusion, 40 levels, Widened": (nd.ReverseDiffusion(**FIXED), nd.Widened()),

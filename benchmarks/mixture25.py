@@ -193,7 +193,7 @@ def by_blackjax(problem: Problem, seed: int, size: int, step_size: float = 0.1):
 
 
 def methods(tiny: bool):
-    few = {"num_pilot": 32} if tiny else {}
+    few = {"pilot": 32} if tiny else {}
     return {
         "LikelihoodTempered (prior draws)": by_scheme(nd.LikelihoodTempered(**few)),
         "BlackJAX tempering (prior draws)": by_blackjax,

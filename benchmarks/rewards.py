@@ -67,7 +67,7 @@ def sampled(law, tiny, weighted=True, num_moves=0):
     levels = 40 if weighted else 200
     if tiny:
         levels = 8
-    scheme = nd.ReverseDiffusion(levels=levels, num_moves=num_moves, num_pilot=64)
+    scheme = nd.ReverseDiffusion(levels=levels, moves=num_moves, pilot=64)
     if not weighted:
         scheme = nd.schemes.unweighted(scheme)
     model = scheme(nd.from_energy(law), jax.random.key(0))

@@ -51,7 +51,7 @@ def exact():
 def sample(law, tiny, weighted=True):
     """Equally weighted particles, mean reward, and log evidence with its spread."""
     levels = 8 if tiny else 40 if weighted else 200
-    scheme = nd.ReverseDiffusion(levels=levels, num_moves=0)
+    scheme = nd.ReverseDiffusion(levels=levels, moves=0)
     if not weighted:
         scheme = nd.schemes.unweighted(scheme)
     model = scheme(nd.from_energy(law), jax.random.key(0))

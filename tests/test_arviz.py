@@ -62,7 +62,7 @@ def frozen_levels(count=16):
 
 @pytest.fixture(scope="module")
 def smc():
-    scheme = nd.Annealed(levels=frozen_levels(), num_moves=2, num_other_moves=2)
+    scheme = nd.Annealed(levels=frozen_levels(), moves=nd.schemes.Moves(num=2, num_other=2))
     smc = nd.SMC(model, scheme, num_particles=200, num_chains=3, progress_bar=False)
     return smc.run(jax.random.key(3), DESIGN, IS_SEEN, jnp.asarray(DATA), power=2.0)
 
@@ -263,7 +263,7 @@ def odd(measured, phase):
 
 @pytest.fixture(scope="module")
 def odd_runs():
-    scheme = nd.Annealed(levels=2, num_pilot=16, num_moves=1)
+    scheme = nd.Annealed(levels=2, moves=1, pilot=16)
     smc = nd.SMC(odd, scheme, num_particles=8, num_chains=2, progress_bar=False)
     found = []
     for seed in range(2):

@@ -250,11 +250,11 @@ FINDINGS = {
     ),
     "low acceptance": (
         {"acceptance": changed(SHARES - 0.35, np.s_[:, 7], 0.02)},
-        ["The moves accept 2% at level 8 (60% typically)", "num_moves"],
+        ["The moves accept 2% at level 8 (60% typically)", "more `moves`"],
     ),
     "high acceptance": (
         {"other_acceptance": SHARES + 0.04},
-        ["moves of the other sites accept 99%", "num_other_moves"],
+        ["moves of the other sites accept 99%", "num_other"],
     ),
     "interrupted": (
         {"completed": False, "num_levels_run": 12},
@@ -387,7 +387,7 @@ def test_a_hard_set_is_right_where_supports_are_nested_and_named_where_they_are_
         f"+- {nested.log_evidence_error:.3f}"
     )
     assert "The density is 0" not in diagnostics.verdict(nested.result)
-    lossy = run(nd.Annealed(levels=frozen_levels(), num_moves=1))
+    lossy = run(nd.Annealed(levels=frozen_levels(), moves=1))
     lossy.run(key, y=y)
     assert "The density is 0 where noise is left, at site `hard`" in (
         diagnostics.verdict(lossy.result)
@@ -413,7 +413,7 @@ def model(bad, y=None):
 
 @pytest.fixture(scope="module")
 def smc():
-    scheme = nd.Annealed(levels=frozen_levels(), num_moves=1)
+    scheme = nd.Annealed(levels=frozen_levels(), moves=1)
     return nd.SMC(model, scheme, num_particles=300, num_chains=2, progress_bar=False)
 
 

@@ -64,7 +64,7 @@ def run_gaussian(seed=0):
 
 
 def gaussian_smc():
-    scheme = nd.Annealed(conditional_ess=0.9, num_pilot=128, num_moves=3)
+    scheme = nd.Annealed(moves=3, pilot=nd.schemes.Pilot(128, conditional_ess=0.9))
     return nd.SMC(gaussian, scheme, num_particles=SIZE[1], num_chains=SIZE[0], progress_bar=False)
 
 
@@ -251,7 +251,7 @@ def odd_smc():
     power = jnp.ones(25).at[0].set(0)
     scale = {"x": jnp.sqrt(1.2 + jnp.exp(2 * jnp.linspace(4.6, -5.5, 24)))[:, None] * jnp.ones(2)}
     levels = Level.by_hand(clock, power, scale, step_size=0.3, num_moves=4)
-    scheme = nd.Annealed(levels=levels, num_moves=4)
+    scheme = nd.Annealed(levels=levels, moves=4)
     return nd.SMC(odd, scheme, num_particles=400, num_chains=8, progress_bar=False)
 
 

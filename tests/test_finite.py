@@ -25,7 +25,7 @@ def few(*others, scheme=nd.ReverseDiffusion, num_moves=0):
     scales = {"x": jnp.ones((4, 1)), **{name: jnp.ones(4) for name in others}}
     flat = Line(-jnp.ones((4, 1)), jnp.zeros((4, 1)), jnp.zeros(4))
     levels = Level.by_hand(CLOCK, POWER, scales)._replace(curvature={"x": flat})
-    return scheme(levels=levels, num_moves=num_moves)
+    return scheme(levels=levels, moves=num_moves)
 
 
 @pytest.fixture(autouse=True)

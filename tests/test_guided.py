@@ -99,7 +99,7 @@ def test_the_way_back_weighs_a_step_as_the_way_there(covariance):
     """And the link is the density of the sampler's own step, up to what the particle does not change."""
     bridge = bridge_to_data(nd.Tweedie())
     transport = guided(bridge, covariance, 3, inflation=1.3)
-    kernels = Kernels(bridge, nd.moves.hmc(), nd.moves.mala(), transport, 0, 0)
+    kernels = Kernels(bridge, nd.schemes.Moves(num=0), transport)
     level, links, gaps = rows(3)[1], transport.retrace(), []
     for k in range(3):
         u = {"x": jnp.asarray(MEAN + k * np.array([1.0, 0.5]))}

@@ -155,7 +155,7 @@ def test_any_blackjax_kernel_moves_the_annealed_sampler(move):
     scale = jax.vmap(lambda c: jnp.sqrt(DensitySite(energy).moments(c)[1]))(clock[:-1])
     power = jnp.ones(31).at[0].set(0.0)
     levels = Level.by_hand(clock, power, {"x": scale}, step_size=0.4, num_moves=3)
-    scheme = nd.Annealed(move=move, num_moves=3, levels=levels)
+    scheme = nd.Annealed(levels=levels, moves=nd.schemes.Moves(joint=move, num=3))
     assert scheme.evaluations_per_level(bridge) == 1 + 3 * move.evaluations
     result = nd.run_smc(jax.random.key(0), scheme(bridge), 250, num_chains=32)
 

@@ -186,8 +186,12 @@ def test_fields_stand_where_they_are_written():
     )
     assert Own(3).twist == nd.twists.Identity() and Own().bridge_type is nd.bridge.PathBridge
     assert nd.Twisted(7).levels == 7 and nd.ScoreComposition(7).levels == 7
-    assert nd.Annealed(nd.moves.mala()).move == nd.moves.mala()
-    assert nd.LikelihoodTempered(nd.moves.mala()).exact_draws
+    assert nd.Annealed(3).moves == nd.Annealed().moves.but(3)
+    assert nd.Annealed(nd.moves.mala()).moves == nd.Annealed().moves.but(
+        nd.schemes.Moves(nd.moves.mala())
+    )
+    assert nd.LikelihoodTempered(3, pilot=8).moves.joint == nd.moves.hmc(4)
+    assert nd.LikelihoodTempered(3, pilot=8).pilot == nd.schemes.Pilot(8, 0.5, 400)
 
 
 def test_what_a_scheme_says_of_twist_and_bridge_is_heard():
@@ -224,7 +228,7 @@ def test_what_a_scheme_says_of_twist_and_bridge_is_heard():
 PRIOR, SIGMA, DATUM = nd.Gaussian([0.3], [[1.0]]), 0.5, 1.2
 CLEAN = float(PRIOR.schedule.noise_level(jnp.asarray(PRIOR.t_min)))
 VARIANCE = 1.0 + CLEAN**2
-FEW = {"levels": 12, "num_moves": 1, "num_pilot": 64}
+FEW = {"levels": 12, "moves": 1, "pilot": 64}
 
 
 def one_datum(y):

@@ -21,10 +21,10 @@ SCHEMES = {
     "tempered": nd.LikelihoodTempered(),
     "tempered from noise": nd.LikelihoodTempered(exact_draws=False),
     "reverse": nd.ReverseDiffusion(),
-    "reverse without moves": nd.ReverseDiffusion(num_moves=0),
+    "reverse without moves": nd.ReverseDiffusion(moves=0),
     "reverse, score reused": nd.ReverseDiffusion(),
-    "reverse without moves, score reused": nd.ReverseDiffusion(num_moves=0),
-    "pilot's number of moves": nd.Annealed(num_moves=None),
+    "reverse without moves, score reused": nd.ReverseDiffusion(moves=0),
+    "pilot's number of moves": nd.Annealed(moves="pilot"),
     "probability flow": nd.Annealed(transport=nd.schemes.ProbabilityFlow()),
 }
 
@@ -121,7 +121,7 @@ def test_twisted_needs_a_score_alone():
             sigma = numpyro.sample("sigma", dist.HalfNormal(0.5))
             numpyro.sample("y", dist.Normal(jnp.asarray(problem.operator) @ x, sigma), obs=y)
 
-        scheme = nd.Twisted(levels=12, num_pilot=32)
+        scheme = nd.Twisted(levels=12, pilot=32)
         smc = nd.SMC(model, scheme, num_particles=50, num_chains=2, progress_bar=False)
         return smc.run(jax.random.key(0), y=problem.data)
 
@@ -147,7 +147,7 @@ def test_tempered_evidence_needs_no_normalizer():
     evidences = []
     for constant in (0.0, 3.0):
         prior = Shifted(nd.Gaussian(MEAN, COVARIANCE), jnp.asarray(constant))
-        scheme = nd.LikelihoodTempered(num_pilot=64)
+        scheme = nd.LikelihoodTempered(pilot=64)
         bridge = gaussian_bridge(prior, scheme.twist)
         model = scheme(bridge, jax.random.key(0))
         assert bridge.log_normalizer_error is None and model.evidence_from > 0
@@ -207,7 +207,7 @@ class Bad(eqx.Module):
 def test_draws_without_a_finite_likelihood_are_passed_over():
     """NaN, zeros, and a cloud in which nothing counts; +inf is refused (tests/test_finite.py)."""
     prior = nd.Gaussian(MEAN, COVARIANCE)
-    scheme = nd.LikelihoodTempered(num_pilot=64)
+    scheme = nd.LikelihoodTempered(pilot=64)
     bridge = nd.from_energy(prior, Bad(jnp.asarray(1.0)), twist=scheme.twist)
     result = nd.run_smc(jax.random.key(1), scheme(bridge, jax.random.key(0)), 500, num_chains=8)
     x = np.asarray(result.positions["x"])
@@ -236,7 +236,7 @@ def test_reverse_draws_have_light_tails():
 
 
 def test_an_interrupted_tempered_run_goes_on_to_the_same_numbers(monkeypatch):
-    scheme = nd.LikelihoodTempered(num_pilot=64, exact_draws=False)
+    scheme = nd.LikelihoodTempered(exact_draws=False, pilot=64)
     bridge = gaussian_bridge(nd.Gaussian(MEAN, COVARIANCE), scheme.twist)
     model = scheme(bridge, jax.random.key(0))
     whole = nd.run_smc(jax.random.key(1), model, 100, levels_per_chunk=1)
@@ -267,16 +267,16 @@ def test_what_schemes_refuse():
     for scheme in (nd.Annealed(), nd.ReverseDiffusion(), nd.LikelihoodTempered()):
         with pytest.raises(ValueError, match="needs a `DensityBridge`; got a `PathBridge`"):
             scheme(gaussian_bridge(prior, bridge_type=nd.bridge.PathBridge))
-    other = nd.Annealed(num_pilot=32)(bridge, jax.random.key(0)).levels
+    other = nd.Annealed(pilot=32)(bridge, jax.random.key(0)).levels
     with pytest.raises(ValueError, match="hold no curvature.*of another scheme"):
         nd.ReverseDiffusion(levels=other)(bridge)
     with pytest.raises(ValueError, match="at least 1.*rare huge weights"):
         nd.ReverseDiffusion(inflation=0.5)
     with pytest.raises(TypeError, match="keeps no gradient; use `mala"):
-        nd.ReverseDiffusion(move=nd.moves.random_walk(), num_pilot=8)(bridge)
+        nd.ReverseDiffusion(moves=nd.schemes.Moves(joint=nd.moves.random_walk()), pilot=8)(bridge)
     with pytest.raises(TypeError, match="even grid"):
         nd.LikelihoodTempered(levels=10)
-    levels = nd.LikelihoodTempered(num_pilot=32)(bridge, jax.random.key(0)).levels
+    levels = nd.LikelihoodTempered(pilot=32)(bridge, jax.random.key(0)).levels
     with pytest.raises(ValueError, match="Set `exact_draws`"):
         nd.LikelihoodTempered(levels=levels, exact_draws=False)(bridge)
     with pytest.raises(ValueError, match="must begin at clock 1"):

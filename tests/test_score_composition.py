@@ -136,7 +136,7 @@ def test_half_the_guidance_may_propose():
     log_z, _ = truth(law)
     spreads = []
     for proposal in (None, nd.cfg(HALVED, PART, 2.0)):
-        scheme = nd.ReverseDiffusion(levels=60, num_moves=0, proposal=proposal)
+        scheme = nd.ReverseDiffusion(levels=60, proposal=proposal, moves=0)
         found = np.asarray(run(scheme, nd.from_energy(law)).log_evidence) - log_z
         assert abs(found.mean()) < 3 * found.std(ddof=1) / 8**0.5 + 0.01
         spreads.append(found.std(ddof=1))
@@ -150,20 +150,20 @@ def test_a_temperature_that_falls_with_the_noise():
     end = float(law.powers_at(jnp.asarray(law.t_min))[0])
     log_z, below = truth(end * ONE)
     assert truth(law)[0] == pytest.approx(log_z, abs=1e-6)
-    result = run(nd.ReverseDiffusion(levels=60, num_moves=0), nd.from_energy(law))
+    result = run(nd.ReverseDiffusion(levels=60, moves=0), nd.from_energy(law))
     found = np.asarray(result.log_evidence) - log_z
     assert abs(found.mean()) < 3 * found.std(ddof=1) / 8**0.5 + 0.005
     assert abs(below_zero(result).mean() - below) < 0.03
 
 
 def test_without_weights_it_is_a_heuristic():
-    scheme = nd.schemes.unweighted(nd.ReverseDiffusion(levels=20, num_moves=0))
+    scheme = nd.schemes.unweighted(nd.ReverseDiffusion(levels=20, moves=0))
     result = run(scheme, nd.from_energy(2 * ONE), 200, 2)
     assert not result.exact and not result.weighted and "heuristic" not in result.evidence
     assert np.isnan(np.asarray(result.log_evidence)).all()
     assert np.ptp(np.asarray(result.log_weights)) == 0
     inside = lambda u: jnp.clip(u, -0.5, 0.5)
-    scheme = nd.schemes.unweighted(nd.ReverseDiffusion(levels=20, num_moves=0), inside)
+    scheme = nd.schemes.unweighted(nd.ReverseDiffusion(levels=20, moves=0), inside)
     x = np.asarray(run(scheme, nd.from_energy(2 * ONE), 200, 2).positions["x"])
     assert abs(x).max() == 0.5 and 0 < (abs(x) == 0.5).mean() < 1
 
@@ -236,7 +236,7 @@ def test_a_heuristic_says_so_where_numpyro_users_look(capsys):
     def model():
         numpyro.sample("x", nd.DiffusionPrior(2 * ONE))
 
-    scheme = nd.schemes.unweighted(nd.ReverseDiffusion(levels=10, num_moves=0))
+    scheme = nd.schemes.unweighted(nd.ReverseDiffusion(levels=10, moves=0))
     smc = nd.SMC(model, scheme, num_particles=50, num_chains=2, progress_bar=False)
     smc.run(jax.random.key(0))
     smc.print_summary()

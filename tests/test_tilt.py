@@ -142,7 +142,7 @@ def moments_of(found):
 
 
 def sampled(law, num_levels=40, wrapper=lambda scheme: scheme):
-    scheme = nd.ReverseDiffusion(levels=num_levels, num_moves=0, num_pilot=64)
+    scheme = nd.ReverseDiffusion(levels=num_levels, moves=0, pilot=64)
     model = wrapper(scheme)(nd.from_energy(law), jax.random.key(0))
     return nd.run_smc(jax.random.key(1), model, num_particles=4000, num_chains=2)
 
@@ -182,7 +182,7 @@ def test_guidance_with_weights_is_the_tilted_law(w, truth):
     law = nd.cfg(BOTH, CLASS, 1 + w)
     exact = guided_moments(law)
     np.testing.assert_allclose(exact, truth, atol=1e-3)
-    scheme = nd.ReverseDiffusion(levels=100, num_pilot=64)
+    scheme = nd.ReverseDiffusion(levels=100, pilot=64)
     model = scheme(nd.from_energy(law), jax.random.key(0))
     found = moments_of(nd.run_smc(jax.random.key(1), model, num_particles=4000, num_chains=2))
     assert np.all(np.abs(np.subtract(found, exact)) < [0.03, 0.04, 0.03]), found

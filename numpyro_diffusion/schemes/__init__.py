@@ -19,10 +19,11 @@ from .kernels import Kernels as Kernels
 from .levels import Level as Level
 from .particle import Particle as Particle
 from .reverse import ReverseDiffusion as ReverseDiffusion
+from .settings import Moves as Moves
+from .settings import Pilot as Pilot
 from .tempered import LikelihoodTempered as LikelihoodTempered
 from .transport import AbstractTransport as AbstractTransport
 from .transport import Carry as Carry
 from .transport import Retrace as Retrace
 from .tuned import TunedScheme as TunedScheme
-from .tuned import Tuning as Tuning
 from .twisted import Twisted as Twisted

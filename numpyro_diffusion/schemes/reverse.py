@@ -16,7 +16,6 @@ from .._arguments import plain
 from ..bridge import Bridge
 from ..energies import AbstractDenoiser
 from ..smc import Claims
-from ..smc.moves import Move, hmc, mala
 from ..twists import AbstractTwist, ByDimension
 from .checks import check_choices, check_has_diffusion
 from .covariance import AbstractCovariance, Diagonal
@@ -24,9 +23,12 @@ from .kernels import Kernels
 from .levels import Level
 from .path import Path, in_short_steps
 from .proposals import Reverse
-from .tuned import TunedScheme, Tuning
+from .settings import MOVES, PILOT, Moves, Pilot
+from .tuned import TunedScheme
 
 __all__ = ["ReverseDiffusion"]
+
+_MOVES = MOVES.but(1)
 
 
 class ReverseDiffusion(TunedScheme):
@@ -35,7 +37,7 @@ class ReverseDiffusion(TunedScheme):
     The weighted particles follow the posterior under $e^{-E(\cdot, t_{\min})}$ at any number of levels,
     whatever the error of the energy at the levels in between. The weights of one level vary with the
     dimension, so this is for tens of dimensions rather than thousands. Moves that leave each level's law
-    invariant keep it going where the Gaussian step is a poor guide; with `num_moves=0` a level costs one
+    invariant keep it going where the Gaussian step is a poor guide; with `moves=0` a level costs one
     network evaluation.
 
     Attributes:
@@ -46,16 +48,8 @@ class ReverseDiffusion(TunedScheme):
             levels are few; it costs the same share of the particles at every level, however close.
         proposal: Of which law draws follow the score, in the place of the prior's own: an energy or
             denoiser, or one by diffusion site. `cfg(e1, e2, 2.0)` may propose for `cfg(e1, e2, 4.0)`.
-        move: Joint move of all sites.
-        num_moves: Joint moves a level, may be 0; `None` for the pilot's choice at each level, by their
-            autocorrelation.
-        other_move: Move of the non-diffusion sites; costs no network evaluation.
-        num_other_moves: Such moves a level.
-        conditional_ess: Share of the effective sample size that each level may keep, in (0, 1).
-        preconditioner_rank: Directions along which coordinates move together that moves know of, beside
-            the scale of every coordinate; the pilot measures them.
-        num_pilot: Particles of the pilot cloud.
-        max_levels: Give up, and say why, when the pilot needs more levels than this.
+        moves: Within the levels; a number alone is that of joint moves, a move alone the joint one.
+        pilot: The cloud that chooses levels and step sizes; a number stands for so many particles.
 
     References:
         Del Moral, Doucet & Jasra (2006), Sequential Monte Carlo samplers, JRSS B. Thornton et al. (2025),
@@ -66,23 +60,11 @@ class ReverseDiffusion(TunedScheme):
     covariance: AbstractCovariance = eqx.field(default_factory=Diagonal)
     inflation: float = 1.0
     proposal: AbstractDenoiser | dict[str, AbstractDenoiser] | None = None
-    move: Move = eqx.field(default_factory=hmc)
-    num_moves: int | None = eqx.field(static=True, converter=plain, default=1)
-    other_move: Move = eqx.field(default_factory=mala)
-    num_other_moves: int = eqx.field(static=True, converter=plain, default=2)
-    conditional_ess: float = eqx.field(static=True, default=0.97)
-    preconditioner_rank: int = eqx.field(static=True, converter=plain, default=0)
-    num_pilot: int = eqx.field(static=True, converter=plain, default=256)
-    max_levels: int = eqx.field(static=True, converter=plain, default=400)
+    moves: Moves = eqx.field(default=_MOVES, converter=_MOVES.but)
+    pilot: Pilot = eqx.field(default=PILOT, converter=PILOT.but)
 
     def __check_init__(self):
-        check_choices(
-            self,
-            num_moves=self.num_moves,
-            num_other_moves=self.num_other_moves,
-            preconditioner_rank=self.preconditioner_rank,
-            inflation=self.inflation,
-        )
+        check_choices(self, inflation=self.inflation)
 
     twist: ClassVar[AbstractTwist] = ByDimension()
 
@@ -91,15 +73,9 @@ class ReverseDiffusion(TunedScheme):
         """The noise falls in steps that are not too long."""
         return in_short_steps
 
-    @property
-    def tuning(self) -> Tuning:
-        """The pilot cloud that tunes it."""
-        return Tuning(self.num_pilot, self.conditional_ess, self.max_levels)
-
     def kernels(self, bridge: Bridge) -> Kernels:
         """Proposals and weights over a bridge, which must have a diffusion site."""
         check_has_diffusion(self, bridge)
-        counts = self.num_moves, self.num_other_moves
         proposal = self.proposal
         if isinstance(proposal, AbstractDenoiser):
             if len(bridge.diffusion_sites) > 1:
@@ -109,8 +85,7 @@ class ReverseDiffusion(TunedScheme):
                 )
             proposal = dict.fromkeys(bridge.diffusion_sites, proposal)
         transport = Reverse(self.covariance, self.inflation, proposal)
-        rank = self.preconditioner_rank
-        return Kernels(bridge, self.move, self.other_move, transport, *counts, rank=rank)
+        return Kernels(bridge, self.moves, transport)
 
     def claims(self, bridge: Bridge) -> Claims:
         """The model's own posterior; an evidence that holds the normaliser unless it is known."""

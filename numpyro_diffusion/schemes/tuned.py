@@ -1,7 +1,6 @@
 """Schemes of moves, transport and weights: tune unless the levels are frozen, then make the model."""
 
 import abc
-from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -16,23 +15,9 @@ from .levels import Level, check_fit
 from .particle import Particle
 from .path import Path, likelihood_first, prior_first
 from .pilot import tune
+from .settings import MOVES, PILOT
 
-__all__ = ["TunedScheme", "Tuning"]
-
-
-class Tuning(NamedTuple):
-    """The pilot cloud that tunes a scheme before the run.
-
-    Attributes:
-        num_particles: Of the cloud.
-        conditional_ess: Share of the effective sample size that each level may keep. Of no use where the
-            number of levels is given, nor is the next.
-        max_levels: The pilot gives up beyond this.
-    """
-
-    num_particles: int = 256
-    conditional_ess: float = 0.97
-    max_levels: int = 400
+__all__ = ["TunedScheme"]
 
 
 class TunedScheme(AbstractScheme):
@@ -40,14 +25,14 @@ class TunedScheme(AbstractScheme):
 
     Attributes:
         levels: `None` for the pilot's choice, a number for equal steps in log-SNR, or frozen levels.
+        moves: Within the levels.
+        pilot: The cloud that tunes it.
     """
 
     levels: eqx.AbstractVar[int | Level | None]
-
-    @property
-    def tuning(self) -> Tuning:
-        """The pilot cloud that tunes it."""
-        return Tuning()
+    # Without annotations, as in `AbstractScheme`.
+    moves = MOVES
+    pilot = PILOT
 
     @property
     def path(self) -> Path:
@@ -91,10 +76,10 @@ class TunedScheme(AbstractScheme):
             levels = tune(
                 jax.random.key(0) if key is None else key,
                 kernels,
+                self.pilot,
                 num_levels=levels,
                 path=self.path,
                 progress_bar=progress_bar,
-                **self.tuning._asdict(),
             )
         # Levels that made a cloud of the prior do not count for an evidence that begins with it.
         begins = int(np.argmax(np.asarray(levels.clock) == 0)) if self.path is prior_first else 0
@@ -150,12 +135,12 @@ class TunedScheme(AbstractScheme):
         weight = see + on_the_way
         if not kernels.has_joint_moves:
             return weight
-        num_moves = kernels.num_moves
+        num_moves = kernels.moves.num
         if levels is not None:
             num_moves = float(np.mean(np.asarray(levels.num_moves)))
-        if num_moves is None:
+        if num_moves == "pilot":
             raise ValueError("the pilot chose the number of moves; give `levels=result.levels`.")
-        moves = num_moves * kernels.move.evaluations * see
+        moves = num_moves * kernels.moves.joint.evaluations * see
         if chain_length is None:
             if kernels.from_prior and levels is not None:  # exact draws make no moves
                 moves *= 1 - 1 / len(np.asarray(levels.clock))

@@ -107,7 +107,7 @@ def replica_exchange(
     if not kernels.has_joint_moves:
         raise ValueError(
             f"replica exchange needs moves within the levels, and `{type(scheme).__name__}` has "
-            "`num_moves=0`. Use `nd.Annealed()`, or `num_moves=1`."
+            "none. Use `nd.Annealed()`, or `moves=1`."
         )
     kernels = dataclasses.replace(kernels, transport=Carry())
     fine = model.levels

@@ -94,7 +94,7 @@ def make_result(
             value, deviation = bennett(_clean(forward), _clean(backward))
             terms.append(value)
             series.append(deviation[: len(kept.even) // 2].T)
-    moves = float(np.max(np.asarray(levels.num_moves))) * kernels.move.evaluations
+    moves = float(np.max(np.asarray(levels.num_moves))) * kernels.moves.joint.evaluations
     a_level = 1 + kernels.in_blocks + moves
     sweeps = num_all * thinning * kept.forward.shape[1]
     count = a_level * (sweeps * len(swaps) + num_walkers * num_fine) + kernels.in_blocks * sweeps
