@@ -364,7 +364,7 @@ def test_refusals_name_the_site(key):
         init(nd.ParticleGibbs(lambda y: other()))
     with pytest.raises(ValueError, match="`gain` is discrete"):
         init(nd.ParticleMarginal(lambda y: gain_and_noise(y[0])))
-    with pytest.raises(TypeError, match="expects a `TunedScheme`; `Unweighted`"):
+    with pytest.raises(TypeError, match="expects a `TunedScheme`; `AsPublished`"):
         nd.ParticleGibbs(shifted, nd.schemes.unweighted(nd.ReverseDiffusion()))  # type: ignore
     with pytest.raises(TypeError, match="cannot go back"):
         init(

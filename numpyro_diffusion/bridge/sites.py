@@ -63,10 +63,7 @@ class DiffusionSite(eqx.Module):
 
     def moments(self, clock: Scalar) -> tuple[Array, Array]:
         """Mean and variance of the Gaussian approximation in data units, each of event shape."""
-        t = self.time(clock)
-        mean, variance = self.energy.moments(t)
-        alpha_t, _ = self.energy.schedule(t)
-        return mean / alpha_t, variance / alpha_t**2
+        return self.energy.data_moments(self.time(clock))
 
     @abc.abstractmethod
     def noise(self, clock: Scalar) -> Scalar:
@@ -195,7 +192,7 @@ class PathSite(DiffusionSite):
     """A diffusion variable whose law is that of a reverse sampler, known by its steps alone: no density."""
 
     def __check_init__(self):
-        if self.initial is not None and self.powers:
+        if self.powers and self.initial is not None:  # powers that change with the time are refused
             raise ValueError(
                 "a composition in path space starts from the product of the Gaussians of its parts, whose "
                 "integral is known; it takes no `initial`. Leave it out, or use a scheme that needs energies."
@@ -228,8 +225,7 @@ class PathSite(DiffusionSite):
         if self.powers:
             scores, x_hat = composed.scores(self.sampler, u, t)
         else:
-            alpha_t, sigma_t = self.sampler.schedule(t)
-            scores = (self.sampler.denoise(alpha_t * u, t) - u) * (alpha_t / sigma_t) ** 2
+            scores = self.sampler.data_score(u, t)
             x_hat = u + added_variance(self.sampler, t) * scores
         if isinstance(self.energy, Factored | FactoredDenoiser):
             return log_factors(self.energy, u, x_hat, t), x_hat, scores

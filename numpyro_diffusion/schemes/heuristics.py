@@ -38,7 +38,7 @@ def unweighted(
     check_scheme(scheme)
     if projection is not None:
         check_tuned("unweighted(projection=)", scheme)
-    return Unweighted(scheme, projection)
+    return AsPublished(scheme, smc.unweighted, projection)
 
 
 def unresampled(scheme: AbstractScheme) -> AbstractScheme:
@@ -50,43 +50,31 @@ def unresampled(scheme: AbstractScheme) -> AbstractScheme:
         TypeError: If `scheme` is no scheme.
     """
     check_scheme(scheme)
-    return Unresampled(scheme)
+    return AsPublished(scheme, smc.unresampled)
 
 
-class _Heuristic(AbstractScheme):
-    scheme: eqx.AbstractVar[AbstractScheme]
+class AsPublished(AbstractScheme):
+    """The draws of another scheme, its model changed."""
+
+    scheme: AbstractScheme
+    change: Callable[[smc.FeynmanKac], smc.FeynmanKac] = eqx.field(static=True)
+    projection: Callable[[Array], Array] | None = eqx.field(static=True, default=None)
     twist = property(attrgetter("scheme.twist"))
     bridge_type = property(attrgetter("scheme.bridge_type"))
 
-    def proposed(self, bridge, key, progress_bar, projection=None):
-        """The model of a scheme, whose draws are as published where its transport can be had."""
+    def __call__(self, bridge, key=None, *, progress_bar=False):
         if not isinstance(self.scheme, TunedScheme):
-            return self.scheme(bridge, key, progress_bar=progress_bar)
+            return self.change(self.scheme(bridge, key, progress_bar=progress_bar))
         self.scheme.check_bridge(bridge)
         kernels = self.scheme.kernels(bridge)
         transport = kernels.transport.as_published()
-        if projection is not None:
-            transport = _Projected(transport, projection)
+        if self.projection is not None:
+            transport = _Projected(transport, self.projection)
         kernels = dataclasses.replace(kernels, transport=transport)
-        return self.scheme.run(kernels, key, progress_bar=progress_bar)
+        return self.change(self.scheme.run(kernels, key, progress_bar=progress_bar))
 
     def evaluations_per_level(self, bridge, levels=None, chain_length=None):
         return self.scheme.evaluations_per_level(bridge, levels, chain_length)
-
-
-class Unweighted(_Heuristic):
-    scheme: AbstractScheme
-    projection: Callable[[Array], Array] | None = eqx.field(static=True, default=None)
-
-    def __call__(self, bridge, key=None, *, progress_bar=False):
-        return smc.unweighted(self.proposed(bridge, key, progress_bar, self.projection))
-
-
-class Unresampled(_Heuristic):
-    scheme: AbstractScheme
-
-    def __call__(self, bridge, key=None, *, progress_bar=False):
-        return smc.unresampled(self.proposed(bridge, key, progress_bar))
 
 
 class _Projected(AbstractTransport):

@@ -65,9 +65,7 @@ class Reverse(AbstractTransport):
         for name, law in self.proposal.items():
             own = lambda u, name=name: bridge.see({**position, name: u}, level.clock).sites[name]
             u, t = position[name], jnp.clip(times[name], law.t_min, law.t_max)
-            alpha_t, sigma_t = law.schedule(t)
-            other = (law.denoise(alpha_t * u, t) - u) * (alpha_t / sigma_t) ** 2
-            new[name] = gradient[name] + other - jax.grad(own)(u)
+            new[name] = gradient[name] + law.data_score(u, t) - jax.grad(own)(u)
         return new
 
     @property

@@ -20,16 +20,7 @@ from ...smc import Claims
 from ...smc.preconditioner import Preconditioner
 from .blocks import ladder, reverse_steps
 
-__all__ = [
-    "NO_EVIDENCE",
-    "AbstractSplit",
-    "Clock",
-    "Prior",
-    "SplitState",
-    "Tuning",
-    "start",
-    "uses_energy",
-]
+__all__ = ["AbstractSplit", "Clock", "Prior", "SplitState", "Tuning", "start", "uses_energy"]
 
 Prior = Literal["energy", "score"]
 NO_EVIDENCE = "nothing: split samplers estimate no evidence"
