@@ -218,6 +218,9 @@ def test_numbers_out_of_range():
         nd.Annealed(pilot=1)
     with pytest.raises(TypeError, match="expects an AbstractEnergy; got int"):
         nd.from_energy(3)
+    for make in (nd.from_model, nd.from_energy):
+        with pytest.raises(TypeError, match="`bridge_type` is .*PathBridge.*; got True"):
+            make(diffusion if make is nd.from_model else energy, bridge_type=True)  # type: ignore
 
 
 def test_levels_in_the_wrong_order_or_for_another_model():
