@@ -25,7 +25,7 @@ def few(*others, scheme=nd.ReverseDiffusion, num_moves=0):
     scales = {"x": jnp.ones((4, 1)), **{name: jnp.ones(4) for name in others}}
     flat = Line(-jnp.ones((4, 1)), jnp.zeros((4, 1)), jnp.zeros(4))
     levels = Level.by_hand(CLOCK, POWER, scales)._replace(curvature={"x": flat})
-    return scheme(levels=levels, num_moves=num_moves)
+    return scheme(levels=levels, moves=num_moves)
 
 
 @pytest.fixture(autouse=True)
@@ -151,9 +151,9 @@ def test_a_block_of_gibbs_refuses_too():
         run(chains_of(Gibbs([(particles, ["x"]), (NUTS(with_scale), None)]), 1), jnp.inf)
 
 
-def bridge(bad, path_space=False):
+def bridge(bad, bridge_type=nd.bridge.DensityBridge):
     likelihood = lambda x: norm.logpdf(0.6, x[0], 0.4) + jnp.where(x[0] > 1.0, bad, 0.0)
-    return nd.from_energy(PRIOR, likelihood, path_space=path_space)
+    return nd.from_energy(PRIOR, likelihood, bridge_type=bridge_type)
 
 
 BY_BRIDGE = {
@@ -188,7 +188,7 @@ BY_BRIDGE = {
     "split_gibbs, DAPS with the score": (
         lambda key, bad: nd.samplers.split_gibbs(
             key,
-            bridge(bad, True),
+            bridge(bad, nd.bridge.PathBridge),
             nd.samplers.DAPS(noise_level=0.3, num_levels=2),
             num_draws=60,
             num_burn_in=10,

@@ -78,6 +78,17 @@ class AbstractDenoiser(eqx.Module):
         are corrected by weights, so roughly is enough.
         """
 
+    def data_moments(self, t: Scalar) -> tuple[Array, Array]:
+        r"""The moments of $u_t = x_t / \alpha_t$, in units of the data."""
+        mean, variance = self.moments(t)
+        alpha_t, _ = self.schedule(t)
+        return mean / alpha_t, variance / alpha_t**2
+
+    def data_score(self, u: Shaped, t: Scalar) -> Shaped:
+        r"""$\nabla_u \log p_t(u)$ of $u = x_t / \alpha_t$, of the shape of `u`: $(\hat x_0 - u) / s_t^2$."""
+        alpha_t, sigma_t = self.schedule(t)
+        return (self.denoise(alpha_t * u, t) - u) * (alpha_t / sigma_t) ** 2
+
     def concentration(self, t: Scalar) -> Scalar | float:
         r"""$B_t$ such that at high noise the law of $u_t$ is about as wide as $s_t / \sqrt{B_t}$.
 
@@ -190,6 +201,10 @@ class AbstractEnergy(AbstractDenoiser):
     def score(self, x: Shaped, t: Scalar) -> Shaped:
         r"""$\nabla_x \log p_t(x_t) = -\nabla_x E(x_t, t)$, of the shape of `x`."""
         return self.energy_and_score(x, t)[1]
+
+    def data_score(self, u: Shaped, t: Scalar) -> Shaped:
+        alpha_t, _ = self.schedule(t)
+        return alpha_t * self.score(alpha_t * u, t)
 
     def denoise(self, x: Shaped, t: Scalar) -> Shaped:
         r"""Tweedie's formula: $\hat x_0 = (x_t + \sigma_t^2 \nabla \log p_t(x_t)) / \alpha_t$."""

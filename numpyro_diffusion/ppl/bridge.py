@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .._arguments import as_arrays
-from ..bridge import Bridge, Tempering, normalizer_error
+from ..bridge import Bridge, DensityBridge, check_bridge_type, seen_shapes
 from ..twists import AbstractTwist, Tweedie
 from .checks import (
     check_model,
@@ -21,7 +21,7 @@ from .checks import (
     values_needed,
 )
 from .look import look
-from .model_bridge import LiveModel, ModelBridge
+from .model_bridge import LiveModel
 from .sites import is_diffusion, is_other, taken_apart
 
 __all__ = ["from_model", "taken_apart"]
@@ -31,7 +31,7 @@ def from_model(
     model: Callable,
     *args: Any,
     twist: AbstractTwist | None = None,
-    path_space: bool = False,
+    bridge_type: type[Bridge] = DensityBridge,
     initial: dict[str, Any] | None = None,
     **kwargs: Any,
 ) -> Bridge:
@@ -47,7 +47,8 @@ def from_model(
         model: A NumPyro model.
         *args: Its arguments, data included. Arrays may change later without recompilation.
         twist: What the likelihood sees at noisy levels; the denoised mean by default.
-        path_space: For `Twisted`: priors are the laws of reverse samplers, and denoisers are enough.
+        bridge_type: `nd.bridge.PathBridge` for `Twisted`: priors are the laws of reverse samplers, and
+            denoisers are enough. Any scheme names its own, `scheme.bridge_type`.
         initial: By diffusion site, the law of $x_t / \alpha_t$ at `t_max` from which particles start: a
             NumPyro distribution over one example. The Gaussian of the energy's moments by default.
         **kwargs: Its keyword arguments.
@@ -57,14 +58,15 @@ def from_model(
             site, a prior whose energy depends on other sites, no latent site at all, or a model that
             needs the values of its arguments, not only their shapes.
         TypeError: For a diffusion site whose prior is a score without energy, unless in path space; for
-            what is no function; for densities that are complex.
+            what is no function; for densities that are complex; for what is no type of bridge.
     """
     check_model(model)
+    check_bridge_type(bridge_type)
     args, kwargs = as_arrays(model, args, kwargs)
-    live = LiveModel(model, args, kwargs)
+    live = LiveModel((), (), model, args, kwargs)
     trace, again = (look(live, deviations) for deviations in (0.0, 1.0))
     sites = {
-        n: diffusion_site(n, site, path_space, (initial or {}).get(n))
+        n: diffusion_site(n, site, bridge_type, (initial or {}).get(n))
         for n, site in trace.items()
         if is_diffusion(site)
     }
@@ -81,20 +83,9 @@ def from_model(
         check_site(name, site, trace)
     size = sum(math.prod(site.shape) for site in sites.values())
     twist = (Tweedie() if twist is None else twist).of_size(size)
-    live = LiveModel(model, args, kwargs, tuple(sites), others)
+    live = LiveModel(tuple(sites), others, model, args, kwargs)
     with values_needed():
-        parts = ModelBridge(live, sites, twist, Tempering({}, {})).towards_the_data()
-    if twist.num_directions and isinstance(parts.functions.laws, str):  # type: ignore[union-attr]
-        raise ValueError(parts.functions.laws)  # type: ignore[union-attr]
-    prior = "the reverse sampler's law" if path_space else "exp(-E(., t_min))"
-    return Bridge.of(
-        parts,
-        diffusion_sites=tuple(sites),
-        other_sites=others,
-        target=f"the posterior of the model under {prior}" if sites else "the posterior",
-        log_normalizer_error=normalizer_error(sites),
-        exact_prior=bool(sites) and all(site.exact for site in sites.values()),
-        path_space=path_space,
-        powers={name: site.powers for name, site in sites.items() if site.powers},
-        evaluations=max((twist.evaluations(site.energy) for site in sites.values()), default=1),
-    )
+        settled = live.settled(*seen_shapes(sites, twist))
+        if twist.num_directions and isinstance(settled.observed, str):
+            raise ValueError(settled.observed)
+        return bridge_type.over(settled, sites, twist)

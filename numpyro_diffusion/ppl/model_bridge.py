@@ -1,4 +1,4 @@
-"""The bridge over one NumPyro model and one data set."""
+"""A NumPyro model and one data set, as a bridge asks them: run anew, or traced to programs."""
 
 import dataclasses
 from collections.abc import Callable
@@ -12,22 +12,9 @@ from numpyro.distributions import biject_to
 
 from .._arguments import is_data
 from .._prng import lean, threefry
-from .._staging import Settled, brief_jit, settle
+from .._staging import Settled, settle
 from .._typing import Array, Position
-from ..bridge import (
-    DiffusionSite,
-    Doubts,
-    Edge,
-    Rest,
-    Seen,
-    Tempering,
-    curvature,
-    doubtful,
-    krylov,
-    open_share,
-    with_finite_gradients,
-)
-from ..twists import AbstractTwist
+from ..bridge import AbstractModel, Edge, Rest
 from .observed import observed_laws
 from .sites import (
     log_densities,
@@ -39,17 +26,22 @@ from .sites import (
 )
 from .tracing import tracing
 
-__all__ = ["LiveModel", "ModelBridge", "SettledModel"]
+__all__ = ["LiveModel", "SettledModel"]
 
 
-class LiveModel(eqx.Module):
+class _NumPyroModel(AbstractModel):
+    def target(self, prior):
+        return f"the posterior of the model under {prior}" if self.diffusion else "the posterior"
+
+
+class LiveModel(_NumPyroModel):
     """A NumPyro model at one data set, run anew for every answer."""
 
+    diffusion: tuple[str, ...] = eqx.field(static=True)
+    others: tuple[str, ...] = eqx.field(static=True)
     model: Callable = eqx.field(static=True)
     args: tuple
     kwargs: dict[str, Any]
-    diffusion: tuple[str, ...] = eqx.field(static=True, default=())
-    others: tuple[str, ...] = eqx.field(static=True, default=())
 
     def trace(self, values: Callable, key: Array | None = None) -> dict[str, dict]:
         """Trace of the model with latent sites given by `values(site)`; `None` lets them be drawn."""
@@ -65,8 +57,8 @@ class LiveModel(eqx.Module):
         sites = {name: trace[name] for name in self.others}
         return {n: biject_to(s["fn"].support)._inverse(s["value"]) for n, s in sites.items()}
 
-    def observed(self, z, x):
-        return observed_laws(self.trace(self.values(z, x)))
+    def laws(self, z):
+        return lambda x: observed_laws(self.trace(self.values(z, x)))
 
     def values(self, z, x_hat) -> Callable:
         """What `substitute` puts at each latent site; supports may depend on other sites."""
@@ -135,7 +127,7 @@ class LiveModel(eqx.Module):
         z = jax.eval_shape(draws, data, x_hat, jax.random.key(0))
         observed: Settled | str
         try:
-            observed = settle(lambda d, z, x: with_data(d).observed(z, x), data, z, x_hat)
+            observed = settle(lambda d, z, x: with_data(d).laws(z)(x), data, z, x_hat)
         except (
             AttributeError,
             TypeError,
@@ -158,7 +150,7 @@ class LiveModel(eqx.Module):
         return {"args": args, "kwargs": kwargs}
 
 
-class SettledModel(eqx.Module):
+class SettledModel(_NumPyroModel):
     """The programs of a NumPyro model, and one data set.
 
     Equal programs compile once, whatever function they came from; what the model read when it was traced is
@@ -171,7 +163,7 @@ class SettledModel(eqx.Module):
     draw: Settled
     density: Settled
     values: Settled
-    laws: Settled | str
+    observed: Settled | str
 
     def draw_others(self, x, key):
         return self.draw(self.data, self._diffusion(x), threefry(key))
@@ -182,146 +174,14 @@ class SettledModel(eqx.Module):
     def constrain(self, z):
         return self.values(self.data, {**self._diffusion(z), **self._others(z)})
 
-    def observed(self, z, x):
-        if isinstance(self.laws, str):
-            raise ValueError(self.laws)
-        return self.laws(self.data, self._others(z), self._diffusion(x))
+    def laws(self, z):
+        if isinstance(self.observed, str):
+            raise ValueError(self.observed)
+        observed = self.observed
+        return lambda x: observed(self.data, self._others(z), self._diffusion(x))
 
     def _others(self, z):
         return {name: z[name] for name in self.others}
 
     def _diffusion(self, x):
         return {name: x[name] for name in self.diffusion}
-
-
-class ModelBridge(eqx.Module):
-    """The functions of a bridge over one model and one data set; data are leaves of the pytree.
-
-    Attributes:
-        edges: Observed sites and factors whose density is 0 somewhere; `None` for all that could be.
-        log_peaks: Largest log densities found of the sites and factors that could be.
-    """
-
-    functions: LiveModel | SettledModel
-    sites: dict[str, DiffusionSite]
-    twist: AbstractTwist
-    tempering: Tempering
-    typical: Position = eqx.field(default_factory=dict)
-    edges: tuple[str, ...] | None = eqx.field(static=True, default=None)
-    log_peaks: dict[str, Array] = eqx.field(default_factory=dict)
-
-    @property
-    def others(self) -> tuple[str, ...]:
-        return self.functions.others
-
-    def sample_base(self, key):
-        key_sites, key_model = jax.random.split(key)
-        keys = jax.random.split(key_sites, max(len(self.sites), 1))
-        u = {n: s.sample_base(k) for k, (n, s) in zip(keys, self.sites.items(), strict=False)}
-        return self.beside(u, jnp.asarray(1.0), key_model)
-
-    def sample_prior(self, key):
-        key_sites, key_model = jax.random.split(key)
-        keys = jax.random.split(key_sites, max(len(self.sites), 1))
-        u = {n: s.sample_prior(k) for k, (n, s) in zip(keys, self.sites.items(), strict=False)}
-        return self.beside(u, jnp.asarray(0.0), key_model)
-
-    def beside(self, u, clock, key):
-        """The diffusion sites together with draws of the others from their prior."""
-        if not self.others:
-            return u
-        return {**u, **self.draw_others(self.see(u, clock).x_hat, key)}
-
-    def draw_others(self, x, key):
-        return self.functions.draw_others(x, key)
-
-    def towards_the_data(self):
-        """The same, settled, with its tempering and typical values of the other sites found."""
-        shapes = jax.eval_shape(lambda: self._diffusion_shapes())
-        parts = dataclasses.replace(self, functions=self.functions.settled(*shapes))  # type: ignore
-        typical, direction, found = _towards_the_data(parts)
-        if not self.twist.takes_gradients:
-            tempering = Tempering.without_gradients(self.sites)
-        else:
-            tempering = Tempering(self.sites, direction)
-        return dataclasses.replace(
-            parts,
-            typical=typical,
-            tempering=tempering,
-            edges=found.names,
-            log_peaks=found.log_peaks,
-        )
-
-    def _diffusion_shapes(self):
-        """The diffusion sites, and what the rest of the model sees of them."""
-        keys = jax.random.split(jax.random.key(0), max(len(self.sites), 1))
-        u = {n: s.sample_base(k) for k, (n, s) in zip(keys, self.sites.items(), strict=False)}
-        x_hat = Seen.of(
-            {n: s.see(self.twist, u[n], jnp.asarray(0.5)) for n, s in self.sites.items()}
-        ).x_hat
-        wide = lambda a, b: a.astype(jnp.result_type(a, b))
-        return u, {n: wide(x_hat[n], u[n]) for n in u}
-
-    def log_base(self, z):
-        return sum((s.log_base(z[n]) for n, s in self.sites.items()), jnp.zeros(()))
-
-    def see(self, z, clock):
-        seen = Seen.of({n: s.see(self.twist, z[n], clock) for n, s in self.sites.items()})
-        unready = bool(self.others) and not self.typical  # while the bridge is made
-        if unready or not self.twist.num_directions:
-            return seen
-        log_likelihood = lambda x: self.rest(self.typical, x).log_likelihood
-        gradient = jax.grad(log_likelihood)
-        bend = lambda x: curvature(lambda x: self.observed(self.typical, x), log_likelihood, x)
-        u = {name: z[name] for name in self.sites}
-        roots = krylov(self.sites, self.twist.num_directions, gradient, bend, u, seen.x_hat, clock)
-        return seen._replace(roots=roots)
-
-    def observed(self, z, x):
-        return self.functions.observed(z, x)
-
-    def rest(self, z, x_hat):
-        if self.edges:
-            z, x_hat = with_finite_gradients(z), with_finite_gradients(x_hat)
-        rest = self.functions.rest(z, x_hat)
-        return rest if self.edges is None else rest.with_edges(self.edges, self.log_peaks)
-
-    def carry(self, z, clock, next_clock):
-        carried, log_det = dict(z), jnp.zeros(())
-        for name, site in self.sites.items():
-            carried[name], one = site.carry(z[name], clock, next_clock)
-            log_det = log_det + one
-        return carried, log_det
-
-    def constrain(self, z):
-        return self.functions.constrain(z)
-
-    def times(self, clock):
-        return {n: s.time(clock) for n, s in self.sites.items()}
-
-    def noise(self, clock):
-        return {n: s.noise(clock) for n, s in self.sites.items()}
-
-    def open_share(self, clock):
-        return open_share(self.sites, clock)
-
-    def exponent(self, z, clock):
-        return self.tempering(self.rest, z, clock)
-
-
-@brief_jit
-def _towards_the_data(parts: ModelBridge):
-    """Typical values of the other sites, the direction of which the data say most, and which are edges."""
-    others = {}
-    if parts.others:  # a few draws beside the prior mean of the diffusion sites
-        x = {name: site.centre for name, site in parts.sites.items()}
-        keys = jax.random.split(lean(jax.random.key(0)), 8)
-        others = jax.vmap(lambda key: parts.draw_others(x, key))(keys)
-    typical = jax.tree.map(lambda leaf: jnp.median(leaf, 0), others)
-    if not parts.sites:
-        return typical, {}, Doubts({}, {})
-    found = doubtful(lambda x: parts.rest(typical, x).edges, parts.sites)
-    if not parts.twist.takes_gradients:
-        return typical, {}, found
-    direction = Tempering.towards_the_data(parts.rest, parts.sites, others).direction
-    return typical, direction, found
