@@ -56,10 +56,10 @@ class AbstractModel(eqx.Module):
 
     @abc.abstractmethod
     def target(self, prior: str) -> str:
-        """One sentence that names the posterior under a prior."""
+        """Name the posterior under a prior, in one sentence."""
 
     def laws(self, z: Position) -> Callable[[Position], Observed] | None:
-        """What the laws of the data say of clean values; `None` where only a log likelihood is known."""
+        """Distributions of the data given clean values; `None` where only a log likelihood is known."""
         del z
         return None
 
@@ -106,7 +106,7 @@ class Bridge(eqx.Module):
     @property
     @abc.abstractmethod
     def exact_prior(self) -> bool:
-        """Whether every diffusion site can be drawn exactly at clock 0."""
+        """True if every diffusion site can be drawn exactly at clock 0."""
 
     @property
     @abc.abstractmethod
@@ -161,7 +161,7 @@ class Bridge(eqx.Module):
         return rest if self.edges is None else rest.with_edges(self.edges, self.log_peaks)
 
     def laws(self, z: Position) -> Callable[[Position], Observed] | None:
-        """What the laws of the data say of clean values; `None` where only a log likelihood is known."""
+        """Distributions of the data given clean values; `None` where only a log likelihood is known."""
         return self.model.laws(z)
 
     def carry(self, z: Position, clock: Scalar, next_clock: Scalar) -> tuple[Position, Scalar]:
@@ -208,12 +208,12 @@ class Bridge(eqx.Module):
 
     @property
     def target(self) -> str:
-        """One sentence that names the law at the end of the bridge."""
+        """Name the distribution at the end of the bridge, in one sentence."""
         return self.model.target(self.prior)
 
     @property
     def powers(self) -> dict[str, tuple[float, ...]]:
-        """In path space, the exponents of the parts of each site that is a composition."""
+        """Exponents of the parts of each site that is a composition, in path space."""
         return {name: site.powers for name, site in self.sites.items() if site.powers}
 
     @property

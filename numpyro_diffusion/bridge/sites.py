@@ -17,7 +17,7 @@ __all__ = ["DensitySite", "DiffusionSite", "PathSite", "open_share"]
 
 
 class DiffusionSite(eqx.Module):
-    """One diffusion variable, possibly a batch of independent ones, on its way from noise to data.
+    """One diffusion variable, possibly a batch of independent ones, with its noised distributions.
 
     Attributes:
         energy: The prior's energy, or denoiser, for one example.
@@ -81,7 +81,7 @@ class DiffusionSite(eqx.Module):
 
     @property
     def powers(self) -> tuple[float, ...]:
-        """In path space, the exponents of the parts of a composition; empty for a single law."""
+        """Exponents of the parts of a composition, in path space; empty for a single distribution."""
         return ()
 
     def sample_base(self, key: PRNGKey) -> Array:
@@ -137,7 +137,7 @@ class DiffusionSite(eqx.Module):
 
     @property
     def dtype(self) -> Any:
-        """Of its centre and scale; nothing is computed."""
+        """Floating type of its centre and scale; nothing is computed."""
         return jax.eval_shape(lambda: self.scale).dtype
 
     @property
@@ -156,7 +156,7 @@ class DensitySite(DiffusionSite):
 
     @property
     def exact(self) -> bool:
-        """Whether the prior at `t_min` can be drawn from exactly."""
+        """True if the prior at `t_min` can be drawn from exactly."""
         draw = lambda key: self.energy.draw(key, jnp.asarray(self.energy.t_min))
         return jax.eval_shape(draw, jax.random.key(0)) is not None
 
@@ -202,7 +202,7 @@ class PathSite(DiffusionSite):
         return self.energy.schedule.noise_level(self.time(clock))
 
     def log_base(self, u: Array) -> Scalar:
-        """That of the sampler's start, which is the base, over the integral of a composition."""
+        """Log density of the sampler's start, which is the base, over the integral of a composition."""
         del u
         return -self.size * composed.log_integral(self.sampler) * jnp.ones(())
 

@@ -246,7 +246,7 @@ class SMC:
 
     @property
     def evidence_is_normalized(self) -> bool:
-        """Whether the scheme needs no normaliser, or that of every diffusion prior is known."""
+        """True if the scheme needs no normaliser, or that of every diffusion prior is known."""
         return self.result.normalized or self.bridge.log_normalizer_error is not None
 
     def get_weighted_samples(self) -> tuple[dict[str, Array], Array]:

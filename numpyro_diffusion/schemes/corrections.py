@@ -24,7 +24,7 @@ __all__ = ["AbstractCorrection", "FeynmanKacCorrection", "RadonNikodym", "Step",
 
 
 class Step(NamedTuple):
-    """From one level to the next, at one site of one particle.
+    """Step from one level to the next, at one site of one particle.
 
     Attributes:
         u: Where the particle is.
@@ -65,7 +65,7 @@ class Step(NamedTuple):
         return jnp.sum(self.powers)
 
     def divergences(self, num_probes: int) -> Array:
-        """Of the scores of the parts, shape `(num_parts,)`: exact, or from random directions."""
+        """Divergences of the scores of the parts, shape `(num_parts,)`: exact, or from random directions."""
         size, shape = self.u.size, self.u.shape
         exact = size <= num_probes
         if exact:
@@ -93,7 +93,7 @@ class AbstractCorrection(eqx.Module):
     def measure(
         self, key: PRNGKey, bridge: Bridge, cloud: Position, clock: Scalar, power: Scalar
     ) -> Any:
-        """What it wants to know of a level, from a pilot cloud: by site."""
+        """Estimate from a pilot cloud what the correction needs to know of a level, by site."""
         del key, cloud, clock, power
         return {name: jnp.zeros(()) for name in bridge.diffusion_sites}
 

@@ -9,7 +9,7 @@ __all__ = ["ProbabilityFlow"]
 
 
 class ProbabilityFlow(AbstractTransport):
-    r"""One step of the prior's probability flow; $\log R$ is its log-determinant.
+    r"""Transport by one step of the prior's probability flow; $\log R$ is its log-determinant.
 
     With noise levels $s_t > s_s$ and $\hat x = u + s_t^2 \nabla \log p_t(u)$, the step
     $T(u) = \hat x + (s_s / s_t)(u - \hat x)$ solves the flow as if $\hat x$ stood still. Its Jacobian

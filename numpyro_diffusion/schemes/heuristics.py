@@ -42,7 +42,7 @@ def unweighted(
 
 
 def unresampled(scheme: AbstractScheme) -> AbstractScheme:
-    """The same draws with the weights of whole paths, and no resampling: importance sampling.
+    """Scheme without resampling: the same draws with the weights of whole paths (importance sampling).
 
     `nd.diagnostics.pareto_k(result)` tells whether the weights are of use.
 

@@ -82,7 +82,7 @@ class Kernels(eqx.Module):
 
     @property
     def in_blocks(self) -> bool:
-        """Whether there are both diffusion sites and other latent sites to move."""
+        """True if there are both diffusion sites and other latent sites to move."""
         return bool(self.bridge.other_sites) and bool(self.bridge.diffusion_sites)
 
     @property
@@ -91,7 +91,7 @@ class Kernels(eqx.Module):
 
     @property
     def keeps_gradient(self) -> bool:
-        """Whether something can start from the gradient that an evaluation at the end of a level gives.
+        """True if something can start from the gradient that an evaluation at the end of a level gives.
 
         Moves of other sites outdate it for the joint move that follows them, but not for a transport.
         """
@@ -138,7 +138,9 @@ class Kernels(eqx.Module):
         floor: dict[str, Scalar],
         done: Done | None = None,
     ) -> Particle:
-        """One network evaluation; with its gradient where the next move can start from it."""
+        """Evaluate a particle with one network evaluation; with its gradient where the next move can start
+        from it.
+        """
         return self.evaluated(self.here(clock, power, floor, z, done=done), z)
 
     def evaluated(self, here: Here, z: Position) -> Particle:
@@ -214,7 +216,7 @@ class Kernels(eqx.Module):
         return particle._replace(position=position, log_density=value, gradient=gradient)
 
     def remembered(self, particle: Particle) -> Particle:
-        """What the next level reads of a particle: the rest is memory."""
+        """Drop what the next level does not read of a particle, to save memory."""
         if not self.keeps_denoised or particle.seen is None:
             return particle._replace(seen=None, rest=None, edges={})
         return particle._replace(seen=particle.seen._replace(sites={}), rest=None, edges={})
@@ -296,7 +298,7 @@ class Kernels(eqx.Module):
         acceptances: Any = None,
         done: Done | None = None,
     ) -> tuple[Particle, Scalar, Any]:
-        """To the next level, without moves at this one, and the weight there."""
+        """Transport a particle to the next level, without moves at this one, and weigh it there."""
         done = Done() if done is None else done
         transported = self.transported(key, particle, level, done)
         z, log_ratio = transported(key, particle.position, particle.gradient, particle.seen)

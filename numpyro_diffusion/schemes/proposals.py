@@ -169,7 +169,7 @@ class Step(NamedTuple):
     vectors: Array | None
 
     def deviation(self, noise: Array) -> Array:
-        """What standard noise adds to the mean."""
+        """Multiply standard noise by the root of the covariance."""
         scaled = self.root * noise
         return scaled if self.vectors is None else self.vectors @ scaled
 

@@ -25,7 +25,7 @@ __all__ = ["needed", "noised_path", "path_model", "remembered_path", "way_back"]
 
 
 def way_back(transport: AbstractTransport) -> Retrace:
-    """What a path along a transport asks for.
+    """Backward kernel and transition density of a transport, for conditional SMC.
 
     Raises:
         TypeError: If the transport has no way back.

@@ -36,7 +36,7 @@ class TunedScheme(AbstractScheme):
 
     @property
     def path(self) -> Path:
-        """In which order the likelihood fades in and the noise falls."""
+        """Order in which the likelihood fades in and the noise falls."""
         return likelihood_first
 
     @abc.abstractmethod
@@ -45,7 +45,7 @@ class TunedScheme(AbstractScheme):
 
     @abc.abstractmethod
     def claims(self, bridge: Bridge) -> Claims:
-        """Of which law the results will be."""
+        """Describe the distribution of the results."""
 
     def __call__(
         self, bridge: Bridge, key: PRNGKey | None = None, *, progress_bar: bool = False

@@ -66,7 +66,7 @@ class Path(NamedTuple):
 
 
 class Pass(NamedTuple):
-    """What comes of a run.
+    """Result of one conditional SMC run.
 
     Attributes:
         particle: The end of the path that was chosen.
@@ -94,7 +94,8 @@ def conditional_smc(
     threshold: float = 0.5,
     stays: bool = False,
 ) -> Pass:
-    r"""One run of $N$ particles; with a path, a Markov kernel that leaves $\Gamma$ invariant.
+    r"""Conditional SMC (CSMC): one run of $N$ particles; with a path, a Markov kernel that leaves $\Gamma$
+    invariant.
 
     Particles are resampled systematically, where the effective sample size falls below a share of $N$.
     That the path is kept is made up for: given the parent of the first particle, the one uniform number

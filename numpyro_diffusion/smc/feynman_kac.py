@@ -104,12 +104,12 @@ class _Unweighted(eqx.Module):
 
 
 def unresampled(model: FeynmanKac) -> FeynmanKac:
-    """The same particles with the weights of whole paths: importance sampling."""
+    """Importance sampling: the same particles with the weights of whole paths."""
     return model._replace(resamples=False)
 
 
 def unweighted(model: FeynmanKac) -> FeynmanKac:
-    r"""The same particles with their weights left out: the heuristic that many papers stop at.
+    r"""Heuristic without weights: the same particles, at which many papers stop.
 
     Its particles follow the law of the proposals, whatever that is. The result says that it is a heuristic,
     and its evidence is not a number.

@@ -110,7 +110,7 @@ class SplitKernel(AbstractKernel):
         return given(self._conditioned, self._bridge, args, kwargs)
 
     def start(self, rng_key, values, args, kwargs):
-        """At a draw of the prior, or at given values."""
+        """Initial state: at a draw of the prior, or at given values."""
         key_start, rng_key = jax.random.split(rng_key)
         bridge = self._given(args, kwargs)
         z = start(key_start, bridge)
@@ -125,7 +125,7 @@ class SplitKernel(AbstractKernel):
         return SplitKernelState(jnp.zeros((), int), z, chain.log_weight, chain, rng_key, met)
 
     def step(self, state, args, kwargs):
-        """One sweep."""
+        """Make one sweep over all blocks."""
         rng_key, key_sweep = jax.random.split(state.rng_key)
         clock, bridge = Clock(state.i, jnp.asarray(self._num_warmup)), self._given(args, kwargs)
         chain = self.sampler.sweep(key_sweep, bridge, state.chain, clock)
@@ -146,5 +146,5 @@ class SplitKernel(AbstractKernel):
         return lambda z: {n: transforms[n](v) if n in transforms else v for n, v in z.items()}
 
     def get_diagnostics_str(self, state) -> str:
-        """For the progress bar."""
+        """Text for the progress bar."""
         return ", ".join(f"{n} acc. {float(a):.2f}" for n, a in state.chain.acceptance.items())

@@ -35,7 +35,7 @@ class Ladder(NamedTuple):
 
 
 class Exchanges(NamedTuple):
-    r"""What happened at one sweep; leaves lead with `(num_chains, num_replicas)`, one entry a pair.
+    r"""Record of one sweep of swaps; leaves lead with `(num_chains, num_replicas)`, one entry per pair.
 
     Pair 0 is the law beyond the noisy end with replica 0, pair $k$ is replica $k - 1$ with replica $k$.
 
@@ -105,7 +105,7 @@ def rungs(shares: np.ndarray, num_replicas: int | None, evidence_from: int = 0) 
 
 
 def advance(kernels: Kernels, levels: Level, ladder: Ladder, key: PRNGKey):
-    """One sweep of all ladders: moves at every level, then swaps of every other pair."""
+    """Make one sweep of all ladders: moves at every level, then swaps of every other pair."""
     num_chains = ladder.fresh.shape[0]
 
     def one(key, particles, fresh):

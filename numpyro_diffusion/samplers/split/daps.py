@@ -195,7 +195,7 @@ class DAPS(AbstractSplit):
 
 
 def flow(bridge: Bridge, u: dict[str, Array], clocks: Array) -> dict[str, Array]:
-    r"""From a noised value to the end of the probability flow, by steps of first order.
+    r"""Integrate the probability flow from a noised value to its end, by first-order steps.
 
     $u_s = \hat x + (\tau_s / \tau_t)(u_t - \hat x)$, exact while $\hat x$ stays as it is.
     """
