@@ -1,7 +1,7 @@
 """Log densities that are NaN or +inf: one guard for all samplers.
 
 No weight and no acceptance is right where a log density is +inf: a sampler that leaves such places out, or
-stays there, answers with another law. So every sampler counts them by site and refuses a result. NaN
+stays there, answers with another distribution. So every sampler counts them by site and refuses a result. NaN
 counts as a density of 0, which may be meant, and is warned of.
 """
 

@@ -121,7 +121,9 @@ class Bridge(eqx.Module):
         """Gradient of the log density of the noised diffusion sites."""
 
     def sample_base(self, key: PRNGKey) -> Position:
-        """Diffusion sites from near their law at the noisy end, the others from their prior given those."""
+        """Diffusion sites from near their distribution at the noisy end, the others from their prior given
+        those.
+        """
         return self._drawn(lambda site, key: site.sample_base(key), jnp.asarray(1.0), key)
 
     def sample_prior(self, key: PRNGKey) -> Position:
@@ -247,7 +249,7 @@ class DensityBridge(Bridge):
 
 
 class PathBridge(Bridge):
-    """A bridge in path space: the prior is the law of a reverse sampler, known by its steps alone.
+    """A bridge in path space: the prior is the distribution of a reverse sampler, known by its steps alone.
 
     It has scores and no density of the prior, so that denoisers are enough, and no normaliser.
     """

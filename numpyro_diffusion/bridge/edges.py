@@ -26,7 +26,7 @@ class Doubts(NamedTuple):
     Attributes:
         zeros: Whether one is 0, or falls by a step, somewhere within a few standard deviations of the prior.
         log_peaks: The largest log density of each entry there, 0 if none is finite: what stands for the peak
-            of a law that has no centre. Without it a constant of the model would be tempered too.
+            of a distribution that has no centre. Without it a constant of the model would be tempered too.
     """
 
     zeros: dict[str, Array]

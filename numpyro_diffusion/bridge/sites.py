@@ -22,9 +22,9 @@ class DiffusionSite(eqx.Module):
     Attributes:
         energy: The prior's energy, or denoiser, for one example.
         batch_shape: Shape of the plates around it.
-        initial: Law of $u$ at the noisy end from which particles start, an object with `sample(key)` and
-            `log_prob(u)` for one example, such as a NumPyro distribution; `None` for the Gaussian of
-            the energy's own `moments(t_max)`.
+        initial: Distribution of $u$ at the noisy end from which particles start, an object with
+            `sample(key)` and `log_prob(u)` for one example, such as a NumPyro distribution; `None` for the
+            Gaussian of the energy's own `moments(t_max)`.
     """
 
     energy: AbstractDenoiser
@@ -189,7 +189,9 @@ class DensitySite(DiffusionSite):
 
 
 class PathSite(DiffusionSite):
-    """A diffusion variable whose law is that of a reverse sampler, known by its steps alone: no density."""
+    """A diffusion variable whose distribution is that of a reverse sampler, known by its steps alone: no
+    density.
+    """
 
     def __check_init__(self):
         if self.powers and self.initial is not None:  # powers that change with the time are refused
@@ -221,7 +223,9 @@ class PathSite(DiffusionSite):
         return log_density, twist.of_denoised(u, x_hat), scores
 
     def step_of_sampler(self, u: Array, t: Scalar) -> tuple[Scalar, Array, Array]:
-        """Log of the factors of the sampler's law, the denoised mean, and its score or those of its parts."""
+        """Log of the factors of the sampler's distribution, the denoised mean, and its score or those of its
+        parts.
+        """
         if self.powers:
             scores, x_hat = composed.scores(self.sampler, u, t)
         else:

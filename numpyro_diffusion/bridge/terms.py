@@ -45,7 +45,7 @@ class Edge(NamedTuple):
 
     Attributes:
         log_density: Of each entry.
-        log_peak: That of each entry at the centre of its law; 0 where that is not known.
+        log_peak: That of each entry at the centre of its distribution; 0 where that is not known.
         num_data: Numbers behind each entry, as far as `log_peak` knows of them.
     """
 
@@ -69,7 +69,7 @@ class Rest(NamedTuple):
     Attributes:
         log_prior: Of the other latent sites, in unconstrained space.
         smooth: Log likelihood of the observed sites that are positive everywhere; `None` if there are none.
-        log_peak: What `smooth` would be if every datum lay at the centre of its law.
+        log_peak: What `smooth` would be if every datum lay at the centre of its distribution.
         num_data: Number of these data.
         edges: The other observed sites, and factors, by name.
         sites: Log density of each site.
@@ -95,7 +95,8 @@ class Rest(NamedTuple):
 
         Args:
             names: Of the edges that stay.
-            log_peaks: By edge, what stands for the peak of each entry where no law gives it; 0 if left out.
+            log_peaks: By edge, what stands for the peak of each entry where no distribution gives it; 0 if
+                left out.
         """
         edges = {
             n: e._replace(log_peak=jnp.where(e.num_data > 0, e.log_peak, log_peaks.get(n, 0.0)))

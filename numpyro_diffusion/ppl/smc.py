@@ -51,8 +51,8 @@ class SMC:
         num_chains: Independent clouds, at least 1; two or more give R-hat and a standard error of
             the evidence across clouds.
         twist: What the likelihood sees at noisy levels; what the scheme prefers by default.
-        initial: By diffusion site, the law from which its particles start at the noisy end, in units of
-            the data; the Gaussian of the energy's moments by default. Weights correct for it.
+        initial: By diffusion site, the distribution from which its particles start at the noisy end, in
+            units of the data; the Gaussian of the energy's moments by default. Weights correct for it.
         chain_length: For waste-free clouds, whose particles are all states of chains of this length; `None`
             for the usual cloud. See `run_smc`.
         keep_genealogy: Keep every particle's parent at every level, for `plots.plot_genealogy`.
@@ -216,8 +216,8 @@ class SMC:
     def log_evidence(self) -> float:
         r"""$\log p(y)$ in nats: log of the mean of the clouds' estimates.
 
-        Of which law, `result.evidence` says. Normalised if the scheme needs no normaliser or the prior's
-        is known (see `evidence_is_normalized`), otherwise up to a constant that is the same for all
+        Of which distribution, `result.evidence` says. Normalised if the scheme needs no normaliser or the
+        prior's is known (see `evidence_is_normalized`), otherwise up to a constant that is the same for all
         models with the same diffusion sites.
 
         A warning says so where the number may be off by more than its error: the run collapsed, or the

@@ -1,6 +1,6 @@
 r"""Covariances of reverse-diffusion proposals from the Hessian of the log density.
 
-Between two levels with noise $v = s_t^2 - s_s^2$ the law of $u_s$ given $u_t$ has covariance
+Between two levels with noise $v = s_t^2 - s_s^2$ the distribution of $u_s$ given $u_t$ has covariance
 $v I + v^2 \nabla^2 \log \gamma_t(u_t)$ (Tweedie's formula of second order). A covariance here puts $h$ in the
 place of the second derivative: of one particle or averaged over a pilot cloud, a diagonal or a matrix. Any
 choice is valid, since draws are weighed by the density that they were made with; a good one makes the

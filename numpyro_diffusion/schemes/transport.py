@@ -96,7 +96,9 @@ class AbstractTransport(eqx.Module):
 
 
 class Carry(AbstractTransport):
-    r"""The linear map between the Gaussian approximations of the two laws; $\log R$ its log-determinant."""
+    r"""The linear map between the Gaussian approximations of the two distributions; $\log R$ its
+    log-determinant.
+    """
 
     def __call__(self, key, bridge, position, gradient, seen, level):
         del key, gradient, seen

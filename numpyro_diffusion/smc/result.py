@@ -67,8 +67,9 @@ class SMCResult(NamedTuple):
         initial_info: What `init` reports, averaged over the particles.
         trace: History over the levels.
         levels: The frozen levels that were run.
-        claims: Of which law the particles are, and what the evidence is of; its parts are properties.
-        completed: Whether all levels were run. If not, the particles follow a law on the way.
+        claims: Of which distribution the particles are, and what the evidence is of; its parts are
+            properties.
+        completed: Whether all levels were run. If not, the particles follow a distribution on the way.
         state: The raw cloud, from which `run_smc(..., state=)` goes on.
         num_levels_run: How many levels were run.
         chain_length: That of a waste-free run; `None` for the usual cloud.

@@ -49,7 +49,7 @@ class ParticleGibbs(AbstractParticles):
     one at high noise, so that a step may end in another mode.
 
     The target is the model's own posterior under $e^{-E(\cdot, t_{\min})}$; with `Twisted` it is that under
-    the law of the reverse sampler, of which the state remembers the path.
+    the distribution of the reverse sampler, of which the state remembers the path.
 
     Levels are chosen once, at `init`, and no warm-up is needed.
 

@@ -179,7 +179,7 @@ class ParticleMarginal(AbstractParticles):
         """An estimate at what other blocks have made of their sites, from a run that keeps the draw.
 
         The estimate is part of the chain: one that were not from a run along the present path would be of
-        another law.
+        another distribution.
         """
         rng_key, key = jax.random.split(state.rng_key)
         others = {n: state.z[n] for n in self.problem.others}

@@ -43,9 +43,9 @@ class SplitKernelState(NamedTuple):
 class SplitKernel(AbstractKernel):
     r"""`PnPDM` or `DAPS` as a kernel for `MCMC`, alone or as a block of `numpyro.infer.Gibbs`.
 
-    The values of diffusion sites are those that the data see. With `PnPDM` that is $v$, whose law is the
-    posterior with the prior blurred by `noise_level`, and blocks beside this one, given $v$, leave the same
-    joint law as it is; the other copy and its weight are there as
+    The values of diffusion sites are those that the data see. With `PnPDM` that is $v$, whose distribution
+    is the posterior with the prior blurred by `noise_level`, and blocks beside this one, given $v$, leave
+    the same joint distribution as it is; the other copy and its weight are there as
     `extra_fields=("chain.position", "log_weight")`; that weight knows nothing of what other blocks do after
     it, so it goes with the sites of this block alone. With `DAPS` and an energy it is the posterior itself.
     As a block the kernel may own other sites too, which it then moves.

@@ -26,13 +26,13 @@ class ReplicaResult(NamedTuple):
         log_evidence: From all ladders, in nats.
         log_evidence_error: Its standard error, from the means of a tenth of each ladder at a time.
         swap_acceptance: By pair of neighbours, one a replica, each with what is on its noisier side; for the
-            first that is the law beyond. The sum of what is missing to 1 is the barrier $\Lambda$: a good
-            ladder has about twice as many replicas.
+            first that is the distribution beyond. The sum of what is missing to 1 is the barrier $\Lambda$:
+            a good ladder has about twice as many replicas.
         acceptance: Of the moves, by replica.
         round_trips: By ladder, how often a state that was drawn afresh reached the target, among the draws
             that are kept. Independent visits of the target are about as many.
         levels: Those on which replicas stand.
-        claims: Of which law the draws are, and what the evidence is of; its parts are properties.
+        claims: Of which distribution the draws are, and what the evidence is of; its parts are properties.
         num_evaluations: Evaluations of the density and its gradient by all ladders, those of walkers and
             burn-in included, those of the pilot not.
         non_finite: By site, how many proposals had a log density of NaN or +inf, by replica.

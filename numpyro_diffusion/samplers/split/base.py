@@ -139,11 +139,11 @@ class AbstractSplit(eqx.Module):
 
     @abc.abstractmethod
     def claims(self, bridge: Bridge) -> Claims:
-        """Law of `position` with its weight; there is no evidence."""
+        """Distribution of `position` with its weight; there is no evidence."""
 
     @abc.abstractmethod
     def seen_target(self, bridge: Bridge) -> str:
-        """Law of `seen`."""
+        """Distribution of `seen`."""
 
     @abc.abstractmethod
     def evaluations(self, bridge: Bridge) -> int:

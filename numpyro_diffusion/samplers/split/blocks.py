@@ -63,10 +63,10 @@ def denoised(bridge: Bridge, u: _Values, clock: Scalar) -> _Values:
 def reverse_steps(key: PRNGKey, bridge: Bridge, u: _Values, clocks: Array) -> _Values:
     r"""Reverse-diffusion steps from the noised value at the first of the clocks to the prior's.
 
-    $u_s = u_t + (1 - r)(\hat x - u_t) + \tau_t (1 - r)^{1/2} \xi$ with $r = \tau_s^2 / \tau_t^2$: the law of
-    the variable at `t_min` given $u_t$, up to an error of order one over the number of steps. The noise is
-    that of an Euler-Maruyama step in the variance. Unlike that of ancestral steps it counts what $\hat x$
-    leaves open, and is right where the prior is wider than the noise.
+    $u_s = u_t + (1 - r)(\hat x - u_t) + \tau_t (1 - r)^{1/2} \xi$ with $r = \tau_s^2 / \tau_t^2$: the
+    distribution of the variable at `t_min` given $u_t$, up to an error of order one over the number of
+    steps. The noise is that of an Euler-Maruyama step in the variance. Unlike that of ancestral steps it
+    counts what $\hat x$ leaves open, and is right where the prior is wider than the noise.
     """
 
     def step(u, level):

@@ -38,8 +38,8 @@ class DAPS(AbstractSplit):
 
     $$x \sim \mathcal{N}\big(x; \hat x(u), \tau_k^2\big)\, p(y \mid x, \theta) .$$
 
-    Draws follow a law of no name, and no weight is known for them. Since a sweep begins at the noisiest
-    level, each is as good as independent of the one before.
+    Draws follow a distribution of no name, and no weight is known for them. Since a sweep begins at the
+    noisiest level, each is as good as independent of the one before.
 
     *With the energy* $x$ makes moves of $p_0(x)\, \mathcal{N}(u; x, \tau_k^2)\, p(y \mid x, \theta)$ from
     where it is. That leaves the exact posterior as it is, at any levels and any number of moves. Modes far

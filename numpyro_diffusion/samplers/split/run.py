@@ -22,7 +22,7 @@ __all__ = ["SplitResult", "split_gibbs"]
 
 
 class SplitResult(NamedTuple):
-    r"""Draws of a split sampler by chain, and of which law they are.
+    r"""Draws of a split sampler by chain, and of which distribution they are.
 
     Attributes:
         positions: Diffusion sites from the prior's side and the other sites, unconstrained, leading with
@@ -31,9 +31,9 @@ class SplitResult(NamedTuple):
             $-\infty$ for draws at which the data are impossible (`DAPS`).
             `diagnostics.pareto_k(result)` tells how heavy their tail is.
         seen: Diffusion sites as the data see them, without weights.
-        claims: Of which law the weighted positions are; its `target` and `exact` are properties. There is no
-            evidence.
-        seen_target: The law of `seen` and the other sites.
+        claims: Of which distribution the weighted positions are; its `target` and `exact` are properties.
+            There is no evidence.
+        seen_target: The distribution of `seen` and the other sites.
         acceptance: Of the moves, by block and chain; 1 where nothing can be refused.
         num_evaluations: Network evaluations of all chains, those of the warm-up included.
     """
