@@ -70,7 +70,7 @@ def scheme_of(resampling: Any) -> Callable[[PRNGKey, Array, int], Array]:
             f"`resampling` is one of {sorted(_SCHEMES)}, or a function `(key, weights, num_samples) -> "
             f"indices` such as `blackjax.smc.resampling.stratified`; got {type(resampling).__name__}."
         )
-    return resampling
+    return resampling  # type: ignore[return-value]
 
 
 def check_threshold(threshold: Any) -> float:

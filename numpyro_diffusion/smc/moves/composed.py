@@ -1,0 +1,350 @@
+r"""Moves made of moves: one after another, one at random, or of some sites given the others.
+
+Each leaves a density as it is if its parts do. Every part has a step size of its own, which a pilot tunes to
+the part's own acceptance rate.
+"""
+
+import abc
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..._arguments import check_instance
+from ..._staging import hoist
+from ..._typing import Array, Position, PRNGKey, Scalar
+from ..preconditioner import Preconditioner
+from .base import Move
+
+__all__ = ["Evaluated", "Known", "mixture", "on_sites", "sequence"]
+
+
+class Known(NamedTuple):
+    """A position in round coordinates, and the log density there."""
+
+    position: Array
+    logdensity: Scalar
+
+
+class Evaluated(NamedTuple):
+    """The same with its gradient."""
+
+    position: Array
+    logdensity: Scalar
+    logdensity_grad: Array
+
+
+class Place(NamedTuple):
+    """A position in the coordinates of the model and what is known there; no gradient where it is `None`."""
+
+    z: Position
+    value: Scalar
+    gradient: Position | None
+
+    def state(self, with_gradient: bool, preconditioner: Preconditioner) -> Known | Evaluated:
+        """As the state of a move."""
+        at = preconditioner.to_round(self.z)
+        if not with_gradient:
+            return Known(at, self.value)
+        return Evaluated(at, self.value, preconditioner.gradient_to_round(self.gradient))  # type: ignore
+
+
+class PlacedMove(Move):
+    """A move that works in the coordinates of the model."""
+
+    @abc.abstractmethod
+    def walk(
+        self,
+        key: PRNGKey,
+        place: Place,
+        logdensity_fn: Callable,
+        step_sizes: Array,
+        preconditioner: Preconditioner,
+    ) -> tuple[Place, Scalar, Array]:
+        """The next place, the mean acceptance probability, and that of each part, `(num_parts,)`."""
+
+    def init(self, position, logdensity_fn, preconditioner):
+        """State at a position; evaluates the density."""
+        if self.keeps_gradient:
+            place = Place(position, *jax.value_and_grad(logdensity_fn)(position))
+        else:
+            place = Place(position, logdensity_fn(position), None)
+        return place.state(self.keeps_gradient, preconditioner)
+
+    def init_known(self, position, value, gradient, preconditioner):
+        """State from an evaluation at hand."""
+        return Place(position, value, gradient).state(self.keeps_gradient, preconditioner)
+
+    def step_by_part(self, key, state, logdensity_fn, step_size, preconditioner, first=None):
+        """One move of all parts."""
+        del first
+        gradient = self.gradient(state, preconditioner) if self.keeps_gradient else None
+        place = Place(preconditioner.to_model(state.position), state.logdensity, gradient)
+        steps = jnp.broadcast_to(step_size, (self.num_parts,))
+        place, accepted, parts = self.walk(key, place, logdensity_fn, steps, preconditioner)
+        new = place.state(self.keeps_gradient, preconditioner)
+        return new, accepted, parts, new
+
+
+def _made(
+    part: Move,
+    key: PRNGKey,
+    place: Place,
+    logdensity_fn: Callable,
+    step_sizes: Array,
+    preconditioner: Preconditioner,
+) -> tuple[Place, Scalar, Array]:
+    """A step of a part; evaluates a gradient where the part needs one that is not at hand."""
+    gradient = place.gradient
+    if part.keeps_gradient and gradient is None:
+        gradient = jax.grad(logdensity_fn)(place.z)
+    given = jax.tree.map(jnp.zeros_like, place.z) if gradient is None else gradient
+    state = part.init_known(place.z, place.value, given, preconditioner)
+    steps = step_sizes if isinstance(part, PlacedMove) else step_sizes[0]
+    state, accepted, parts, _ = part.step_by_part(key, state, logdensity_fn, steps, preconditioner)
+    new = part.gradient(state, preconditioner) if part.keeps_gradient else None
+    # A step that starts with a gradient of NaN ends where it began, with a density that is not known.
+    value = jnp.where(jnp.isnan(state.logdensity), place.value, state.logdensity)
+    z = preconditioner.to_model(state.position)
+    return Place(z, value, new), accepted, jnp.reshape(parts, (part.num_parts,))
+
+
+def _targets(parts: Sequence[Move]) -> np.ndarray:
+    return np.concatenate([np.ravel(part.targets) for part in parts])
+
+
+def _summed(counts: Sequence[int | None]) -> int | None:
+    return None if any(count is None for count in counts) else sum(counts)  # type: ignore
+
+
+class _Several(PlacedMove):
+    parts: tuple[Move, ...]
+
+    @property
+    def num_parts(self) -> int:
+        """Of all parts together."""
+        return sum(part.num_parts for part in self.parts)
+
+    @property
+    def targets(self) -> np.ndarray:
+        """Acceptance rate of each part."""
+        return _targets(self.parts)
+
+    @property
+    def target_acceptance(self) -> float:
+        """Mean over the parts, where they share one step size."""
+        return float(np.mean(self.targets))
+
+    @property
+    def _name(self) -> str:
+        return ", ".join(part.name for part in self.parts)
+
+    def slices(self) -> list[slice]:
+        """Where the step sizes of each part stand."""
+        ends = np.cumsum([part.num_parts for part in self.parts])
+        return [slice(end - p.num_parts, end) for end, p in zip(ends, self.parts, strict=True)]
+
+
+class Cycle(_Several):
+    """Moves one after another."""
+
+    @property
+    def name(self) -> str:
+        """For printing."""
+        return f"sequence({self._name})"
+
+    @property
+    def keeps_gradient(self) -> bool:
+        """As the last part."""
+        return self.parts[-1].keeps_gradient
+
+    @property
+    def evaluations(self) -> int | None:
+        """Of all parts, and one more before each that needs a gradient after one that keeps none."""
+        after = [self.parts[-1], *self.parts[:-1]]
+        pairs = zip(self.parts, after, strict=True)
+        anew = sum(part.keeps_gradient and not before.keeps_gradient for part, before in pairs)
+        return _summed([*(part.evaluations for part in self.parts), anew])
+
+    def walk(self, key, place, logdensity_fn, step_sizes, preconditioner):
+        """A step of each."""
+        total, each = jnp.zeros(()), []
+        for i, (part, where) in enumerate(zip(self.parts, self.slices(), strict=True)):
+            key_part = jax.random.fold_in(key, i)
+            place, accepted, by_part = _made(
+                part, key_part, place, logdensity_fn, step_sizes[where], preconditioner
+            )
+            total = total + accepted
+            each.append(by_part)
+        return place, total / len(self.parts), jnp.concatenate(each)
+
+
+class Mixture(_Several):
+    """One of several moves, drawn for every step whatever the state."""
+
+    weights: tuple[float, ...] = eqx.field(static=True)
+
+    @property
+    def name(self) -> str:
+        """For printing."""
+        return f"mixture({self._name})"
+
+    @property
+    def keeps_gradient(self) -> bool:
+        """If all parts do."""
+        return all(part.keeps_gradient for part in self.parts)
+
+    @property
+    def evaluations(self) -> int | None:
+        """Of all parts: in a cloud each is computed for every particle, and one of them is chosen."""
+        anew = sum(part.keeps_gradient and not self.keeps_gradient for part in self.parts)
+        return _summed([*(part.evaluations for part in self.parts), anew])
+
+    def walk(self, key, place, logdensity_fn, step_sizes, preconditioner):
+        """A step of one of them."""
+        key_choice, key_part = jax.random.split(key)
+        log_weights = jnp.log(jnp.asarray(self.weights, jnp.result_type(float)))
+        chosen = jax.random.categorical(key_choice, log_weights)
+
+        def branch(i, where):
+            def run(place):
+                new, accepted, by_part = _made(
+                    self.parts[i], key_part, place, logdensity_fn, step_sizes[where], preconditioner
+                )
+                steer = jnp.asarray(self.targets, by_part.dtype).at[where].set(by_part)
+                new = new if self.keeps_gradient else new._replace(gradient=None)
+                return new, accepted, steer
+
+            return run
+
+        branches = [branch(i, where) for i, where in enumerate(self.slices())]
+        return jax.lax.switch(chosen, branches, place)
+
+
+class OnSites(PlacedMove):
+    """A move of some sites given the others."""
+
+    part: Move
+    sites: tuple[str, ...] = eqx.field(static=True)
+
+    @property
+    def name(self) -> str:
+        """For printing."""
+        return f"{self.part.name} on {', '.join(self.sites)}"
+
+    @property
+    def num_parts(self) -> int:
+        """Of the move."""
+        return self.part.num_parts
+
+    @property
+    def targets(self) -> Any:
+        """Of the move."""
+        return np.ravel(self.part.targets)
+
+    @property
+    def target_acceptance(self) -> float:
+        """Of the move."""
+        return self.part.target_acceptance
+
+    @property
+    def keeps_gradient(self) -> bool:
+        """No: that in the direction of the other sites changes."""
+        return False
+
+    @property
+    def evaluations(self) -> int | None:
+        """Of the move, and one where it needs a gradient to begin with.
+
+        An upper bound: without diffusion sites among its own the network is evaluated once at most.
+        """
+        return _summed([self.part.evaluations, int(self.part.keeps_gradient)])
+
+    def walk(self, key, place, logdensity_fn, step_sizes, preconditioner):
+        """A step of these sites, in units of their own scales."""
+        z = place.z
+        missing = [name for name in self.sites if not isinstance(z, dict) or name not in z]
+        if missing:
+            there = sorted(z) if isinstance(z, dict) else "none with names"
+            raise ValueError(
+                f"`on_sites` names {missing}, but the sites that this move moves are {there}. Beside "
+                "diffusion sites, `move` moves all sites and `other_move` those without a diffusion prior; a "
+                "transformed diffusion site `x` is followed as `x_base`."
+            )
+        block = {name: z[name] for name in self.sites}
+        scale = Preconditioner({name: preconditioner.scale[name] for name in self.sites})
+        # What depends on the other sites alone is computed once.
+        of_block = hoist(lambda block: logdensity_fn({**z, **block}), block)
+        new, accepted, by_part = _made(
+            self.part, key, Place(block, place.value, None), of_block, step_sizes, scale
+        )
+        return Place({**z, **new.z}, new.value, None), accepted, by_part
+
+
+def _checked(who: str, parts: tuple) -> tuple[Move, ...]:
+    if not parts:
+        raise ValueError(f"`{who}` expects at least one move, such as `nd.moves.hmc()`; got none.")
+    for part in parts:
+        if part is None:
+            raise TypeError(f"`{who}` expects moves, such as `nd.moves.hmc()`; got None.")
+        check_instance(f"a part of `{who}", part, Move, "nd.moves.hmc()")
+    return tuple(parts)
+
+
+def sequence(*parts: Move) -> Move:
+    """Moves one after another: a cycle of kernels.
+
+    Args:
+        *parts: Moves, compositions among them.
+
+    Example:
+        >>> nd.Annealed(move=nd.moves.sequence(nd.moves.hmc(), nd.moves.random_walk()))
+
+    References:
+        Tierney (1994), Markov chains for exploring posterior distributions, Annals of Statistics.
+    """
+    return Cycle(_checked("sequence", parts))
+
+
+def mixture(*parts: Move, weights: Sequence[float] | None = None) -> Move:
+    """One of several moves at random, drawn anew for every particle and step.
+
+    In a cloud all of them are computed for every particle, so that `sequence`, which uses what it computes,
+    is the better choice there; a chain of `MoveKernel` computes the one.
+
+    Args:
+        *parts: Moves, compositions among them.
+        weights: Probability of each, up to a factor; equal if left out. They may not depend on the state.
+
+    References:
+        Tierney (1994), Markov chains for exploring posterior distributions, Annals of Statistics.
+    """
+    moves = _checked("mixture", parts)
+    share = np.ones(len(moves)) if weights is None else np.asarray(weights, float)
+    if share.shape != (len(moves),) or not np.all((share > 0) & np.isfinite(share)):
+        raise ValueError(
+            f"`weights` are {len(moves)} numbers above 0, one for each move; got {weights}."
+        )
+    return Mixture(moves, tuple(float(w) for w in share / share.sum()))
+
+
+def on_sites(move: Move, sites: str | Sequence[str]) -> Move:
+    """A move of some sites given the others, which stay: a block of Gibbs sampling.
+
+    Args:
+        move: Of these sites.
+        sites: Names of latent sites.
+
+    Example:
+        >>> nd.moves.sequence(
+        ...     nd.moves.on_sites(nd.moves.hmc(), "x"), nd.moves.on_sites(nd.moves.random_walk(), ["a", "b"])
+        ... )
+    """
+    (part,) = _checked("on_sites", (move,))
+    names = (sites,) if isinstance(sites, str) else tuple(sites)
+    if not names or not all(isinstance(n, str) for n in names) or len(set(names)) < len(names):
+        raise ValueError(f"`sites` are names of latent sites, each once; got {sites!r}.")
+    return OnSites(part, names)
