@@ -19,7 +19,7 @@ from ..._typing import Array, Position, PRNGKey, Scalar
 from ..preconditioner import Preconditioner
 from .base import Move
 
-__all__ = ["Evaluated", "Known", "mixture", "on_sites", "sequence"]
+__all__ = ["Evaluated", "Known", "Place", "made", "mixture", "on_sites", "sequence"]
 
 
 class Known(NamedTuple):
@@ -89,7 +89,7 @@ class PlacedMove(Move):
         return new, accepted, parts, new
 
 
-def _made(
+def made(
     part: Move,
     key: PRNGKey,
     place: Place,
@@ -174,7 +174,7 @@ class Cycle(_Several):
         total, each = jnp.zeros(()), []
         for i, (part, where) in enumerate(zip(self.parts, self.slices(), strict=True)):
             key_part = jax.random.fold_in(key, i)
-            place, accepted, by_part = _made(
+            place, accepted, by_part = made(
                 part, key_part, place, logdensity_fn, step_sizes[where], preconditioner
             )
             total = total + accepted
@@ -211,7 +211,7 @@ class Mixture(_Several):
 
         def branch(i, where):
             def run(place):
-                new, accepted, by_part = _made(
+                new, accepted, by_part = made(
                     self.parts[i], key_part, place, logdensity_fn, step_sizes[where], preconditioner
                 )
                 steer = jnp.asarray(self.targets, by_part.dtype).at[where].set(by_part)
@@ -278,7 +278,7 @@ class OnSites(PlacedMove):
         scale = Preconditioner({name: preconditioner.scale[name] for name in self.sites})
         # What depends on the other sites alone is computed once.
         of_block = hoist(lambda block: logdensity_fn({**z, **block}), block)
-        new, accepted, by_part = _made(
+        new, accepted, by_part = made(
             self.part, key, Place(block, place.value, None), of_block, step_sizes, scale
         )
         return Place({**z, **new.z}, new.value, None), accepted, by_part
