@@ -40,7 +40,8 @@ def test_powers_keep_what_they_are_asked_to(smc):
     levels = smc.result.levels
     assert levels.power[0] == 0 and levels.next_power[-1] == 1 and levels.power[-1] == 1
     # The driver looks at a cloud before it is resampled and moved, which is wider than the one that is
-    # weighed: the first power leaves the asked share, on average over clouds that did not choose it, later ones more.
+    # weighed: the first power leaves the asked share, on average over clouds that did not choose it, later
+    # ones more.
     share = np.asarray(smc.result.trace.conditional_ess)[:, :-2].mean(0)
     assert abs(share[0] - 0.6) < 0.1 and np.all(share > 0.5)
     assert levels.step_size.shape == (len(levels.power), 2)

@@ -47,7 +47,10 @@ CASES = {
     "adjusted_mclmc": (moves.adjusted_mclmc(3), 0.9),
     "dynamic_hmc": (dynamic(), 0.9),
     "elliptical_slice": (moves.elliptical_slice({"a": 0.3, "b": -1.0}, 2.0), 1.0),
-    "sequence": (moves.sequence(moves.hmc(2), moves.random_walk()), np.array([0.8, 0.9])),
+    "sequence": (
+        moves.sequence(moves.hmc(2), moves.random_walk(), moves.mala()),
+        np.array([0.8, 0.9, 0.35]),
+    ),
     "mixture": (
         moves.mixture(moves.random_walk(), moves.mala(), weights=[1, 2]),
         np.array([0.9, 0.35]),

@@ -145,6 +145,7 @@ def test_a_model_without_noise_and_a_bounded_site():
         (1.2, 1.0, "`clock` is one number, at least 0 and at most 1"),
         (jnp.array([0.1, 0.2]), 1.0, "`clock` is one number"),
         (float("nan"), 1.0, "`clock` is one number"),
+        ("half", 1.0, "`clock` is one number.*got half"),
         (0.1, -1.0, "`power` is one number, at least 0 and finite"),
         (0.1, float("inf"), "`power` is one number"),
     ],
@@ -157,6 +158,8 @@ def test_levels_out_of_range_are_refused(bridge, clock, power, message):
 def test_path_space_has_no_potential():
     with pytest.raises(ValueError, match="a bridge in path space.*without `path_space`"):
         nd.bridge.at_level(nd.from_energy(ENERGY, path_space=True))
+    with pytest.raises(TypeError, match="`bridge`"):
+        nd.bridge.at_level(model)  # type: ignore[arg-type]
     level = nd.bridge.at_level(nd.from_energy(ENERGY))
     with pytest.raises(ValueError, match="`num_chains`"):
         level.init_params(jax.random.key(0), 0)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.core import Tracer
 
-from .._arguments import whole_or_none
+from .._arguments import check_instance, whole_or_none
 from .._typing import Array, Position, PRNGKey, Scalar
 from .base import Bridge, log_density
 
@@ -56,6 +56,7 @@ def at_level(bridge: Bridge, clock: Any = 0.0, power: Any = 1.0) -> Potential:
         ... )
         >>> mcmc.run(jax.random.key(0), init_params=level.init_params(jax.random.key(1), 4))
     """
+    check_instance("bridge", bridge, Bridge, "nd.from_model(model, y=y)")
     if bridge.path_space:
         raise ValueError(
             "a level has a potential where the prior has a density; got a bridge in path space, whose prior "
@@ -92,6 +93,7 @@ def at_level(bridge: Bridge, clock: Any = 0.0, power: Any = 1.0) -> Potential:
 def _check(name: str, value: Any, largest: float, meaning: str) -> None:
     if isinstance(value, Tracer):
         return
-    if jnp.ndim(value) or not 0 <= float(value) <= largest or math.isinf(float(value)):
+    number = not isinstance(value, str | bool) and value is not None and not jnp.ndim(value)
+    if not number or not 0 <= float(value) <= largest or math.isinf(float(value)):
         end = f"at most {largest:g}" if math.isfinite(largest) else "finite"
         raise ValueError(f"`{name}` is one number, at least 0 and {end} ({meaning}); got {value}.")

@@ -208,9 +208,8 @@ class Kernels(eqx.Module):
             accepted = parts if by_part else accepted
             return state, total + (accepted if first is None else jnp.where(first, 0.0, accepted))
 
-        return jax.lax.fori_loop(
-            0, num_moves + blind, one, (state, jnp.zeros(np.shape(move.targets) if by_part else ()))
-        )
+        start = state, jnp.zeros(np.shape(move.targets) if by_part else ())
+        return jax.lax.fori_loop(0, num_moves + blind, one, start)
 
     def known_start(self, particle: Particle, z: Position, preconditioner) -> Any:
         """The state of the joint move at a particle whose gradient is at hand."""
