@@ -93,7 +93,7 @@ def at_level(bridge: Bridge, clock: Any = 0.0, power: Any = 1.0) -> Potential:
 def _check(name: str, value: Any, largest: float, meaning: str) -> None:
     if isinstance(value, Tracer):
         return
-    number = not isinstance(value, str | bool) and value is not None and not jnp.ndim(value)
-    if not number or not 0 <= float(value) <= largest or math.isinf(float(value)):
+    usable = not isinstance(value, str | bool | None) and not jnp.ndim(value)
+    if not usable or not 0 <= float(value) <= largest or math.isinf(float(value)):  # type: ignore
         end = f"at most {largest:g}" if math.isfinite(largest) else "finite"
         raise ValueError(f"`{name}` is one number, at least 0 and {end} ({meaning}); got {value}.")
