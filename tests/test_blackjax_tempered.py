@@ -19,7 +19,7 @@ PROBLEM = three_modes()
 @pytest.fixture(scope="module")
 def smc():
     move = nd.moves.sequence(nd.moves.random_walk(), nd.moves.hmc(3))
-    scheme = BlackJAXTempered(move=move, target_ess=0.6, num_pilot=256)
+    scheme = BlackJAXTempered(moves=move, pilot=nd.schemes.Pilot(256, 0.6))
     smc = nd.SMC(PROBLEM.model, scheme, num_particles=300, num_chains=32, progress_bar=False)
     return smc.run(jax.random.key(0), PROBLEM.operator, PROBLEM.data)
 
@@ -48,7 +48,7 @@ def test_powers_keep_what_they_are_asked_to(smc):
 
 
 def test_frozen_levels_and_waste_free_clouds(smc):
-    scheme = BlackJAXTempered(levels=smc.result.levels, move=smc.scheme.move)
+    scheme = BlackJAXTempered(levels=smc.result.levels, moves=smc.scheme.moves)
     options = {"num_particles": 300, "num_chains": 32, "chain_length": 10, "progress_bar": False}
     again = nd.SMC(PROBLEM.model, scheme, **options)
     again.run(jax.random.key(1), PROBLEM.operator, PROBLEM.data)
@@ -67,7 +67,7 @@ def counts(y):
 
 def test_a_model_without_diffusion_site():
     y = np.array([1, 0, 4])
-    smc = nd.SMC(counts, BlackJAXTempered(num_pilot=128), num_chains=16, progress_bar=False)
+    smc = nd.SMC(counts, BlackJAXTempered(pilot=128), num_chains=16, progress_bar=False)
     smc.run(jax.random.key(0), y)
     exact = 3 * np.log(2) - gammaln(3) + gammaln(8) - 8 * np.log(5) - gammaln(y + 1).sum()
     assert abs(smc.log_evidence - exact) < 4 * smc.log_evidence_error < 0.2
@@ -101,13 +101,13 @@ def test_an_impossible_model_is_said_to_be():
 
 def test_refusals(smc):
     score = nd.ScoreFunction(lambda x, t: -x, (2,))
-    bridge = nd.from_energy(score, path_space=True)
+    bridge = nd.from_energy(score, bridge_type=nd.bridge.PathBridge)
     with pytest.raises(ValueError, match=r"exact draws.*\['x'\].*LikelihoodTempered"):
         BlackJAXTempered()(bridge)
     for options, error, message in (
-        ({"target_ess": 1.0}, ValueError, r"in \(0, 1\); got 1.0"),
-        ({"num_moves": 0}, ValueError, "`num_moves`"),
-        ({"move": nd.moves.hmc}, TypeError, "`move`"),
+        ({"moves": 0}, ValueError, "`num` of `moves`"),
+        ({"moves": nd.schemes.Moves(rank=2)}, ValueError, "one inner kernel.*got rank too"),
+        ({"moves": nd.schemes.Moves(num="pilot")}, ValueError, "a number of moves that is given"),
         ({"levels": 12}, TypeError, "earlier run of its own"),
         (
             {"levels": smc.result.levels._replace(power=smc.result.levels.power[::-1])},

@@ -26,7 +26,10 @@ BY_SITE = moves.sequence(
 def smc():
     # The offset has a standard normal prior, so that a slice on ellipses fits it.
     other = moves.mixture(moves.random_walk(), moves.elliptical_slice(), weights=[1.0, 2.0])
-    scheme = nd.Annealed(move=BY_SITE, other_move=other, conditional_ess=0.9)
+    scheme = nd.Annealed(
+        moves=nd.schemes.Moves(joint=BY_SITE, other=other),
+        pilot=nd.schemes.Pilot(conditional_ess=0.9),
+    )
     smc = nd.SMC(PROBLEM.model, scheme, num_particles=300, num_chains=16, progress_bar=False)
     return smc.run(jax.random.key(0), PROBLEM.operator, PROBLEM.data)
 
@@ -65,7 +68,7 @@ def test_network_evaluations_are_counted(smc):
     assert moves.sequence(moves.hmc(3), moves.mala()).evaluations == 4
     assert moves.sequence(moves.hmc(3), moves.random_walk()).evaluations == 5
     assert moves.sequence(moves.nuts(), moves.mala()).evaluations is None
-    unknown = nd.Annealed(move=moves.nuts())
+    unknown = nd.Annealed(moves=moves.nuts())
     assert unknown.evaluations_per_level(smc.bridge, smc.result.levels) is None
 
 
@@ -98,7 +101,7 @@ def test_an_elliptical_slice_needs_no_gradient_and_leaves_the_impossible_alone()
         x = numpyro.sample("x", dist.Normal(0.0, 1.0))
         numpyro.factor("edge", jnp.where(x > 1.0, 0.0, -jnp.inf))
 
-    scheme = nd.Annealed(move=moves.elliptical_slice(), num_pilot=512)
+    scheme = nd.Annealed(moves=moves.elliptical_slice(), pilot=512)
     smc = nd.SMC(hard, scheme, num_particles=500, num_chains=24, progress_bar=False)
     smc.run(jax.random.key(0))
     ratio = np.exp(np.asarray(smc.result.log_evidence)) / norm.sf(1.0)
@@ -150,10 +153,10 @@ def test_wrong_compositions_are_refused():
 
 
 def test_sites_that_are_not_there_are_named():
-    scheme = nd.Annealed(move=moves.on_sites(moves.hmc(), ["x", "c"]))
+    scheme = nd.Annealed(moves=moves.on_sites(moves.hmc(), ["x", "c"]))
     with pytest.raises(ValueError, match=r"names \['c'\], but the sites .* are \['b', 'x'\]"):
         nd.SMC(model, scheme, progress_bar=False).run(jax.random.key(0), 1.5)
-    scheme = nd.Annealed(other_move=moves.elliptical_slice(mean={"x": 0.0}))
+    scheme = nd.Annealed(moves=nd.schemes.Moves(other=moves.elliptical_slice(mean={"x": 0.0})))
     with pytest.raises(
         ValueError, match=r"given for the sites \['x'\], but the move moves \['b'\]"
     ):
@@ -164,6 +167,6 @@ def test_adjusted_mclmc_takes_two_coordinates():
     def one(y):
         numpyro.sample("y", dist.Normal(numpyro.sample("x", dist.Normal(0.0, 1.0)), 1.0), obs=y)
 
-    smc = nd.SMC(one, nd.Annealed(move=moves.adjusted_mclmc()), progress_bar=False)
+    smc = nd.SMC(one, nd.Annealed(moves=moves.adjusted_mclmc()), progress_bar=False)
     with pytest.raises(ValueError, match="at least 2 coordinates; got 1"):
         smc.run(jax.random.key(0), 0.3)

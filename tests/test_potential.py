@@ -156,8 +156,8 @@ def test_levels_out_of_range_are_refused(bridge, clock, power, message):
 
 
 def test_path_space_has_no_potential():
-    with pytest.raises(ValueError, match="a bridge in path space.*without `path_space`"):
-        nd.bridge.at_level(nd.from_energy(ENERGY, path_space=True))
+    with pytest.raises(ValueError, match="a bridge in path space.*DensityBridge"):
+        nd.bridge.at_level(nd.from_energy(ENERGY, bridge_type=nd.bridge.PathBridge))
     with pytest.raises(TypeError, match="`bridge`"):
         nd.bridge.at_level(model)  # type: ignore[arg-type]
     level = nd.bridge.at_level(nd.from_energy(ENERGY))

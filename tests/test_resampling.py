@@ -45,7 +45,7 @@ def model(y):
     ids=["stratified", "own", "never"],
 )
 def test_they_reach_the_sampler(options, resampled):
-    scheme = nd.Annealed(conditional_ess=0.9, num_pilot=64)
+    scheme = nd.Annealed(pilot=nd.schemes.Pilot(64, 0.9))
     smc = nd.SMC(model, scheme, num_particles=200, num_chains=24, progress_bar=False, **options)
     smc.run(jax.random.key(0), 0.8)
     ratio = np.exp(np.asarray(smc.result.log_evidence) - norm.logpdf(0.8, 0.0, 1.09**0.5))

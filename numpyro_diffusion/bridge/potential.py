@@ -10,7 +10,8 @@ from jax.core import Tracer
 
 from .._arguments import check_instance, whole_or_none
 from .._typing import Array, Position, PRNGKey, Scalar
-from .base import Bridge, log_density
+from .base import Bridge, PathBridge
+from .combined import log_density
 
 __all__ = ["Potential", "at_level"]
 
@@ -57,10 +58,10 @@ def at_level(bridge: Bridge, clock: Any = 0.0, power: Any = 1.0) -> Potential:
         >>> mcmc.run(jax.random.key(0), init_params=level.init_params(jax.random.key(1), 4))
     """
     check_instance("bridge", bridge, Bridge, "nd.from_model(model, y=y)")
-    if bridge.path_space:
+    if isinstance(bridge, PathBridge):
         raise ValueError(
             "a level has a potential where the prior has a density; got a bridge in path space, whose prior "
-            "is known by the steps of a sampler alone. Make the bridge without `path_space`, from an energy."
+            "is known by the steps of a sampler alone. Make a `nd.bridge.DensityBridge`, of an energy."
         )
     _check("clock", clock, 1.0, "1 is noise, 0 the model")
     _check("power", power, math.inf, "1 is the likelihood itself")

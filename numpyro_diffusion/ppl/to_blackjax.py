@@ -91,7 +91,7 @@ def to_blackjax(model: Callable, *args: Any, **kwargs: Any) -> BlackJAXModel:
     """
     bridge = from_model(model, *args, twist=Identity(), **kwargs)
     args, kwargs = as_arrays(model, args, kwargs)
-    live = LiveModel(model, args, kwargs, bridge.diffusion_sites, bridge.other_sites)
+    live = LiveModel(bridge.diffusion_sites, bridge.other_sites, model, args, kwargs)
     shapes = jax.eval_shape(bridge.sample_base, jax.random.key(0))
     target = _Target(bridge, live, {name: leaf.shape for name, leaf in shapes.items()})
     entries = jax.eval_shape(target.log_likelihoods, shapes)

@@ -15,17 +15,18 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from tqdm.auto import tqdm
 
-from .._arguments import check_counts, check_instance, plain
+from .._arguments import whole_number
 from .._prng import lean
 from .._typing import Array, Position, PRNGKey, Scalar
 from ..bridge import Bridge, Rest, Seen
-from ..smc import FeynmanKac
+from ..smc import Claims, FeynmanKac
 from ..smc.moves import Move, hmc
 from ..smc.tempering import adaptive_step, inner_init, inner_step, started
 from ..twists import AbstractTwist, Identity
 from .base import AbstractScheme
 from .kernels import Info
 from .pilot import PilotError
+from .settings import Moves, Pilot
 
 __all__ = ["BlackJAXTempered", "PowerLevel"]
 
@@ -46,47 +47,54 @@ class PowerLevel(NamedTuple):
     scale: Array
 
 
+INNER = Moves(hmc(4), 5)
+DRIVER = Pilot(512, 0.5, 200)
+
+
+def _inner(given: Any) -> Moves:
+    """The joint move and its number; the rest of the settings would mean nothing here."""
+    moves = INNER.but(given)
+    idle = [n for n in ("other", "num_other", "rank") if getattr(moves, n) is not None]
+    if idle or moves.num == "pilot":
+        raise ValueError(
+            "`BlackJAXTempered` has one inner kernel, for all sites, and a number of moves that is given: "
+            f"`nd.schemes.Moves(joint=..., num=...)`; got {', '.join(idle) or 'num=pilot'} too. For moves by "
+            "site give `nd.moves.sequence(nd.moves.on_sites(...), ...)`."
+        )
+    return moves
+
+
 class BlackJAXTempered(AbstractScheme):
     r"""BlackJAX's adaptive tempered SMC, with an evidence, a summary and ArviZ.
 
     From exact draws of the prior through $p(z)\, p(y \mid z)^\beta$ to the posterior. A pilot cloud runs
-    `blackjax.adaptive_tempered_smc` itself: each $\beta$ keeps at least about `target_ess` of the particles
-    (it is chosen before they are resampled and moved), the mass of the inner kernel is the inverse variance
-    of the particles, and its step size follows the acceptance rate. Powers, masses and step sizes are then
+    `blackjax.adaptive_tempered_smc` itself: each $\beta$ keeps at least about `conditional_ess` of the
+    particles (it is chosen before they are resampled and moved), the mass of the inner kernel is the inverse
+    variance of the particles, and its step size follows the acceptance rate. Powers, masses and step sizes are then
     frozen, which makes the evidence unbiased where the adaptive driver's has a bias. A last level moves the
     particles at the posterior.
 
     Noise levels play no part, as in `LikelihoodTempered`, which also makes a cloud of a learned prior.
 
     Attributes:
-        move: The inner kernel: any move, such as `nd.moves.from_blackjax(...)`.
-        num_moves: Moves a level.
-        target_ess: Share of the effective sample size that each power may keep, in (0, 1).
+        moves: The inner kernel, any move such as `nd.moves.from_blackjax(...)`, and how often it is run; a
+            move alone, a number alone, or `nd.schemes.Moves(joint, num)`.
         levels: `None` for the pilot's choice, or the frozen levels of an earlier run.
-        num_pilot: Particles of the pilot cloud.
-        max_levels: The pilot gives up beyond this.
+        pilot: The cloud that BlackJAX's driver runs on. Its `conditional_ess` is the driver's `target_ess`.
 
     References:
         Del Moral, Doucet & Jasra (2006), Sequential Monte Carlo samplers, JRSS B. Cabezas et al. (2024),
         BlackJAX, arXiv 2402.10797.
     """
 
-    move: Move = eqx.field(default_factory=lambda: hmc(4))
-    num_moves: int = eqx.field(static=True, converter=plain, default=5)
-    target_ess: float = eqx.field(static=True, default=0.5)
+    moves: Moves = eqx.field(default=INNER, converter=_inner)
     levels: PowerLevel | None = None
-    num_pilot: int = eqx.field(static=True, converter=plain, default=512)
-    max_levels: int = eqx.field(static=True, converter=plain, default=200)
+    pilot: Pilot = eqx.field(default=DRIVER, converter=DRIVER.but)
 
     twist: ClassVar[AbstractTwist] = Identity()
 
     def __check_init__(self):
-        check_counts(self, num_moves=1, num_pilot=2, max_levels=1)
-        check_instance("move", self.move, Move, "nd.moves.hmc(4)")
-        if not 0 < self.target_ess < 1:
-            raise ValueError(
-                f"`target_ess` is the share that a power keeps, in (0, 1); got {self.target_ess}. Try 0.5."
-            )
+        whole_number("num` of `moves", self.moves.num, 1)
         if self.levels is None:
             return
         if not isinstance(self.levels, PowerLevel):
@@ -120,13 +128,13 @@ class BlackJAXTempered(AbstractScheme):
             ValueError: If the prior can't be drawn exactly, or frozen levels do not fit.
             PilotError: If there are too many powers, or every particle of the pilot is impossible.
         """
-        if bridge.path_space or (bridge.diffusion_sites and not bridge.exact_prior):
+        if bridge.diffusion_sites and not bridge.exact_prior:
             raise ValueError(
                 "`BlackJAXTempered` starts from exact draws of the prior; got a learned prior at "
                 f"{list(bridge.diffusion_sites)}. Use `nd.LikelihoodTempered()`, which brings a cloud down "
                 "from noise, or `numpyro.handlers.reparam(model, config={site: nd.NoiseReparam()})`."
             )
-        chain = _Chain(bridge, self.move, self.num_moves)
+        chain = _Chain(bridge, self.moves.joint, self.moves.num)  # type: ignore[arg-type]
         shapes = jax.eval_shape(bridge.sample_prior, jax.random.key(0))
         size = sum(leaf.size for leaf in jax.tree.leaves(shapes))
         levels = self.levels
@@ -143,25 +151,23 @@ class BlackJAXTempered(AbstractScheme):
             chain.step,
             levels,
             _position,
-            target=bridge.target,
-            evidence="p(y) under the prior as it is drawn",
-            normalized=True,
+            Claims(bridge.target, "p(y) under the prior as it is drawn", normalized=True),
             rejuvenate=chain.rejuvenate,
             advance=chain.advance,
         )
 
     def _tuned(self, key: PRNGKey, chain: "_Chain", size: int, progress_bar: bool) -> PowerLevel:
         key_draws, key = jax.random.split(lean(key))
-        state, scale = _start(chain, key_draws, self.num_pilot)
+        state, scale = _start(chain, key_draws, self.pilot.num_particles)
         log_step = jnp.full(
-            np.shape(self.move.targets), np.log(0.5 * size ** (-1 / 3)), scale.dtype
+            np.shape(self.moves.joint.targets), np.log(0.5 * size ** (-1 / 3)), scale.dtype
         )
         rows: list[Any] = []
         bar = tqdm(total=100, disable=not progress_bar, desc="pilot")
         while True:
             now = jax.random.fold_in(key, len(rows))
             state, row, log_step, scale = _advance(
-                chain, now, state, log_step, scale, np.asarray(self.target_ess)
+                chain, now, state, log_step, scale, np.asarray(self.pilot.conditional_ess)
             )
             rows.append(jax.tree.map(np.asarray, row))
             power = float(row.next_power)
@@ -174,11 +180,11 @@ class BlackJAXTempered(AbstractScheme):
             bar.refresh()
             if float(row.power) >= 1:
                 break
-            if len(rows) > self.max_levels:
+            if len(rows) > self.pilot.max_levels:
                 raise PilotError(
-                    f"{self.max_levels} levels did not suffice: the pilot stands at power {power:.3g} of the "
-                    "likelihood. Raise `max_levels`, lower `target_ess`, or use `nd.Annealed()`, which comes "
-                    "through noise levels."
+                    f"{self.pilot.max_levels} levels did not suffice: the pilot stands at power {power:.3g} of "
+                    "the likelihood. Raise `max_levels` of `pilot`, lower `conditional_ess`, or use "
+                    "`nd.Annealed()`, which comes through noise levels."
                 )
         bar.close()
         return jax.tree.map(lambda *leaves: jax.device_put(np.stack(leaves)), *rows)
@@ -188,9 +194,9 @@ class BlackJAXTempered(AbstractScheme):
         del levels
         if not bridge.diffusion_sites:
             return 0
-        if self.move.evaluations is None:
+        if self.moves.joint.evaluations is None:
             return None
-        moves = 1 + self.num_moves * self.move.evaluations
+        moves = 1 + int(self.moves.num) * self.moves.joint.evaluations
         return moves if chain_length is None else moves * (1 - 1 / chain_length)
 
 

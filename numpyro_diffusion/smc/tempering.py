@@ -10,7 +10,7 @@ from jax.flatten_util import ravel_pytree
 
 from .._typing import Array, Position, PRNGKey, Scalar
 from .moves.base import Move
-from .moves.composed import Place, made
+from .moves.placed import Place, made
 from .preconditioner import Preconditioner
 
 __all__ = ["InnerState", "adaptive_step", "inner_init", "inner_step", "started"]

@@ -1,5 +1,6 @@
 """MCMC moves: kernels of BlackJAX behind one interface, and moves made of moves."""
 
+from .adapted import from_blackjax as from_blackjax
 from .base import BlackJAXMove as BlackJAXMove
 from .base import Move as Move
 from .composed import mixture as mixture
@@ -7,7 +8,6 @@ from .composed import on_sites as on_sites
 from .composed import sequence as sequence
 from .kernels import adjusted_mclmc as adjusted_mclmc
 from .kernels import barker as barker
-from .kernels import from_blackjax as from_blackjax
 from .kernels import hmc as hmc
 from .kernels import mala as mala
 from .kernels import nuts as nuts

@@ -4,9 +4,8 @@ Each leaves a density as it is if its parts do. Every part has a step size of it
 the part's own acceptance rate.
 """
 
-import abc
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -15,101 +14,11 @@ import numpy as np
 
 from ..._arguments import check_instance
 from ..._staging import hoist
-from ..._typing import Array, Position, PRNGKey, Scalar
 from ..preconditioner import Preconditioner
 from .base import Move
+from .placed import Place, PlacedMove, made
 
-__all__ = ["Evaluated", "Known", "Place", "made", "mixture", "on_sites", "sequence"]
-
-
-class Known(NamedTuple):
-    """A position in round coordinates, and the log density there."""
-
-    position: Array
-    logdensity: Scalar
-
-
-class Evaluated(NamedTuple):
-    """The same with its gradient."""
-
-    position: Array
-    logdensity: Scalar
-    logdensity_grad: Array
-
-
-class Place(NamedTuple):
-    """A position in the coordinates of the model and what is known there; no gradient where it is `None`."""
-
-    z: Position
-    value: Scalar
-    gradient: Position | None
-
-    def state(self, with_gradient: bool, preconditioner: Preconditioner) -> Known | Evaluated:
-        """As the state of a move."""
-        at = preconditioner.to_round(self.z)
-        if not with_gradient:
-            return Known(at, self.value)
-        return Evaluated(at, self.value, preconditioner.gradient_to_round(self.gradient))  # type: ignore
-
-
-class PlacedMove(Move):
-    """A move that works in the coordinates of the model."""
-
-    @abc.abstractmethod
-    def walk(
-        self,
-        key: PRNGKey,
-        place: Place,
-        logdensity_fn: Callable,
-        step_sizes: Array,
-        preconditioner: Preconditioner,
-    ) -> tuple[Place, Scalar, Array]:
-        """The next place, the mean acceptance probability, and that of each part, `(num_parts,)`."""
-
-    def init(self, position, logdensity_fn, preconditioner):
-        """State at a position; evaluates the density."""
-        if self.keeps_gradient:
-            place = Place(position, *jax.value_and_grad(logdensity_fn)(position))
-        else:
-            place = Place(position, logdensity_fn(position), None)
-        return place.state(self.keeps_gradient, preconditioner)
-
-    def init_known(self, position, value, gradient, preconditioner):
-        """State from an evaluation at hand."""
-        return Place(position, value, gradient).state(self.keeps_gradient, preconditioner)
-
-    def step_by_part(self, key, state, logdensity_fn, step_size, preconditioner, first=None):
-        """One move of all parts."""
-        del first
-        gradient = self.gradient(state, preconditioner) if self.keeps_gradient else None
-        place = Place(preconditioner.to_model(state.position), state.logdensity, gradient)
-        steps = jnp.broadcast_to(step_size, (self.num_parts,))
-        place, accepted, parts = self.walk(key, place, logdensity_fn, steps, preconditioner)
-        new = place.state(self.keeps_gradient, preconditioner)
-        return new, accepted, parts, new
-
-
-def made(
-    part: Move,
-    key: PRNGKey,
-    place: Place,
-    logdensity_fn: Callable,
-    step_sizes: Array,
-    preconditioner: Preconditioner,
-) -> tuple[Place, Scalar, Array]:
-    """A step of a part; evaluates a gradient where the part needs one that is not at hand."""
-    gradient = place.gradient
-    if part.keeps_gradient and gradient is None:
-        gradient = jax.grad(logdensity_fn)(place.z)
-    given = jax.tree.map(jnp.zeros_like, place.z) if gradient is None else gradient
-    state = part.init_known(place.z, place.value, given, preconditioner)
-    steps = step_sizes if isinstance(part, PlacedMove) else step_sizes[0]
-    state, accepted, parts, _ = part.step_by_part(key, state, logdensity_fn, steps, preconditioner)
-    new = part.gradient(state, preconditioner) if part.keeps_gradient else None
-    # A step that starts with a gradient of NaN ends where it began, with a density that is not known.
-    value = jnp.where(jnp.isnan(state.logdensity), place.value, state.logdensity)
-    z = preconditioner.to_model(state.position)
-    return Place(z, value, new), accepted, jnp.reshape(parts, (part.num_parts,))
+__all__ = ["mixture", "on_sites", "sequence"]
 
 
 def _targets(parts: Sequence[Move]) -> np.ndarray:
@@ -271,8 +180,8 @@ class OnSites(PlacedMove):
             there = sorted(z) if isinstance(z, dict) else "none with names"
             raise ValueError(
                 f"`on_sites` names {missing}, but the sites that this move moves are {there}. Beside "
-                "diffusion sites, `move` moves all sites and `other_move` those without a diffusion prior; a "
-                "transformed diffusion site `x` is followed as `x_base`."
+                "diffusion sites, the `joint` move has all sites and the `other` those without a diffusion "
+                "prior; a transformed diffusion site `x` is followed as `x_base`."
             )
         block = {name: z[name] for name in self.sites}
         scale = Preconditioner({name: preconditioner.scale[name] for name in self.sites})
@@ -301,7 +210,7 @@ def sequence(*parts: Move) -> Move:
         *parts: Moves, compositions among them.
 
     Example:
-        >>> nd.Annealed(move=nd.moves.sequence(nd.moves.hmc(), nd.moves.random_walk()))
+        >>> nd.Annealed(moves=nd.moves.sequence(nd.moves.hmc(), nd.moves.random_walk()))
 
     References:
         Tierney (1994), Markov chains for exploring posterior distributions, Annals of Statistics.

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..._typing import Array, Position, Scalar
 from .base import Move
-from .composed import Place, PlacedMove
+from .placed import Place, PlacedMove
 
 __all__ = ["elliptical_slice"]
 
