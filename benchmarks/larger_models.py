@@ -4,7 +4,7 @@ A mixture of three anisotropic normal laws as a diffusion prior, two data and a 
 its own (`three_modes` of the tests). BlackJAX's samplers run on `nd.to_blackjax(model, ...)` from exact draws
 of the prior: 2,000 particles, at every power 4 trajectories of 5 leapfrog steps with fixed masses, a target
 ESS of 0.7; nested slice sampling has 500 live points and 30 slice steps. `nd.SMC` has 4 clouds of 500
-particles and the defaults of each scheme. Error: mean over `--seeds` runs and, in brackets, its standard deviation;
+particles and the defaults of each scheme. Error: mean over `--seeds` runs and, in brackets, their spread;
 `stated` is what a run says of its own error, where it does. Evaluations are of the prior's density, in
 thousands, with a gradient but for nested sampling; seconds are of a run after the first, its pilot included.
 """

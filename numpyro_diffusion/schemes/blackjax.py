@@ -70,9 +70,9 @@ class BlackJAXTempered(AbstractScheme):
     From exact draws of the prior through $p(z)\, p(y \mid z)^\beta$ to the posterior. A pilot cloud runs
     `blackjax.adaptive_tempered_smc` itself: each $\beta$ keeps at least about `conditional_ess` of the
     particles (it is chosen before they are resampled and moved), the mass of the inner kernel is the inverse
-    variance of the particles, and its step size follows the acceptance rate. Powers, masses and step sizes are then
-    frozen, which makes the evidence unbiased where the adaptive driver's has a bias. A last level moves the
-    particles at the posterior.
+    variance of the particles, and its step size follows the acceptance rate. Powers, masses and step sizes
+    are then frozen, which makes the evidence unbiased where the adaptive driver's has a bias. A last level
+    moves the particles at the posterior.
 
     Noise levels play no part, as in `LikelihoodTempered`, which also makes a cloud of a learned prior.
 
@@ -182,8 +182,8 @@ class BlackJAXTempered(AbstractScheme):
                 break
             if len(rows) > self.pilot.max_levels:
                 raise PilotError(
-                    f"{self.pilot.max_levels} levels did not suffice: the pilot stands at power {power:.3g} of "
-                    "the likelihood. Raise `max_levels` of `pilot`, lower `conditional_ess`, or use "
+                    f"{self.pilot.max_levels} levels did not suffice: the pilot stands at power "
+                    f"{power:.3g} of the likelihood. Raise `max_levels` of `pilot`, lower `conditional_ess`, or use "
                     "`nd.Annealed()`, which comes through noise levels."
                 )
         bar.close()
