@@ -183,8 +183,8 @@ class BlackJAXTempered(AbstractScheme):
             if len(rows) > self.pilot.max_levels:
                 raise PilotError(
                     f"{self.pilot.max_levels} levels did not suffice: the pilot stands at power "
-                    f"{power:.3g} of the likelihood. Raise `max_levels` of `pilot`, lower `conditional_ess`, or use "
-                    "`nd.Annealed()`, which comes through noise levels."
+                    f"{power:.3g} of the likelihood. Raise `max_levels` of `pilot`, lower its "
+                    "`conditional_ess`, or use `nd.Annealed()`, which comes through noise levels."
                 )
         bar.close()
         return jax.tree.map(lambda *leaves: jax.device_put(np.stack(leaves)), *rows)
