@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from .._staging import Done, hoist
 from .._typing import Array, Position, PRNGKey, Scalar
@@ -156,7 +157,9 @@ class Kernels(eqx.Module):
             seen = seen._replace(x_hat={}, roots={}, scores={})
         return Particle(z, value, gradient, seen, rest, edges)
 
-    def move_others(self, key, particle: Particle, given, step_size, preconditioner):
+    def move_others(
+        self, key, particle: Particle, given, step_size, preconditioner, by_part: bool = False
+    ):
         """Moves of the non-diffusion sites given what was seen: no network evaluation."""
         block = {name: particle.position[name] for name in self.bridge.other_sites}
         # What depends on the diffusion sites alone, such as an operator's image of them, is computed once.
@@ -170,15 +173,25 @@ class Kernels(eqx.Module):
             step_size,
             preconditioner,
             self.moves.num_other,
+            by_part=by_part,
         )
         moved = preconditioner.to_model(state.position)
         value = _evaluated(state, particle.log_density)
         return {**particle.position, **moved}, value, acceptance / self.moves.num_other
 
     def run_moves(
-        self, move, key, z, logdensity_fn, step_size, preconditioner, num_moves, state=None
+        self,
+        move,
+        key,
+        z,
+        logdensity_fn,
+        step_size,
+        preconditioner,
+        num_moves,
+        state=None,
+        by_part: bool = False,
     ):
-        """The state after some moves, and the sum of their acceptance probabilities.
+        """The state after some moves, and the sum of their acceptance probabilities, or of each part's.
 
         Where nothing is known at the first position, a loop of moves evaluates it too if it can.
         """
@@ -191,12 +204,14 @@ class Kernels(eqx.Module):
         def one(i, carry):
             state, total = carry
             first = i == 0 if blind else None
-            state, accepted = move.step(
+            state, accepted, parts, _ = move.step_by_part(
                 jax.random.fold_in(key, i), state, logdensity_fn, step_size, preconditioner, first
             )
+            accepted = parts if by_part else accepted
             return state, total + (accepted if first is None else jnp.where(first, 0.0, accepted))
 
-        return jax.lax.fori_loop(0, num_moves + blind, one, (state, jnp.zeros(())))
+        start = state, jnp.zeros(np.shape(move.targets) if by_part else ())
+        return jax.lax.fori_loop(0, num_moves + blind, one, start)
 
     def known_start(self, particle: Particle, z: Position, preconditioner) -> Any:
         """The state of the joint move at a particle whose gradient is at hand."""

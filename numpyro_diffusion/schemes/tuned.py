@@ -140,6 +140,8 @@ class TunedScheme(AbstractScheme):
             num_moves = float(np.mean(np.asarray(levels.num_moves)))
         if num_moves == "pilot":
             raise ValueError("the pilot chose the number of moves; give `levels=result.levels`.")
+        if kernels.moves.joint.evaluations is None:
+            return None
         moves = num_moves * kernels.moves.joint.evaluations * see
         if chain_length is None:
             if kernels.from_prior and levels is not None:  # exact draws make no moves

@@ -146,7 +146,7 @@ class AbstractSplit(eqx.Module):
         """Distribution of `seen`."""
 
     @abc.abstractmethod
-    def evaluations(self, bridge: Bridge) -> int:
+    def evaluations(self, bridge: Bridge) -> int | None:
         """Network evaluations of one sweep."""
 
 

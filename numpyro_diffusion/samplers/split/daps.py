@@ -188,8 +188,10 @@ class DAPS(AbstractSplit):
             f"exact draws of x given u would make it: {bridge.target}"
         )
 
-    def evaluations(self, bridge: Bridge) -> int:
+    def evaluations(self, bridge: Bridge) -> int | None:
         if uses_energy(self, bridge):
+            if self.move.evaluations is None:
+                return None
             return self._levels(bridge) * (1 + self.num_moves * self.move.evaluations)
         return self._levels(bridge) * self.flow_steps
 

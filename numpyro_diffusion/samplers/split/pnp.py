@@ -205,7 +205,9 @@ class PnPDM(AbstractSplit):
     def _steps(self, bridge: Bridge) -> str:
         return "" if uses_energy(self, bridge) else f", with {self.num_steps} reverse steps"
 
-    def evaluations(self, bridge: Bridge) -> int:
+    def evaluations(self, bridge: Bridge) -> int | None:
         if uses_energy(self, bridge):
+            if self.move.evaluations is None:
+                return None
             return 1 + self.num_moves * self.move.evaluations
         return self.num_steps
