@@ -52,6 +52,9 @@ def test_each_part_is_tuned_to_its_own_target(smc):
     # One acceptance rate for all would drive all steps alike.
     hamiltonian, walk, barker = np.median(levels.step_size, 0)
     assert walk > 1.5 * barker and abs(np.log(hamiltonian / barker)) > 0.2
+    # Steered by the mean of all, one would shrink from level to level and another grow.
+    last = np.asarray(levels.step_size)[-5:]
+    assert np.all((last > 0.25) & (last < 8)), last
     # What rejects nothing has no step size to learn.
     assert np.ptp(levels.other_step_size[:, 1]) < 1e-6
     mean = float(smc.result.trace.info.acceptance.mean())
