@@ -153,7 +153,7 @@ def main() -> None:
         "sampler",
         f"error of log evidence ({exact:.3f})",
         "stated",
-        "evaluations",
+        "evaluations / 1000",
         "seconds",
     ]
     _table.emit("larger_models", __doc__, columns, rows, arguments.save)
