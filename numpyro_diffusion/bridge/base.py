@@ -147,6 +147,8 @@ class Bridge(NamedTuple):
         observed: `(z, x) -> Observed`: what the laws of the data say of clean values `x`; `None` where no
             more than a log likelihood is known.
         evaluations: network evaluations of one `see`, where derivatives count as evaluations.
+        drivers: names of the other sites on which the energy of a diffusion site depends. What is seen at a
+            particle is outdated when they move.
         floor: of the level at hand: by edge, the log of what is added to its density, $-\infty$ or left
             out for nothing (see `combine`).
     """
@@ -171,12 +173,13 @@ class Bridge(NamedTuple):
     powers: dict[str, tuple[float, ...]] = {}
     observed: Callable[[Position, dict[str, Array]], Observed] | None = None
     evaluations: int = 1
+    drivers: tuple[str, ...] = ()
     floor: dict[str, Scalar] = {}
 
     @classmethod
     def of(cls, parts: Any, **rest: Any) -> "Bridge":
         """The bridge whose functions are the methods of `parts`; `rest` gives the other fields."""
-        rest = {"floor": {}, **rest}
+        rest = {"floor": {}, "drivers": (), **rest}
         functions = {name: getattr(parts, name) for name in cls._fields if name not in rest}
         return cls(**functions, **rest)
 

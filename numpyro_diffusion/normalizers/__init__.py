@@ -5,5 +5,6 @@ from .by_sampler import prior_normalizer as prior_normalizer
 from .pointwise import LabelNormalizers as LabelNormalizers
 from .pointwise import label_normalizers as label_normalizers
 from .pointwise import pointwise_normalizer as pointwise_normalizer
+from .tabulate import tabulate as tabulate
 from .thermodynamic import Normalizer as Normalizer
 from .thermodynamic import thermodynamic_normalizer as thermodynamic_normalizer

@@ -17,7 +17,8 @@ from .checks import (
     check_model,
     check_site,
     diffusion_site,
-    refuse_varying_energies,
+    refuse_rebuilt_energies,
+    refuse_unknown_normalizers,
     values_needed,
 )
 from .look import look
@@ -39,7 +40,8 @@ def from_model(
 
     At clock 0 and power 1 its density is the exponential of minus the model's own
     `potential_energy`, to rounding. A model without any `DiffusionPrior` works: its bridge is plain
-    likelihood tempering. A `TransformedDistribution` of a diffusion prior is taken apart: the
+    likelihood tempering. An energy may depend on other latent sites if it is normalised, and one
+    choice among finitely many values becomes a uniform variable. A `TransformedDistribution` of a diffusion prior is taken apart: the
     diffusion site is then `x_base`, and `x` its transform. Of data with an `obs_mask`, all draws
     beside seen data keep their own law, where `potential_energy` leaves them without one.
 
@@ -54,8 +56,8 @@ def from_model(
 
     Raises:
         ValueError: For a discrete or non-finite site, a subsampled plate, a scaled or masked latent
-            site, a prior whose energy depends on other sites, no latent site at all, or a model that
-            needs the values of its arguments, not only their shapes.
+            site, a prior whose energy depends on other sites and is not normalised, no latent site at all,
+            or a model that needs the values of its arguments, not only their shapes.
         TypeError: For a diffusion site whose prior is a score without energy, unless in path space; for
             what is no function; for densities that are complex.
     """
@@ -73,7 +75,7 @@ def from_model(
         raise ValueError(
             f"`initial` names {unknown}, but the diffusion sites of the model are {sorted(sites)}."
         )
-    refuse_varying_energies(sites, again)
+    refuse_rebuilt_energies(sites, again)
     others = tuple(n for n, site in trace.items() if is_other(site))
     if not sites and not others:
         raise ValueError("the model has no latent site, so there is nothing to infer.")
@@ -84,6 +86,8 @@ def from_model(
     live = LiveModel(model, args, kwargs, tuple(sites), others)
     with values_needed():
         parts = ModelBridge(live, sites, twist, Tempering({}, {})).towards_the_data()
+    varying = {name for name, _ in parts.functions.varying}  # type: ignore[union-attr]
+    refuse_unknown_normalizers(sites, varying, path_space)
     if twist.num_directions and isinstance(parts.functions.laws, str):  # type: ignore[union-attr]
         raise ValueError(parts.functions.laws)  # type: ignore[union-attr]
     prior = "the reverse sampler's law" if path_space else "exp(-E(., t_min))"
@@ -96,5 +100,6 @@ def from_model(
         exact_prior=bool(sites) and all(site.exact for site in sites.values()),
         path_space=path_space,
         powers={name: site.powers for name, site in sites.items() if site.powers},
+        drivers=parts.drivers,
         evaluations=max((twist.evaluations(site.energy) for site in sites.values()), default=1),
     )

@@ -28,6 +28,7 @@ from ..bridge import (
     with_finite_gradients,
 )
 from ..twists import AbstractTwist
+from .dependence import arrays_of, varying_leaves, with_arrays
 from .observed import observed_laws
 from .sites import (
     log_densities,
@@ -36,6 +37,7 @@ from .sites import (
     never_zero,
     taken_apart,
     unmasked,
+    unwrapped,
 )
 from .tracing import tracing
 
@@ -118,6 +120,11 @@ class LiveModel(eqx.Module):
             if name in keep or site["type"] == "deterministic"
         }
 
+    def energy_leaves(self, z, x) -> dict[str, list[Array]]:
+        """The arrays of the energy of each diffusion site, in the order of the tree."""
+        trace = self.trace(self.values(z, x))
+        return {name: arrays_of(unwrapped(trace[name]["fn"]).energy) for name in self.diffusion}
+
     def settled(self, u: Position, x_hat: Position) -> "SettledModel":
         """The programs of this model.
 
@@ -133,6 +140,9 @@ class LiveModel(eqx.Module):
         draws = lambda data, x, key: with_data(data).draw_others(x, key)
         draw = settle(draws, data, x_hat, lean(jax.random.key(0)))
         z = jax.eval_shape(draws, data, x_hat, jax.random.key(0))
+        leaves = lambda data, z, x: with_data(data).energy_leaves(z, x)
+        varying, drivers = varying_leaves(leaves, draws, data, z, x_hat)
+        chosen = lambda d, z, x: [leaves(d, z, x)[name][i] for name, i in varying]
         observed: Settled | str
         try:
             observed = settle(lambda d, z, x: with_data(d).observed(z, x), data, z, x_hat)
@@ -150,6 +160,9 @@ class LiveModel(eqx.Module):
             settle(lambda d, z, x: with_data(d).rest(z, x), data, z, x_hat),
             settle(lambda d, z: with_data(d).constrain(z), data, {**u, **z}),
             observed,
+            varying,
+            drivers,
+            settle(chosen, data, z, x_hat) if varying else None,
         )
 
     @staticmethod
@@ -172,6 +185,19 @@ class SettledModel(eqx.Module):
     density: Settled
     values: Settled
     laws: Settled | str
+    varying: tuple[tuple[str, int], ...] = eqx.field(static=True, default=())
+    drivers: tuple[str, ...] = eqx.field(static=True, default=())
+    energies: Settled | None = None
+
+    def sites_at(self, sites: dict[str, DiffusionSite], z: Position) -> dict[str, DiffusionSite]:
+        """The diffusion sites with the energies that the other sites give them."""
+        assert self.energies is not None
+        x = {name: site.centre for name, site in sites.items()}  # no energy depends on it
+        new = dict(zip(self.varying, self.energies(self.data, self._others(z), x), strict=True))
+        of = lambda name: {i: leaf for (n, i), leaf in new.items() if n == name}
+        return {
+            n: dataclasses.replace(s, energy=with_arrays(s.energy, of(n))) for n, s in sites.items()
+        }
 
     def draw_others(self, x, key):
         return self.draw(self.data, self._diffusion(x), threefry(key))
@@ -214,23 +240,38 @@ class ModelBridge(eqx.Module):
     def others(self) -> tuple[str, ...]:
         return self.functions.others
 
+    def at(self, z) -> dict[str, DiffusionSite]:
+        """The diffusion sites under the energies that the other sites give them."""
+        return self.functions.sites_at(self.sites, z) if self.drivers else self.sites  # type: ignore
+
+    @property
+    def drivers(self) -> tuple[str, ...]:
+        """Other sites on which energies depend."""
+        return getattr(self.functions, "drivers", ())
+
     def sample_base(self, key):
-        key_sites, key_model = jax.random.split(key)
-        keys = jax.random.split(key_sites, max(len(self.sites), 1))
-        u = {n: s.sample_base(k) for k, (n, s) in zip(keys, self.sites.items(), strict=False)}
-        return self.beside(u, jnp.asarray(1.0), key_model)
+        return self._sampled(lambda site, key: site.sample_base(key), jnp.asarray(1.0), key)
 
     def sample_prior(self, key):
+        return self._sampled(lambda site, key: site.sample_prior(key), jnp.asarray(0.0), key)
+
+    def _sampled(self, draw, clock, key):
         key_sites, key_model = jax.random.split(key)
         keys = jax.random.split(key_sites, max(len(self.sites), 1))
-        u = {n: s.sample_prior(k) for k, (n, s) in zip(keys, self.sites.items(), strict=False)}
-        return self.beside(u, jnp.asarray(0.0), key_model)
 
-    def beside(self, u, clock, key):
+        def from_sites(sites):
+            u = {n: draw(s, k) for k, (n, s) in zip(keys, sites.items(), strict=False)}
+            return self.beside(u, clock, key_model, sites)
+
+        z = from_sites(self.sites)
+        # Sites on which energies depend do not look at the diffusion sites: the same key draws them again.
+        return from_sites(self.at(z)) if self.drivers else z
+
+    def beside(self, u, clock, key, sites):
         """The diffusion sites together with draws of the others from their prior."""
         if not self.others:
             return u
-        return {**u, **self.draw_others(self.see(u, clock).x_hat, key)}
+        return {**u, **self.draw_others(self._seen(sites, u, clock).x_hat, key)}
 
     def draw_others(self, x, key):
         return self.functions.draw_others(x, key)
@@ -239,6 +280,8 @@ class ModelBridge(eqx.Module):
         """The same, settled, with its tempering and typical values of the other sites found."""
         shapes = jax.eval_shape(lambda: self._diffusion_shapes())
         parts = dataclasses.replace(self, functions=self.functions.settled(*shapes))  # type: ignore
+        if parts.drivers:  # what needs one energy, such as scales, has that of typical values
+            parts = dataclasses.replace(parts, sites=_typical_sites(parts))
         typical, direction, found = _towards_the_data(parts)
         if not self.twist.takes_gradients:
             tempering = Tempering.without_gradients(self.sites)
@@ -263,18 +306,21 @@ class ModelBridge(eqx.Module):
         return u, {n: wide(x_hat[n], u[n]) for n in u}
 
     def log_base(self, z):
-        return sum((s.log_base(z[n]) for n, s in self.sites.items()), jnp.zeros(()))
+        return sum((s.log_base(z[n]) for n, s in self.at(z).items()), jnp.zeros(()))
 
     def see(self, z, clock):
-        seen = Seen.of({n: s.see(self.twist, z[n], clock) for n, s in self.sites.items()})
+        return self._seen(self.at(z), z, clock)
+
+    def _seen(self, sites, z, clock):
+        seen = Seen.of({n: s.see(self.twist, z[n], clock) for n, s in sites.items()})
         unready = bool(self.others) and not self.typical  # while the bridge is made
         if unready or not self.twist.num_directions:
             return seen
         log_likelihood = lambda x: self.rest(self.typical, x).log_likelihood
         gradient = jax.grad(log_likelihood)
         bend = lambda x: curvature(lambda x: self.observed(self.typical, x), log_likelihood, x)
-        u = {name: z[name] for name in self.sites}
-        roots = krylov(self.sites, self.twist.num_directions, gradient, bend, u, seen.x_hat, clock)
+        u = {name: z[name] for name in sites}
+        roots = krylov(sites, self.twist.num_directions, gradient, bend, u, seen.x_hat, clock)
         return seen._replace(roots=roots)
 
     def observed(self, z, x):
@@ -288,7 +334,7 @@ class ModelBridge(eqx.Module):
 
     def carry(self, z, clock, next_clock):
         carried, log_det = dict(z), jnp.zeros(())
-        for name, site in self.sites.items():
+        for name, site in self.at(z).items():
             carried[name], one = site.carry(z[name], clock, next_clock)
             log_det = log_det + one
         return carried, log_det
@@ -307,6 +353,15 @@ class ModelBridge(eqx.Module):
 
     def exponent(self, z, clock):
         return self.tempering(self.rest, z, clock)
+
+
+@brief_jit
+def _typical_sites(parts: ModelBridge) -> dict[str, DiffusionSite]:
+    """The diffusion sites under the energies of the median of a few draws of the others."""
+    x = {name: site.centre for name, site in parts.sites.items()}
+    keys = jax.random.split(lean(jax.random.key(0)), 64)
+    draws = jax.vmap(lambda key: parts.draw_others(x, key))(keys)
+    return parts.at(jax.tree.map(lambda leaf: jnp.median(leaf, 0), draws))
 
 
 @brief_jit

@@ -9,10 +9,11 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+import numpyro
 import numpyro.distributions as dist
 from numpyro import handlers
 from numpyro.distributions import constraints
-from numpyro.infer.reparam import TransformReparam
+from numpyro.infer.reparam import Reparam, TransformReparam
 
 from .._typing import Array
 from .distributions import DiffusionPrior
@@ -20,6 +21,7 @@ from .tracing import Watched
 
 __all__ = [
     "counts",
+    "is_choice",
     "is_diffusion",
     "is_other",
     "log_densities",
@@ -82,6 +84,8 @@ def site_shape(site: dict) -> tuple[int, ...]:
 def taken_apart(model: Callable, drawn: bool = True) -> Callable:
     """The model in which `x = f(diffusion)` is a diffusion site `x_base` and its transform `x`.
 
+    A latent choice among finitely many values, such as a label, is likewise one of a uniform `c_base`.
+
     Args:
         model: The model.
         drawn: Whether it is run to draw from it; if not, it is refused if it draws without a site.
@@ -89,12 +93,38 @@ def taken_apart(model: Callable, drawn: bool = True) -> Callable:
 
     def config(site):
         fn = unwrapped(site["fn"])
+        if is_choice(site):
+            return ChoiceReparam()
         transformed = isinstance(fn, dist.TransformedDistribution)
         if site["value"] is None and transformed and _is_prior(fn.base_dist):
             return TransformReparam()
         return None
 
     return handlers.reparam(Watched(model, drawn), config=config)
+
+
+def is_choice(site: dict) -> bool:
+    """Whether it is one latent choice among finitely many values, outside of plates."""
+    fn = site["fn"]
+    latent = site["value"] is None and not site["is_observed"]
+    if not (latent and isinstance(fn, dist.Distribution) and fn.is_discrete):
+        return False
+    return fn.has_enumerate_support and site_shape(site) == () and site["scale"] is None
+
+
+class ChoiceReparam(Reparam):
+    r"""Replaces a latent choice `c` by a uniform variable `c_base`, of which it is the quantile.
+
+    $c$ is the first of the values whose probabilities add up to more than $u \sim \mathcal{U}(0, 1)$, so that its
+    law is the same. Moves that ask for a gradient meet steps, which their acceptance pays for.
+    """
+
+    def __call__(self, name, fn, obs):
+        assert obs is None
+        values = fn.enumerate_support(expand=False)
+        ends = jnp.cumsum(jnp.exp(fn.log_prob(values)))[:-1]
+        base = numpyro.sample(f"{name}_base", dist.Uniform(0.0, 1.0))
+        return None, values[jnp.sum(base > ends)]
 
 
 def _is_prior(fn: Any) -> bool:

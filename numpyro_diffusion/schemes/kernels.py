@@ -96,8 +96,13 @@ class Kernels(eqx.Module):
 
     @property
     def in_blocks(self) -> bool:
-        """Whether there are both diffusion sites and other latent sites to move."""
-        return bool(self.bridge.other_sites) and bool(self.bridge.diffusion_sites)
+        """Whether there are both diffusion sites and other latent sites to move given what is seen."""
+        return bool(self.block) and bool(self.bridge.diffusion_sites)
+
+    @property
+    def block(self) -> tuple[str, ...]:
+        """Other latent sites that move without a network evaluation: no energy depends on them."""
+        return tuple(n for n in self.bridge.other_sites if n not in self.bridge.drivers)
 
     @property
     def has_joint_moves(self) -> bool:
@@ -170,7 +175,7 @@ class Kernels(eqx.Module):
 
     def move_others(self, key, particle: Particle, given, step_size, preconditioner):
         """Moves of the non-diffusion sites given what was seen: no network evaluation."""
-        block = {name: particle.position[name] for name in self.bridge.other_sites}
+        block = {name: particle.position[name] for name in self.block}
         # What depends on the diffusion sites alone, such as an operator's image of them, is computed once.
         value_of = hoist(lambda block: given({**particle.position, **block}, particle.seen), block)
         logdensity_fn = lambda block: _finite(value_of(block))
