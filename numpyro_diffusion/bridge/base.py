@@ -149,6 +149,8 @@ class Bridge(NamedTuple):
         evaluations: network evaluations of one `see`, where derivatives count as evaluations.
         drivers: names of the other sites on which the energy of a diffusion site depends. What is seen at a
             particle is outdated when they move.
+        choices: names of the other sites that are unconstrained uniform variables, of which choices among
+            finitely many values are made.
         floor: of the level at hand: by edge, the log of what is added to its density, $-\infty$ or left
             out for nothing (see `combine`).
     """
@@ -174,12 +176,13 @@ class Bridge(NamedTuple):
     observed: Callable[[Position, dict[str, Array]], Observed] | None = None
     evaluations: int = 1
     drivers: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()
     floor: dict[str, Scalar] = {}
 
     @classmethod
     def of(cls, parts: Any, **rest: Any) -> "Bridge":
         """The bridge whose functions are the methods of `parts`; `rest` gives the other fields."""
-        rest = {"floor": {}, "drivers": (), **rest}
+        rest = {"floor": {}, "drivers": (), "choices": (), **rest}
         functions = {name: getattr(parts, name) for name in cls._fields if name not in rest}
         return cls(**functions, **rest)
 

@@ -86,6 +86,25 @@ class NormalizerTable(eqx.Module):
         variance = features @ self.covariance.astype(features.dtype) @ features
         return jnp.sqrt(jnp.maximum(variance, 0.0))
 
+    def posterior_error(self, draws: Any, values: Any = None) -> np.ndarray:
+        r"""What the error of the table adds to posterior means, as standard errors.
+
+        To first order a change $\delta$ of the coefficients moves the posterior mean of $f$ by
+        $-\mathrm{Cov}(f, \phi(\theta))\, \delta$, with $\phi$ the terms of the polynomial. An error that all
+        parameters share drops out.
+
+        Args:
+            draws: Of the parameter under the posterior, shape `(num,)` or `(num, num_coordinates)`.
+            values: $f$ at the draws, shape `(num, ...)`; the parameter itself by default.
+        """
+        draws = jnp.asarray(draws)
+        features = np.asarray(jax.vmap(self.features)(draws.reshape(len(draws), -1)), float)
+        f = np.asarray(draws if values is None else values, float).reshape(len(draws), -1)
+        shape = np.shape(draws if values is None else values)[1:]
+        slopes = (f - f.mean(0)).T @ (features - features.mean(0)) / len(f)
+        variance = np.einsum("ij,jk,ik->i", slopes, np.asarray(self.covariance, float), slopes)
+        return np.sqrt(variance).reshape(shape)
+
 
 class Family(AbstractEnergy):
     r"""$E(x, t; \theta) + L(\theta, t)$: a law with parameters that may be latent variables of a model.

@@ -2,6 +2,8 @@
 
 from .adjacent import adjacent_normalizer as adjacent_normalizer
 from .by_sampler import prior_normalizer as prior_normalizer
+from .fit_power import PowerFit as PowerFit
+from .fit_power import fit_power as fit_power
 from .pointwise import LabelNormalizers as LabelNormalizers
 from .pointwise import label_normalizers as label_normalizers
 from .pointwise import pointwise_normalizer as pointwise_normalizer

@@ -57,7 +57,8 @@ def tabulate(
         scheme: The sampler; `Annealed()` by default.
         num_particles: Particles a cloud.
         num_chains: Independent clouds at each node, at least 2.
-        degree: Of the polynomials in each coordinate; the number of its nodes by default, 8 at most.
+        degree: Of the polynomials in each coordinate, at most and by default the number of its nodes (one less if
+            there are several coordinates), and 8.
         batch_size: Particles that step at once, to bound memory.
 
     Returns:
@@ -199,7 +200,9 @@ def _on_the_way(result: SMCResult) -> np.ndarray | None:
 
 
 def _fitted(axes, nodes, found: list[Found], degree: int | None) -> NormalizerTable:
-    degrees = [min(len(axis), _DEGREE) if degree is None else degree for axis in axes]
+    # In several coordinates a product of polynomials that vanish at all nodes must be of higher degree.
+    most = [min(len(axis) - (len(axes) > 1), _DEGREE) for axis in axes]
+    degrees = most if degree is None else [min(degree, n) for n in most]
     logarithmic = tuple(bool(axis[0] > 0 and axis[-1] >= 3 * axis[0]) for axis in axes)
     values, slopes = _design(axes, nodes, degrees, logarithmic)
     least = 1e-5  # nats: where chance has no part, rounding does

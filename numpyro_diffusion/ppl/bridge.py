@@ -101,5 +101,6 @@ def from_model(
         path_space=path_space,
         powers={name: site.powers for name, site in sites.items() if site.powers},
         drivers=parts.drivers,
+        choices=tuple(n for n in others if "choice" in trace[n]["infer"]),
         evaluations=max((twist.evaluations(site.energy) for site in sites.values()), default=1),
     )

@@ -7,6 +7,7 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
@@ -20,6 +21,7 @@ from .distributions import DiffusionPrior
 from .tracing import Watched
 
 __all__ = [
+    "choice_values",
     "counts",
     "is_choice",
     "is_diffusion",
@@ -121,10 +123,30 @@ class ChoiceReparam(Reparam):
 
     def __call__(self, name, fn, obs):
         assert obs is None
-        values = fn.enumerate_support(expand=False)
+        with jax.ensure_compile_time_eval():  # parameters do not change them
+            values = fn.enumerate_support(expand=False)
         ends = jnp.cumsum(jnp.exp(fn.log_prob(values)))[:-1]
-        base = numpyro.sample(f"{name}_base", dist.Uniform(0.0, 1.0))
+        base = numpyro.sample(f"{name}_base", dist.Uniform(0.0, 1.0), infer={"choice": values})
         return None, values[jnp.sum(base > ends)]
+
+
+def choice_values(trace: dict[str, dict], name: str) -> np.ndarray:
+    """The values of a choice that `ChoiceReparam` has replaced.
+
+    Raises:
+        ValueError: If there is none of that name.
+    """
+    found = {n.removesuffix("_base"): s["infer"]["choice"] for n, s in trace.items() if _choice(s)}
+    if name not in found:
+        raise ValueError(
+            f"expected a latent site with finitely many values, outside of plates; got {name!r}, and there are "
+            f"{sorted(found)}."
+        )
+    return np.asarray(found[name])
+
+
+def _choice(site: dict) -> bool:
+    return site["type"] == "sample" and not site["is_observed"] and "choice" in site["infer"]
 
 
 def _is_prior(fn: Any) -> bool:

@@ -20,7 +20,7 @@ from .levels import Level
 from .particle import Particle
 from .transport import AbstractTransport
 
-__all__ = ["Here", "Info", "Kernels", "Level", "Particle"]
+__all__ = ["CHOICE_MOVES", "Here", "Info", "Kernels", "Level", "Particle"]
 
 
 class Info(NamedTuple):
@@ -64,6 +64,9 @@ def _finite(value: Scalar) -> Scalar:
 def _evaluated(state: Any, known: Scalar) -> Scalar:
     """The log density of a state; what was known before where no step could be made from there."""
     return jnp.where(jnp.isneginf(state.logdensity), known, state.logdensity)
+
+
+CHOICE_MOVES = 2  # a level
 
 
 class Kernels(eqx.Module):
@@ -192,6 +195,18 @@ class Kernels(eqx.Module):
         value = _evaluated(state, particle.log_density)
         return {**particle.position, **moved}, value, acceptance / self.num_other_moves
 
+    def choose(self, key, particle: Particle, here: Here, name: str) -> Particle:
+        """A uniform variable drawn anew, and accepted or not: gradients say nothing of a choice."""
+        key_draw, key_accept = jax.random.split(key)
+        old = particle.position[name]
+        draw = jax.random.logistic(key_draw, jnp.shape(old), old.dtype)
+        new = self.remembered(self.evaluated(here, {**particle.position, name: draw}))
+        log_uniform = lambda z: -jax.nn.softplus(z) - jax.nn.softplus(-z)
+        proposals = jnp.sum(log_uniform(old) - log_uniform(draw))
+        log_ratio = _finite(new.log_density) - particle.log_density + proposals
+        accepts = jnp.log(jax.random.uniform(key_accept)) < log_ratio
+        return jax.tree.map(lambda a, b: jnp.where(accepts, a, b), new, particle)
+
     def run_moves(
         self, move, key, z, logdensity_fn, step_size, preconditioner, num_moves, state=None
     ):
@@ -277,6 +292,9 @@ class Kernels(eqx.Module):
         key_other, key_joint = jax.random.split(key)
         z, acceptance, other_acceptance = particle.position, jnp.ones(()), jnp.ones(())
         here = self.here(level.clock, level.power, level.floor, z, particle.seen, done)
+        for i, name in enumerate(self.bridge.choices * CHOICE_MOVES):
+            particle = self.choose(jax.random.fold_in(key_joint, 2**31 - 1 - i), particle, here, name)
+            z = particle.position
         if self.in_blocks:
             z, value, other_acceptance = self.move_others(
                 key_other, particle, here.given, level.other_step_size, level.other_preconditioner
