@@ -97,7 +97,9 @@ def test_powers_of_gaussians_are_normalised_at_every_level():
     assert jnp.isnan(single(-0.5, 0.2)) and jnp.isnan(single(0.0, 0.2))  # no law, and no number
     assert jnp.isnan(densities(jnp.asarray([-1.0, 0.5]), 0.1)[0]).all()
     law = PowerEnergy((plane, other), [0.7, 1.5])
-    draws = jax.vmap(lambda key: law.draw(key, jnp.asarray(0.1)))(jax.random.split(jax.random.key(0), 4000))
+    draws = jax.vmap(lambda key: law.draw(key, jnp.asarray(0.1)))(
+        jax.random.split(jax.random.key(0), 4000)
+    )
     mean, variance = law.moments(jnp.asarray(0.1))
     assert np.all(np.abs(draws.mean(0) - mean) < 4 * np.sqrt(variance / 4000))
     np.testing.assert_allclose(draws.var(0), variance, rtol=0.1)
@@ -114,17 +116,32 @@ def test_a_table_goes_through_what_is_known_of_the_nodes():
         np.testing.assert_allclose(table(jnp.asarray(b)), exact(b), atol=1e-3)
         np.testing.assert_allclose(jax.grad(table)(b), slope(b), atol=0.02)
         assert 0 < table.standard_error(jnp.asarray(b)) < 2e-3
-    assert table.misfit < 1 and jnp.isnan(table(jnp.asarray(4.1))) and jnp.isnan(table(jnp.asarray(0.2)))
+    assert (
+        table.misfit < 1
+        and jnp.isnan(table(jnp.asarray(4.1)))
+        and jnp.isnan(table(jnp.asarray(0.2)))
+    )
     # An offset of all values moves no posterior; the error of a slope does, and more over a wider one.
     draws = np.random.default_rng(0).uniform(0.8, 1.2, 4000)
     moved = np.asarray(table.posterior_error(draws))
     assert 0 < moved < 1e-3 and moved < table.posterior_error(np.linspace(0.3, 3.9, 4000))
     # Two coordinates: the products of what the tables of each have.
-    both = [Found(exact(a) + 2 * exact(b), 1e-3, np.array([slope(a), 2 * slope(b)]), np.full(2, 1e-3), None)
-            for a in grid for b in grid]
+    both = [
+        Found(
+            exact(a) + 2 * exact(b),
+            1e-3,
+            np.array([slope(a), 2 * slope(b)]),
+            np.full(2, 1e-3),
+            None,
+        )
+        for a in grid
+        for b in grid
+    ]
     nodes = np.array([[a, b] for a in grid for b in grid])
     table = _fitted([grid, grid], nodes, both, None)
-    np.testing.assert_allclose(table(jnp.asarray([0.6, 3.1])), exact(0.6) + 2 * exact(3.1), atol=2e-3)
+    np.testing.assert_allclose(
+        table(jnp.asarray([0.6, 3.1])), exact(0.6) + 2 * exact(3.1), atol=2e-3
+    )
 
 
 def test_a_tabulated_power_is_normalised(family, tmp_path):
@@ -153,7 +170,12 @@ def test_what_a_family_refuses(family):
         family.with_horizon(t_min=0.1)
     assert jnp.isnan(jax.jit(lambda b: family.given(b).energy(jnp.ones(1), T_MIN))(3.2))
     key = jax.random.key(0)
-    for grid in ([1.0, 2.0], [1.0, 0.5, 2.0], np.ones((3, 3)), ([1.0, 2.0, 3.0], [1.0, np.nan, 2.0])):
+    for grid in (
+        [1.0, 2.0],
+        [1.0, 0.5, 2.0],
+        np.ones((3, 3)),
+        ([1.0, 2.0, 3.0], [1.0, np.nan, 2.0]),
+    ):
         with pytest.raises(ValueError, match="at least 3 finite, increasing nodes"):
             nd.normalizers.tabulate(MIXTURE, grid, key=key)
     with pytest.raises(ValueError, match="normalised as it is"):
@@ -193,7 +215,9 @@ def test_the_posterior_of_a_power_by_smc():
     assert largest_gap(smc.get_samples()["log_beta"], grid, cdf) < 0.04
     # What NUTS sees is the same density.
     for b in (0.5, 1.4):
-        found, _ = log_density(of_gaussian, (jnp.array([Y]),), {}, {"log_beta": jnp.log(b), "x": jnp.ones(1)})
+        found, _ = log_density(
+            of_gaussian, (jnp.array([Y]),), {}, {"log_beta": jnp.log(b), "x": jnp.ones(1)}
+        )
         prior = stats.truncnorm.logpdf(np.log(b), LOW / 0.5, HIGH / 0.5, 0, 0.5)
         seen = stats.norm.logpdf(1.0, 0.5, np.sqrt(v / b)) + stats.norm.logpdf(Y, 1.0, SIGMA)
         np.testing.assert_allclose(found, prior + seen, rtol=1e-6)
@@ -284,20 +308,26 @@ def test_models_that_are_refused(refused, error, message):
 
 
 def test_schemes_in_path_space_refuse_a_latent_power():
-    with pytest.raises(ValueError, match="`x` depends on other latent sites, which a scheme in path space"):
+    with pytest.raises(
+        ValueError, match="`x` depends on other latent sites, which a scheme in path space"
+    ):
         nd.from_model(of_gaussian, jnp.array([Y]), path_space=True)
 
 
 def test_powers_of_each_example_side_by_side():
     """The remedy for a plate: one site, and a power for each of its rows."""
-    law = jax.jit(lambda b: Joint([b[0] * GAUSSIAN, b[1] * GAUSSIAN]).log_density(jnp.ones((2, 1)), T_MIN))
+    law = jax.jit(
+        lambda b: Joint([b[0] * GAUSSIAN, b[1] * GAUSSIAN]).log_density(jnp.ones((2, 1)), T_MIN)
+    )
     v = 0.8 + NOISE**2
     expected = stats.norm.logpdf(1.0, 0.5, np.sqrt(v / np.array([0.6, 2.0]))).sum()
     np.testing.assert_allclose(law(jnp.array([0.6, 2.0])), expected, rtol=1e-6)
 
 
 def test_two_powers_and_the_weight_of_a_mixture_have_their_derivatives():
-    both = lambda b: (b[0] * GAUSSIAN + b[1] * nd.Gaussian([0.0], [[2.0]])).log_density(jnp.ones(1), T_MIN)
+    both = lambda b: (b[0] * GAUSSIAN + b[1] * nd.Gaussian([0.0], [[2.0]])).log_density(
+        jnp.ones(1), T_MIN
+    )
     shared = lambda w: Mixture([GAUSSIAN, MIXTURE], [w, 1 - w]).log_density(jnp.ones(1), T_MIN)
     for law, at in ((both, jnp.array([0.7, 0.4])), (shared, jnp.asarray(0.3))):
         steps = 1e-5 * jnp.eye(at.size).reshape(-1, *at.shape)

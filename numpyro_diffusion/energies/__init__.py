@@ -9,12 +9,12 @@ from .box import Box as Box
 from .box import log_normal_interval as log_normal_interval
 from .check import check_energy as check_energy
 from .denoiser import NetworkDenoiser as NetworkDenoiser
-from .family import Family as Family
-from .family import NormalizerTable as NormalizerTable
 from .factored import Factored as Factored
 from .factored import FactoredDenoiser as FactoredDenoiser
 from .factors import AbstractFactor as AbstractFactor
 from .factors import Noised as Noised
+from .family import Family as Family
+from .family import NormalizerTable as NormalizerTable
 from .foreign import EnergyFunction as EnergyFunction
 from .foreign import ScoreFunction as ScoreFunction
 from .forms import AutoencoderEnergy as AutoencoderEnergy

@@ -109,8 +109,8 @@ class NormalizerTable(eqx.Module):
 class Family(AbstractEnergy):
     r"""$E(x, t; \theta) + L(\theta, t)$: a law with parameters that may be latent variables of a model.
 
-    Made by `normalizers.tabulate`, saved and loaded like any energy. As it stands it is the law at the first of
-    its nodes; `given` takes it elsewhere. At `t_min` it is normalised by its table. At noisy levels it is
+    Made by `normalizers.tabulate`, saved and loaded like any energy. As it stands it is the law at the first
+    of its nodes; `given` takes it elsewhere. At `t_min` it is normalised by its table. At noisy levels it is
     roughly normalised, so that a cloud keeps about the prior of $\theta$ there; what is missing is weighed.
 
     Outside the grid of the table nothing is known: plain numbers are refused and traced ones have the
@@ -146,7 +146,7 @@ class Family(AbstractEnergy):
             raise ValueError(
                 f"`given` expects parameters of shape {self.theta.shape}, as the table has them; got "
                 f"{value.shape}. For parameters of each example in a plate, put "
-                "`nd.energies.Joint([family.given(value) for value in values])` at one site without the plate."
+                "`nd.energies.Joint([family.given(v) for v in values])` at one site without the plate."
             )
         if not is_traced(value) and not self.table.reaches(value):
             raise ValueError(
@@ -183,8 +183,8 @@ class Family(AbstractEnergy):
         if t_min in (None, self.t_min) and t_max in (None, self.t_max):
             return self
         raise ValueError(
-            f"the table of a family holds from t_min={self.t_min} to t_max={self.t_max}; got {t_min}, {t_max}. "
-            "Move the ends of its parts, and tabulate again."
+            f"the table of a family holds from t_min={self.t_min} to t_max={self.t_max}; got {t_min}, "
+            f"{t_max}. Move the ends of its parts, and tabulate again."
         )
 
     def energy(self, x: Array, t: Scalar) -> Scalar:

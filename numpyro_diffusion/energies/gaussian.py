@@ -203,7 +203,8 @@ class GaussianMixture(AbstractEnergy):
         alpha_t, sigma_t = self.schedule(t)
         k = jax.random.categorical(key_component, jnp.log(self.weights))
         white = jax.random.normal(key_noise, self.shape, self.means.dtype)
-        values, vectors = jax.tree.map(lambda leaf: leaf[k], (self.eigenvalues, self.eigenvectors))
+        values = None if self.eigenvalues is None else self.eigenvalues[k]
+        vectors = self.eigenvectors[k]
         return alpha_t * self.means[k] + _coloured(white, values, vectors, alpha_t, sigma_t)
 
 

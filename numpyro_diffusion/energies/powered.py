@@ -33,8 +33,8 @@ def have_closed_form(energies: Sequence[Any]) -> bool:
 class PowerEnergy(AbstractSum, AbstractEnergy):
     r"""$E(x, t) = \sum_i \beta_i E_i(x, t) + L(t; \beta)$ with powers that are arrays, and may be traced.
 
-    Where all parts are Gaussians $L(t; \beta) = \log \int \prod_i p_i(x_t)^{\beta_i} dx_t$, in closed form, so
-    that the law is normalised at every level; with precisions $P_i$ and $\Lambda = \sum_i \beta_i P_i$,
+    Where all parts are Gaussians $L(t; \beta) = \log \int \prod_i p_i(x_t)^{\beta_i} dx_t$, in closed form,
+    so that the law is normalised at every level; with precisions $P_i$ and $\Lambda = \sum_i \beta_i P_i$,
     $h = \sum_i \beta_i P_i m_i$
 
     $$L = \tfrac12 \Big(d \log 2\pi - \log \det \Lambda + h^\top \Lambda^{-1} h
@@ -120,14 +120,15 @@ class PowerEnergy(AbstractSum, AbstractEnergy):
         root, linear, constant = self._natural(t)
         half = jax.scipy.linalg.solve_triangular(root, linear, lower=True)
         log_det = 2 * jnp.sum(jnp.log(jnp.diag(root)))
-        return 0.5 * (len(linear) * jnp.log(2 * jnp.pi) - log_det + half @ half - constant)
+        return 0.5 * (linear.size * jnp.log(2 * jnp.pi) - log_det + half @ half - constant)
 
-    def _natural(self, t: Scalar):
+    def _natural(self, t: Scalar) -> tuple[Array, Array, Any]:
         r"""Cholesky root of $\Lambda$, $h$, and the sum of what does not depend on $x$."""
         parts = [e.natural(t) for e in self.energies]  # pyright: ignore[reportAttributeAccessIssue]
-        precision, linear, constant = (
+        total: Any = (
             sum(b * part[i] for b, part in zip(self.powers, parts, strict=True)) for i in range(3)
         )
+        precision, linear, constant = total
         return jnp.linalg.cholesky(precision), linear, constant
 
     def moments(self, t: Scalar) -> tuple[Array, Array]:
@@ -137,7 +138,7 @@ class PowerEnergy(AbstractSum, AbstractEnergy):
             mean, variance = self.energies[0].moments(t)
             return mean, variance / jnp.where(self.powers[0] > 0, self.powers[0], jnp.nan)
         root, linear, _ = self._natural(t)
-        inverse = jax.scipy.linalg.solve_triangular(root, jnp.eye(len(linear)), lower=True)
+        inverse = jax.scipy.linalg.solve_triangular(root, jnp.eye(linear.size), lower=True)
         return inverse.T @ (inverse @ linear), jnp.sum(inverse**2, 0)
 
     def draw(self, key: PRNGKey, t: Scalar) -> Array | None:
@@ -154,7 +155,7 @@ def refuse_unknown_normalizer(energy: AbstractDenoiser) -> None:
     """Refuse a law with a latent power, or made of a law with latent parameters, that is not normalised.
 
     Raises:
-        TypeError: For such a law. Its posterior of the parameters would be another one, and nothing would tell.
+        TypeError: For such a law. The posterior of its parameters would be another, and nothing would tell.
     """
     from .family import Family
 
@@ -164,8 +165,8 @@ def refuse_unknown_normalizer(energy: AbstractDenoiser) -> None:
     parts = [p for p in jax.tree.leaves(energy, is_leaf=known) if known(p)]
     if any(is_traced(p.powers if isinstance(p, PowerEnergy) else p.theta) for p in parts):
         raise TypeError(
-            f"the normaliser of this {type(energy).__name__} depends on a power, or another parameter, that is "
-            f"not known in advance, such as a latent variable; it has no closed form. {_REMEDY}"
+            f"the normaliser of this {type(energy).__name__} depends on a power, or another parameter, that "
+            f"is not known in advance, such as a latent variable; it has no closed form. {_REMEDY}"
         )
 
 
@@ -186,7 +187,7 @@ class Powers(eqx.Module):
 
 
 class Guidance(eqx.Module):
-    r"""The family $p(x \mid w) \propto p(x)^{1 - w} p(x \mid c)^w$ of guidance weights, `theta` of shape `()`.
+    r"""The family $p(x \mid w) \propto p(x)^{1 - w} p(x \mid c)^w$; `theta` is $w$, of shape `()`.
 
     Args:
         unconditional: $p(x)$.

@@ -267,9 +267,9 @@ class AbstractNetworkEnergy(AbstractEnergy):
         return energy + self._label_share(t).astype(x.dtype) * known
 
     def _label_share(self, t: Scalar) -> Scalar:
-        r"""Share of a label's normaliser at a level: 1 at `t_min`, 0 where noise drowns what tells labels apart.
+        r"""Share of a label's normaliser at a level: 1 at `t_min`, 0 where noise drowns all labels.
 
-        At noisy levels any function will do; with this one the labels of a cloud keep about their prior there.
+        At noisy levels any function will do; with this one a cloud keeps about its prior of labels there.
         """
         variance = jnp.mean(self.scales**2)
         least = self.schedule.noise_level(jnp.asarray(self.t_min, jnp.result_type(t))) ** 2

@@ -29,8 +29,8 @@ class PowerFit(NamedTuple):
     Attributes:
         power: The parameter $\hat\theta$, of the shape of `start`.
         standard_error: Of its computation: what more particles would lower.
-        posterior_sd: $1 / \sqrt{-\partial^2 \log p(y \mid \theta)}$ at $\hat\theta$: how little one datum says of
-            it. Infinite where the evidence is not curved downwards.
+        posterior_sd: $1 / \sqrt{-\partial^2 \log p(y \mid \theta)}$ at $\hat\theta$: how little one datum
+            says of it. Infinite where the evidence is not curved downwards.
         log_evidence: Near $\hat\theta$, in nats, normalised.
         log_evidence_error: Its standard error.
         converged: Whether steps have become as small as their errors, inside the bounds.
@@ -67,16 +67,17 @@ def fit_power(
     With $\log p(y \mid \beta) = \log \int p(y \mid x) e^{-\beta E(x)} dx - \log \int e^{-\beta E(x)} dx$,
 
     $$\frac{d \log p(y \mid \beta)}{d \beta} = \mathbb{E}[E(x) \mid \beta] - \mathbb{E}[E(x) \mid y, \beta] ,
-    \qquad \frac{d^2 \log p(y \mid \beta)}{d \beta^2} = \mathrm{Var}[E \mid y, \beta] - \mathrm{Var}[E \mid \beta] :$$
+    \qquad \frac{d^2 \log p(y \mid \beta)}{d \beta^2}
+      = \mathrm{Var}[E \mid y, \beta] - \mathrm{Var}[E \mid \beta] :$$
 
-    where the datum has a higher energy than the prior expects, the power falls. Expectations are over particles:
-    a run given the datum at each step, and one of the prior unless its normaliser is known. Steps are Newton's
-    where the second derivative is safely negative, and those of scoring by $\mathrm{Var}[E \mid \beta]$ else. The
-    last three are averaged.
+    where the datum has a higher energy than the prior expects, the power falls. Expectations are over
+    particles: a run given the datum at each step, and one of the prior unless its normaliser is known. Steps
+    are Newton's where the second derivative is safely negative, and those of scoring by $\mathrm{Var}[E \mid
+    \beta]$ else. The last three are averaged.
 
     Args:
-        family: A prior, whose power is fitted; a `Family`, whose parameter is; or a function from a parameter to
-            an energy, such as `nd.energies.Powers(first, second)`.
+        family: A prior, whose power is fitted; a `Family`, whose parameter is; or a function from a parameter
+            to an energy, such as `nd.energies.Powers(first, second)`.
         log_likelihood: Of the datum, `x -> ()` in nats for one example in units of the data.
         key: PRNG key.
         start: Where to begin; of the shape of the parameter.

@@ -1,4 +1,4 @@
-r"""Tables of normalisers: $L(\theta) = \log \int e^{-E(x, t_{\min}; \theta)} dx$ over a grid of parameters."""
+r"""Tables of normalisers, $L(\theta) = \log \int e^{-E(x, t_{\min}; \theta)} dx$ over a grid of $\theta$."""
 
 import math
 import warnings
@@ -44,8 +44,8 @@ def tabulate(
 
     $$\partial_\theta L(\theta) = -\mathbb{E}_\theta[\partial_\theta E(x; \theta)] ,$$
 
-    for a power $L'(\beta) = -\mathbb{E}_\beta[E(x)]$. Polynomials are fitted to both, weighed by their errors;
-    errors of the fit grow with its misfit. What runs say on the way is kept for noisy levels, roughly.
+    for a power $L'(\beta) = -\mathbb{E}_\beta[E(x)]$. Polynomials are fitted to both, weighed by their
+    errors; errors of the fit grow with its misfit. What runs say on the way is kept, roughly, for noisy levels.
 
     Args:
         family: From a parameter to an energy, a function of JAX. Of a prior alone it is the power,
@@ -57,8 +57,8 @@ def tabulate(
         scheme: The sampler; `Annealed()` by default.
         num_particles: Particles a cloud.
         num_chains: Independent clouds at each node, at least 2.
-        degree: Of the polynomials in each coordinate, at most and by default the number of its nodes (one less if
-            there are several coordinates), and 8.
+        degree: Of the polynomials in each coordinate, at most and by default the number of its nodes (one
+            less if there are several coordinates), and 8.
         batch_size: Particles that step at once, to bound memory.
 
     Returns:
@@ -66,7 +66,7 @@ def tabulate(
 
     Raises:
         TypeError: If the family gives no energy.
-        ValueError: If the grid cannot be used, the laws are normalised as they are, or a number is out of range.
+        ValueError: If the grid cannot be used, the laws are normalised as they are, or a number is wrong.
         PilotError: If a law is too hard for the allowed number of levels.
 
     Warns:
@@ -94,7 +94,7 @@ def tabulate(
     table = _fitted(axes, nodes, found, degree)
     theta = jnp.asarray(nodes[0, 0] if scalar else nodes[0], jnp.result_type(float))
     at_nodes = [float(table.standard_error(jnp.asarray(node))) for node in nodes]
-    return Family(family, table, theta, 0.0, max(at_nodes))
+    return Family(family, table, theta, 0.0, max(at_nodes))  # pyright: ignore[reportCallIssue]
 
 
 class Found(NamedTuple):
@@ -142,8 +142,8 @@ def _axes(grid: Any) -> tuple[list[np.ndarray], bool]:
             or np.diff(axis).min() <= 0
         ):
             raise ValueError(
-                "`grid` expects at least 3 finite, increasing nodes, such as `np.geomspace(0.25, 4, 7)`, or a "
-                f"tuple of them, one a coordinate; got {axis!r:.80}."
+                "`grid` expects at least 3 finite, increasing nodes, such as `np.geomspace(0.25, 4, 7)`, or "
+                f"a tuple of them, one a coordinate; got {axis!r:.80}."
             )
     return axes, not several
 
@@ -151,7 +151,8 @@ def _axes(grid: Any) -> tuple[list[np.ndarray], bool]:
 def _check_member(energy: Any, theta: Array) -> None:
     if not isinstance(energy, AbstractEnergy):
         raise TypeError(
-            f"`family` must give an energy; got {type(energy).__name__} at {theta}. A score has no normaliser."
+            f"`family` must give an energy; got {type(energy).__name__} at {theta}. A score has no "
+            "normaliser."
         )
     if energy.log_normalizer is not None:
         raise ValueError(

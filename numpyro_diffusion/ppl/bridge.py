@@ -41,9 +41,10 @@ def from_model(
     At clock 0 and power 1 its density is the exponential of minus the model's own
     `potential_energy`, to rounding. A model without any `DiffusionPrior` works: its bridge is plain
     likelihood tempering. An energy may depend on other latent sites if it is normalised, and one
-    choice among finitely many values becomes a uniform variable. A `TransformedDistribution` of a diffusion prior is taken apart: the
-    diffusion site is then `x_base`, and `x` its transform. Of data with an `obs_mask`, all draws
-    beside seen data keep their own law, where `potential_energy` leaves them without one.
+    choice among finitely many values becomes a uniform variable. A `TransformedDistribution` of a diffusion
+    prior is taken apart: the diffusion site is then `x_base`, and `x` its transform. Of data with an
+    `obs_mask`, all draws beside seen data keep their own law, where `potential_energy` leaves them
+    without one.
 
     Args:
         model: A NumPyro model.

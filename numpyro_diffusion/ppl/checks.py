@@ -159,9 +159,9 @@ def refuse_rebuilt_energies(sites: dict[str, DiffusionSite], again: dict[str, di
     for name, site in sites.items():
         if not _alike(site.energy, again[name]["energy"]):
             raise ValueError(
-                f"the energy of site `{name}` is another one at other values of latent sites, or is built anew "
-                "from new functions whenever the model runs. Use one fixed energy a site, made outside the "
-                "model, or one whose arrays alone depend on latent sites."
+                f"the energy of site `{name}` is another one at other values of latent sites, or is built "
+                "anew from new functions whenever the model runs. Use one fixed energy a site, made outside "
+                "the model, or one whose arrays alone depend on latent sites."
             )
 
 
@@ -196,9 +196,9 @@ def refuse_unknown_normalizers(
             raise ValueError(
                 f"the energy of site `{name}` depends on other latent sites; its normaliser would be part of "
                 "the posterior and is not known. Make a table of it, `family = "
-                "nd.normalizers.tabulate(function, grid, key=key)`, and write `family.given(value)`; for labels "
-                "see `with_label_normalizers`. Or use one fixed energy a site, made outside the model; for an "
-                "unknown location and scale write `x = mu + scale * z` with `z` from it."
+                "nd.normalizers.tabulate(function, grid, key=key)`, and write `family.given(value)`; for "
+                "labels see `with_label_normalizers`. Or use one fixed energy a site, made outside the "
+                "model; for an unknown location and scale write `x = mu + scale * z` with `z` from it."
             )
 
 

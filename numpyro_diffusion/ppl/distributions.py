@@ -218,8 +218,8 @@ class DiffusionPrior(_Noised):
         validate_args: As for every NumPyro distribution.
 
     Raises:
-        TypeError: If `energy` is neither energy nor denoiser, or `log_density` no estimator; for a latent power
-            whose normaliser is not known. `log_prob` raises it for integers, and for score-only priors
+        TypeError: If `energy` is neither energy nor denoiser, or `log_density` no estimator; for a latent
+            power whose normaliser is not known. `log_prob` raises it for integers, and for score-only priors
             without an estimator.
         ValueError: If `num_steps` is not a positive integer. `log_prob` raises it for wrong shapes.
 

@@ -117,8 +117,8 @@ def is_choice(site: dict) -> bool:
 class ChoiceReparam(Reparam):
     r"""Replaces a latent choice `c` by a uniform variable `c_base`, of which it is the quantile.
 
-    $c$ is the first of the values whose probabilities add up to more than $u \sim \mathcal{U}(0, 1)$, so that its
-    law is the same. Moves that ask for a gradient meet steps, which their acceptance pays for.
+    $c$ is the first of the values whose probabilities add up to more than $u \sim \mathcal{U}(0, 1)$, so that
+    its law is the same. Moves that ask for a gradient meet steps, which their acceptance pays for.
     """
 
     def __call__(self, name, fn, obs):
@@ -139,8 +139,8 @@ def choice_values(trace: dict[str, dict], name: str) -> np.ndarray:
     found = {n.removesuffix("_base"): s["infer"]["choice"] for n, s in trace.items() if _choice(s)}
     if name not in found:
         raise ValueError(
-            f"expected a latent site with finitely many values, outside of plates; got {name!r}, and there are "
-            f"{sorted(found)}."
+            f"expected a latent site with finitely many values, outside of plates; got {name!r}, and there "
+            f"are {sorted(found)}."
         )
     return np.asarray(found[name])
 

@@ -293,7 +293,9 @@ class Kernels(eqx.Module):
         z, acceptance, other_acceptance = particle.position, jnp.ones(()), jnp.ones(())
         here = self.here(level.clock, level.power, level.floor, z, particle.seen, done)
         for i, name in enumerate(self.bridge.choices * CHOICE_MOVES):
-            particle = self.choose(jax.random.fold_in(key_joint, 2**31 - 1 - i), particle, here, name)
+            particle = self.choose(
+                jax.random.fold_in(key_joint, 2**31 - 1 - i), particle, here, name
+            )
             z = particle.position
         if self.in_blocks:
             z, value, other_acceptance = self.move_others(
