@@ -88,7 +88,7 @@ def powers(seeds, tiny):
     return rows, notes
 
 
-def labels(seeds, tiny):
+def labels(seeds, tiny, which):
     digits = nd.load_pretrained("digits-8x8-labels")
     images, truth = nd.pretrained.load_digits("test")
 
@@ -98,7 +98,7 @@ def labels(seeds, tiny):
         numpyro.sample("y", dist.Normal(x, 0.8).to_event(2), obs=y)
 
     rows = []
-    for i in (0,) if tiny else (0, 7, 11):
+    for i in which[:1] if tiny else which:
         y = images[i] + 0.8 * jax.random.normal(jax.random.key(i), (8, 8))
         few = nd.SMC(model, num_particles=32 if tiny else 256, progress_bar=False)
         many = nd.SMC(model, num_particles=64 if tiny else 1024, progress_bar=False)
@@ -111,6 +111,7 @@ def labels(seeds, tiny):
         top = probs.argmax()
         first = f"{truth[i]}: {top} with {probs[top]:.3f} +- {sums.standard_errors[top]:.3f}"
         rows.append([f"digit {first}", "SMC, latent label", _spread(found), ""])
+        print(rows[-1], flush=True)
     return rows
 
 
@@ -121,13 +122,14 @@ def _spread(values):
 def main() -> None:
     options = _table.parser(__doc__)
     options.add_argument("--only", choices=("powers", "labels"), help="a part")
+    options.add_argument("--images", type=int, nargs="*", default=[0, 7, 11], help="test digits")
     options = options.parse_args()
     seeds = 1 if options.tiny else options.seeds
     rows, notes = [], []
     if options.only != "labels":
         rows, notes = powers(seeds, options.tiny)
     if options.only != "powers":
-        rows += labels(1 if options.tiny else min(seeds, 3), options.tiny)
+        rows += labels(seeds, options.tiny, options.images)
     name = "hyperparameters" + (f"-{options.only}" if options.only else "")
     columns = ["prior or datum", "sampler", "gap", "evidence"]
     _table.emit(name, __doc__, columns, rows, options.save, tuple(notes))

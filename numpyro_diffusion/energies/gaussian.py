@@ -87,9 +87,9 @@ def _log_normal(x: Array, mean: Array, values: Array | None, vectors: Array, noi
         root = _root(vectors, alpha_t, sigma_t)
         white = jax.scipy.linalg.solve_triangular(root, x - alpha_t * mean, lower=True)
         return -0.5 * jnp.sum(white**2 + jnp.log(2 * jnp.pi) + 2 * jnp.log(jnp.diag(root)))
-    values = alpha_t**2 * values + sigma_t**2
-    white = (vectors.T @ (x - alpha_t * mean)) / jnp.sqrt(values)
-    return -0.5 * (jnp.sum(white**2) + jnp.sum(jnp.log(2 * jnp.pi * values)))
+    noised = alpha_t**2 * values + sigma_t**2
+    white = (vectors.T @ (x - alpha_t * mean)) / jnp.sqrt(noised)
+    return -0.5 * (jnp.sum(white**2) + jnp.sum(jnp.log(2 * jnp.pi * noised)))
 
 
 def _root(covariance: Array, alpha_t: Scalar, sigma_t: Scalar) -> Array:
@@ -106,7 +106,7 @@ def _variances(values: Array | None, vectors: Array) -> Array:
     return jnp.einsum("...ij,...j,...ij->...i", vectors, values, vectors)
 
 
-def _coloured(white: Array, values: Array | None, vectors: Array, alpha_t, sigma_t) -> Array:
+def _coloured(white: Array, values: Any, vectors: Array, alpha_t, sigma_t) -> Array:
     """White noise with the covariance of a level."""
     if values is None:
         return _root(vectors, alpha_t, sigma_t) @ white

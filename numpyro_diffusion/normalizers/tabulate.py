@@ -45,7 +45,7 @@ def tabulate(
     $$\partial_\theta L(\theta) = -\mathbb{E}_\theta[\partial_\theta E(x; \theta)] ,$$
 
     for a power $L'(\beta) = -\mathbb{E}_\beta[E(x)]$. Polynomials are fitted to both, weighed by their
-    errors; errors of the fit grow with its misfit. What runs say on the way is kept, roughly, for noisy levels.
+    errors; errors of the fit grow with its misfit. What runs say on the way is kept for noisy levels.
 
     Args:
         family: From a parameter to an energy, a function of JAX. Of a prior alone it is the power,
@@ -179,10 +179,10 @@ def _slopes(family: Callable, theta: Array, x: Array) -> Array:
 
 def mean_over_particles(result: SMCResult, values: Array) -> tuple[np.ndarray, np.ndarray]:
     """Weighted mean of values of each particle, and its standard error; over clouds and within them."""
-    values = np.asarray(values, float)
+    each = np.asarray(values, float)
     weights = np.asarray(jax.nn.softmax(result.log_weights, -1), float)[..., None]
-    means = (weights * values).sum(1)
-    within = (weights**2 * (values - means[:, None]) ** 2).sum(1).mean(0)
+    means = (weights * each).sum(1)
+    within = (weights**2 * (each - means[:, None]) ** 2).sum(1).mean(0)
     across = means.var(0, ddof=1)
     return means.mean(0), np.sqrt(np.maximum(within, across) / len(means))
 
@@ -230,18 +230,18 @@ def _fitted(axes, nodes, found: list[Found], degree: int | None) -> NormalizerTa
         rough = _orders(degrees) <= np.array([len(axis) // 2 for axis in axes])
         keep = rough.all(1)
         noisy = np.zeros((len(clocks), len(clean)))
-        passed = np.stack([f.on_the_way for f in found])  # pyright: ignore
+        passed: Any = np.stack([f.on_the_way for f in found])  # pyright: ignore
         noisy[:, keep] = np.linalg.lstsq(values[:, keep], passed, rcond=None)[0].T
         coefficients = np.concatenate([clean[None], noisy[1:]])
-    return NormalizerTable(
+    arrays = [clocks, coefficients, covariance, nodes]
+    arrays += [np.array([f.value for f in found]), np.array([f.error for f in found])]
+    return NormalizerTable(  # pyright: ignore[reportCallIssue]
         tuple(float(axis[0]) for axis in axes),
         tuple(float(axis[-1]) for axis in axes),
         logarithmic,
         tuple(degrees),
-        *map(jnp.asarray, (clocks, coefficients, covariance, nodes)),
-        jnp.asarray([f.value for f in found]),
-        jnp.asarray([f.error for f in found]),
-        misfit,
+        *map(jnp.asarray, arrays),
+        misfit=misfit,
     )
 
 
