@@ -233,6 +233,7 @@ def test_the_posterior_of_a_tabulated_power_by_nuts(family):
 
 
 @pytest.mark.long
+@pytest.mark.filterwarnings("ignore:draws of")
 def test_the_posterior_of_a_tabulated_power_by_smc_and_particle_gibbs(family):
     exact, grid, cdf = by_quadrature(None, marginal(MIXTURE))
     tabulated = lambda y: model(y, family.given)
@@ -288,6 +289,11 @@ def of_powers_in_a_plate(y):
         numpyro.sample("x", nd.DiffusionPrior(beta * GAUSSIAN))
 
 
+def of_any_sign(y):
+    beta = numpyro.sample("beta", dist.Normal(0.0, 1.0))
+    numpyro.sample("x", nd.DiffusionPrior(beta * GAUSSIAN))
+
+
 def followed(y):
     x = numpyro.sample("x", nd.DiffusionPrior(GAUSSIAN))
     z = numpyro.sample("z", dist.Normal(x[0], 1.0))
@@ -299,6 +305,7 @@ def followed(y):
     [
         (in_a_plate, ValueError, "`c` is discrete"),
         (of_powers_in_a_plate, TypeError, "latent power for each example of a plate.*Joint"),
+        (of_any_sign, ValueError, "% of the draws of \\['beta'\\].*not positive.*Uniform"),
         (followed, ValueError, "energy of site `w` depends on a diffusion site, through.*'z'"),
     ],
 )

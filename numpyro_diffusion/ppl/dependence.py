@@ -5,11 +5,12 @@ from typing import Any
 
 import equinox as eqx
 import jax
+from jax.core import Tracer
 from jax.extend.core import Literal
 
 from .._typing import Array, Position
 
-__all__ = ["arrays_of", "varying_leaves", "with_arrays"]
+__all__ = ["arrays_of", "refuse_impossible", "varying_leaves", "with_arrays"]
 
 
 def arrays_of(energy: Any) -> list[Array]:
@@ -57,6 +58,26 @@ def varying_leaves(
                 "`numpyro.factor`."
             )
     return tuple(sorted(varying)), tuple(sorted(drivers))
+
+
+def refuse_impossible(drivers: tuple[str, ...], share: Any) -> None:
+    """Refuse priors of parameters under which an energy has no density.
+
+    Args:
+        drivers: The sites on which energies depend.
+        share: Of draws of their prior at which an energy is NaN.
+
+    Raises:
+        ValueError: If there are any. Taken for a density of 0 they would cut the prior off, without its norm.
+    """
+    if isinstance(share, Tracer) or not float(share) > 0:
+        return
+    raise ValueError(
+        f"{100 * float(share):.0f} % of the draws of {list(drivers)} from the prior give a diffusion site no "
+        "density (NaN): a power that is not positive, a label without a normaliser, or a value outside the "
+        "grid of a table. Let the prior end there, as `dist.LogNormal`, `dist.Uniform` and `dist.TruncatedNormal` "
+        "do, or tabulate a wider grid."
+    )
 
 
 def _dependence(function: Callable, inputs: dict[str, Any]) -> dict[tuple[str, int], frozenset]:

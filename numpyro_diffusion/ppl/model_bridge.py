@@ -28,7 +28,7 @@ from ..bridge import (
     with_finite_gradients,
 )
 from ..twists import AbstractTwist
-from .dependence import arrays_of, varying_leaves, with_arrays
+from .dependence import arrays_of, refuse_impossible, varying_leaves, with_arrays
 from .observed import observed_laws
 from .sites import (
     log_densities,
@@ -281,7 +281,9 @@ class ModelBridge(eqx.Module):
         shapes = jax.eval_shape(lambda: self._diffusion_shapes())
         parts = dataclasses.replace(self, functions=self.functions.settled(*shapes))  # type: ignore
         if parts.drivers:  # what needs one energy, such as scales, has that of typical values
-            parts = dataclasses.replace(parts, sites=_typical_sites(parts))
+            sites, share = _typical_sites(parts)
+            refuse_impossible(parts.drivers, share)
+            parts = dataclasses.replace(parts, sites=sites)
         typical, direction, found = _towards_the_data(parts)
         if not self.twist.takes_gradients:
             tempering = Tempering.without_gradients(self.sites)
@@ -356,12 +358,24 @@ class ModelBridge(eqx.Module):
 
 
 @brief_jit
-def _typical_sites(parts: ModelBridge) -> dict[str, DiffusionSite]:
-    """The diffusion sites under the energies of the median of a few draws of the others."""
+def _typical_sites(parts: ModelBridge) -> tuple[dict[str, DiffusionSite], Array]:
+    """The diffusion sites under the energies of the median of a few draws of the others.
+
+    And the share of the draws under which a site has no density at its centre.
+    """
     x = {name: site.centre for name, site in parts.sites.items()}
     keys = jax.random.split(lean(jax.random.key(0)), 64)
     draws = jax.vmap(lambda key: parts.draw_others(x, key))(keys)
-    return parts.at(jax.tree.map(lambda leaf: jnp.median(leaf, 0), draws))
+
+    def impossible(z):
+        def value(site, u):
+            u = u.reshape(-1, *site.energy.shape)[0]
+            return site.energy.log_density(u, jnp.asarray(site.energy.t_min, u.dtype))
+
+        return jnp.any(jnp.stack([jnp.isnan(value(s, x[n])) for n, s in parts.at(z).items()]))
+
+    typical = jax.tree.map(lambda leaf: jnp.median(leaf, 0), draws)
+    return parts.at(typical), jnp.mean(jax.vmap(impossible)(draws))
 
 
 @brief_jit
