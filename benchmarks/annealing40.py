@@ -108,10 +108,10 @@ def by_corrector(tempered, weighted, num_steps):
     return run
 
 
-def by_smc(scheme, times_particles=1, **options):
+def by_smc(scheme, times_particles=1):
     def run(seed, beta, num):
         key_pilot, key_run, key_pick = jax.random.split(jax.random.key(seed), 3)
-        bridge = nd.from_energy(float(beta) * MIXTURE, **options)
+        bridge = nd.from_energy(float(beta) * MIXTURE, bridge_type=scheme.bridge_type)
         model = scheme(bridge, key_pilot)
         found = nd.run_smc(key_run, model, num_particles=times_particles * num)
         pick = nd.smc.resample_equal(key_pick, found.log_weights, num)
@@ -157,10 +157,8 @@ def main() -> None:
         "target score, corrector": by_corrector(False, True, steps),
         "tempered noise, no weights": by_corrector(True, False, steps),
         "tempered noise, corrector": by_corrector(True, True, steps),
-        "`ScoreComposition`, `FeynmanKacCorrection(1.0)`": by_smc(corrected, path_space=True),
-        "`ScoreComposition`, `RadonNikodym()`": by_smc(
-            nd.ScoreComposition(steps // 3), path_space=True
-        ),
+        "`ScoreComposition`, `FeynmanKacCorrection(1.0)`": by_smc(corrected),
+        "`ScoreComposition`, `RadonNikodym()`": by_smc(nd.ScoreComposition(steps // 3)),
         "`ReverseDiffusion()`": by_smc(nd.ReverseDiffusion()),
         "`Annealed()`": by_smc(nd.Annealed()),
         "`ReverseDiffusion()`, 11 times the particles": by_smc(nd.ReverseDiffusion(), 11),

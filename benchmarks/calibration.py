@@ -45,7 +45,7 @@ VISIBLE = jnp.ones((8, 8), bool).at[:, 4:6].set(False)
 PIXELS = {"pixel (3, 3)": (3, 3), "pixel (6, 2)": (6, 2)}
 PIXELS |= {"hidden pixel (2, 4)": (2, 4), "hidden pixel (5, 5)": (5, 5)}
 CONTRAST, SIGMA = dist.LogNormal(0.0, 0.2), dist.LogNormal(-2.5, 0.5)
-SCHEME = nd.Annealed(num_pilot=128)
+SCHEME = nd.Annealed(pilot=128)
 ORDER = ["sigma", "contrast", "log likelihood", "mean pixel", *PIXELS]  # of rows and panels
 
 

@@ -103,11 +103,13 @@ def main() -> None:
     options = _table.parser(__doc__).parse_args()
     particles, clouds, levels = (16, 2, 6) if options.tiny else (128, options.seeds, 200)
     schemes = {
-        "Annealed": nd.Annealed(levels=6 if options.tiny else None, conditional_ess=0.93),
-        "ReverseDiffusion": nd.ReverseDiffusion(
-            levels=6 if options.tiny else None, conditional_ess=0.93
+        "Annealed": nd.Annealed(
+            levels=6 if options.tiny else None, pilot=nd.schemes.Pilot(conditional_ess=0.93)
         ),
-        "summed scores": nd.ReverseDiffusion(levels=levels, num_moves=0, weights="none"),
+        "ReverseDiffusion": nd.ReverseDiffusion(
+            levels=6 if options.tiny else None, pilot=nd.schemes.Pilot(conditional_ess=0.93)
+        ),
+        "summed scores": nd.schemes.unweighted(nd.ReverseDiffusion(levels=levels, moves=0)),
     }
     classifier, rows, draws = judge(), [], {}
     both = lambda v: f"{np.mean(v):.2f} +- {np.std(v, ddof=1):.2f}"

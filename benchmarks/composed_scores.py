@@ -133,7 +133,7 @@ def one_seed(seed: int, tiny: bool) -> dict:
         scores = [score_in_data_units(m) for m in models]
         row(name, law, langevin(keys[2], scores, jnp.asarray(law.draw(rng, size)), moves))
     composed = energies[0] + energies[1]
-    model = nd.Annealed(**({"num_pilot": 32} if tiny else {}))(nd.from_energy(composed), keys[3])
+    model = nd.Annealed(**({"pilot": 32} if tiny else {}))(nd.from_energy(composed), keys[3])
     result = nd.run_smc(keys[4], model, size)
     index = resample_equal(keys[5], result.log_weights, size)
     normalizers = [

@@ -86,8 +86,8 @@ def by_scores(num_levels):
     return run
 
 
-def by_smc(scheme, times_particles=1, **options):
-    bridge = nd.from_energy(PRODUCT, **options)
+def by_smc(scheme, times_particles=1):
+    bridge = nd.from_energy(PRODUCT, bridge_type=scheme.bridge_type)
 
     def run(key, num):
         key_pilot, key_run, key_pick = jax.random.split(key, 3)
@@ -120,16 +120,18 @@ def main() -> None:
     options = options.parse_args()
     num, seeds = (40, 1) if options.tiny else (2000, options.seeds)
     grid, moves, thinning = (5, 1, 1) if options.tiny else (100, 10, 25)
-    unweighted = {"levels": grid, "num_moves": moves, "weights": "none"}
+    annealed = lambda move: nd.schemes.unweighted(
+        nd.Annealed(levels=grid, moves=nd.schemes.Moves(joint=move, num=moves))
+    )
     samplers = {
         "exact draws": lambda key, num: (exact(np.random.default_rng(list(key)), num), 0, ""),
         "summed scores, reverse diffusion": by_scores(grid),
         "the same, more steps": by_scores(11 * grid),
-        "annealed MALA, no weights": by_smc(nd.Annealed(move=nd.moves.mala(), **unweighted)),
-        "annealed HMC, no weights": by_smc(nd.Annealed(move=nd.moves.hmc(3), **unweighted)),
+        "annealed MALA, no weights": by_smc(annealed(nd.moves.mala())),
+        "annealed HMC, no weights": by_smc(annealed(nd.moves.hmc(3))),
         "SMC, `Annealed()`": by_smc(nd.Annealed()),
         "SMC, `ReverseDiffusion()`": by_smc(nd.ReverseDiffusion()),
-        "SMC, `ScoreComposition`": by_smc(nd.ScoreComposition(33 * grid // 10), path_space=True),
+        "SMC, `ScoreComposition`": by_smc(nd.ScoreComposition(33 * grid // 10)),
         "SMC, `Annealed()`, 9 times the particles": by_smc(nd.Annealed(), 9),
         "SMC, `ReverseDiffusion()`, 10 times the particles": by_smc(nd.ReverseDiffusion(), 10),
         "`replica_exchange`": by_exchange(thinning),

@@ -74,9 +74,9 @@ def families() -> dict:
     schemes = nd.schemes
     composed = lambda c: nd.ScoreComposition(levels=100, correction=c)
     return {
-        "energies, weights alone": nd.ReverseDiffusion(levels=100, num_moves=0),
+        "energies, weights alone": nd.ReverseDiffusion(levels=100, moves=0),
         "energies, with moves": nd.ReverseDiffusion(levels=100),
-        "annealed": nd.Annealed(levels=100, num_moves=1),
+        "annealed": nd.Annealed(levels=100, moves=1),
         "ratios of kernels (RNE)": composed(schemes.RadonNikodym()),
         "continuous time (FKC)": composed(schemes.FeynmanKacCorrection()),
         "continuous time, controlled": composed(schemes.DriftLite()),
@@ -125,7 +125,7 @@ def main() -> None:
         }
         for law, (energy, truth) in laws.items():
             for name, scheme in families().items():
-                bridge = nd.from_energy(energy, path_space=scheme.path_space)
+                bridge = nd.from_energy(energy, bridge_type=scheme.bridge_type)
                 model = scheme(bridge, jax.random.key(0))
                 result = nd.run_smc(jax.random.key(1), model, particles, num_chains=clouds)
                 error = np.asarray(result.log_evidence) - truth

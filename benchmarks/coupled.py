@@ -81,7 +81,10 @@ def population(tiny: bool) -> list[list]:
         law = nd.energies.Joint(nd.GaussianMixture(*MODES), num) + nd.factors.MMD(
             reference, kernel, strength
         )
-        scheme = nd.Annealed(nd.moves.hmc(4), 4, conditional_ess=0.9, num_pilot=64)
+        scheme = nd.Annealed(
+            moves=nd.schemes.Moves(nd.moves.hmc(4), 4),
+            pilot=nd.schemes.Pilot(64, conditional_ess=0.9),
+        )
         model = scheme(nd.from_energy(law), jax.random.key(0))
         result = nd.run_smc(jax.random.key(1), model, particles, num_chains=clouds)
         left = (normalised(result) * (np.asarray(result.positions["x"])[..., 0] < 0).mean(-1)).sum(

@@ -17,7 +17,6 @@ import numpy as np
 from scipy.stats import t as student
 
 import numpyro_diffusion as nd
-from numpyro_diffusion.density.paths import data_score
 from numpyro_diffusion.density.reference import reference_of
 
 jax.config.update(
@@ -70,7 +69,7 @@ def literal(prior, x, key, matched: bool, num: int = 2 * PAIRS):
         r = t / (1 - t)
         s = jnp.sqrt(least**2 + r)
         at = prior.schedule.time(-2 * jnp.log(s))
-        score = data_score(prior, x + jnp.sqrt(r) * epsilon, at)
+        score = prior.data_score(x + jnp.sqrt(r) * epsilon, at)
         # In units of x_t = sqrt(1 - t) u the score is longer by 1 / sqrt(1 - t).
         square = jnp.sum((epsilon / jnp.sqrt(t) + score / jnp.sqrt(1 - t)) ** 2)
         base = jnp.sum(epsilon**2) if matched else d
@@ -97,7 +96,7 @@ def arcsine(prior, x, key):
 
         def one(epsilon):
             u = x + jnp.sqrt(r) * epsilon
-            g, h = data_score(prior, u, at), reference.score(u, s)
+            g, h = prior.data_score(u, at), reference.score(u, s)
             return 0.5 * jnp.sum((g - h) * (2 * epsilon / jnp.sqrt(r) + g + h))
 
         return 0.5 * (one(epsilon) + one(-epsilon))

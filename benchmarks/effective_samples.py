@@ -84,10 +84,10 @@ def by_smc(problem, size, scheme):
         flat = lambda leaf: np.asarray(leaf).reshape(-1, *leaf.shape[2:])
         kernels = scheme.kernels(smc.bridge)
         # What the pilot evaluates a level: its moves, up to 12 strides that it tries, and two ends.
-        moves = max(kernels.num_moves, kernels.num_other_moves) * kernels.move.evaluations
+        moves = max(kernels.moves.num, kernels.moves.num_other) * kernels.moves.joint.evaluations
         level = moves + 14 + 2 * kernels.transport.needs_curvature
         levels = smc.result.num_levels_run
-        pilot = scheme.num_pilot * (level * levels + 16 * kernels.move.evaluations)
+        pilot = scheme.pilot.num_particles * (level * levels + 16 * kernels.moves.joint.evaluations)
         x, sigma = flat(draws["x"]), flat(draws["sigma"])
         return Run(x, sigma, flat(weights), smc.network_evaluations + pilot)
 
@@ -199,7 +199,7 @@ def truth(problem):
     return np.array(means), np.array(variances)
 
 
-LONG = nd.ReverseDiffusion(move=nd.moves.hmc(8), preconditioner_rank=9)
+LONG = nd.ReverseDiffusion(moves=nd.schemes.Moves(joint=nd.moves.hmc(8), rank=9))
 METHODS = {
     "nd.SMC, Annealed": lambda p, n: by_smc(p, n, nd.Annealed()),
     "nd.SMC, ReverseDiffusion": lambda p, n: by_smc(p, n, nd.ReverseDiffusion()),

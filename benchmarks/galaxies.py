@@ -110,7 +110,9 @@ def by_split(teacher, offsets, tiny: bool):
     )
 
     def run(seed, image):
-        bridge = nd.from_model(model, prior, transform, offsets, image, path_space=True)
+        bridge = nd.from_model(
+            model, prior, transform, offsets, image, bridge_type=nd.bridge.PathBridge
+        )
         found = nd.samplers.split_gibbs(
             jax.random.key(seed),
             bridge,

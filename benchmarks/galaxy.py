@@ -79,7 +79,7 @@ def posterior(prior, transform, image, particles):
         sigma = numpyro.sample("sigma", dist.HalfNormal(0.3))
         numpyro.sample("image", dist.Normal(transform.inverse(y), sigma).to_event(2), obs=image)
 
-    scheme = nd.Twisted(levels=100, num_pilot=particles)
+    scheme = nd.Twisted(levels=100, pilot=particles)
     smc = nd.SMC(model, scheme, num_particles=particles, num_chains=2, progress_bar=False)
     smc.run(jax.random.key(5), image)
     return smc

@@ -79,33 +79,39 @@ def exact(y):
     return gain @ y, prior - gain @ OPERATOR @ prior, log_evidence
 
 
-def by_smc(scheme, twist=None, budget=BUDGET):
+KINDS = {
+    "exact": lambda scheme: scheme,
+    "importance": nd.schemes.unresampled,
+    "none": nd.schemes.unweighted,
+}
+
+
+def by_smc(scheme, twist=None, budget=BUDGET, kind="exact"):
     def run(key, case, size):
         chosen = scheme.twist if twist is None else twist
-        bridge = case.bridge(twist=chosen, path_space=scheme.path_space)
+        bridge = case.bridge(twist=chosen, bridge_type=scheme.bridge_type)
         each = scheme
         if isinstance(scheme, nd.Twisted):  # as many steps as the budget allows
             a_level = scheme.evaluations_per_level(bridge)
             each = type(scheme)(
                 levels=int((budget - 1) / a_level) - 1,  # one more at the end
                 covariance=scheme.covariance,
-                weights=scheme.weights,
                 conjugate=scheme.conjugate,
             )
-        found = nd.run_smc(key, each(bridge), size)
+        found = nd.run_smc(key, KINDS[kind](each)(bridge), size)
         count = 1 + each.evaluations_per_level(bridge, found.levels) * found.num_levels_run
         weights = np.asarray(jax.nn.softmax(found.log_weights))
         tail = np.nan
-        if getattr(each, "weights", "exact") == "importance":
+        if kind == "importance":
             tail = float(np.mean(nd.diagnostics.pareto_k(found)))
         return found.positions, weights, float(found.log_evidence), count, tail
 
     return run
 
 
-def by_chains(sampler, path_space=False, num_chains=50):
+def by_chains(sampler, bridge_type=nd.bridge.DensityBridge, num_chains=50):
     def run(key, case, size):
-        bridge = case.bridge(path_space=path_space)
+        bridge = case.bridge(bridge_type=bridge_type)
         draws = -(-size // num_chains)
         sweeps = BUDGET * draws // sampler.evaluations(bridge)  # of each chain
         burn_in = sweeps // 5
@@ -136,20 +142,22 @@ def methods():
     for name, twist in TWISTS.items():
         kinds = ("none", "importance", "exact") if name in IMPORTANCE else ("none", "exact")
         for weights in kinds:
-            found[f"{name}, {weights}"] = by_smc(nd.Twisted(BUDGET, weights=weights), twist)
-    conjugate = {w: nd.Twisted(BUDGET, weights=w, conjugate=True) for w in ("none", "exact")}
-    for weights, scheme in conjugate.items():
+            found[f"{name}, {weights}"] = by_smc(nd.Twisted(BUDGET), twist, kind=weights)
+    for weights in ("none", "exact"):
+        scheme = nd.Twisted(BUDGET, conjugate=True)
         name = f"`NoisedObservation()`, conjugate, MCGDiff, {weights}"
-        found[name] = by_smc(scheme, nd.twists.NoisedObservation())
+        found[name] = by_smc(scheme, nd.twists.NoisedObservation(), kind=weights)
     found["`PnPDM(0.3)`, score, none"] = by_chains(
-        nd.samplers.PnPDM(0.3, weights="none", num_steps=8), True
+        nd.samplers.PnPDM(0.3, weights="none", num_steps=8), nd.bridge.PathBridge
     )
-    found["`PnPDM(0.3)`, score, exact"] = by_chains(nd.samplers.PnPDM(0.3, num_steps=8), True)
+    found["`PnPDM(0.3)`, score, exact"] = by_chains(
+        nd.samplers.PnPDM(0.3, num_steps=8), nd.bridge.PathBridge
+    )
     found["`PnPDM(0.3)`, energy, none"] = by_chains(nd.samplers.PnPDM(0.3, weights="none"))
     found["`PnPDM(0.3)`, energy, exact"] = by_chains(nd.samplers.PnPDM(0.3))
-    found["`DAPS()`, score"] = by_chains(nd.samplers.DAPS(prior="score"), True)
+    found["`DAPS()`, score"] = by_chains(nd.samplers.DAPS(prior="score"), nd.bridge.PathBridge)
     found["`DAPS(1, 1, 1)`, energy"] = by_chains(nd.samplers.DAPS(1.0, 1.0, 1))
-    sharp = nd.ReverseDiffusion(levels=8, num_moves=0, covariance=nd.schemes.Full())
+    sharp = nd.ReverseDiffusion(levels=8, covariance=nd.schemes.Full(), moves=0)
     found["`ReverseDiffusion(8, Full())`, `Moments()`"] = by_smc(sharp, nd.twists.Moments())
     found["`ReverseDiffusion()`"] = by_smc(nd.ReverseDiffusion())
     found["`Annealed()`"] = by_smc(nd.Annealed())
@@ -160,12 +168,12 @@ def with_all_steps():
     """Twists whose covariance costs derivatives of the score, with 200 steps whatever they cost."""
     found = {}
     for weights in ("none", "exact"):
-        scheme = nd.Twisted(BUDGET, weights=weights)
+        scheme = nd.Twisted(BUDGET)
         for name, twist, each in (
             ("Moments", nd.twists.Moments(), 17),
             ("MatrixFree", nd.twists.MatrixFree(), 6),
         ):
-            found[f"`{name}()`, {weights}"] = by_smc(scheme, twist, each * BUDGET)
+            found[f"`{name}()`, {weights}"] = by_smc(scheme, twist, each * BUDGET, weights)
     return found
 
 

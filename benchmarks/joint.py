@@ -24,7 +24,7 @@ from closed_form import three_modes
 import numpyro_diffusion as nd
 
 PROBLEM = three_modes()
-FIXED = {"num_moves": 1, "levels": 40}
+FIXED = {"moves": 1, "levels": 40}
 SCHEMES = {
     "ReverseDiffusion, 40 levels": (nd.ReverseDiffusion(**FIXED), nd.Tweedie()),
     "ReverseDiffusion, 40 levels, Widened": (nd.ReverseDiffusion(**FIXED), nd.Widened()),
@@ -88,7 +88,7 @@ def measure(name: str, seeds: int, size: int, clouds: int):
         jnp.asarray(PROBLEM.operator),
         y=jnp.asarray(PROBLEM.data),
         twist=twist,
-        path_space=scheme.path_space,
+        bridge_type=scheme.bridge_type,
     )
     exact = PROBLEM.exact()
     evidences, x, offsets, left, seconds = [], [], [], [], []

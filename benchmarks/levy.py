@@ -8,7 +8,7 @@ and scales, 16 chains of 1,500 sweeps, 500 of them left out. `mean`: largest dif
 over the 64 samples of the signal; `interval`: of the ends of 90 % intervals; both in posterior standard
 deviations, the worse of the two signals; the bars are 0.15 and 0.2. `Gibbs again` has other seeds and as
 many draws: what the reference itself can tell; `Gibbs, stored` is a run by another program. SMC has
-4 clouds of 1,000 particles; `rank 64` is `preconditioner_rank=64`: sums of increments are seen, so the
+4 clouds of 1,000 particles; `rank 64` is `Moves(rank=64)`: sums of increments are seen, so the
 posterior is long and thin along many directions at once, of which scales of single increments tell the moves
 nothing. NUTS has 2 chains of 500 + 1,500 draws. `s` is the time of the second signal.
 """
@@ -196,10 +196,10 @@ def main() -> None:
     options = parser.parse_args()
     print(f"noised densities off by at most {check():.1e} nats")
     signals, chains = (1, 4) if options.tiny else (2, 16)
-    tempered = nd.LikelihoodTempered(preconditioner_rank=64)
+    tempered = nd.LikelihoodTempered(moves=nd.schemes.Moves(rank=64))
     runs = {
         "LikelihoodTempered, rank 64": by_smc(tempered, options.tiny),
-        "Annealed, rank 64": by_smc(nd.Annealed(preconditioner_rank=64), options.tiny),
+        "Annealed, rank 64": by_smc(nd.Annealed(moves=nd.schemes.Moves(rank=64)), options.tiny),
         "Annealed": by_smc(nd.Annealed(), options.tiny),
         "NUTS": by_nuts(options.tiny),
     }

@@ -149,7 +149,7 @@ def compare(factor: str, names, num: int, options):
     """Rows of one law of increments: one for each method, over operators and signals."""
     prior = learn(factor, 20 if options.tiny else 3000)
     tiny, size = options.tiny, 16 if options.tiny else 256
-    ranked = nd.Annealed(preconditioner_rank=32, num_pilot=512)
+    ranked = nd.Annealed(moves=nd.schemes.Moves(rank=32), pilot=512)
     methods = {"`Annealed`, rank 32": by_smc(nd.Annealed(levels=4) if tiny else ranked, tiny)}
     if options.default:
         methods["`Annealed`"] = by_smc(nd.Annealed(), tiny)

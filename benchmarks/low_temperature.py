@@ -54,7 +54,7 @@ def main() -> None:
         below = np.trapezoid(np.exp(log_p - truth) * (GRID < 0), GRID)
         for kernels, target in {"as they are": Unaware(energy), "to the power": energy}.items():
             for name, covariance in COVARIANCES.items():
-                scheme = nd.ReverseDiffusion(levels=40, num_moves=0, covariance=covariance)
+                scheme = nd.ReverseDiffusion(levels=40, covariance=covariance, moves=0)
                 model = scheme(nd.from_energy(target), jax.random.key(0))
                 found = nd.run_smc(
                     jax.random.key(1), model, num_particles=particles, num_chains=clouds

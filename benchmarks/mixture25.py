@@ -144,7 +144,7 @@ def by_scheme(scheme):
             problem.energy,
             problem.log_likelihood,
             twist=twist,
-            path_space=scheme.path_space,
+            bridge_type=scheme.bridge_type,
         )
         model = scheme(bridge, jax.random.key(seed))
         result = nd.run_smc(jax.random.key(100 + seed), model, size)
@@ -193,7 +193,7 @@ def by_blackjax(problem: Problem, seed: int, size: int, step_size: float = 0.1):
 
 
 def methods(tiny: bool):
-    few = {"num_pilot": 32} if tiny else {}
+    few = {"pilot": 32} if tiny else {}
     return {
         "LikelihoodTempered (prior draws)": by_scheme(nd.LikelihoodTempered(**few)),
         "BlackJAX tempering (prior draws)": by_blackjax,

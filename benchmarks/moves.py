@@ -21,17 +21,19 @@ import numpyro_diffusion as nd
 CHAINS = 8
 SCHEMES = {
     "Annealed: 2 x hmc(2), the default": nd.Annealed(),
-    "Annealed: 5 x mala": nd.Annealed(move=nd.moves.mala(), num_moves=5),
-    "Annealed: 1 x hmc(4)": nd.Annealed(move=nd.moves.hmc(4), num_moves=1),
+    "Annealed: 5 x mala": nd.Annealed(moves=nd.schemes.Moves(joint=nd.moves.mala(), num=5)),
+    "Annealed: 1 x hmc(4)": nd.Annealed(moves=nd.schemes.Moves(joint=nd.moves.hmc(4), num=1)),
     "Annealed: 2 x hmc(2), reuse_score": nd.Annealed(),
-    "Annealed: number of moves by the pilot": nd.Annealed(num_moves=None),
-    "Annealed: 2 x hmc(2), rank 8": nd.Annealed(preconditioner_rank=8),
-    "Annealed: waste-free, 1 x hmc(2)": nd.Annealed(num_moves=1),
-    "Annealed: waste-free, 1 x hmc(2), steps of 0.9": nd.Annealed(num_moves=1, conditional_ess=0.9),
+    "Annealed: number of moves by the pilot": nd.Annealed(moves="pilot"),
+    "Annealed: 2 x hmc(2), rank 8": nd.Annealed(moves=nd.schemes.Moves(rank=8)),
+    "Annealed: waste-free, 1 x hmc(2)": nd.Annealed(moves=1),
+    "Annealed: waste-free, 1 x hmc(2), steps of 0.9": nd.Annealed(
+        moves=1, pilot=nd.schemes.Pilot(conditional_ess=0.9)
+    ),
     "ReverseDiffusion: 1 x hmc(2), the default": nd.ReverseDiffusion(),
     "ReverseDiffusion: Isotropic": nd.ReverseDiffusion(covariance=nd.schemes.Isotropic()),
     "ReverseDiffusion: Full": nd.ReverseDiffusion(covariance=nd.schemes.Full()),
-    "ReverseDiffusion: 2 x hmc(2)": nd.ReverseDiffusion(num_moves=2),
+    "ReverseDiffusion: 2 x hmc(2)": nd.ReverseDiffusion(moves=2),
 }
 
 

@@ -238,7 +238,7 @@ def main() -> None:
             floor["sw"][seed], floor["tv"][seed] = cell.judge(seed, x)
         cell.rows.append([cell.name, "floor", spread(floor["sw"]), f"{np.median(floor['sw']):.2f}"])
         cell.rows[0] += [spread(floor["tv"]), *[""] * (len(COLUMNS) - 5)]
-        run_ours(cell, {"num_pilot": 32} if options.tiny else {}, options.tiny, options.cap)
+        run_ours(cell, {"pilot": 32} if options.tiny else {}, options.tiny, options.cap)
         if not options.ours:
             run_peers(cell, options.peer_python, there, options.tiny, options.cap)
         rows += cell.rows

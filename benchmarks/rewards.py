@@ -62,14 +62,16 @@ def at_last(law):
     return lambda u: law.log_density(u, jnp.asarray(law.t_min))
 
 
-def sampled(law, tiny, weights="exact", num_moves=0):
+def sampled(law, tiny, weighted=True, num_moves=0):
     """Particles of every cloud, their weights, and log evidences."""
-    levels = 200 if weights == "none" else 40
+    levels = 40 if weighted else 200
     if tiny:
         levels = 8
-    scheme = nd.ReverseDiffusion(levels=levels, num_moves=num_moves, num_pilot=64, weights=weights)
+    scheme = nd.ReverseDiffusion(levels=levels, moves=num_moves, pilot=64)
+    if not weighted:
+        scheme = nd.schemes.unweighted(scheme)
     model = scheme(nd.from_energy(law), jax.random.key(0))
-    num = 50 if tiny else 8000 if weights == "none" else 2000
+    num = 50 if tiny else 2000 if weighted else 8000
     found = nd.run_smc(jax.random.key(1), model, num_particles=num, num_chains=4)
     log_w = np.asarray(found.log_weights)
     w = np.exp(log_w - log_w.max(1, keepdims=True))
@@ -90,7 +92,7 @@ def moments(law, tiny, **options):
     mean = np.sum(w * x[..., 0], 1)
     variance = np.sum(w * (x[..., 0] - mean[:, None]) ** 2, 1)
     parts = [words(mean), words(variance)]
-    if options.get("weights") != "none":
+    if options.get("weighted", True):
         parts.append(words(log_evidence))
     return ", ".join(parts)
 
@@ -108,7 +110,7 @@ def rewards(tiny, show):
         jax.random.key(2), LINE, curved, steps=steps, progress_bar=False
     )
     plain = LINE + nd.factors.Tilt(curved)
-    show("reward, curved", "no weights", moments(plain, tiny, weights="none"), truth)
+    show("reward, curved", "no weights", moments(plain, tiny, weighted=False), truth)
     show("reward, curved", "weighted, one move", moments(plain, tiny, num_moves=1), truth)
     for name, value in values.items():
         law = LINE + nd.factors.Tilt(curved, value=value)
@@ -137,7 +139,7 @@ def training(tiny, show):
 def guidance(tiny, show):
     for w in (1.0, 4.0):
         law = nd.cfg(BOTH, CLASS, 1 + w)
-        x, _, _ = sampled(law, tiny, weights="none")
+        x, _, _ = sampled(law, tiny, weighted=False)
         found = f"{words(x[..., 0].mean(1))}, {words(x[..., 0].var(1))}"
         show(f"guidance, w = {w:g}", "no weights", found, quadrature(at_last(law)))
         found = moments(law, tiny)
@@ -165,11 +167,11 @@ def transfer(tiny, show):
         jax.random.key(1), SOURCE, classifier, source, target, progress_bar=False, **steps
     )
     truth = "0.100, 0.600"
-    show("transfer", "no guidance, no weights", variances(SOURCE, weights="none"), truth)
+    show("transfer", "no guidance, no weights", variances(SOURCE, weighted=False), truth)
     exact = SOURCE + nd.factors.Ratio(log_ratio)
-    show("transfer", "exact ratio, no weights", variances(exact, weights="none"), truth)
+    show("transfer", "exact ratio, no weights", variances(exact, weighted=False), truth)
     show("transfer", "exact ratio, weighted", variances(exact), truth)
-    show("transfer", "learned, no weights", variances(SOURCE + learned, weights="none"), truth)
+    show("transfer", "learned, no weights", variances(SOURCE + learned, weighted=False), truth)
     show("transfer", "learned, weighted", variances(SOURCE + learned), truth)
 
 

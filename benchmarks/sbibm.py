@@ -41,7 +41,7 @@ from numpyro_diffusion.smc import resample_equal
 DATA = np.load(Path(__file__).parent / "data" / "sbibm.npz")
 SCHEMES = {
     "LikelihoodTempered": nd.LikelihoodTempered(),
-    "LikelihoodTempered, 20 moves": nd.LikelihoodTempered(num_moves=20),
+    "LikelihoodTempered, 20 moves": nd.LikelihoodTempered(moves=20),
     "Annealed": nd.Annealed(),
 }
 STEP_SIZES = (0.02, 0.1, 0.3)

@@ -127,9 +127,9 @@ def evaluations_of(particles, num_samples: int, passes: int) -> float:
 def kernels_of(kind: str) -> dict:
     """Kernels that know the prior's covariance need few levels."""
     if kind == "default":  # with as many levels for each data set
-        return {"scheme": nd.ReverseDiffusion(levels=LEVELS, num_moves=0)}
+        return {"scheme": nd.ReverseDiffusion(levels=LEVELS, moves=0)}
     covariance = nd.schemes.Full() if kind == "full" else nd.schemes.Local()
-    scheme = nd.ReverseDiffusion(levels=8, num_moves=0, covariance=covariance)
+    scheme = nd.ReverseDiffusion(levels=8, covariance=covariance, moves=0)
     return {"scheme": scheme, "twist": nd.twists.Moments()}
 
 

@@ -138,7 +138,7 @@ def problems() -> dict[str, Problem]:
 
 SAMPLERS = {
     "Annealed": nd.Annealed(),
-    "ReverseDiffusion": nd.ReverseDiffusion(max_levels=1000),
+    "ReverseDiffusion": nd.ReverseDiffusion(pilot=nd.schemes.Pilot(max_levels=1000)),
     "LikelihoodTempered": nd.LikelihoodTempered(),
     "Twisted": nd.Twisted(),
     "replica_exchange": None,

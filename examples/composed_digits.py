@@ -53,7 +53,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("composed_digits.png"))
     options = parser.parse_args()
     particles, levels = (16, 4) if options.tiny else (256, None)
-    scheme = nd.ReverseDiffusion(levels=levels, conditional_ess=0.93)
+    scheme = nd.ReverseDiffusion(levels=levels, pilot=nd.schemes.Pilot(conditional_ess=0.93))
     chosen = dict(list(laws().items())[-1:]) if options.tiny else laws()
     figure, axes = plt.subplots(
         len(chosen), 9, figsize=(7, 0.85 * len(chosen)), layout="constrained", squeeze=False

@@ -61,7 +61,7 @@ def slack(x):
 
 def sample(energy, particles: int, clouds: int):
     """Equally weighted draws of shape (num, 2, STEPS, 2), and the log evidence of each cloud."""
-    model = nd.Annealed(num_pilot=128)(nd.from_energy(energy), jax.random.key(0))
+    model = nd.Annealed(pilot=128)(nd.from_energy(energy), jax.random.key(0))
     found = nd.run_smc(jax.random.key(1), model, particles, num_chains=clouds)
     print(nd.diagnostics.verdict(found))
     log_weights = jnp.ravel(found.log_weights + found.log_evidence[:, None])

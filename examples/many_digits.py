@@ -62,9 +62,9 @@ def main(argv: list[str] | None = None) -> None:
     options = parser.parse_args(argv)
     num, particles = (3, 8) if options.tiny else (options.num, 64)
     # Longer steps from level to level than by default: levels are dear where a particle is 16 images.
-    scheme = nd.Annealed(num_pilot=32, conditional_ess=0.9)
+    scheme = nd.Annealed(pilot=nd.schemes.Pilot(32, conditional_ess=0.9))
     if options.tiny:
-        scheme = nd.Annealed(num_pilot=8, levels=4, num_moves=1)
+        scheme = nd.Annealed(levels=4, moves=1, pilot=8)
 
     truth, true_contrast, y = dim_digits(num)
     smc = nd.SMC(model, scheme, num_particles=particles, num_chains=2)

@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, default=Path("outputs"))
     options = parser.parse_args(argv)
     num_particles, num_chains = (16, 2) if options.tiny else (256, 4)
-    scheme = nd.Annealed(num_pilot=16, levels=6, num_moves=1) if options.tiny else nd.Annealed()
+    scheme = nd.Annealed(levels=6, moves=1, pilot=16) if options.tiny else nd.Annealed()
     options.output.mkdir(parents=True, exist_ok=True)
 
     truth, visible, y = damaged_digit(options.index)

@@ -48,17 +48,19 @@ def exact():
     return p.reshape(len(SIDE), -1), log_norm, np.sum(p * area * jax.vmap(reward)(GRID))
 
 
-def sample(law, tiny, weights="exact"):
+def sample(law, tiny, weighted=True):
     """Equally weighted particles, mean reward, and log evidence with its spread."""
-    levels = (8 if tiny else 200) if weights == "none" else (8 if tiny else 40)
-    scheme = nd.ReverseDiffusion(levels=levels, num_moves=0, weights=weights)
+    levels = 8 if tiny else 40 if weighted else 200
+    scheme = nd.ReverseDiffusion(levels=levels, moves=0)
+    if not weighted:
+        scheme = nd.schemes.unweighted(scheme)
     model = scheme(nd.from_energy(law), jax.random.key(0))
     num = 100 if tiny else 1000
     found = nd.run_smc(jax.random.key(1), model, num_particles=num, num_chains=4)
     print(nd.diagnostics.verdict(found))
     x = np.asarray(found.positions["x"]).reshape(-1, 2)
     log_w = np.asarray(found.log_weights)
-    if weights != "none":
+    if weighted:
         log_w = log_w + np.asarray(found.log_evidence)[:, None]
     w = np.exp(log_w - log_w.max()).ravel()
     w = w / w.sum()
@@ -83,7 +85,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     learned = nd.factors.Tilt(reward, ALPHA, value)
     runs = {
-        "guidance alone": sample(prior + tilt, options.tiny, weights="none"),
+        "guidance alone": sample(prior + tilt, options.tiny, weighted=False),
         "weighted, value of draws": sample(prior + draws, options.tiny),
         "weighted, learned value": sample(prior + learned, options.tiny),
     }

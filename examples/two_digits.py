@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, default=Path("outputs"))
     options = parser.parse_args(argv)
     particles = 8 if options.tiny else 256
-    scheme = nd.Annealed(num_pilot=8, levels=4, num_moves=1) if options.tiny else None
+    scheme = nd.Annealed(levels=4, moves=1, pilot=8) if options.tiny else None
 
     images, labels = nd.pretrained.load_digits("test")  # the prior never saw them
     truth, named = jnp.asarray(images[list(options.digits)]), labels[list(options.digits)]

@@ -106,7 +106,7 @@ def test_new_data_and_keys_compile_nothing(small):
 def test_any_levels_are_unbiased(small, choice):
     """A grid, the levels of another run, and steps that nobody tuned."""
     if choice == "grid":
-        scheme = nd.Annealed(levels=40, max_levels=10)
+        scheme = nd.Annealed(levels=40, pilot=nd.schemes.Pilot(max_levels=10))
     else:
         levels = small.result.levels
         factor = {"reused": 1.0, "other steps": 0.3}[choice]

@@ -22,7 +22,7 @@ import numpyro_diffusion as nd
 
 ENERGY = nd.GaussianMixture()
 DATA = np.array([0.3, 0.1])
-FAST = nd.Annealed(levels=2, num_pilot=16, num_moves=1, num_other_moves=1)
+FAST = nd.Annealed(levels=2, moves=nd.schemes.Moves(num=1, num_other=1), pilot=16)
 
 
 def model(y, extra=None):

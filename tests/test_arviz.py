@@ -15,7 +15,7 @@ import xarray as xr
 from numpyro.infer.util import potential_energy, unconstrain_fn
 
 import numpyro_diffusion as nd
-from numpyro_diffusion.bridge import DiffusionSite
+from numpyro_diffusion.bridge import DensitySite
 from numpyro_diffusion.schemes.kernels import Level
 
 ENERGY = nd.GaussianMixture()
@@ -52,7 +52,7 @@ def frozen_levels(count=16):
     """Equal steps in log-SNR, with scales in closed form, so that no pilot is needed."""
     clock = jnp.concatenate([jnp.ones(1), jnp.linspace(1, 0, count), jnp.zeros(1)])
     power = jnp.minimum(jnp.arange(count + 2), 1.0)
-    site = DiffusionSite(ENERGY)
+    site = DensitySite(ENERGY)
     scale = jax.vmap(lambda c: jnp.sqrt(site.moments(c)[1]))(clock[:-1])
     scales = {"x": scale, "sigma": 0.7 * jnp.ones(count + 1)}
     return Level.by_hand(
@@ -62,7 +62,7 @@ def frozen_levels(count=16):
 
 @pytest.fixture(scope="module")
 def smc():
-    scheme = nd.Annealed(levels=frozen_levels(), num_moves=2, num_other_moves=2)
+    scheme = nd.Annealed(levels=frozen_levels(), moves=nd.schemes.Moves(num=2, num_other=2))
     smc = nd.SMC(model, scheme, num_particles=200, num_chains=3, progress_bar=False)
     return smc.run(jax.random.key(3), DESIGN, IS_SEEN, jnp.asarray(DATA), power=2.0)
 
@@ -263,7 +263,7 @@ def odd(measured, phase):
 
 @pytest.fixture(scope="module")
 def odd_runs():
-    scheme = nd.Annealed(levels=2, num_pilot=16, num_moves=1)
+    scheme = nd.Annealed(levels=2, moves=1, pilot=16)
     smc = nd.SMC(odd, scheme, num_particles=8, num_chains=2, progress_bar=False)
     found = []
     for seed in range(2):

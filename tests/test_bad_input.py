@@ -11,7 +11,7 @@ import numpyro_diffusion as nd
 from numpyro_diffusion.schemes.kernels import Level
 
 energy = nd.GaussianMixture()
-FAST = nd.Annealed(levels=4, num_pilot=32, num_moves=1, num_other_moves=1)
+FAST = nd.Annealed(levels=4, moves=nd.schemes.Moves(num=1, num_other=1), pilot=32)
 
 
 def levels(count=4, sites=None):
@@ -205,15 +205,22 @@ def test_numbers_out_of_range():
             nd.SMC(diffusion, **{name: value})
     assert nd.SMC(diffusion, num_particles=np.int64(8)).num_particles == 8
     with pytest.raises(ValueError, match=r"in \(0, 1\); got 1.5"):
-        nd.Annealed(conditional_ess=1.5)
-    with pytest.raises(ValueError, match="`num_moves` of `Annealed` must be at least 1; got 0"):
-        nd.Annealed(num_moves=0)
+        nd.Annealed(pilot=nd.schemes.Pilot(conditional_ess=1.5))
+    with pytest.raises(ValueError, match="`Annealed` goes on by joint moves.* at least 1; got 0"):
+        nd.Annealed(moves=0)
+    with pytest.raises(ValueError, match='`num` of `Moves` must be an integer.*"pilot"'):
+        nd.Annealed(moves="few")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="`Twisted` makes no joint moves.*got 1"):
+        nd.Twisted(moves=1)
     with pytest.raises(ValueError, match="`levels` must be at least 1"):
         nd.Annealed(levels=0)
-    with pytest.raises(ValueError, match="`num_pilot` of `Annealed` must be at least 2; got 1"):
-        nd.Annealed(num_pilot=1)
+    with pytest.raises(ValueError, match="`num_particles` of `Pilot` must be at least 2; got 1"):
+        nd.Annealed(pilot=1)
     with pytest.raises(TypeError, match="expects an AbstractEnergy; got int"):
         nd.from_energy(3)
+    for make in (nd.from_model, nd.from_energy):
+        with pytest.raises(TypeError, match="`bridge_type` is .*PathBridge.*; got True"):
+            make(diffusion if make is nd.from_model else energy, bridge_type=True)  # type: ignore
 
 
 def test_levels_in_the_wrong_order_or_for_another_model():
@@ -272,6 +279,6 @@ def test_likelihood_that_is_zero_everywhere():
 
 
 def test_too_few_levels_say_so():
-    scheme = nd.Annealed(max_levels=3, num_pilot=32, num_moves=1, conditional_ess=0.999)
-    with pytest.raises(RuntimeError, match="3 levels did not suffice.*raise"):
+    scheme = nd.Annealed(moves=1, pilot=nd.schemes.Pilot(32, conditional_ess=0.999, max_levels=3))
+    with pytest.raises(RuntimeError, match="3 levels did not suffice.*raise its `max_levels`"):
         scheme(nd.from_energy(energy, lambda x: -50 * jnp.sum((x - 1) ** 2)), jax.random.key(0))

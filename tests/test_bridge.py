@@ -13,7 +13,7 @@ from numpyro.contrib.control_flow import scan
 from numpyro.infer.util import potential_energy
 
 import numpyro_diffusion as nd
-from numpyro_diffusion.bridge import DiffusionSite, log_density
+from numpyro_diffusion.bridge import DensitySite, log_density
 from numpyro_diffusion.schedules import VarianceExploding
 
 # Unlike in shape, law and schedule.
@@ -234,7 +234,7 @@ def test_information_is_the_largest_eigenvalue():
         numpyro.sample("y", dist.Normal(grid @ a + plane @ b, sigma).to_event(1), obs=y)
 
     bridge = nd.from_model(model, grid, plane, jnp.array([0.2, 0.9]))
-    clock, sites = jnp.asarray(0.6), [DiffusionSite(GRID), DiffusionSite(PLANE)]
+    clock, sites = jnp.asarray(0.6), [DensitySite(GRID), DensitySite(PLANE)]
     columns = jnp.concatenate([grid * sites[0].scale, plane * sites[1].scale], 1)
     rho = sum(site.residual(clock) for site in sites) / 2
     for sigma in (0.02, 1.7):
@@ -481,7 +481,7 @@ def test_from_energy_is_the_energy_and_the_likelihood(twist):
 
 def test_clock_is_linear_in_log_snr_and_exact_at_both_ends():
     for energy in (PLANE, GRID):
-        site, schedule = DiffusionSite(energy), energy.schedule
+        site, schedule = DensitySite(energy), energy.schedule
         times = jax.vmap(site.time)(jnp.linspace(1, 0, 9))
         np.testing.assert_array_equal(times[jnp.array([0, -1])], [energy.t_max, energy.t_min])
         steps = np.diff(jax.vmap(schedule.log_snr)(times))

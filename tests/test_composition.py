@@ -36,7 +36,7 @@ def test_forty_levels_reach_the_law_and_its_constant(name):
     log_p = on_grid(energy)
     truth = np.log(np.trapezoid(np.exp(log_p), GRID))
     below = np.trapezoid(np.exp(log_p - truth) * (GRID < 0), GRID)
-    scheme = nd.ReverseDiffusion(levels=40, num_moves=0)
+    scheme = nd.ReverseDiffusion(levels=40, moves=0)
     model = scheme(nd.from_energy(energy), jax.random.key(0))
     result = nd.run_smc(jax.random.key(1), model, num_particles=4000, num_chains=16)
     found = np.asarray(result.log_evidence)

@@ -120,7 +120,7 @@ def test_what_is_no_count_is_refused_by_name(name, count, value):
 
 def test_there_are_many():
     assert len(CASES) > 140 and ("SMC", "num_particles") in CASES and ("fit", "steps") in CASES
-    assert ("Annealed", "max_levels") in CASES and ("split_gibbs", "thinning") in CASES
+    assert ("Pilot", "max_levels") in CASES and ("split_gibbs", "thinning") in CASES
 
 
 @pytest.mark.parametrize("value", [True, 2.5, np.nan, "8"])
@@ -141,11 +141,11 @@ def test_integers_of_other_libraries_are_taken(kind):
 
 def test_integers_of_numpy_count_the_same(key):
     """Where they are fields, and where they are arguments."""
-    sizes = {"num_moves": 1, "num_other_moves": 1, "num_pilot": 16, "levels": 2}
     bridge = nd.from_energy(ENERGY, lambda x: -jnp.sum(x**2))
 
     def run(kind):
-        scheme = nd.Annealed(**{n: kind(v) for n, v in sizes.items()})
+        moves = nd.schemes.Moves(num=kind(1), num_other=kind(1))
+        scheme = nd.Annealed(levels=kind(2), moves=moves, pilot=kind(16))
         return nd.run_smc(key, scheme(bridge, key), kind(16), num_chains=kind(2)).log_evidence
 
     np.testing.assert_array_equal(run(np.int64), run(int))

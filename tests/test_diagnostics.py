@@ -16,9 +16,9 @@ from scipy import stats
 
 import numpyro_diffusion as nd
 from numpyro_diffusion import diagnostics, plots
-from numpyro_diffusion.bridge import DiffusionSite
+from numpyro_diffusion.bridge import DensitySite
 from numpyro_diffusion.schemes.kernels import Info, Level
-from numpyro_diffusion.smc import SMCResult, SMCState, Trace
+from numpyro_diffusion.smc import Claims, SMCResult, SMCState, Trace
 
 ENERGY = nd.GaussianMixture()
 OLD_ARVIZ = int(az.__version__.split(".")[0]) < 1
@@ -41,8 +41,7 @@ def made_up(log_evidence=(0.1, 0.0, -0.1, 0.05), num_particles=512, num_levels=3
         initial_info=Info(np.ones(clouds), np.ones(clouds), nothing, nothing, nothing),
         trace=trace,
         levels={"clock": np.linspace(1, 0, num_levels)},
-        target="the posterior",
-        exact=True,
+        claims=Claims("the posterior"),
         completed=True,
         state=SMCState(None, {}, weights, *[np.zeros(clouds)] * 7),
         num_levels_run=num_levels,
@@ -251,11 +250,11 @@ FINDINGS = {
     ),
     "low acceptance": (
         {"acceptance": changed(SHARES - 0.35, np.s_[:, 7], 0.02)},
-        ["The moves accept 2% at level 8 (60% typically)", "num_moves"],
+        ["The moves accept 2% at level 8 (60% typically)", "more `moves`"],
     ),
     "high acceptance": (
         {"other_acceptance": SHARES + 0.04},
-        ["moves of the other sites accept 99%", "num_other_moves"],
+        ["moves of the other sites accept 99%", "num_other"],
     ),
     "interrupted": (
         {"completed": False, "num_levels_run": 12},
@@ -388,7 +387,7 @@ def test_a_hard_set_is_right_where_supports_are_nested_and_named_where_they_are_
         f"+- {nested.log_evidence_error:.3f}"
     )
     assert "The density is 0" not in diagnostics.verdict(nested.result)
-    lossy = run(nd.Annealed(levels=frozen_levels(), num_moves=1))
+    lossy = run(nd.Annealed(levels=frozen_levels(), moves=1))
     lossy.run(key, y=y)
     assert "The density is 0 where noise is left, at site `hard`" in (
         diagnostics.verdict(lossy.result)
@@ -401,7 +400,7 @@ def frozen_levels(count=10):
     """Equal steps in log-SNR with scales in closed form: no pilot to wait for."""
     clock = jnp.concatenate([jnp.ones(1), jnp.linspace(1, 0, count), jnp.zeros(1)])
     power = jnp.minimum(jnp.arange(count + 2), 1.0)
-    site = DiffusionSite(ENERGY)
+    site = DensitySite(ENERGY)
     scale = jax.vmap(lambda c: jnp.sqrt(site.moments(c)[1]))(clock[:-1])
     return Level.by_hand(clock, power, {"x": scale}, step_size=0.4)
 
@@ -414,7 +413,7 @@ def model(bad, y=None):
 
 @pytest.fixture(scope="module")
 def smc():
-    scheme = nd.Annealed(levels=frozen_levels(), num_moves=1)
+    scheme = nd.Annealed(levels=frozen_levels(), moves=1)
     return nd.SMC(model, scheme, num_particles=300, num_chains=2, progress_bar=False)
 
 

@@ -94,13 +94,6 @@ def test_annealed(case, annealed, key):
     assert "The density is 0" not in diagnostics.verdict(annealed.result)
 
 
-@pytest.mark.parametrize("case", ["above", "gap at the prior's mean", "steep step"])
-def test_reverse_diffusion(case, key):
-    smc = sampler(nd.ReverseDiffusion())
-    smc.run(key, *arguments(case))
-    assert_smc_is_right(case, smc)
-
-
 def test_twisted(key):
     """Its own law of the prior is a tenth of a nat off at most with 100 steps."""
     smc = sampler(nd.Twisted())
@@ -118,7 +111,7 @@ def test_replica_exchange(key):
 def test_particle_gibbs(key):
     """The kept path is made anew by noising, through values that the likelihood rules out."""
     kernel = nd.ParticleGibbs(model, num_particles=16)
-    run = {"num_warmup": 50, "num_samples": 1000, "num_chains": 4, "chain_method": "vectorized"}
+    run = {"num_warmup": 50, "num_samples": 400, "num_chains": 4, "chain_method": "vectorized"}
     mcmc = MCMC(kernel, **run, progress_bar=False)
     mcmc.run(key, *arguments("above"))
     x = np.asarray(mcmc.get_samples(group_by_chain=True)["x"])[..., 0]
@@ -130,46 +123,72 @@ def test_particle_gibbs(key):
     )
 
 
-def ordered(y):
+def two_latents(which, case, y, half_width):
+    """Which factor, and data that bound `x`, are arguments: one program a scheme."""
+    low, high, within, elsewhere, _, _ = case
     x = numpyro.sample("x", nd.DiffusionPrior(PRIOR))[0]
     z = numpyro.sample("z", dist.Normal(0.0, 1.0))
-    numpyro.factor("order", jnp.where(x < z, 0.0, -jnp.inf))
+    factors = [
+        lambda x, z: jnp.where((x > low) & (x < high), within, elsewhere),
+        lambda x, z: jnp.where(x < z, 0.0, -jnp.inf),
+        lambda x, z: jnp.where(x < z, jnp.sqrt(z - x), -jnp.inf),  # its gradient is NaN where x > z
+    ]
+    numpyro.factor("hard", jax.lax.switch(which, factors, x, z))
+    numpyro.sample("bounded", dist.Uniform(x - half_width, x + half_width), obs=FOUR)
     numpyro.sample("y", dist.Normal(z, 0.5), obs=y)
-
-
-@pytest.mark.parametrize("y", [1.0, -0.4])
-def test_order_of_two_latents(y, key):
-    """A level's tempering depends on the other latent, and so does the gradient where the density is 0."""
-    smc = sampler(nd.Annealed(), ordered)
-    smc.run(key, jnp.asarray(y))
-    sd, mean = np.sqrt(0.2), 0.8 * y  # of z given y; x < z by the normal distribution of z
-    above = stats.norm.logsf(X, mean, sd) + stats.norm.logpdf(y, 0.0, np.sqrt(1.25))
-    assert_smc_is_right(by_quadrature(above), smc)
 
 
 def under_a_root(y):
-    """Where x > z the gradient of the factor is not a number."""
-    x = numpyro.sample("x", nd.DiffusionPrior(PRIOR))[0]
-    z = numpyro.sample("z", dist.Normal(0.0, 1.0))
-    numpyro.factor("root", jnp.where(x < z, jnp.sqrt(z - x), -jnp.inf))
-    numpyro.sample("y", dist.Normal(z, 0.5), obs=y)
-
-
-@pytest.mark.parametrize(
-    "scheme", [nd.Annealed(), nd.ReverseDiffusion()], ids=["annealed", "reverse"]
-)
-def test_gradient_that_is_not_a_number(scheme, key):
-    """It would stop the moves of those that live on the floor: evidences were .05 to .1 nat off."""
-    y = 0.7
-    smc = sampler(scheme, under_a_root)
-    smc.run(key, jnp.asarray(y))
-    z = np.linspace(-6, 6, 1201)[:, None]
-    at = np.linspace(-8, 6, 8001)
+    z, at = np.linspace(-6, 6, 1201)[:, None], np.linspace(-8, 6, 8001)
     joint = stats.norm.logpdf(z) + stats.norm.logpdf(y, z, 0.5)
     root = np.exp(np.sqrt(np.maximum(z - at, 0)) + joint) * (z > at)
-    likelihood = np.interp(X, at, np.trapezoid(root, z, axis=0))
     with np.errstate(divide="ignore"):
-        assert_smc_is_right(by_quadrature(np.log(likelihood)), smc)
+        return np.log(np.interp(X, at, np.trapezoid(root, z, axis=0)))
+
+
+FOUR = np.array([0.6, 0.3, 0.9, 0.55])
+# Which factor, datum of z, half width of the four data's noise, and log likelihood of x beside that of these.
+WITH_ANOTHER = {
+    f"order, y = {y}": (  # x < z by the normal distribution of z given y
+        *(1, y, 4.0),
+        lambda y=y: (
+            stats.norm.logsf(X, 0.8 * y, np.sqrt(0.2)) + stats.norm.logpdf(y, 0, np.sqrt(1.25))
+        ),
+    )
+    for y in (1.0, -0.4)
+} | {
+    "gradient that is not a number": (2, 0.7, 4.0, lambda: under_a_root(0.7)),
+    "a floor for each datum": (0, 0.7, 0.5, lambda: of_factor("above")),
+    "gap at the prior's mean": (0, 0.7, 4.0, lambda: of_factor("gap at the prior's mean")),
+    "steep step": (0, 0.7, 4.0, lambda: of_factor("steep step")),
+}
+
+
+def of_factor(case):
+    low, high, within, elsewhere, _, _ = map(float, CASES[case])
+    factor = np.where((low < X) & (high > X), within, elsewhere)
+    return factor + stats.norm.logpdf(0.7, 0, np.sqrt(1.25))
+
+
+@pytest.fixture(scope="module")
+def beside_another():
+    schemes = {"annealed": nd.Annealed(), "reverse": nd.ReverseDiffusion()}
+    return {name: sampler(scheme, two_latents) for name, scheme in schemes.items()}
+
+
+@pytest.mark.parametrize("scheme", ["annealed", "reverse"])
+@pytest.mark.parametrize("case", WITH_ANOTHER)
+def test_beside_another_latent(case, scheme, beside_another, key):
+    """A level's tempering depends on the other latent, and so does the gradient where the density is 0.
+
+    Moves that stop there put evidences .05 to .1 nat off.
+    """
+    which, y, half_width, log_likelihood = WITH_ANOTHER[case]
+    smc, among = beside_another[scheme], arguments(case if case in CASES else "above")
+    smc.run(key, jnp.asarray(which), among, jnp.asarray(y), jnp.asarray(half_width))
+    inside = np.all(np.abs(X[:, None] - FOUR) <= half_width, axis=1)
+    expected = np.where(inside, log_likelihood() - len(FOUR) * np.log(2 * half_width), -np.inf)
+    assert_smc_is_right(by_quadrature(expected), smc)
 
 
 EIGHT = nd.Gaussian(np.zeros(8), np.eye(8))
@@ -190,23 +209,6 @@ def test_bounded_noise_of_eight_coordinates(rng, key):
     assert abs(got - expected) < 4 * error < 2, (
         f"expected {expected:.3f}, got {got:.3f} +- {error:.3f}"
     )
-
-
-def bounded_noise(y, half_width):
-    x = numpyro.sample("x", nd.DiffusionPrior(PRIOR))[0]
-    numpyro.sample("y", dist.Uniform(x - half_width, x + half_width), obs=y)
-
-
-@pytest.mark.parametrize(
-    "scheme", [nd.Annealed(), nd.ReverseDiffusion()], ids=["annealed", "reverse"]
-)
-def test_bounded_noise_of_several_data(scheme, key):
-    """Each datum has a floor of its own."""
-    y = np.array([0.6, 0.3, 0.9, 0.55])
-    smc = sampler(scheme, bounded_noise)
-    smc.run(key, jnp.asarray(y), jnp.asarray(0.5))
-    inside = (np.abs(X - y.min()) <= 0.5) & (np.abs(X - y.max()) <= 0.5)
-    assert_smc_is_right(by_quadrature(np.where(inside, 0.0, -np.inf)), smc)
 
 
 def test_in_single_precision(float32, key):
@@ -257,11 +259,12 @@ def test_floored():
 
 def test_average_over_points():
     """Of an indicator, its normal probability, near enough; at clock 0 the indicator itself."""
-    share = lambda root: averaged(
-        jnp.where(
-            around({"x": jnp.array([0.2])}, {"x": jnp.array([root])})["x"][:, 0] > 0, 0.0, -jnp.inf
-        )
-    )
+
+    @jax.jit
+    def share(root):
+        points = around({"x": jnp.array([0.2])}, {"x": jnp.array([root])})["x"]
+        return averaged(jnp.where(points[:, 0] > 0, 0.0, -jnp.inf))
+
     assert abs(np.exp(share(0.5)) - stats.norm.cdf(0.4)) < 0.04
     assert share(0.0) == 0
     assert averaged(jnp.full(4, -jnp.inf)) == -jnp.inf

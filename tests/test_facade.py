@@ -64,7 +64,7 @@ def run_gaussian(seed=0):
 
 
 def gaussian_smc():
-    scheme = nd.Annealed(conditional_ess=0.9, num_pilot=128, num_moves=3)
+    scheme = nd.Annealed(moves=3, pilot=nd.schemes.Pilot(128, conditional_ess=0.9))
     return nd.SMC(gaussian, scheme, num_particles=SIZE[1], num_chains=SIZE[0], progress_bar=False)
 
 
@@ -137,7 +137,7 @@ def test_evidence_of_the_clouds_is_pooled(finished):
     each = np.asarray(finished.result.log_evidence)
     np.testing.assert_allclose(finished.log_evidence, logsumexp(each) - np.log(4), rtol=1e-12)
     assert finished.evidence_is_normalized
-    assert finished.result.target == "the posterior of the model under exp(-E(., t_min))"
+    assert finished.result.target == "the posterior of the model under exp(-E(x, t_min))"
     assert finished.result.exact and finished.result.completed
 
 
@@ -165,7 +165,7 @@ def test_summary_tells_what_matters(finished, capsys):
         f"log evidence {finished.log_evidence:.3f} +- {finished.log_evidence_error:.3f} nats\n"
     )
     assert evidence in out
-    assert "exp(-E(., t_min)); exact as the number of particles grows" in out
+    assert "exp(-E(x, t_min)); exact as the number of particles grows" in out
     assert f"4 clouds of 500 particles, {finished.result.num_levels_run} levels" in out
     assert "Nothing to worry about" in out and "clouds agree on the evidence" in out
     mean = float(finished.get_samples()["shift"].mean())
@@ -251,7 +251,7 @@ def odd_smc():
     power = jnp.ones(25).at[0].set(0)
     scale = {"x": jnp.sqrt(1.2 + jnp.exp(2 * jnp.linspace(4.6, -5.5, 24)))[:, None] * jnp.ones(2)}
     levels = Level.by_hand(clock, power, scale, step_size=0.3, num_moves=4)
-    scheme = nd.Annealed(levels=levels, num_moves=4)
+    scheme = nd.Annealed(levels=levels, moves=4)
     return nd.SMC(odd, scheme, num_particles=400, num_chains=8, progress_bar=False)
 
 

@@ -25,7 +25,7 @@ def few(*others, scheme=nd.ReverseDiffusion, num_moves=0):
     scales = {"x": jnp.ones((4, 1)), **{name: jnp.ones(4) for name in others}}
     flat = Line(-jnp.ones((4, 1)), jnp.zeros((4, 1)), jnp.zeros(4))
     levels = Level.by_hand(CLOCK, POWER, scales)._replace(curvature={"x": flat})
-    return scheme(levels=levels, num_moves=num_moves)
+    return scheme(levels=levels, moves=num_moves)
 
 
 @pytest.fixture(autouse=True)
@@ -61,25 +61,29 @@ KERNELS = {
 }
 
 
-def run(kernel, bad, num_chains=2):
+def chains_of(kernel, num_chains=2):
+    """Chains whose program is compiled once, whatever the arguments."""
     options = {"num_warmup": 20, "num_samples": 60, "progress_bar": False}
-    chains = MCMC(kernel, num_chains=num_chains, chain_method="vectorized", **options)
+    options |= {"chain_method": "vectorized", "jit_model_args": True}
+    return MCMC(kernel, num_chains=num_chains, **options)
+
+
+def run(chains, bad):
     chains.run(jax.random.key(0), jnp.asarray(bad), y=jnp.asarray(0.6))
     return chains
 
 
 @pytest.mark.parametrize("name", KERNELS)
 def test_kernels_refuse_infinite_densities_and_name_the_place(name):
-    kernel = KERNELS[name]()
-    chains = run(kernel, -2.0)
-    assert np.isfinite(chains.get_samples()["x"]).all()
+    chains = chains_of(KERNELS[name]())
+    assert np.isfinite(run(chains, -2.0).get_samples()["x"]).all()
     place = f"in `{name.split(',')[0]}` at site `bad`, first in chain [01] at step"
     if "Particle" in name:
         place += r" \d+, particle \d at (level \d \(of 3\)|the start)"
     with pytest.raises(FloatingPointError, match=r"\+inf " + place):
-        run(kernel, jnp.inf)
+        run(chains, jnp.inf)
     with pytest.warns(UserWarning, match=f"NaN {place}"):
-        x = run(kernel, jnp.nan).get_samples()["x"]
+        x = run(chains, jnp.nan).get_samples()["x"]
     assert np.isfinite(x).all()
     if name in ("MoveKernel", "SplitKernel, DAPS"):  # chains that refuse such proposals
         assert (x[:, 0] <= 1.0).all()
@@ -91,7 +95,7 @@ def test_an_energy_that_is_nan_is_named(name, monkeypatch):
     half = nd.EnergyFunction(lambda x, t: jnp.where(x[0] > 1, jnp.nan, jnp.sum(x**2)), (1,))
     monkeypatch.setitem(globals(), "PRIOR", half)
     with pytest.warns(UserWarning, match="NaN in `.*Kernel` at site `x`, first in chain"):
-        x = run(KERNELS[name](), -2.0).get_samples()["x"]
+        x = run(chains_of(KERNELS[name]()), -2.0).get_samples()["x"]
     if name == "MoveKernel":  # it starts where the density is finite
         assert (x[:, 0] <= 1.0).all()
 
@@ -106,7 +110,7 @@ def test_a_gradient_that_is_nan_is_named():
         numpyro.sample("y", dist.Normal(x, 1.0), obs=y)
 
     with pytest.warns(UserWarning, match="NaN in `MoveKernel` at site `joint density`"):
-        x = run(nd.MoveKernel(model), 0.0).get_samples()["x"]
+        x = run(chains_of(nd.MoveKernel(model)), 0.0).get_samples()["x"]
     assert np.isfinite(x).all()
 
 
@@ -119,7 +123,7 @@ def test_a_place_of_infinite_density_that_is_rare_is_found():
         numpyro.factor("rare", jnp.where(x > 1.88, bad, 0.0))
 
     with pytest.raises(FloatingPointError, match=r"\+inf in `MoveKernel` at site `rare`"):
-        run(nd.MoveKernel(model), jnp.inf)
+        run(chains_of(nd.MoveKernel(model)), jnp.inf)
 
 
 def test_draws_after_an_infinite_density_are_no_numbers():
@@ -144,12 +148,12 @@ def test_draws_after_an_infinite_density_are_no_numbers():
 def test_a_block_of_gibbs_refuses_too():
     particles = nd.ParticleGibbs(with_scale, few("sigma"), num_particles=8)
     with pytest.raises(FloatingPointError, match="in `ParticleGibbs` at site `bad`"):
-        run(Gibbs([(particles, ["x"]), (NUTS(with_scale), None)]), jnp.inf, num_chains=1)
+        run(chains_of(Gibbs([(particles, ["x"]), (NUTS(with_scale), None)]), 1), jnp.inf)
 
 
-def bridge(bad, path_space=False):
+def bridge(bad, bridge_type=nd.bridge.DensityBridge):
     likelihood = lambda x: norm.logpdf(0.6, x[0], 0.4) + jnp.where(x[0] > 1.0, bad, 0.0)
-    return nd.from_energy(PRIOR, likelihood, path_space=path_space)
+    return nd.from_energy(PRIOR, likelihood, bridge_type=bridge_type)
 
 
 BY_BRIDGE = {
@@ -184,7 +188,7 @@ BY_BRIDGE = {
     "split_gibbs, DAPS with the score": (
         lambda key, bad: nd.samplers.split_gibbs(
             key,
-            bridge(bad, True),
+            bridge(bad, nd.bridge.PathBridge),
             nd.samplers.DAPS(noise_level=0.3, num_levels=2),
             num_draws=60,
             num_burn_in=10,

@@ -27,7 +27,7 @@ def log_likelihood(x):
 
 
 def bridge_to_data(twist):
-    return nd.from_energy(PRIOR, log_likelihood, twist=twist, path_space=True)
+    return nd.from_energy(PRIOR, log_likelihood, twist=twist, bridge_type=nd.bridge.PathBridge)
 
 
 def guided(bridge, covariance, num_steps, inflation=1.0):
@@ -81,7 +81,7 @@ def test_three_steps_have_the_evidence_of_a_gaussian(twist, options):
         x = numpyro.sample("x", nd.DiffusionPrior(PRIOR))
         numpyro.sample("y", dist.Normal(jnp.asarray(OPERATOR) @ x, SIGMA).to_event(1), obs=y)
 
-    bridge = nd.from_model(model, DATA, twist=twist, path_space=True)
+    bridge = nd.from_model(model, DATA, twist=twist, bridge_type=nd.bridge.PathBridge)
     scheme = nd.Twisted(levels=3, covariance=Full(), **options)
     result = nd.run_smc(jax.random.key(1), scheme(bridge), 200, num_chains=150)
     floor = float(bridge.noise(jnp.zeros(()))["x"]) ** 2
@@ -99,7 +99,7 @@ def test_the_way_back_weighs_a_step_as_the_way_there(covariance):
     """And the link is the density of the sampler's own step, up to what the particle does not change."""
     bridge = bridge_to_data(nd.Tweedie())
     transport = guided(bridge, covariance, 3, inflation=1.3)
-    kernels = Kernels(bridge, nd.moves.hmc(), nd.moves.mala(), transport, 0, 0)
+    kernels = Kernels(bridge, nd.schemes.Moves(num=0), transport)
     level, links, gaps = rows(3)[1], transport.retrace(), []
     for k in range(3):
         u = {"x": jnp.asarray(MEAN + k * np.array([1.0, 0.5]))}
@@ -168,7 +168,7 @@ def test_three_steps_of_two_sites_and_a_plate(conjugate):
         numpyro.sample("y", dist.Normal(z[0] + a[:, 1], SIGMA).to_event(1), obs=y)
 
     twist = nd.twists.NoisedObservation() if conjugate else nd.Tweedie()
-    bridge = nd.from_model(model, data, twist=twist, path_space=True)
+    bridge = nd.from_model(model, data, twist=twist, bridge_type=nd.bridge.PathBridge)
     scheme = nd.Twisted(levels=3, covariance=Full(), conjugate=conjugate)
     result = nd.run_smc(jax.random.key(1), scheme(bridge), 200, num_chains=150)
     floor = {n: float(s) ** 2 for n, s in bridge.noise(jnp.zeros(())).items()}

@@ -318,7 +318,7 @@ def test_schemes_in_path_space_refuse_a_latent_power():
     with pytest.raises(
         ValueError, match="`x` depends on other latent sites, which a scheme in path space"
     ):
-        nd.from_model(of_gaussian, jnp.array([Y]), path_space=True)
+        nd.from_model(of_gaussian, jnp.array([Y]), bridge_type=nd.bridge.PathBridge)
 
 
 def test_powers_of_each_example_side_by_side():

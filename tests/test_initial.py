@@ -95,7 +95,7 @@ def test_evidence_is_exact_from_any_of_them(name):
     log_likelihood = lambda x: jax.scipy.stats.norm.logpdf(datum, row @ x, 0.5)
     problem = problem._replace(sigma=0.5)
     bridge = nd.from_energy(short, log_likelihood, initial=LAWS[name](short, clean(short, 2000)))
-    model = nd.Annealed(conditional_ess=0.9)(bridge, jax.random.key(2))
+    model = nd.Annealed(pilot=nd.schemes.Pilot(conditional_ess=0.9))(bridge, jax.random.key(2))
     result = nd.run_smc(jax.random.key(1), model, 200, num_chains=100)
     assert_unbiased(result.log_evidence, problem.exact().log_evidence)
 
@@ -109,7 +109,7 @@ def test_a_short_horizon_from_a_fitted_mixture_needs_fewer_levels():
     levels = []
     for energy, initial in ((mixture, nd.energies.StandardNormal.of(mixture)), (short, law)):
         bridge = nd.from_energy(energy, initial=initial)
-        model = nd.Annealed(num_pilot=128)(bridge, jax.random.key(0))
+        model = nd.Annealed(pilot=128)(bridge, jax.random.key(0))
         result = nd.run_smc(jax.random.key(1), model, 400, num_chains=8)
         levels.append(result.num_levels_run)
         z = np.exp(np.asarray(result.log_evidence))

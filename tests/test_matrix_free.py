@@ -290,9 +290,15 @@ def test_black_box_likelihood():
 def test_importance_weights_of_a_heuristic():
     """The heuristic's own draws, biased; their weights make up for it, and nothing is resampled."""
     found = {}
-    for weights in ("none", "importance"):
-        scheme = nd.Twisted(levels=60, weights=weights)
-        smc = nd.SMC(fixed, scheme, num_particles=4000, num_chains=4, progress_bar=False)
+    schemes = {"none": nd.schemes.unweighted, "importance": nd.schemes.unresampled}
+    for weights, wrapper in schemes.items():
+        smc = nd.SMC(
+            fixed,
+            wrapper(nd.Twisted(levels=60)),
+            num_particles=4000,
+            num_chains=4,
+            progress_bar=False,
+        )
         found[weights] = smc.run(jax.random.key(0), DATA)
     raw = np.asarray(found["none"].result.positions["x"])
     kept = np.asarray(found["importance"].result.positions["x"])

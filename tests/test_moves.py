@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import norm
 
 import numpyro_diffusion as nd
-from numpyro_diffusion.bridge import DiffusionSite
+from numpyro_diffusion.bridge import DensitySite
 from numpyro_diffusion.schemes.kernels import Level
 from numpyro_diffusion.smc import moves
 from numpyro_diffusion.smc.preconditioner import Preconditioner
@@ -152,10 +152,10 @@ def test_any_blackjax_kernel_moves_the_annealed_sampler(move):
     y, sigma = 1.5, 0.4
     bridge = nd.from_energy(energy, lambda x: jax.scipy.stats.norm.logpdf(y, x[0], sigma))
     clock = jnp.concatenate([jnp.linspace(1, 0, 30), jnp.zeros(1)])
-    scale = jax.vmap(lambda c: jnp.sqrt(DiffusionSite(energy).moments(c)[1]))(clock[:-1])
+    scale = jax.vmap(lambda c: jnp.sqrt(DensitySite(energy).moments(c)[1]))(clock[:-1])
     power = jnp.ones(31).at[0].set(0.0)
     levels = Level.by_hand(clock, power, {"x": scale}, step_size=0.4, num_moves=3)
-    scheme = nd.Annealed(move=move, num_moves=3, levels=levels)
+    scheme = nd.Annealed(levels=levels, moves=nd.schemes.Moves(joint=move, num=3))
     assert scheme.evaluations_per_level(bridge) == 1 + 3 * move.evaluations
     result = nd.run_smc(jax.random.key(0), scheme(bridge), 250, num_chains=32)
 

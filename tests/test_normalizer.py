@@ -162,7 +162,7 @@ def test_what_normalizers_refuse():
     with pytest.raises(ValueError, match="`num_chains` must be at least 2"):
         nd.prior_normalizer(energy, key, num_chains=1)
     with pytest.raises(ValueError, match="free of the prior's normaliser"):
-        nd.prior_normalizer(energy, key, scheme=nd.LikelihoodTempered(num_pilot=16))
+        nd.prior_normalizer(energy, key, scheme=nd.LikelihoodTempered(pilot=16))
 
 
 @pytest.mark.slow

@@ -169,7 +169,7 @@ def test_the_call_is_all_that_a_scheme_must_have():
     with pytest.raises(TypeError, match="claims.*kernels"):
         TunedScheme()
     scheme = Jarzynski()
-    assert scheme.twist == nd.Tweedie() and scheme.path_space is False
+    assert scheme.twist == nd.Tweedie() and scheme.bridge_type is nd.bridge.DensityBridge
     assert scheme.evaluations_per_level(None) is None
 
 
@@ -178,16 +178,23 @@ def test_fields_stand_where_they_are_written():
 
     class Own(Jarzynski):
         twist: nd.twists.AbstractTwist = nd.twists.Identity()
-        path_space: bool = True
+        bridge_type: type = nd.bridge.PathBridge
 
-    assert Own(3, 0.1, nd.Widened(), False) == Own(3, 0.1, path_space=False, twist=nd.Widened())
-    assert Own(3).twist == nd.twists.Identity() and Own().path_space is True
+    density = nd.bridge.DensityBridge
+    assert Own(3, 0.1, nd.Widened(), density) == Own(
+        3, 0.1, bridge_type=density, twist=nd.Widened()
+    )
+    assert Own(3).twist == nd.twists.Identity() and Own().bridge_type is nd.bridge.PathBridge
     assert nd.Twisted(7).levels == 7 and nd.ScoreComposition(7).levels == 7
-    assert nd.Annealed(nd.moves.mala()).move == nd.moves.mala()
-    assert nd.LikelihoodTempered(nd.moves.mala()).weights == "exact"
+    assert nd.Annealed(3).moves == nd.Annealed().moves.but(3)
+    assert nd.Annealed(nd.moves.mala()).moves == nd.Annealed().moves.but(
+        nd.schemes.Moves(nd.moves.mala())
+    )
+    assert nd.LikelihoodTempered(3, pilot=8).moves.joint == nd.moves.hmc(4)
+    assert nd.LikelihoodTempered(3, pilot=8).pilot == nd.schemes.Pilot(8, 0.5, 400)
 
 
-def test_what_a_scheme_says_of_twist_and_space_is_heard():
+def test_what_a_scheme_says_of_twist_and_bridge_is_heard():
     seen = []
 
     class Curious(Jarzynski):
@@ -198,7 +205,7 @@ def test_what_a_scheme_says_of_twist_and_space_is_heard():
             return super().__call__(bridge, key)
 
     class OfSteps(Curious):
-        path_space: ClassVar[bool] = True
+        bridge_type: ClassVar = nd.bridge.PathBridge
 
         def __call__(self, bridge, key=None, *, progress_bar=False):
             seen.append(bridge)
@@ -213,7 +220,7 @@ def test_what_a_scheme_says_of_twist_and_space_is_heard():
     position = {"x": jnp.array([3.0, -4.0]), "offset": jnp.zeros(())}
     # The identity shows the noisy value as it is.
     np.testing.assert_allclose(seen[0].see(position, 0.7).x_hat["x"], position["x"])
-    assert [bridge.path_space for bridge in seen] == [False, True]
+    assert [type(bridge).__name__ for bridge in seen] == ["DensityBridge", "PathBridge"]
 
 
 # --- A transport ------------------------------------------------------------------------------------
@@ -221,7 +228,7 @@ def test_what_a_scheme_says_of_twist_and_space_is_heard():
 PRIOR, SIGMA, DATUM = nd.Gaussian([0.3], [[1.0]]), 0.5, 1.2
 CLEAN = float(PRIOR.schedule.noise_level(jnp.asarray(PRIOR.t_min)))
 VARIANCE = 1.0 + CLEAN**2
-FEW = {"levels": 12, "num_moves": 1, "num_pilot": 64}
+FEW = {"levels": 12, "moves": 1, "pilot": 64}
 
 
 def one_datum(y):

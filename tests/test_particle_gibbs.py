@@ -197,8 +197,8 @@ def sweep_of(scheme):
 @pytest.mark.parametrize(
     "scheme",
     [
-        nd.ReverseDiffusion(levels=12, num_moves=0, num_pilot=64),
-        nd.Annealed(levels=12, num_moves=1, move=nd.moves.mala(), num_pilot=64),
+        nd.ReverseDiffusion(levels=12, moves=0, pilot=64),
+        nd.Annealed(levels=12, moves=nd.schemes.Moves(joint=nd.moves.mala(), num=1), pilot=64),
     ],
     ids=["ReverseDiffusion", "Annealed"],
 )
@@ -276,7 +276,7 @@ def test_beside_nuts_and_a_discrete_site(key):
     """Three blocks on one model; four particles, eight levels."""
     particles = nd.ParticleGibbs(
         gain_and_noise,
-        nd.ReverseDiffusion(levels=8, num_moves=0, num_pilot=64),
+        nd.ReverseDiffusion(levels=8, moves=0, pilot=64),
         num_particles=4,
         twist=nd.Tweedie(),
     )
@@ -354,7 +354,7 @@ def test_refusals_name_the_site(key):
         kernel.init(key, 1, None, (jnp.ones(1),), {})
 
     with pytest.raises(ValueError, match="`b` has another prior"):
-        init(nd.ParticleGibbs(shifted, nd.ReverseDiffusion(levels=1, num_moves=0, num_pilot=2)))
+        init(nd.ParticleGibbs(shifted, nd.ReverseDiffusion(levels=1, moves=0, pilot=2)))
     score = score_only(PRIOR)
     with pytest.raises(TypeError, match="site `x` has the score-only prior"):
         init(nd.ParticleMarginal(lambda y: noise_alone(y[0], score)))
@@ -364,19 +364,19 @@ def test_refusals_name_the_site(key):
         init(nd.ParticleGibbs(lambda y: other()))
     with pytest.raises(ValueError, match="`gain` is discrete"):
         init(nd.ParticleMarginal(lambda y: gain_and_noise(y[0])))
-    with pytest.raises(ValueError, match="weights"):
-        init(nd.ParticleGibbs(shifted, nd.ReverseDiffusion(weights="none")))
+    with pytest.raises(TypeError, match="expects a `TunedScheme`; `AsPublished`"):
+        nd.ParticleGibbs(shifted, nd.schemes.unweighted(nd.ReverseDiffusion()))  # type: ignore
     with pytest.raises(TypeError, match="cannot go back"):
         init(
             nd.ParticleGibbs(
                 lambda y: two_dimensional(sigma=0.5).model(np.ones((1, 2)), y),
-                nd.LikelihoodTempered(num_pilot=16),
+                nd.LikelihoodTempered(pilot=16),
             )
         )
 
 
 def test_new_data_find_the_programs_of_old_ones():
-    kernel, counts = nd.ParticleGibbs(noise_alone, nd.ReverseDiffusion(levels=2, num_pilot=8)), []
+    kernel, counts = nd.ParticleGibbs(noise_alone, nd.ReverseDiffusion(levels=2, pilot=8)), []
     for y in (1.1, 0.4, 0.7):
         with counting_programs() as found:
             kwargs = {GIBBS_SITES_KWARG: {"sigma": jnp.ones(())}}

@@ -65,7 +65,7 @@ def assert_posterior(kernel, key, method):
     return mcmc
 
 
-SCHEME = nd.ReverseDiffusion(levels=8, num_moves=0, num_pilot=64)
+SCHEME = nd.ReverseDiffusion(levels=8, moves=0, pilot=64)
 OPTIONS = {"num_particles": 6, "twist": nd.Tweedie()}
 
 

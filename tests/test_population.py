@@ -177,9 +177,9 @@ def test_population_is_poststratified_to_a_reference(key):
     np.testing.assert_allclose(list(left.values()), [0.6847, 0.7771, 0.8242], atol=5e-4)
     reference = quantiles([0.85, 0.15], [-1.5, 1.5], [0.2, 0.2], 40)
     law = nd.energies.Joint(nd.GaussianMixture(*MODES), 64) + MMD(reference, RBF(0.5), 8.0)
-    model = nd.Annealed(nd.moves.hmc(4), 4, conditional_ess=0.8, num_pilot=64)(
-        nd.from_energy(law), key
-    )
+    model = nd.Annealed(
+        moves=nd.schemes.Moves(nd.moves.hmc(4), 4), pilot=nd.schemes.Pilot(64, conditional_ess=0.8)
+    )(nd.from_energy(law), key)
     result = nd.run_smc(key, model, 64, num_chains=4)
     weights = np.exp(result.log_weights - np.max(result.log_weights, -1, keepdims=True))
     weights /= weights.sum(-1, keepdims=True)

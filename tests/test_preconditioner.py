@@ -64,7 +64,7 @@ def test_moves_of_correlated_coordinates_go_farther():
     truth = float(jax.scipy.stats.norm.logpdf(y, 0.0, (1.0 + floor + sigma**2) ** 0.5))
     steps, spread = [], []
     for rank in (0, 2):
-        scheme = nd.Annealed(preconditioner_rank=rank, levels=40, num_moves=1)
+        scheme = nd.Annealed(levels=40, moves=nd.schemes.Moves(num=1, rank=rank))
         model = scheme(bridge, jax.random.key(0))
         result = nd.run_smc(jax.random.key(1), model, 200, num_chains=60)
         ratio = np.exp(np.asarray(result.log_evidence) - truth)
@@ -78,4 +78,4 @@ def test_moves_of_correlated_coordinates_go_farther():
 
 def test_what_is_refused():
     with pytest.raises(ValueError, match="at least 0; got -1"):
-        nd.Annealed(preconditioner_rank=-1)
+        nd.Annealed(moves=nd.schemes.Moves(rank=-1))

@@ -125,7 +125,7 @@ def variances(found):
 
 
 def sampled(law, num_particles=2000):
-    scheme = nd.ReverseDiffusion(levels=40, num_moves=0, num_pilot=64)
+    scheme = nd.ReverseDiffusion(levels=40, moves=0, pilot=64)
     model = scheme(nd.from_energy(law), jax.random.key(0))
     return nd.run_smc(jax.random.key(1), model, num_particles=num_particles, num_chains=2)
 
@@ -163,7 +163,7 @@ def test_a_learned_ratio_at_every_level():
 @pytest.mark.long
 def test_regression_of_the_logarithm_has_the_known_bias():
     """Led by E[log q / p | u] alone, particles end up too narrow both ways, for (0.1, 0.6)."""
-    scheme = nd.ReverseDiffusion(levels=100, num_moves=0, num_pilot=64, weights="none")
+    scheme = nd.schemes.unweighted(nd.ReverseDiffusion(levels=100, moves=0, pilot=64))
     model = scheme(nd.from_energy(SOURCE + nd.factors.Ratio(mean_of_log)), jax.random.key(0))
     found = nd.run_smc(jax.random.key(1), model, num_particles=1000, num_chains=2)
     along = (

@@ -26,7 +26,7 @@ def smc():
     """A few frozen levels, right for a datum that the prior expects and far too few for others."""
     clock, power = jnp.array([1.0, 0.6, 0.3, 0.0, 0.0]), jnp.array([0.0, 0.3, 0.6, 1.0, 1.0])
     levels = Level.by_hand(clock, power, {"x": jnp.full((4, 1), 0.3)}, num_moves=1)
-    scheme = nd.Annealed(levels=levels, num_moves=1)
+    scheme = nd.Annealed(levels=levels, moves=1)
     return nd.SMC(model, scheme, num_particles=60, num_chains=3, progress_bar=False)
 
 

@@ -166,4 +166,4 @@ def test_refusals(key):
     with pytest.raises(ValueError, match="num_draws"):
         nd.replica_exchange(key, bridge, num_draws=1)
     with pytest.raises(ValueError, match="path space"):
-        nd.replica_exchange(key, nd.from_energy(ONE, path_space=True))
+        nd.replica_exchange(key, nd.from_energy(ONE, bridge_type=nd.bridge.PathBridge))

@@ -21,10 +21,10 @@ SCHEMES = {
     "tempered": nd.LikelihoodTempered(),
     "tempered from noise": nd.LikelihoodTempered(exact_draws=False),
     "reverse": nd.ReverseDiffusion(),
-    "reverse without moves": nd.ReverseDiffusion(num_moves=0),
+    "reverse without moves": nd.ReverseDiffusion(moves=0),
     "reverse, score reused": nd.ReverseDiffusion(),
-    "reverse without moves, score reused": nd.ReverseDiffusion(num_moves=0),
-    "pilot's number of moves": nd.Annealed(num_moves=None),
+    "reverse without moves, score reused": nd.ReverseDiffusion(moves=0),
+    "pilot's number of moves": nd.Annealed(moves="pilot"),
     "probability flow": nd.Annealed(transport=nd.schemes.ProbabilityFlow()),
 }
 
@@ -68,8 +68,8 @@ def log_likelihood(x):
     return jax.scipy.stats.norm.logpdf(DATUM, jnp.asarray(OPERATOR) @ x, SIGMA)
 
 
-def gaussian_bridge(prior, path_space: bool, twist=None):
-    return nd.from_energy(prior, log_likelihood, twist=twist, path_space=path_space)
+def gaussian_bridge(prior, twist=None, bridge_type=nd.bridge.DensityBridge):
+    return nd.from_energy(prior, log_likelihood, twist=twist, bridge_type=bridge_type)
 
 
 def log_evidence_under(mean, covariance) -> float:
@@ -102,7 +102,7 @@ def sampler_law(bridge, kernels):
 def test_twisted_has_the_evidence_of_its_own_sampler(inflation):
     """Six coarse steps, whose law is far from the prior: the evidence is that of the steps."""
     scheme = nd.Twisted(levels=6, inflation=inflation)
-    bridge = gaussian_bridge(nd.Gaussian(MEAN, COVARIANCE), True)
+    bridge = gaussian_bridge(nd.Gaussian(MEAN, COVARIANCE), bridge_type=nd.bridge.PathBridge)
     model = scheme(bridge, jax.random.key(0))
     truth = log_evidence_under(*sampler_law(bridge, scheme.kernels(bridge)))
     assert abs(truth - log_evidence_under(MEAN, COVARIANCE)) > 0.02
@@ -121,7 +121,7 @@ def test_twisted_needs_a_score_alone():
             sigma = numpyro.sample("sigma", dist.HalfNormal(0.5))
             numpyro.sample("y", dist.Normal(jnp.asarray(problem.operator) @ x, sigma), obs=y)
 
-        scheme = nd.Twisted(levels=12, num_pilot=32)
+        scheme = nd.Twisted(levels=12, pilot=32)
         smc = nd.SMC(model, scheme, num_particles=50, num_chains=2, progress_bar=False)
         return smc.run(jax.random.key(0), y=problem.data)
 
@@ -147,8 +147,8 @@ def test_tempered_evidence_needs_no_normalizer():
     evidences = []
     for constant in (0.0, 3.0):
         prior = Shifted(nd.Gaussian(MEAN, COVARIANCE), jnp.asarray(constant))
-        scheme = nd.LikelihoodTempered(num_pilot=64)
-        bridge = gaussian_bridge(prior, False, scheme.twist)
+        scheme = nd.LikelihoodTempered(pilot=64)
+        bridge = gaussian_bridge(prior, scheme.twist)
         model = scheme(bridge, jax.random.key(0))
         assert bridge.log_normalizer_error is None and model.evidence_from > 0
         result = nd.run_smc(jax.random.key(1), model, 200, num_chains=20)
@@ -162,7 +162,7 @@ def test_tempered_evidence_needs_no_normalizer():
 
 def test_a_choice_among_draws_is_weighed_by_their_mean():
     """Weighted moments of what is chosen are those of prior times likelihood, less noisy than of one."""
-    bridge = gaussian_bridge(nd.Gaussian(MEAN, COVARIANCE), False, nd.twists.Identity())
+    bridge = gaussian_bridge(nd.Gaussian(MEAN, COVARIANCE), nd.twists.Identity())
     power, errors = 0.6, {}
     floor = nd.Gaussian().schedule.noise_level(jnp.asarray(nd.Gaussian().t_min))
     covariance = COVARIANCE + float(floor) ** 2 * np.eye(2)
@@ -207,7 +207,7 @@ class Bad(eqx.Module):
 def test_draws_without_a_finite_likelihood_are_passed_over():
     """NaN, zeros, and a cloud in which nothing counts; +inf is refused (tests/test_finite.py)."""
     prior = nd.Gaussian(MEAN, COVARIANCE)
-    scheme = nd.LikelihoodTempered(num_pilot=64)
+    scheme = nd.LikelihoodTempered(pilot=64)
     bridge = nd.from_energy(prior, Bad(jnp.asarray(1.0)), twist=scheme.twist)
     result = nd.run_smc(jax.random.key(1), scheme(bridge, jax.random.key(0)), 500, num_chains=8)
     x = np.asarray(result.positions["x"])
@@ -236,8 +236,8 @@ def test_reverse_draws_have_light_tails():
 
 
 def test_an_interrupted_tempered_run_goes_on_to_the_same_numbers(monkeypatch):
-    scheme = nd.LikelihoodTempered(num_pilot=64, exact_draws=False)
-    bridge = gaussian_bridge(nd.Gaussian(MEAN, COVARIANCE), False, scheme.twist)
+    scheme = nd.LikelihoodTempered(exact_draws=False, pilot=64)
+    bridge = gaussian_bridge(nd.Gaussian(MEAN, COVARIANCE), scheme.twist)
     model = scheme(bridge, jax.random.key(0))
     whole = nd.run_smc(jax.random.key(1), model, 100, levels_per_chunk=1)
     real, calls = nd.smc.engine._run_chunk, []
@@ -260,23 +260,23 @@ def test_an_interrupted_tempered_run_goes_on_to_the_same_numbers(monkeypatch):
 
 def test_what_schemes_refuse():
     prior = nd.Gaussian(MEAN, COVARIANCE)
-    bridge = gaussian_bridge(prior, False)
-    with pytest.raises(ValueError, match="path_space=True"):
+    bridge = gaussian_bridge(prior)
+    with pytest.raises(ValueError, match="needs a `PathBridge`.*bridge_type=scheme.bridge_type"):
         nd.Twisted()(bridge)
     # Without this, the prior would silently be left out of the posterior.
     for scheme in (nd.Annealed(), nd.ReverseDiffusion(), nd.LikelihoodTempered()):
-        with pytest.raises(ValueError, match="the prior would be left out.*use `Twisted`"):
-            scheme(gaussian_bridge(prior, True))
-    other = nd.Annealed(num_pilot=32)(bridge, jax.random.key(0)).levels
+        with pytest.raises(ValueError, match="needs a `DensityBridge`; got a `PathBridge`"):
+            scheme(gaussian_bridge(prior, bridge_type=nd.bridge.PathBridge))
+    other = nd.Annealed(pilot=32)(bridge, jax.random.key(0)).levels
     with pytest.raises(ValueError, match="hold no curvature.*of another scheme"):
         nd.ReverseDiffusion(levels=other)(bridge)
     with pytest.raises(ValueError, match="at least 1.*rare huge weights"):
         nd.ReverseDiffusion(inflation=0.5)
     with pytest.raises(TypeError, match="keeps no gradient; use `mala"):
-        nd.ReverseDiffusion(move=nd.moves.random_walk(), num_pilot=8)(bridge)
+        nd.ReverseDiffusion(moves=nd.schemes.Moves(joint=nd.moves.random_walk()), pilot=8)(bridge)
     with pytest.raises(TypeError, match="even grid"):
         nd.LikelihoodTempered(levels=10)
-    levels = nd.LikelihoodTempered(num_pilot=32)(bridge, jax.random.key(0)).levels
+    levels = nd.LikelihoodTempered(pilot=32)(bridge, jax.random.key(0)).levels
     with pytest.raises(ValueError, match="Set `exact_draws`"):
         nd.LikelihoodTempered(levels=levels, exact_draws=False)(bridge)
     with pytest.raises(ValueError, match="must begin at clock 1"):
@@ -322,8 +322,8 @@ def test_initial_laws_that_are_refused():
 
 def test_reusing_the_score_changes_drifts_and_not_densities():
     prior = nd.Gaussian(MEAN, np.diag([1.0, 0.3]))
-    exact = gaussian_bridge(prior, False)
-    cheap = gaussian_bridge(prior, False, nd.Tweedie(reuse_score=True))
+    exact = gaussian_bridge(prior)
+    cheap = gaussian_bridge(prior, nd.Tweedie(reuse_score=True))
 
     @eqx.filter_jit
     def value_and_gradient(bridge, clock):
@@ -339,8 +339,8 @@ def test_reusing_the_score_changes_drifts_and_not_densities():
             np.testing.assert_allclose(a, b, rtol=1e-6)
     mixture = nd.GaussianMixture()
     exact, cheap = (
-        gaussian_bridge(mixture, False),
-        gaussian_bridge(mixture, False, nd.Tweedie(reuse_score=True)),
+        gaussian_bridge(mixture),
+        gaussian_bridge(mixture, nd.Tweedie(reuse_score=True)),
     )
     (value, gradient), (same, other) = both(exact, 0.5), both(cheap, 0.5)
     np.testing.assert_allclose(value, same, rtol=1e-12)
@@ -382,13 +382,15 @@ def test_several_sites_and_a_plate_have_their_joint_evidence(scheme):
     # The law of a hundred steps is not quite the prior's: 0.02 nats are granted to it.
     spread = np.asarray(smc.result.log_evidence).std(ddof=1) / 32**0.5
     assert spread < 0.04
-    assert abs(smc.log_evidence - float(truth)) < 3 * spread + (0.02 if scheme.path_space else 0.0)
+    assert abs(smc.log_evidence - float(truth)) < 3 * spread + 0.02 * (
+        scheme.bridge_type is nd.bridge.PathBridge
+    )
 
 
 def test_a_gradient_that_is_not_a_number_loses_no_particle():
     """The density is in order at 0 while its gradient is NaN: the proposal goes without a drift."""
     transport = ReverseProposal()
-    bridge = gaussian_bridge(nd.Gaussian(MEAN, COVARIANCE), False)
+    bridge = gaussian_bridge(nd.Gaussian(MEAN, COVARIANCE))
     half, less = jnp.asarray(0.5), jnp.asarray(0.45)
     zeros = {"x": jnp.zeros(2)}
     levels = Level.by_hand(jnp.stack([half, less]), jnp.ones(2), {"x": jnp.ones((1, 2))})

@@ -51,7 +51,7 @@ def test_ratios_of_kernels_need_scores_alone():
     log_z, below = truth(ONE + OTHER)
     composition = scores(ONE) + scores(OTHER)
     assert isinstance(composition, nd.energies.ComposedDenoiser)
-    bridge = nd.from_energy(composition, path_space=True)
+    bridge = nd.from_energy(composition, bridge_type=nd.bridge.PathBridge)
     errors = []
     for levels in (40, 160):
         result = run(nd.ScoreComposition(levels=levels), bridge)
@@ -70,7 +70,7 @@ def test_continuous_time_weights_and_what_a_control_does_to_them():
     spreads = {}
     for law in (nd.cfg(ONE, PART, 2.0), 1.5 * ONE):
         log_z, _ = truth(law)
-        bridge = nd.from_energy(law, path_space=True)
+        bridge = nd.from_energy(law, bridge_type=nd.bridge.PathBridge)
         for name, correction in {
             "plain": schemes.FeynmanKacCorrection(),
             "controlled": schemes.DriftLite(),
@@ -89,7 +89,9 @@ def test_a_likelihood_steers_a_composition():
     log_p = on_grid(PART + HALVED) + np.asarray(norm.logpdf(y, GRID, sigma))
     log_z = np.log(np.trapezoid(np.exp(log_p), GRID))
     mean = np.trapezoid(GRID * np.exp(log_p - log_z), GRID)
-    bridge = nd.from_energy(PART + HALVED, lambda x: norm.logpdf(y, x[0], sigma), path_space=True)
+    bridge = nd.from_energy(
+        PART + HALVED, lambda x: norm.logpdf(y, x[0], sigma), bridge_type=nd.bridge.PathBridge
+    )
     result = run(nd.ScoreComposition(levels=100), bridge)
     found = np.asarray(result.log_evidence) - log_z
     assert abs(found.mean()) < 0.03 and found.std(ddof=1) < 0.1
@@ -103,7 +105,7 @@ def test_a_law_as_a_factor_of_a_sampler():
     """The law of a reverse sampler times another law: path space, one score and one energy."""
     log_z, below = truth(ONE + 0.5 * PART)
     tilted = scores(ONE) + nd.factors.LawFactor(PART, 0.5)
-    result = run(nd.Twisted(levels=200), nd.from_energy(tilted, path_space=True))
+    result = run(nd.Twisted(levels=200), nd.from_energy(tilted, bridge_type=nd.bridge.PathBridge))
     found = np.asarray(result.log_evidence) - log_z
     assert found.std(ddof=1) < 0.15
     assert abs(found.mean()) < 3 * found.std(ddof=1) / 8**0.5 + 0.01
@@ -134,7 +136,7 @@ def test_half_the_guidance_may_propose():
     log_z, _ = truth(law)
     spreads = []
     for proposal in (None, nd.cfg(HALVED, PART, 2.0)):
-        scheme = nd.ReverseDiffusion(levels=60, num_moves=0, proposal=proposal)
+        scheme = nd.ReverseDiffusion(levels=60, proposal=proposal, moves=0)
         found = np.asarray(run(scheme, nd.from_energy(law)).log_evidence) - log_z
         assert abs(found.mean()) < 3 * found.std(ddof=1) / 8**0.5 + 0.01
         spreads.append(found.std(ddof=1))
@@ -148,18 +150,22 @@ def test_a_temperature_that_falls_with_the_noise():
     end = float(law.powers_at(jnp.asarray(law.t_min))[0])
     log_z, below = truth(end * ONE)
     assert truth(law)[0] == pytest.approx(log_z, abs=1e-6)
-    result = run(nd.ReverseDiffusion(levels=60, num_moves=0), nd.from_energy(law))
+    result = run(nd.ReverseDiffusion(levels=60, moves=0), nd.from_energy(law))
     found = np.asarray(result.log_evidence) - log_z
     assert abs(found.mean()) < 3 * found.std(ddof=1) / 8**0.5 + 0.005
     assert abs(below_zero(result).mean() - below) < 0.03
 
 
 def test_without_weights_it_is_a_heuristic():
-    scheme = nd.ReverseDiffusion(levels=20, num_moves=0, weights="none")
+    scheme = nd.schemes.unweighted(nd.ReverseDiffusion(levels=20, moves=0))
     result = run(scheme, nd.from_energy(2 * ONE), 200, 2)
     assert not result.exact and not result.weighted and "heuristic" not in result.evidence
     assert np.isnan(np.asarray(result.log_evidence)).all()
     assert np.ptp(np.asarray(result.log_weights)) == 0
+    inside = lambda u: jnp.clip(u, -0.5, 0.5)
+    scheme = nd.schemes.unweighted(nd.ReverseDiffusion(levels=20, moves=0), inside)
+    x = np.asarray(run(scheme, nd.from_energy(2 * ONE), 200, 2).positions["x"])
+    assert abs(x).max() == 0.5 and 0 < (abs(x) == 0.5).mean() < 1
 
 
 def test_mixtures_weigh_by_normalisers():
@@ -190,15 +196,16 @@ def test_what_is_refused():
     with pytest.raises(TypeError, match="added to energies"):
         ONE + 3.0
     with pytest.raises(ValueError, match="ScoreComposition"):
-        nd.Twisted()(nd.from_energy(ONE + OTHER, path_space=True))
+        nd.Twisted()(nd.from_energy(ONE + OTHER, bridge_type=nd.bridge.PathBridge))
     with pytest.raises(ValueError, match="single law"):
-        nd.ScoreComposition()(nd.from_energy(ONE, path_space=True))
+        nd.ScoreComposition()(nd.from_energy(ONE, bridge_type=nd.bridge.PathBridge))
     with pytest.raises(ValueError, match="change with the time"):
-        nd.from_energy(ONE * (lambda t: 2.0), path_space=True)
-    with pytest.raises(ValueError, match="boundary"):
-        nd.ReverseDiffusion(projection=lambda x: x)
-    with pytest.raises(ValueError, match="'exact', 'importance'.*or 'none'"):
-        nd.Annealed(weights="some")
+        nd.from_energy(ONE * (lambda t: 2.0), bridge_type=nd.bridge.PathBridge)
+    with pytest.raises(TypeError, match="`AbstractScheme`"):
+        nd.schemes.unweighted("none")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="needs a `DensityBridge`"):
+        bridge = nd.from_energy(ONE, bridge_type=nd.bridge.PathBridge)
+        nd.schemes.unresampled(nd.Annealed())(bridge)
 
 
 def test_a_set_is_sharp_at_its_end_in_32_bits(float32):
@@ -229,11 +236,13 @@ def test_a_heuristic_says_so_where_numpyro_users_look(capsys):
     def model():
         numpyro.sample("x", nd.DiffusionPrior(2 * ONE))
 
-    scheme = nd.ReverseDiffusion(levels=10, num_moves=0, weights="none")
+    scheme = nd.schemes.unweighted(nd.ReverseDiffusion(levels=10, moves=0))
     smc = nd.SMC(model, scheme, num_particles=50, num_chains=2, progress_bar=False)
     smc.run(jax.random.key(0))
     smc.print_summary()
     printed = capsys.readouterr().out
     assert "A heuristic: weights were left out" in printed and "log evidence nan" in printed
+    attributes = smc.to_arviz(predictive=False)["posterior"].attrs
+    assert not attributes["exact"] and "unweighted" in attributes["scheme"]
     assert "clouds disagree" not in printed and "Nothing to worry" not in printed
     assert smc.get_samples()["x"].shape == (100, 1)

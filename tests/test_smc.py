@@ -320,8 +320,9 @@ def test_another_number_of_levels_compiles_nothing(key):
 
 
 def test_target_levels_and_exactness_are_passed_on(key):
-    model = MODEL._replace(target="the filter", exact=False)
+    model = MODEL._replace(claims=nd.smc.Claims("the filter", exact=False))
     result = nd.run_smc(key, model, 60, levels_per_chunk=4)
+    assert result.claims is model.claims
     assert result.target == "the filter" and result.exact is False
     np.testing.assert_array_equal(result.levels, DATA)
 

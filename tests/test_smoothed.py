@@ -98,7 +98,7 @@ def test_the_law_of_the_demo():
     truth = [np.trapezoid(p * f(grid), grid) / norm for f in functions]
     np.testing.assert_allclose(truth[:2], [0.7978, 0.6498], atol=1e-4)
     energy = nd.energies.SmoothedDensity(demo, 1, num_draws=256)
-    scheme = nd.ReverseDiffusion(levels=30, num_pilot=64)
+    scheme = nd.ReverseDiffusion(levels=30, pilot=64)
     model = scheme(nd.from_energy(energy), jax.random.key(0))
     found = nd.run_smc(jax.random.key(1), model, num_particles=2000, num_chains=2)
     x, weights = weighted(found)

@@ -124,7 +124,7 @@ def after(mean, covariance, matrix, shift, noise):
 def test_pnp_with_four_reverse_steps(key):
     """From a score alone: the fixed point of two affine maps, discretisation and all."""
     prior, s, basis = prior_and_basis()
-    bridge, noise = nd.from_energy(prior, linear, path_space=True), 0.6
+    bridge, noise = nd.from_energy(prior, linear, bridge_type=nd.bridge.PathBridge), 0.6
     factor, variance = reverse_map(ladder(bridge, clock_at(bridge, noise), 4), bridge, s)
     denoise = (basis * factor) @ basis.T, MEAN - (basis * factor) @ basis.T @ MEAN
     law = np.zeros(2), np.eye(2)
@@ -168,7 +168,7 @@ def test_daps_with_a_score_is_off_by_a_known_amount(key):
 def test_the_flow_of_a_gaussian(key):
     """Steps that leave much of the noise, as they are said to be; and many, against the exact flow."""
     prior, s, basis = prior_and_basis()
-    bridge = nd.from_energy(prior, path_space=True)
+    bridge = nd.from_energy(prior, bridge_type=nd.bridge.PathBridge)
     start = clock_at(bridge, 1.5)
     u, run = np.asarray(jax.random.normal(key, (2,))), jax.jit(lambda *at: flow(bridge, *at))
 
@@ -245,7 +245,7 @@ def test_starts_in_32_bits(float32):
     schedule = nd.schedules.VariancePreserving()
     ends = [float(schedule.time(-2 * jnp.log(s))) for s in (0.1, 100.0)]
     prior = nd.Gaussian([1.0, -2.0], np.diag([0.25, 0.01]), schedule, *ends)
-    bridge = nd.from_energy(prior, path_space=True)
+    bridge = nd.from_energy(prior, bridge_type=nd.bridge.PathBridge)
     keys = jax.random.split(jax.random.key(3), 4000)
 
     def one(key):
@@ -261,7 +261,7 @@ def test_starts_in_32_bits(float32):
 
 
 def test_values_that_are_not_finite_are_refused(key):
-    bridge = nd.from_energy(MIXTURE, heavy, path_space=True)
+    bridge = nd.from_energy(MIXTURE, heavy, bridge_type=nd.bridge.PathBridge)
     initial = {"x": jnp.array([[0.5], [jnp.nan]])}
     with pytest.raises(
         FloatingPointError, match="site 'x'.*1 of 2 chains, first in chain 1"
@@ -274,16 +274,18 @@ def test_values_that_are_not_finite_are_refused(key):
 
 
 def test_refusals(key):
-    bridge = nd.from_energy(MIXTURE, heavy, path_space=True)
+    bridge = nd.from_energy(MIXTURE, heavy, bridge_type=nd.bridge.PathBridge)
     with pytest.raises(ValueError, match="noise_level"):
         nd.samplers.PnPDM(0.0)
     with pytest.raises(ValueError, match="weights"):
         nd.samplers.PnPDM(weights="some")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="path_space"):
+    with pytest.raises(ValueError, match="DensityBridge"):
         nd.samplers.split_gibbs(key, bridge, nd.samplers.PnPDM(prior="energy"))
     with pytest.raises(ValueError, match="summed scores"):
         nd.samplers.split_gibbs(
-            key, nd.from_energy(MIXTURE + MIXTURE, path_space=True), nd.samplers.DAPS()
+            key,
+            nd.from_energy(MIXTURE + MIXTURE, bridge_type=nd.bridge.PathBridge),
+            nd.samplers.DAPS(),
         )
     with pytest.raises(ValueError, match="num_draws"):
         nd.samplers.split_gibbs(key, bridge, num_draws=0)

@@ -170,7 +170,7 @@ def test_changed_constants_give_new_numbers(monkeypatch):
     scale = jnp.asarray(0.5)
     likelihood = lambda x: jnp.sum(dist.Normal(x, scale).log_prob(2.5))
     # One pilot, at the narrowest law: levels touch the noise of an evidence and not its value.
-    levels = nd.Annealed(levels=6, num_pilot=32)(nd.from_energy(PRIOR, likelihood)).levels
+    levels = nd.Annealed(levels=6, pilot=32)(nd.from_energy(PRIOR, likelihood)).levels
 
     def with_globals(y):
         x = numpyro.sample("x", nd.DiffusionPrior(PRIOR))
@@ -209,7 +209,7 @@ def test_what_does_not_matter_compiles_nothing():
         return model
 
     def run(model, y, seed, levels=None):
-        scheme = nd.Annealed(levels=levels, num_pilot=32)
+        scheme = nd.Annealed(levels=levels, pilot=32)
         smc = nd.SMC(model, scheme, num_particles=32, num_chains=2, progress_bar=False)
         smc.run(jax.random.key(seed), y, gain=jnp.asarray(2.0))
 

@@ -141,9 +141,9 @@ def moments_of(found):
     return mean, variance, np.log(np.mean(np.exp(np.asarray(found.log_evidence))))
 
 
-def sampled(law, num_levels=40, **options):
-    scheme = nd.ReverseDiffusion(levels=num_levels, num_moves=0, num_pilot=64, **options)
-    model = scheme(nd.from_energy(law), jax.random.key(0))
+def sampled(law, num_levels=40, wrapper=lambda scheme: scheme):
+    scheme = nd.ReverseDiffusion(levels=num_levels, moves=0, pilot=64)
+    model = wrapper(scheme)(nd.from_energy(law), jax.random.key(0))
     return nd.run_smc(jax.random.key(1), model, num_particles=4000, num_chains=2)
 
 
@@ -156,7 +156,7 @@ def test_the_law_and_its_constant_with_weights_and_the_known_bias_without():
     assert abs(mean - truth[0]) < 0.02 and abs(variance - truth[1]) < 0.03
     assert abs(log_constant - truth[2]) < 0.02
     # Its drift is linear: with 1 + tau = e^l, dm = -m - 4 (m e^-l - 1) and dv = -(2 + 8 e^-l) v + e^l.
-    x = np.asarray(sampled(BASE + tilted("curved"), 200, weights="none").positions["x"])
+    x = np.asarray(sampled(BASE + tilted("curved"), 200, nd.schemes.unweighted).positions["x"])
     assert abs(x.mean() - (1 - np.exp(-4.0))) < 0.03 and abs(x.var() - 0.125) < 0.02
 
 
@@ -182,7 +182,7 @@ def test_guidance_with_weights_is_the_tilted_law(w, truth):
     law = nd.cfg(BOTH, CLASS, 1 + w)
     exact = guided_moments(law)
     np.testing.assert_allclose(exact, truth, atol=1e-3)
-    scheme = nd.ReverseDiffusion(levels=100, num_pilot=64)
+    scheme = nd.ReverseDiffusion(levels=100, pilot=64)
     model = scheme(nd.from_energy(law), jax.random.key(0))
     found = moments_of(nd.run_smc(jax.random.key(1), model, num_particles=4000, num_chains=2))
     assert np.all(np.abs(np.subtract(found, exact)) < [0.03, 0.04, 0.03]), found
@@ -193,7 +193,7 @@ def test_guidance_with_weights_is_the_tilted_law(w, truth):
 def test_guidance_without_weights_lowers_the_mean_cost(w, cost):
     """Of 1 / p(c | x), from 2; and what it draws is another law than the tilted one."""
     law = nd.cfg(BOTH, CLASS, 1 + w)
-    x = np.asarray(sampled(law, 100, weights="none").positions["x"])
+    x = np.asarray(sampled(law, 100, nd.schemes.unweighted).positions["x"])
     np.testing.assert_allclose(np.mean(1 + np.exp(-1.5 * x)), cost, atol=0.03)
     assert x.mean() - guided_moments(law)[0] > 0.05
     if w == 1:

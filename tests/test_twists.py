@@ -171,7 +171,7 @@ def seen_x(bridge, z, clock) -> float:
 
 def test_moments_and_full_covariances_leave_no_variance_for_gaussian_priors():
     """Path and draws are then exact: a dozen levels without moves give the evidence itself."""
-    scheme = nd.ReverseDiffusion(levels=12, covariance=nd.schemes.Full(), num_moves=0)
+    scheme = nd.ReverseDiffusion(levels=12, covariance=nd.schemes.Full(), moves=0)
     model = scheme(linear(nd.twists.Moments()), jax.random.key(0))
     result = nd.run_smc(jax.random.key(1), model, 100, num_chains=4)
     floor = float(nd.from_energy(PRIOR).noise(jnp.zeros(()))["x"]) ** 2

@@ -14,7 +14,7 @@ import numpyro_diffusion as nd
 from numpyro_diffusion import plots
 
 SMALL = two_dimensional()
-SCHEME = nd.Annealed(num_moves=1, conditional_ess=0.9, num_pilot=128)
+SCHEME = nd.Annealed(moves=1, pilot=nd.schemes.Pilot(128, conditional_ess=0.9))
 
 
 @pytest.fixture(scope="module")
@@ -63,14 +63,14 @@ def test_a_genealogy_tells_who_descends_from_whom(smc):
 
 
 BRIDGE = nd.from_energy(nd.GaussianMixture(), lambda x: -jnp.sum((x - 1.0) ** 2))
-GRID = nd.Annealed(levels=6, num_moves=1, num_pilot=32)
+GRID = nd.Annealed(levels=6, moves=1, pilot=32)
 
 
 def test_an_evidence_of_chains_that_do_not_move_is_still_unbiased():
     """Steps of next to nothing: every chain is copies of one particle."""
     gaussian = nd.Gaussian([0.5], [[1.0]])
     bridge = nd.from_energy(gaussian, lambda x: jax.scipy.stats.norm.logpdf(1.5, x[0], 0.4))
-    model = nd.Annealed(levels=12, num_moves=1, num_pilot=64)(bridge, jax.random.key(0))
+    model = nd.Annealed(levels=12, moves=1, pilot=64)(bridge, jax.random.key(0))
     still = model._replace(levels=model.levels._replace(step_size=1e-9 * jnp.ones(13)))
     floor = float(bridge.noise(jnp.zeros(()))["x"]) ** 2
     truth = norm.logpdf(1.5, 0.5, (1.0 + floor + 0.16) ** 0.5)
@@ -107,7 +107,7 @@ def test_what_is_refused():
         nd.run_smc(jax.random.key(1), model, 40, chain_length=3)
     with pytest.raises(ValueError, match="chain_length` must be at least 2; got 1"):
         nd.run_smc(jax.random.key(1), model, 40, chain_length=1)
-    without = nd.ReverseDiffusion(levels=6, num_moves=0, num_pilot=32)(BRIDGE, jax.random.key(0))
+    without = nd.ReverseDiffusion(levels=6, moves=0, pilot=32)(BRIDGE, jax.random.key(0))
     with pytest.raises(ValueError, match="no moves that leave its levels"):
         nd.run_smc(jax.random.key(1), without, 40, chain_length=4)
     with pytest.raises(ValueError, match="kept no genealogy.*keep_genealogy=True"):

@@ -12,7 +12,7 @@ import numpy as np
 
 from .._arguments import whole_number
 from .._typing import Array, PRNGKey, Scalar
-from ..density.paths import data_score, log_noise, over_examples, times_at
+from ..density.paths import log_noise, over_examples, times_at
 from ..energies import AbstractDenoiser, AbstractEnergy
 
 __all__ = ["by_level", "check_times", "level_times", "mean_and_error", "noise_levels", "score_at"]
@@ -84,7 +84,7 @@ def score_at(prior: AbstractDenoiser, u: Array, t: Scalar) -> Array:
     if isinstance(prior, AbstractEnergy):
         alpha_t, _ = prior.schedule(t)
         return alpha_t * prior.score(alpha_t * u, t)
-    return data_score(prior, u, t)
+    return prior.data_score(u, t)
 
 
 def mean_and_error(values: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -20,7 +20,7 @@ STATISTICS = ("SimA", "SimA-MC", "loss")
 
 
 class Membership(NamedTuple):
-    r"""How well three statistics tell training examples from others. Rows are those of `STATISTICS`.
+    r"""Membership-inference results: accuracy of three statistics at telling training examples from others.
 
     Attributes:
         times: The levels.

@@ -30,7 +30,7 @@ __all__ = ["AuditReport", "audit"]
 
 
 class AuditReport(NamedTuple):
-    r"""What `audit` measured. Printing it gives the table and the verdict.
+    r"""Results of `audit`. Printing it gives the table and the verdict.
 
     Attributes:
         prior: Name of the prior's class.
@@ -78,7 +78,7 @@ class AuditReport(NamedTuple):
 
     @property
     def findings(self) -> list[str]:
-        """What is wrong and what to do about it; empty if nothing is."""
+        """Problems found, each with a remedy; empty if there are none."""
         return findings(self)
 
     @property

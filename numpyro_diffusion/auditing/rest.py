@@ -20,7 +20,7 @@ __all__ = ["Rest", "rest_of_data"]
 
 
 class Rest(NamedTuple):
-    r"""What chains of the energy at `t_min` do to data.
+    r"""Drift of MCMC chains of the energy at `t_min` that start from data.
 
     Attributes:
         before: Mean energy of the data with the prior's noise, in nats.

@@ -57,7 +57,7 @@ def normalizer_spread(
     num_repeats: int = 2,
     batch_size: int | None = 4096,
 ) -> Offsets:
-    r"""What single points say of the normaliser, $\hat L(t, x) = -\log \hat p_t(x) - E(x, t)$, by level.
+    r"""Pointwise estimates of the normaliser, $\hat L(t, x) = -\log \hat p_t(x) - E(x, t)$, by noise level.
 
     $\log \hat p_t$ is the score formula (`score_log_density`): it knows scores of the levels from $t$ up, and
     no energy. For an exact energy $\hat L$ is the same at every $x$. Where it is not, energies of different

@@ -18,7 +18,7 @@ __all__ = ["findings", "verdict"]
 
 
 def findings(report: AuditReport) -> list[str]:
-    """What is wrong and what to do about it; empty if nothing is."""
+    """Problems found, each with a remedy; empty if there are none."""
     found = [
         faults.untrained(report),
         faults.few_values(report),

@@ -30,22 +30,23 @@ $p_g + \delta$ with a *floor* $\delta$. The floor goes at the end, when the nois
 is possible only shrinks. Under a twist that widens, $p_g$ of an edge is averaged over a few points.
 """
 
+from .base import AbstractModel as AbstractModel
 from .base import Bridge as Bridge
-from .base import Edge as Edge
-from .base import Rest as Rest
-from .base import Seen as Seen
-from .base import combine as combine
-from .base import floored as floored
-from .base import log_density as log_density
-from .edges import Doubts as Doubts
-from .edges import doubtful as doubtful
-from .edges import with_finite_gradients as with_finite_gradients
+from .base import DensityBridge as DensityBridge
+from .base import PathBridge as PathBridge
+from .base import check_bridge_type as check_bridge_type
+from .base import seen_shapes as seen_shapes
+from .combined import combine as combine
+from .combined import floored as floored
+from .combined import log_density as log_density
 from .energy import from_energy as from_energy
-from .krylov import krylov as krylov
 from .observed import Curvature as Curvature
 from .observed import Observed as Observed
 from .observed import curvature as curvature
+from .sites import DensitySite as DensitySite
 from .sites import DiffusionSite as DiffusionSite
-from .sites import normalizer_error as normalizer_error
+from .sites import PathSite as PathSite
 from .sites import open_share as open_share
-from .tempering import Tempering as Tempering
+from .terms import Edge as Edge
+from .terms import Rest as Rest
+from .terms import Seen as Seen

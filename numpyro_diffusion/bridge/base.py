@@ -1,265 +1,342 @@
-"""The bridge: unnormalised log densities along noise levels, as sampling schemes need them."""
+"""Bridges: unnormalised log densities along noise levels, as sampling schemes need them."""
 
+import abc
+import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._prng import lean
+from .._staging import brief_jit
 from .._typing import Array, Position, PRNGKey, Scalar
-from ..twists import LowRank
-from .matrix_free import widened_by_rank
+from ..energies import AbstractDenoiser, AbstractEnergy
+from ..twists import AbstractTwist
+from .edges import Doubts, doubtful, with_finite_gradients
+from .krylov import krylov
 from .observed import Observed, curvature
-from .widening import around, averaged, widened
+from .sites import DensitySite, DiffusionSite, PathSite, open_share
+from .tempering import Tempering
+from .terms import Rest, Seen
 
-__all__ = ["Bridge", "Edge", "Rest", "Seen", "combine", "floored", "log_density"]
-
-
-class Seen(NamedTuple):
-    """What one network evaluation says of the diffusion sites of a particle.
-
-    Attributes:
-        log_density: Of all diffusion sites.
-        x_hat: What the rest of the model sees, by site.
-        sites: Log density of each site.
-        roots: Roots of the covariances around `x_hat`, or the covariances if they are `LowRank`; empty
-            where the twist has none.
-        scores: In path space, of the sampler; of a composition those of its parts, leading with their
-            number.
-    """
-
-    log_density: Scalar
-    x_hat: dict[str, Array]
-    sites: dict[str, Scalar]
-    roots: dict[str, Array] | dict[str, LowRank]
-    scores: dict[str, Array] = {}
-
-    @classmethod
-    def of(cls, parts: dict[str, tuple[Scalar, Array, Any, Array | None]]) -> "Seen":
-        """From log density, twisted value, covariance root and scores of the parts of each site."""
-        values = {name: part[0] for name, part in parts.items()}
-        x_hat = {name: part[1] for name, part in parts.items()}
-        roots = {name: part[2] for name, part in parts.items() if part[2] is not None}
-        scores = {name: part[3] for name, part in parts.items() if part[3] is not None}
-        return cls(sum(values.values(), jnp.zeros(())), x_hat, values, roots, scores)
+__all__ = [
+    "AbstractModel",
+    "Bridge",
+    "DensityBridge",
+    "PathBridge",
+    "check_bridge_type",
+    "seen_shapes",
+]
 
 
-class Edge(NamedTuple):
-    """An observed site or factor whose density may be 0.
+class AbstractModel(eqx.Module):
+    """The other sites and the data of a model, given values of its diffusion sites. No network is evaluated.
 
     Attributes:
-        log_density: Of each entry.
-        log_peak: That of each entry at the centre of its law; 0 where that is not known.
-        num_data: Numbers behind each entry, as far as `log_peak` knows of them.
+        diffusion: Names of the diffusion sites.
+        others: Names of the other latent sites.
     """
 
-    log_density: Array
-    log_peak: Array
-    num_data: Array
-
-    def softened(self, g: Scalar) -> tuple[Array, Scalar]:
-        """Log densities to the power `g` against their peaks, and what makes up for the peaks."""
-        against = self.log_density - self.log_peak
-        possible = jnp.isfinite(against)
-        # An infinity times `g` would have no gradient in what `g` depends on.
-        tempered = g * jnp.where(possible, against, 0.0)
-        entries = jnp.where(possible, tempered, jax.lax.stop_gradient(against))
-        return entries, jnp.sum(self.log_peak) + 0.5 * jnp.sum(self.num_data) * jnp.log(g)
-
-
-class Rest(NamedTuple):
-    """Everything in the model that is not a diffusion site, given what it sees of those sites.
-
-    Attributes:
-        log_prior: Of the other latent sites, in unconstrained space.
-        smooth: Log likelihood of the observed sites that are positive everywhere; `None` if there are none.
-        log_peak: What `smooth` would be if every datum lay at the centre of its law.
-        num_data: Number of these data.
-        edges: The other observed sites, and factors, by name.
-        sites: Log density of each site.
-    """
-
-    log_prior: Scalar
-    smooth: Scalar | None
-    log_peak: Scalar
-    num_data: Scalar
-    edges: dict[str, Edge]
-    sites: dict[str, Scalar]
+    diffusion: eqx.AbstractVar[tuple[str, ...]]
+    others: eqx.AbstractVar[tuple[str, ...]]
 
     @property
-    def log_likelihood(self) -> Scalar:
-        """Of observed sites and factors."""
-        terms = [jnp.sum(edge.log_density) for edge in self.edges.values()]
-        if self.smooth is not None:
-            terms.append(self.smooth)
-        return sum(terms, jnp.zeros_like(self.log_prior))
+    def drivers(self) -> tuple[str, ...]:
+        """Other sites on which an energy depends: what is seen is outdated if they move."""
+        return ()
 
-    def with_edges(self, names: tuple[str, ...], log_peaks: dict[str, Array]) -> "Rest":
-        """The same, where all edges but these are taken to be positive everywhere.
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """Other sites that are unconstrained uniform variables, of which discrete choices are made."""
+        return ()
 
-        Args:
-            names: Of the edges that stay.
-            log_peaks: By edge, what stands for the peak of each entry where no law gives it; 0 if left out.
-        """
-        edges = {
-            n: e._replace(log_peak=jnp.where(e.num_data > 0, e.log_peak, log_peaks.get(n, 0.0)))
-            for n, e in self.edges.items()
-        }
-        others = [edge for name, edge in edges.items() if name not in names]
-        if not others:
-            return self._replace(edges=edges)
-        smooth = [] if self.smooth is None else [self.smooth]
-        total = lambda field: sum((jnp.sum(getattr(edge, field)) for edge in others), jnp.zeros(()))
-        return self._replace(
-            smooth=sum(smooth, total("log_density")),
-            log_peak=self.log_peak + total("log_peak"),
-            num_data=self.num_data + total("num_data"),
-            edges={name: edge for name, edge in edges.items() if name in names},
-        )
+    def sites_at(self, sites: dict[str, Any], z: Position) -> dict[str, Any]:
+        """The diffusion sites under the energies that the other sites give them."""
+        del z
+        return sites
+
+    @abc.abstractmethod
+    def rest(self, z: Position, x_hat: dict[str, Array]) -> Rest:
+        """Densities of the other sites at `z`, unconstrained, and of the data."""
+
+    @abc.abstractmethod
+    def draw_others(self, x: dict[str, Array], key: PRNGKey) -> Position:
+        """The other sites from their prior, unconstrained."""
+
+    @abc.abstractmethod
+    def constrain(self, z: Position) -> dict[str, Array]:
+        """Values of all latent and deterministic sites."""
+
+    @abc.abstractmethod
+    def target(self, prior: str) -> str:
+        """One sentence that names the posterior under a prior."""
+
+    def laws(self, z: Position) -> Callable[[Position], Observed] | None:
+        """What the laws of the data say of clean values; `None` where only a log likelihood is known."""
+        del z
+        return None
 
 
-class Bridge(NamedTuple):
-    r"""Densities over positions, as functions of ONE particle.
+class Bridge(eqx.Module):
+    r"""Densities over positions, as functions of ONE particle; made by `from_energy` or `from_model`.
+
+    A position $z$ holds the diffusion sites in units of the data and the others unconstrained, by name.
 
     Attributes:
-        sample_base: `key -> z`: diffusion sites from a Gaussian near their law at the noisy end, the
-            others from their prior given what they see there.
-        sample_prior: `key -> z`: exact draws of the prior at clock 0; only where `exact_prior`.
-        log_base: `z -> ()`: log density of the diffusion part of `sample_base`. The other sites are
-            drawn from their own prior, which cancels.
-        see: `(z, clock) -> Seen`: the diffusion part; one network evaluation a site.
-        rest: `(z, x_hat) -> Rest`: the rest of the model; no network evaluation.
-        carry: `(z, clock, next_clock) -> (z, log_det)`: moves the diffusion sites from one level to
-            the next by the linear map between the Gaussian approximations of their laws.
-        constrain: `z -> values`: model values of all latent and deterministic sites at clock 0.
-        times: `clock -> {site: t}`: time of each diffusion site under its own schedule.
-        noise: `clock -> {site: s}`: its noise level in units of the data.
-        exponent: `(z, clock) -> ()`: $g(\theta, c)$, 1 at clock 0; no network evaluation.
-        open_share: `clock -> ()`: share of the prior's variance that the twist leaves open; 0 at clock 0.
-        diffusion_sites: their names; empty for a model without one.
-        other_sites: names of the other latent sites.
-        target: one sentence that names the law at the end of the bridge.
-        log_normalizer_error: standard error of the prior normalisers inside, in nats; `None` when
-            one of them is unknown, so that evidences hold up to a constant of the prior.
-        exact_prior: whether every diffusion site can be drawn exactly at clock 0.
-        path_space: whether the prior is the law of a reverse sampler, known by its steps alone.
-        powers: in path space, the exponents of the parts of each site that is a composition.
-        observed: `(z, x) -> Observed`: what the laws of the data say of clean values `x`; `None` where no
-            more than a log likelihood is known.
-        evaluations: network evaluations of one `see`, where derivatives count as evaluations.
-        drivers: names of the other sites on which the energy of a diffusion site depends. What is seen at a
-            particle is outdated when they move.
-        choices: names of the other sites that are unconstrained uniform variables, of which choices among
-            finitely many values are made.
-        floor: of the level at hand: by edge, the log of what is added to its density, $-\infty$ or left
+        model: The other sites and the data.
+        sites: The diffusion sites.
+        twist: What the model sees of them at noisy levels.
+        tempering: Of the likelihood, by noise level.
+        typical: Values of the other sites, for what is asked once for all particles.
+        edges: Observed sites and factors whose density is 0 somewhere; `None` for all that could be.
+        log_peaks: Largest log densities found of the sites and factors that could be.
+        floor: Of the level at hand: by edge, the log of what is added to its density, $-\infty$ or left
             out for nothing (see `combine`).
     """
 
-    sample_base: Callable[[PRNGKey], Position]
-    sample_prior: Callable[[PRNGKey], Position]
-    log_base: Callable[[Position], Scalar]
-    see: Callable[[Position, Scalar], Seen]
-    rest: Callable[[Position, dict[str, Array]], Rest]
-    carry: Callable[[Position, Scalar, Scalar], tuple[Position, Scalar]]
-    constrain: Callable[[Position], dict[str, Array]]
-    times: Callable[[Scalar], dict[str, Scalar]]
-    noise: Callable[[Scalar], dict[str, Scalar]]
-    exponent: Callable[[Position, Scalar], Scalar]
-    open_share: Callable[[Scalar], Scalar]
-    diffusion_sites: tuple[str, ...]
-    other_sites: tuple[str, ...]
-    target: str
-    log_normalizer_error: float | None
-    exact_prior: bool = False
-    path_space: bool = False
-    powers: dict[str, tuple[float, ...]] = {}
-    observed: Callable[[Position, dict[str, Array]], Observed] | None = None
-    evaluations: int = 1
-    drivers: tuple[str, ...] = ()
-    choices: tuple[str, ...] = ()
-    floor: dict[str, Scalar] = {}
+    model: AbstractModel
+    sites: dict[str, DiffusionSite]
+    twist: AbstractTwist
+    tempering: Tempering
+    typical: Position = eqx.field(default_factory=dict)
+    edges: tuple[str, ...] | None = eqx.field(static=True, default=None)
+    log_peaks: dict[str, Array] = eqx.field(default_factory=dict)
+    floor: dict[str, Scalar] = eqx.field(default_factory=dict)
+
+    site_type: ClassVar[type[DiffusionSite]]
+    prior_type: ClassVar[type[AbstractDenoiser]]
+    prior: ClassVar[str]
 
     @classmethod
-    def of(cls, parts: Any, **rest: Any) -> "Bridge":
-        """The bridge whose functions are the methods of `parts`; `rest` gives the other fields."""
-        rest = {"floor": {}, "drivers": (), "choices": (), **rest}
-        functions = {name: getattr(parts, name) for name in cls._fields if name not in rest}
-        return cls(**functions, **rest)
+    def over(cls, model: AbstractModel, sites: dict[str, Any], twist: AbstractTwist) -> "Bridge":
+        """The bridge over a model, with everything measured that depends on its data."""
+        typical, direction, found = _asked(model, sites, twist)
+        tempering = Tempering(sites, direction)
+        if not twist.takes_gradients:
+            tempering = Tempering.without_gradients(sites)
+        return cls(model, sites, twist, tempering, typical, found.names, found.log_peaks)
+
+    @property
+    @abc.abstractmethod
+    def exact_prior(self) -> bool:
+        """Whether every diffusion site can be drawn exactly at clock 0."""
+
+    @property
+    @abc.abstractmethod
+    def log_normalizer_error(self) -> float | None:
+        """Standard error of the prior normalisers inside, in nats; `None` when one is unknown.
+
+        Evidences then hold up to a constant of the prior.
+        """
+
+    @abc.abstractmethod
+    def score(self, u: dict[str, Array], clock: Scalar) -> dict[str, Array]:
+        """Gradient of the log density of the noised diffusion sites."""
+
+    def sample_base(self, key: PRNGKey) -> Position:
+        """Diffusion sites from near their law at the noisy end, the others from their prior given those."""
+        return self._drawn(lambda site, key: site.sample_base(key), jnp.asarray(1.0), key)
+
+    def sample_prior(self, key: PRNGKey) -> Position:
+        """Exact draws of the prior at clock 0; only where `exact_prior`."""
+        return self._drawn(lambda site, key: site.sample_prior(key), jnp.asarray(0.0), key)
+
+    def _drawn(
+        self, draw: Callable[[Any, PRNGKey], Array], clock: Scalar, key: PRNGKey
+    ) -> Position:
+        key_sites, key_model = jax.random.split(key)
+        keys = jax.random.split(key_sites, max(len(self.sites), 1))
+
+        def drawn(sites):
+            u = {n: draw(s, k) for k, (n, s) in zip(keys, sites.items(), strict=False)}
+            if not self.other_sites:
+                return u
+            return {**u, **self.model.draw_others(self._seen(sites, u, clock).x_hat, key_model)}
+
+        z = drawn(self.sites)
+        # Sites on which energies depend do not look at the diffusion sites: the same key draws them again.
+        return drawn(self.at(z)) if self.drivers else z
+
+    def at(self, z: Position) -> dict[str, Any]:
+        """The diffusion sites under the energies that the other sites give them."""
+        return self.model.sites_at(self.sites, z) if self.drivers else self.sites
+
+    def log_base(self, z: Position) -> Scalar:
+        """Log density of the diffusion part of `sample_base`; the prior of the other sites cancels."""
+        return sum((s.log_base(z[n]) for n, s in self.at(z).items()), jnp.zeros(()))
+
+    def see(self, z: Position, clock: Scalar) -> Seen:
+        """The diffusion part of the density; one network evaluation a site."""
+        return self._seen(self.at(z), z, clock)
+
+    def _seen(self, sites: dict[str, Any], z: Position, clock: Scalar) -> Seen:
+        seen = Seen.of({n: s.see(self.twist, z[n], clock) for n, s in sites.items()})
+        if not self.twist.num_directions:
+            return seen
+        log_likelihood = lambda x: self.rest(self.typical, x).log_likelihood
+        bend = lambda x: curvature(self.laws(self.typical), log_likelihood, x)
+        u, gradient = {name: z[name] for name in sites}, jax.grad(log_likelihood)
+        roots = krylov(sites, self.twist.num_directions, gradient, bend, u, seen.x_hat, clock)
+        return seen._replace(roots=roots)
+
+    def rest(self, z: Position, x_hat: dict[str, Array]) -> Rest:
+        """The rest of the density; no network evaluation."""
+        if self.edges:
+            z, x_hat = with_finite_gradients(z), with_finite_gradients(x_hat)
+        rest = self.model.rest(z, x_hat)
+        return rest if self.edges is None else rest.with_edges(self.edges, self.log_peaks)
+
+    def laws(self, z: Position) -> Callable[[Position], Observed] | None:
+        """What the laws of the data say of clean values; `None` where only a log likelihood is known."""
+        return self.model.laws(z)
+
+    def carry(self, z: Position, clock: Scalar, next_clock: Scalar) -> tuple[Position, Scalar]:
+        """The linear map between Gaussian approximations of two levels, and its log-determinant."""
+        carried, log_det = dict(z), jnp.zeros(())
+        for name, site in self.at(z).items():
+            carried[name], one = site.carry(z[name], clock, next_clock)
+            log_det = log_det + one
+        return carried, log_det
+
+    def constrain(self, z: Position) -> dict[str, Array]:
+        """Model values of all latent and deterministic sites at clock 0."""
+        return self.model.constrain(z)
+
+    def times(self, clock: Scalar) -> dict[str, Scalar]:
+        """Time of each diffusion site under its own schedule."""
+        return {n: s.time(clock) for n, s in self.sites.items()}
+
+    def noise(self, clock: Scalar) -> dict[str, Scalar]:
+        """Noise level of each diffusion site, in units of the data."""
+        return {n: s.noise(clock) for n, s in self.sites.items()}
+
+    def open_share(self, clock: Scalar) -> Scalar:
+        """Share of the prior's variance that the twist leaves open; 0 at clock 0."""
+        return open_share(self.sites, clock)
+
+    def exponent(self, z: Position, clock: Scalar) -> Scalar:
+        r"""$g(\theta, c)$, 1 at clock 0; no network evaluation."""
+        return self.tempering(self.rest, z, clock)
+
+    def at_floor(self, floor: dict[str, Scalar]) -> "Bridge":
+        """The bridge at a level with this floor."""
+        return dataclasses.replace(self, floor=floor)
+
+    @property
+    def diffusion_sites(self) -> tuple[str, ...]:
+        """Names of the diffusion sites; empty for a model without one."""
+        return self.model.diffusion
+
+    @property
+    def other_sites(self) -> tuple[str, ...]:
+        """Names of the other latent sites."""
+        return self.model.others
+
+    @property
+    def drivers(self) -> tuple[str, ...]:
+        """Names of the other sites on which energies depend."""
+        return self.model.drivers
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """Names of the other sites of which discrete choices are made."""
+        return self.model.choices
+
+    @property
+    def target(self) -> str:
+        """One sentence that names the law at the end of the bridge."""
+        return self.model.target(self.prior)
+
+    @property
+    def powers(self) -> dict[str, tuple[float, ...]]:
+        """In path space, the exponents of the parts of each site that is a composition."""
+        return {name: site.powers for name, site in self.sites.items() if site.powers}
+
+    @property
+    def evaluations(self) -> int:
+        """Network evaluations of one `see`, where derivatives count as evaluations."""
+        each = [self.twist.evaluations(site.energy) for site in self.sites.values()]
+        return max(each, default=1)
 
 
-def log_density(
-    bridge: Bridge, z: Position, clock: Scalar, power: Scalar
-) -> tuple[Scalar, tuple[Seen, Rest, dict[str, Array]]]:
-    r"""$\log \gamma_{c, \beta}(z)$ of shape `()` and its parts, from one network evaluation.
+class DensityBridge(Bridge):
+    r"""A bridge of densities: the prior is $e^{-E(\cdot, t)}$ at every level."""
 
-    At clock 0 and power 1, without a floor, this is the user's joint log density.
+    sites: dict[str, DensitySite]
+    site_type: ClassVar = DensitySite
+    prior_type: ClassVar = AbstractEnergy
+    prior: ClassVar[str] = "exp(-E(x, t_min))"
+
+    @property
+    def exact_prior(self) -> bool:
+        return bool(self.sites) and all(site.exact for site in self.sites.values())
+
+    @property
+    def log_normalizer_error(self) -> float | None:
+        errors = [site.log_normalizer_error for site in self.sites.values()]
+        if None in errors:
+            return None
+        return sum(error**2 for error in errors if error is not None) ** 0.5
+
+    def score(self, u: dict[str, Array], clock: Scalar) -> dict[str, Array]:
+        return jax.grad(lambda u: self.see(u, clock).log_density)(u)
+
+
+class PathBridge(Bridge):
+    """A bridge in path space: the prior is the law of a reverse sampler, known by its steps alone.
+
+    It has scores and no density of the prior, so that denoisers are enough, and no normaliser.
     """
-    seen = bridge.see(z, clock)
-    rest = bridge.rest(z, seen.x_hat)
-    value, edges = combine(bridge, z, clock, power, seen, rest)
-    return value, (seen, rest, edges)
+
+    sites: dict[str, PathSite]
+    site_type: ClassVar = PathSite
+    prior_type: ClassVar = AbstractDenoiser
+    prior: ClassVar[str] = "the reverse sampler's law"
+    exact_prior: ClassVar[bool] = False
+    log_normalizer_error: ClassVar[float] = 0.0
+
+    def score(self, u: dict[str, Array], clock: Scalar) -> dict[str, Array]:
+        return self.see(u, clock).scores
 
 
-def combine(
-    bridge: Bridge, z: Position, clock: Scalar, power: Scalar, seen: Seen, rest: Rest
-) -> tuple[Scalar, dict[str, Array]]:
-    r"""`log_density` from parts that are at hand. A power of 0 silences an infinite likelihood.
+def check_bridge_type(bridge_type: Any) -> None:
+    """Refuse what is no type of bridge.
 
-    With a floor $\delta$ a likelihood $\tilde L$ that may be 0 is $\tilde L + \delta$. Weights are right
-    only where a level's density is positive wherever the next one's is: a particle of density 0 at a noisy
-    level has no offspring, and the clean values that it would have come to may be possible.
-
-    Returns:
-        The value, and the log likelihood of the entries of each edge, without floors.
+    Raises:
+        TypeError: If it is neither of the two.
     """
-    fixed, edges = _likelihood(bridge, z, clock, seen, rest)
-    total = fixed + sum(
-        (jnp.sum(floored(r, bridge.floor.get(name))) for name, r in edges.items()), jnp.zeros(())
-    )
-    return seen.log_density + rest.log_prior + jnp.where(power > 0, power * total, 0.0), edges
+    if bridge_type not in (DensityBridge, PathBridge):
+        raise TypeError(
+            "`bridge_type` is `nd.bridge.DensityBridge`, or `nd.bridge.PathBridge` for priors that are the "
+            f"laws of reverse samplers; got {bridge_type!r}. A scheme names its own: `scheme.bridge_type`."
+        )
 
 
-def _likelihood(
-    bridge: Bridge, z: Position, clock: Scalar, seen: Seen, rest: Rest
-) -> tuple[Scalar, dict[str, Array]]:
-    r"""The log likelihood $\log \tilde L$ that a noisy level knows, in two parts.
+def seen_shapes(sites: dict[str, Any], twist: AbstractTwist) -> tuple[Position, dict[str, Array]]:
+    """Shapes of the diffusion sites, and of what the rest of the model sees of them."""
 
-    Returns:
-        A sum over what is positive everywhere, and by edge the entries of what is not. Where a twist widens
-        the former, the latter are averaged over a few points.
-    """
-    g = bridge.exponent(z, clock)
-    softened, offset = jnp.zeros(()), jnp.zeros(())
-    if rest.smooth is not None:
-        softened = g * rest.smooth + (1 - g) * rest.log_peak + 0.5 * rest.num_data * jnp.log(g)
-    parts = {name: edge.softened(g) for name, edge in rest.edges.items()}
-    edges = {name: entries for name, (entries, _) in parts.items()}
-    offset = sum((one for _, one in parts.values()), offset)
-    if not seen.roots:
-        return softened + offset, edges
-    if rest.smooth is not None:
-        softened = _widened(bridge, z, seen, softened)
-    if edges and not isinstance(next(iter(seen.roots.values())), LowRank):
-        points = around(seen.x_hat, seen.roots)  # type: ignore[arg-type]
-        each = jax.vmap(lambda x: bridge.rest(z, x).edges)(points)
-        whole = jax.vmap(lambda edge: jnp.sum(edge.softened(g)[0]))  # of all entries together
-        edges = {name: averaged(whole(edge)) for name, edge in each.items()}
-    return softened + offset, edges
+    def values():
+        u = {n: s.sample_base(jax.random.key(0)) for n, s in sites.items()}
+        see = lambda n: sites[n].see(twist, u[n], jnp.asarray(0.5))[1]
+        return u, {n: see(n).astype(jnp.result_type(see(n), u[n])) for n in u}
+
+    return jax.eval_shape(values)
 
 
-def floored(entries: Array, floor: Scalar | None) -> Array:
-    r"""$\log(e^r + \delta)$ of each entry $r$; NaN counts as a density of 0 while there is a floor."""
-    if floor is None:
-        return entries
-    above = ~jnp.isneginf(floor)  # the sum of two zeros would have no gradient
-    known = jnp.where(jnp.isnan(entries), -jnp.inf, entries)
-    return jnp.where(above, jnp.logaddexp(known, jnp.where(above, floor, 0.0)), entries)
-
-
-def _widened(bridge: Bridge, z: Position, seen: Seen, otherwise: Scalar) -> Scalar:
-    log_likelihood = lambda x: bridge.rest(z, x).smooth
-    if not isinstance(next(iter(seen.roots.values())), LowRank):
-        return widened(log_likelihood, seen.x_hat, seen.roots, otherwise)  # type: ignore[arg-type]
-    observed = None if bridge.observed is None else lambda x: bridge.observed(z, x)  # type: ignore
-    bend = curvature(observed, log_likelihood, jax.lax.stop_gradient(seen.x_hat))
-    return widened_by_rank(log_likelihood, bend, seen.x_hat, seen.roots, otherwise)  # type: ignore
+@brief_jit
+def _asked(model: AbstractModel, sites: dict[str, DiffusionSite], twist: AbstractTwist):
+    """Typical values of the other sites, the direction of which the data say most, and which are edges."""
+    others = {}
+    if model.others:  # a few draws beside the prior mean of the diffusion sites
+        x = {name: site.centre for name, site in sites.items()}
+        keys = jax.random.split(lean(jax.random.key(0)), 8)
+        others = jax.vmap(lambda key: model.draw_others(x, key))(keys)
+    typical = jax.tree.map(lambda leaf: jnp.median(leaf, 0), others)
+    if not sites:
+        return typical, {}, Doubts({}, {})
+    found = doubtful(lambda x: model.rest(typical, x).edges, sites)
+    if not twist.takes_gradients:
+        return typical, {}, found
+    return typical, Tempering.towards_the_data(model.rest, sites, others).direction, found

@@ -29,9 +29,7 @@ def powers(sampler: AbstractDenoiser) -> tuple[float, ...]:
 def scores(sampler: AbstractDenoiser, u: Array, t: Scalar) -> tuple[Array, Array]:
     r"""$\nabla_u \log p_{i,t}(u)$ of all parts, and the denoised mean of the composition."""
     assert isinstance(sampler, Composed | ComposedDenoiser)
-    alpha_t, sigma_t = sampler.schedule(t)
-    share = (alpha_t / sigma_t) ** 2
-    each = jnp.stack([share * (e.denoise(alpha_t * u, t) - u) for e in sampler.energies])
+    each = jnp.stack([e.data_score(u, t) for e in sampler.energies])
     total = jnp.tensordot(jnp.asarray(powers(sampler), u.dtype), each, 1)
     return each, u + added_variance(sampler, t).astype(u.dtype) * total
 
@@ -47,11 +45,10 @@ def log_integral(sampler: AbstractDenoiser) -> Scalar | float:
         return 0.0
     assert isinstance(sampler, Composed | ComposedDenoiser)
     t, beta = jnp.asarray(sampler.t_max), np.asarray(exponents)
-    alpha_t, _ = sampler.schedule(t)
     alpha_end, _ = sampler.schedule(jnp.asarray(sampler.t_min))
-    moments = [e.moments(t) for e in sampler.energies]
-    m = jnp.stack([jnp.broadcast_to(mean, sampler.shape) for mean, _ in moments]) / alpha_t
-    v = jnp.stack([jnp.broadcast_to(v, sampler.shape) for _, v in moments]) / alpha_t**2
+    moments = [e.data_moments(t) for e in sampler.energies]
+    m = jnp.stack([jnp.broadcast_to(mean, sampler.shape) for mean, _ in moments])
+    v = jnp.stack([jnp.broadcast_to(v, sampler.shape) for _, v in moments])
     along = lambda values: jnp.tensordot(beta, values, 1)
     precision, linear = along(1 / v), along(m / v)
     logs = along(-0.5 * jnp.log(2 * jnp.pi * v) - 0.5 * m**2 / v)

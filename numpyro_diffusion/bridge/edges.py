@@ -9,8 +9,8 @@ import numpy as np
 from jax.core import Tracer
 
 from .._typing import Array
-from .base import Edge
 from .sites import DiffusionSite
+from .terms import Edge
 
 __all__ = ["Doubts", "doubtful", "with_finite_gradients"]
 

@@ -1,5 +1,6 @@
 """Diffusion variables of a bridge: noise level, denoising and transport of one site."""
 
+import abc
 from typing import Any
 
 import equinox as eqx
@@ -12,7 +13,7 @@ from ..energies.factored import log_factors
 from ..twists import AbstractTwist, LowRank, added_variance
 from . import composed
 
-__all__ = ["DiffusionSite", "normalizer_error", "open_share"]
+__all__ = ["DensitySite", "DiffusionSite", "PathSite", "open_share"]
 
 
 class DiffusionSite(eqx.Module):
@@ -21,7 +22,6 @@ class DiffusionSite(eqx.Module):
     Attributes:
         energy: The prior's energy, or denoiser, for one example.
         batch_shape: Shape of the plates around it.
-        path_space: Whether its law is that of a reverse sampler, known by its steps alone: no density.
         initial: Law of $u$ at the noisy end from which particles start, an object with `sample(key)` and
             `log_prob(u)` for one example, such as a NumPyro distribution; `None` for the Gaussian of
             the energy's own `moments(t_max)`.
@@ -29,17 +29,11 @@ class DiffusionSite(eqx.Module):
 
     energy: AbstractDenoiser
     batch_shape: tuple[int, ...] = eqx.field(static=True, default=())
-    path_space: bool = eqx.field(static=True, default=False)
     initial: Any = None
 
     def __check_init__(self):
         if self.initial is None:
             return
-        if self.powers:
-            raise ValueError(
-                "a composition in path space starts from the product of the Gaussians of its parts, whose "
-                "integral is known; it takes no `initial`. Leave it out, or use a scheme that needs energies."
-            )
         draw = jax.eval_shape(self.initial.sample, jax.random.key(0))
         if draw.shape != self.energy.shape:
             raise ValueError(
@@ -69,33 +63,26 @@ class DiffusionSite(eqx.Module):
 
     def moments(self, clock: Scalar) -> tuple[Array, Array]:
         """Mean and variance of the Gaussian approximation in data units, each of event shape."""
-        t = self.time(clock)
-        mean, variance = self.energy.moments(t)
-        alpha_t, _ = self.energy.schedule(t)
-        return mean / alpha_t, variance / alpha_t**2
+        return self.energy.data_moments(self.time(clock))
 
+    @abc.abstractmethod
     def noise(self, clock: Scalar) -> Scalar:
         """Noise level of the kernels between levels, in units of the data."""
-        t = self.time(clock)
-        return (
-            self.energy.schedule.noise_level(t) if self.path_space else self.energy.kernel_noise(t)
-        )
+
+    @abc.abstractmethod
+    def log_base(self, u: Array) -> Scalar:
+        """Log density of `sample_base`."""
+
+    @abc.abstractmethod
+    def see_one(
+        self, twist: AbstractTwist, u: Array, t: Scalar
+    ) -> tuple[Scalar, Array, Array | None]:
+        """`see` for one example, without the root."""
 
     @property
-    def exact(self) -> bool:
-        """Whether the prior at `t_min` can be drawn from exactly."""
-        if self.path_space or not isinstance(self.energy, AbstractEnergy):
-            return False
-        draw = lambda key: self.energy.draw(key, jnp.asarray(self.energy.t_min))  # type: ignore
-        return jax.eval_shape(draw, jax.random.key(0)) is not None
-
-    def sample_prior(self, key: PRNGKey) -> Array:
-        """Exact draws of the prior at `t_min`, in units of the data."""
-        t_min = jnp.asarray(self.energy.t_min, jnp.result_type(float))
-        alpha_t, _ = self.energy.schedule(t_min)
-        keys = jax.random.split(key, self.size)
-        draws = jax.vmap(lambda key: self.energy.draw(key, t_min))(keys)  # type: ignore
-        return draws.reshape(self.shape) / alpha_t
+    def powers(self) -> tuple[float, ...]:
+        """In path space, the exponents of the parts of a composition; empty for a single law."""
+        return ()
 
     def sample_base(self, key: PRNGKey) -> Array:
         if self.initial is not None:
@@ -104,27 +91,6 @@ class DiffusionSite(eqx.Module):
         mean, variance = self.moments(jnp.asarray(1.0))
         return mean + jnp.sqrt(variance) * jax.random.normal(key, self.shape, variance.dtype)
 
-    def log_base(self, u: Array) -> Scalar:
-        if self.path_space:  # the base is where the sampler starts
-            return -self.size * composed.log_integral(self.sampler) * jnp.ones(())
-        if self.initial is not None:
-            flat = u.reshape(-1, *self.energy.shape)
-            return jnp.sum(jax.vmap(self.initial.log_prob)(flat))
-        mean, variance = self.moments(jnp.asarray(1.0))
-        terms = (u - mean) ** 2 / variance + jnp.log(2 * jnp.pi * variance)
-        return -0.5 * jnp.sum(terms)
-
-    @property
-    def sampler(self) -> AbstractDenoiser:
-        """Whose steps make up the prior in path space."""
-        energy = self.energy
-        return energy.base if isinstance(energy, Factored | FactoredDenoiser) else energy
-
-    @property
-    def powers(self) -> tuple[float, ...]:
-        """In path space, the exponents of the parts of a composition; empty for a single law."""
-        return composed.powers(self.sampler) if self.path_space else ()
-
     def see(
         self, twist: AbstractTwist, u: Array, clock: Scalar
     ) -> tuple[Scalar, Array, Array | LowRank | None, Array | None]:
@@ -132,12 +98,7 @@ class DiffusionSite(eqx.Module):
         t = self.time(clock)
 
         def one(u):
-            scores = None
-            if self.path_space:
-                log_density, x_hat, scores = self.step_of_sampler(u, t)
-                x_hat = twist.of_denoised(u, x_hat)
-            else:
-                log_density, x_hat = twist(self.energy, u, t)  # type: ignore[arg-type]
+            log_density, x_hat, scores = self.see_one(twist, u, t)
             return log_density, x_hat, twist.covariance_root(self.energy, u, t), scores
 
         if not self.batch_shape:
@@ -153,18 +114,6 @@ class DiffusionSite(eqx.Module):
         elif scores is not None:
             scores = scores.reshape(u.shape)
         return jnp.sum(log_densities), x_hat.reshape(u.shape), root, scores
-
-    def step_of_sampler(self, u: Array, t: Scalar) -> tuple[Scalar, Array, Array]:
-        """Log of the factors of the sampler's law, the denoised mean, and its score or those of its parts."""
-        if self.powers:
-            scores, x_hat = composed.scores(self.sampler, u, t)
-        else:
-            alpha_t, sigma_t = self.sampler.schedule(t)
-            scores = (self.sampler.denoise(alpha_t * u, t) - u) * (alpha_t / sigma_t) ** 2
-            x_hat = u + added_variance(self.sampler, t) * scores
-        if isinstance(self.energy, Factored | FactoredDenoiser):
-            return log_factors(self.energy, u, x_hat, t), x_hat, scores
-        return jnp.zeros(()), x_hat, scores
 
     def carry(self, u: Array, clock: Scalar, next_clock: Scalar) -> tuple[Array, Scalar]:
         mean, variance = self.moments(clock)
@@ -197,18 +146,90 @@ class DiffusionSite(eqx.Module):
         return jnp.broadcast_to(jnp.sqrt(variance), self.shape)
 
 
-def normalizer_error(sites: dict[str, DiffusionSite]) -> float | None:
-    """Standard error of the summed normalisers of some sites; `None` if one is unknown."""
-    total = 0.0
-    for site in sites.values():
-        if site.path_space:  # a product of normalised kernels
-            continue
-        assert isinstance(site.energy, AbstractEnergy)
-        if site.energy.log_normalizer is None:
+class DensitySite(DiffusionSite):
+    """A diffusion variable whose noised densities an energy gives."""
+
+    energy: AbstractEnergy
+
+    def noise(self, clock: Scalar) -> Scalar:
+        return self.energy.kernel_noise(self.time(clock))
+
+    @property
+    def exact(self) -> bool:
+        """Whether the prior at `t_min` can be drawn from exactly."""
+        draw = lambda key: self.energy.draw(key, jnp.asarray(self.energy.t_min))
+        return jax.eval_shape(draw, jax.random.key(0)) is not None
+
+    @property
+    def log_normalizer_error(self) -> float | None:
+        """Standard error of the log normaliser of the whole batch; `None` if that is unknown."""
+        if self.energy.log_normalizer is None:
             return None
         # One error an energy, shared by its whole batch: it adds up, it does not average out.
-        total += (site.size * site.energy.log_normalizer_error) ** 2
-    return total**0.5
+        return self.size * self.energy.log_normalizer_error
+
+    def sample_prior(self, key: PRNGKey) -> Array:
+        """Exact draws of the prior at `t_min`, in units of the data."""
+        t_min = jnp.asarray(self.energy.t_min, jnp.result_type(float))
+        alpha_t, _ = self.energy.schedule(t_min)
+        keys = jax.random.split(key, self.size)
+        draws = jnp.asarray(jax.vmap(lambda key: self.energy.draw(key, t_min))(keys))
+        return draws.reshape(self.shape) / alpha_t
+
+    def log_base(self, u: Array) -> Scalar:
+        if self.initial is not None:
+            flat = u.reshape(-1, *self.energy.shape)
+            return jnp.sum(jax.vmap(self.initial.log_prob)(flat))
+        mean, variance = self.moments(jnp.asarray(1.0))
+        terms = (u - mean) ** 2 / variance + jnp.log(2 * jnp.pi * variance)
+        return -0.5 * jnp.sum(terms)
+
+    def see_one(self, twist, u, t):
+        return *twist(self.energy, u, t), None
+
+
+class PathSite(DiffusionSite):
+    """A diffusion variable whose law is that of a reverse sampler, known by its steps alone: no density."""
+
+    def __check_init__(self):
+        if self.powers and self.initial is not None:  # powers that change with the time are refused
+            raise ValueError(
+                "a composition in path space starts from the product of the Gaussians of its parts, whose "
+                "integral is known; it takes no `initial`. Leave it out, or use a scheme that needs energies."
+            )
+
+    def noise(self, clock: Scalar) -> Scalar:
+        return self.energy.schedule.noise_level(self.time(clock))
+
+    def log_base(self, u: Array) -> Scalar:
+        """That of the sampler's start, which is the base, over the integral of a composition."""
+        del u
+        return -self.size * composed.log_integral(self.sampler) * jnp.ones(())
+
+    @property
+    def sampler(self) -> AbstractDenoiser:
+        """The denoiser that defines the reverse sampler: the energy without its factors."""
+        energy = self.energy
+        return energy.base if isinstance(energy, Factored | FactoredDenoiser) else energy
+
+    @property
+    def powers(self) -> tuple[float, ...]:
+        return composed.powers(self.sampler)
+
+    def see_one(self, twist, u, t):
+        log_density, x_hat, scores = self.step_of_sampler(u, t)
+        return log_density, twist.of_denoised(u, x_hat), scores
+
+    def step_of_sampler(self, u: Array, t: Scalar) -> tuple[Scalar, Array, Array]:
+        """Log of the factors of the sampler's law, the denoised mean, and its score or those of its parts."""
+        if self.powers:
+            scores, x_hat = composed.scores(self.sampler, u, t)
+        else:
+            scores = self.sampler.data_score(u, t)
+            x_hat = u + added_variance(self.sampler, t) * scores
+        if isinstance(self.energy, Factored | FactoredDenoiser):
+            return log_factors(self.energy, u, x_hat, t), x_hat, scores
+        return jnp.zeros(()), x_hat, scores
 
 
 def open_share(sites: dict[str, DiffusionSite], clock: Scalar) -> Scalar:

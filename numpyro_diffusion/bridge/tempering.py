@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._typing import Array, Position, Scalar
-from .base import Rest
 from .sites import DiffusionSite, open_share
+from .terms import Rest
 
 __all__ = ["Tempering"]
 

@@ -15,7 +15,7 @@ __all__ = ["Anomaly", "anomaly_score"]
 
 
 class Anomaly(NamedTuple):
-    r"""How untypical points are; arrays of the batch shape.
+    r"""Anomaly scores of examples; arrays of the batch shape.
 
     Attributes:
         score: $-\log p(x)$ in nats: high is improbable.
@@ -45,7 +45,7 @@ def anomaly_score(
     estimator: AbstractLogDensity | None = None,
     batch_size: int = EVALUATIONS_AT_ONCE,
 ) -> Anomaly:
-    r"""How untypical examples are of a prior: $-\log p(x)$ and its place among that of reference data.
+    r"""Anomaly score $-\log p(x)$ of examples, and its rank among that of reference data.
 
     Ranks against $n$ reference examples that are exchangeable with a typical point, with the point itself
     counted in, are exact p-values for any prior and estimator:

@@ -47,7 +47,7 @@ class DensityEstimate(NamedTuple):
 
 
 class Point(NamedTuple):
-    """One point's estimate, each part of shape `()`.
+    """Estimate at one point, each part of shape `()`.
 
     `replicates`, of shape `(k,)`, are independent estimates whose mean is `value`, made with the same noises
     at every call with the same key: differences between priors are far better known than each of them.
@@ -66,10 +66,10 @@ class AbstractLogDensity(eqx.Module):
     @property
     @abc.abstractmethod
     def law(self) -> str:
-        """Which density of the model is estimated."""
+        """Name of the density of the model that is estimated."""
 
     def prepare(self, prior: AbstractDenoiser) -> Any:
-        """What all points share, made once."""
+        """Quantities that all points share, computed once."""
         del prior
 
     @abc.abstractmethod

@@ -25,7 +25,6 @@ from ..energies import AbstractDenoiser, AbstractEnergy
 from ..energies.coordinates import cast_floats
 from .estimate import AbstractLogDensity, DensityEstimate, Point
 from .noises import AbstractNoises, Mirrored
-from .paths import data_score
 from .reference import NoisedReference, check_noised, reference_of
 from .times import AbstractTimes, Span, Stratified
 from .trace import AbstractDivergence
@@ -99,7 +98,7 @@ class ScoreFormula(AbstractLogDensity):
             r, epsilon, key = at
             s = jnp.sqrt(least**2 + r)
             t = prior.schedule.time(-2 * jnp.log(s)).astype(x.dtype)
-            score = lambda u: data_score(prior, u, t)
+            score = lambda u: prior.data_score(u, t)
 
             def one(epsilon):
                 u = x + jnp.sqrt(r) * epsilon

@@ -20,7 +20,6 @@ from ..energies.initial import StandardNormal
 from .paths import (
     check_data,
     check_finite,
-    data_score,
     gauss_legendre,
     log_noise,
     over_examples,
@@ -158,8 +157,8 @@ def _terms(models, data, keys, nodes, horizons, num_noises, batch_size):
 
         def slope(t):
             s, u = noise_at(t), at(t)
-            g = data_score(energy, u, t)
-            h = g if truth is None else data_score(truth, u, t)
+            g = energy.data_score(u, t)
+            h = g if truth is None else truth.data_score(u, t)
             _, other = reference.log_density_and_score(u, s)
             term = lambda g: jnp.sum(s * g * (2 * noise + s * g))
             gap = jnp.nan if truth is None else jnp.sum((s * (g - h)) ** 2)

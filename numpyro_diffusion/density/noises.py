@@ -20,7 +20,7 @@ SPREAD_OUT = 3  # dimensions in which an even sequence is better than orthogonal
 
 
 class AbstractNoises(eqx.Module):
-    """Which noises are added at each time. Their mirror images are added too, by the formula."""
+    """Choice of the noises that are added at each time. The formula adds their mirror images too."""
 
     @abc.abstractmethod
     def num_noises(self, dimension: int) -> int:
@@ -33,7 +33,9 @@ class AbstractNoises(eqx.Module):
     @property
     @abc.abstractmethod
     def random(self) -> bool:
-        """Whether different noises are independent draws, so that they tell the error."""
+        """True if different noises are independent draws, so that a standard error can be estimated from
+        them.
+        """
 
 
 class Mirrored(AbstractNoises):

@@ -20,26 +20,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._arguments import whole_number
-from .._typing import Array, PRNGKey, Scalar
-from ..energies import AbstractDenoiser, AbstractEnergy
+from .._typing import Array, PRNGKey
+from ..energies import AbstractDenoiser
 
 __all__ = [
     "check_data",
     "check_finite",
-    "data_score",
     "gauss_legendre",
     "log_noise",
     "over_examples",
     "times_at",
 ]
-
-
-def data_score(energy: AbstractDenoiser, u: Array, t: Scalar) -> Array:
-    r"""$\nabla_u \log p_t(u)$ of $u = x_t / \alpha_t$, of the shape of `u`."""
-    alpha_t, sigma_t = energy.schedule(t)
-    if isinstance(energy, AbstractEnergy):
-        return alpha_t * energy.score(alpha_t * u, t)
-    return (energy.denoise(alpha_t * u, t) - u) * (alpha_t / sigma_t) ** 2
 
 
 def log_noise(energy: AbstractDenoiser, times) -> np.ndarray:

@@ -20,7 +20,7 @@ __all__ = ["AbstractTimes", "GaussLegendre", "Span", "Stratified"]
 
 
 class Span(NamedTuple):
-    """What a rule for times is told of the prior.
+    """Properties of the prior that a rule for times may use.
 
     Attributes:
         schedule: The noise schedule.
@@ -67,7 +67,8 @@ class AbstractTimes(eqx.Module):
 
 
 class Stratified(AbstractTimes):
-    r"""One time in each of `num` cells that are equally likely under the arcsine law, all shifted alike.
+    r"""Stratified times: one in each of `num` cells of equal probability under the arcsine distribution,
+    with a common shift.
 
     $\tau = \sin^2(\pi u / 2)$, $u$ uniform: more times where little noise or little signal is left, which
     lowers the variance.

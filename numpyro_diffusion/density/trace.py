@@ -14,7 +14,7 @@ __all__ = ["AbstractDivergence", "ExactDivergence", "Hutchinson"]
 
 
 class AbstractDivergence(eqx.Module):
-    """How to get $f(u)$ together with $\\nabla \\cdot f(u)$."""
+    r"""Estimator of $f(u)$ together with its divergence $\nabla \cdot f(u)$."""
 
     @abc.abstractmethod
     def num_derivatives(self, dimension: int) -> int:
@@ -45,7 +45,7 @@ class AbstractDivergence(eqx.Module):
 
 
 class ExactDivergence(AbstractDivergence):
-    """One directional derivative a coordinate: exact, for a handful of dimensions."""
+    """Exact divergence by one directional derivative per coordinate, for a handful of dimensions."""
 
     def num_derivatives(self, dimension):
         return dimension

@@ -18,7 +18,6 @@ import jax.numpy as jnp
 from .._typing import Array, Scalar
 from ..energies import AbstractDenoiser
 from ..energies.coordinates import cast_floats
-from .paths import data_score
 from .reference import Reference, check_noised, reference_of
 
 __all__ = ["WhitenedFlow"]
@@ -77,5 +76,5 @@ class WhitenedFlow(NamedTuple):
         r"""$dw / d\tau$, shape `(d,)`; one evaluation."""
         t, s = self.time_and_noise(clock)
         r = self.spread(s)
-        score = self.reference.turn(data_score(self.prior, self.colour(w, s), t))
+        score = self.reference.turn(self.prior.data_score(self.colour(w, s), t))
         return s**2 / (r * jnp.tanh(clock)) * (score + w / r)  # d log s = -d tau / tanh(tau)

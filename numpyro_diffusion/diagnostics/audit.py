@@ -25,7 +25,8 @@ _MEMBERSHIP = {
 
 
 def audit_to_arviz(report: AuditReport) -> Any:
-    """One group, `audit`, in `InferenceData` (ArviZ 0.x) or `xarray.DataTree` (ArviZ 1.x).
+    """Convert an audit to ArviZ: one group, `audit`, in `InferenceData` (ArviZ 0.x) or `xarray.DataTree`
+    (ArviZ 1.x).
 
     Variables are called after the measurement and its attribute, such as `curl_ratio` and
     `denoising_residual`, with a dimension `level` that counts from 1 at `t_min`. Attributes hold the counts,

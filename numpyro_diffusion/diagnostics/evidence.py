@@ -78,7 +78,7 @@ def reservations(result: SMCResult) -> list[str]:
 
 
 def collapse(result: SMCResult) -> str:
-    """Whether hardly any starting particle of a cloud has offspring at the end."""
+    """Test whether hardly any starting particle of a cloud has descendants at the end."""
     ancestors = np.asarray(result.trace.unique_ancestors)
     ancestors = ancestors.reshape(-1, ancestors.shape[-1])
     # In a waste-free cloud one state of a chain is there at the start of a level, and can have offspring.

@@ -33,7 +33,7 @@ def free_name(name: str, taken: Iterable[str]) -> str:
 
 
 def real_parts(values: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The same values with complex ones in two, `x_real` and `x_imag`, which tables and files can hold."""
+    """Split complex values into real ones, `x_real` and `x_imag`, which tables and files can hold."""
     parts: dict[str, np.ndarray] = {}
     for name, value in values.items():
         value = np.asarray(value)

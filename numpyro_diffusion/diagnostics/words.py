@@ -25,7 +25,7 @@ _LEVELS_A_FAMILY = 3
 
 
 def non_finite(result: SMCResult, kind: str) -> str:
-    """Where log densities were NaN or +inf, in words; empty if nowhere.
+    """Describe where log densities were NaN or +inf; empty if nowhere.
 
     Args:
         result: Result of a scheme that reports the shares `nan` and `infinite` by site.
@@ -75,11 +75,11 @@ def verdict(result: SMCResult | ReplicaResult, bridge: Bridge | None = None) -> 
         _heavy_tail(result),
         piecewise_constant(result, bridge) if bridge is not None and result.completed else "",
         _disagreement(log_evidence),
-        _acceptance("moves", getattr(trace.info, "acceptance", None), "num_moves"),
+        _acceptance("moves", getattr(trace.info, "acceptance", None), "moves"),
         _acceptance(
             "moves of the other sites",
             getattr(trace.info, "other_acceptance", None),
-            "num_other_moves",
+            "num_other",
         ),
     ]
     findings = [finding for finding in findings if finding]
@@ -118,7 +118,7 @@ def _unweighted(result: SMCResult) -> str:
     return (
         "A heuristic: weights were left out, so the draws follow what the proposals lead to and not the "
         "target, there is no evidence, and nothing here can tell how far off they are. Use "
-        "`weights='exact'`."
+        "the scheme without `unweighted`."
     )
 
 
@@ -179,7 +179,7 @@ def _steep_level(shares: np.ndarray) -> str:
     return (
         f"Level {level + 1} kept {worst[level]:.0%} of a cloud's effective sample size, where a "
         f"typical level keeps {typical:.0%}: the levels are too far apart there. Try a larger pilot "
-        "cloud (`num_pilot`) or a higher `conditional_ess`."
+        "cloud (`pilot=`) or a higher `conditional_ess`."
     )
 
 
@@ -211,7 +211,7 @@ def _disagreement(log_evidence: np.ndarray) -> str:
     return (
         f"The clouds disagree on the log evidence: their standard deviation is {spread:.1f} nats, so "
         "neither it nor its error means much, and modes may be missing from some clouds. Try more "
-        "particles or moves; where coordinates are tied together, a `preconditioner_rank`."
+        "particles or moves; where coordinates are tied together, a `rank` of the moves."
     )
 
 
@@ -223,11 +223,11 @@ def _acceptance(what: str, rates: np.ndarray | None, option: str) -> str:
     if by_level[level] < 0.1:
         return (
             f"The {what} accept {by_level[level]:.0%} at level {level + 1} ({typical:.0%} typically): "
-            f"their step is too large there. Try a larger pilot cloud (`num_pilot`) or more `{option}`."
+            f"their step is too large there. Try a larger pilot cloud (`pilot=`) or more `{option}`."
         )
     if typical > 0.95:
         return (
             f"The {what} accept {typical:.0%}: their steps are smaller than need be. Try a larger "
-            f"pilot cloud (`num_pilot`) or more `{option}`."
+            f"pilot cloud (`pilot=`) or more `{option}`."
         )
     return ""

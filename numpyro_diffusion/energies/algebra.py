@@ -98,7 +98,7 @@ class Composed(_Composition, AbstractEnergy):
     log_normalizer_error: float = eqx.field(static=True, default=0.0)
 
     def with_horizon(self, *, t_min: float | None = None, t_max: float | None = None) -> Self:
-        """The same composition of parts that all have these times."""
+        """Return the same composition of parts that all have these times."""
         parts = self.between(t_min, t_max)
         same = t_min is None or t_min == self.t_min
         known = (self.log_normalizer, self.log_normalizer_error) if same else (None, 0.0)
@@ -125,7 +125,7 @@ class ComposedDenoiser(_Composition):
     powers: tuple[Power, ...] = eqx.field(static=True)
 
     def with_horizon(self, *, t_min: float | None = None, t_max: float | None = None) -> Self:
-        """The same composition of parts that all have these times."""
+        """Return the same composition of parts that all have these times."""
         return type(self)(self.between(t_min, t_max), self.powers)  # pyright: ignore[reportCallIssue]
 
     def denoise(self, x: Array, t: Scalar) -> Array:
@@ -137,7 +137,7 @@ class ComposedDenoiser(_Composition):
 
 
 class Inverse(eqx.Module):
-    """One over a function of the time."""
+    """Reciprocal of a function of the time."""
 
     function: Power
 

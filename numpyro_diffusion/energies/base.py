@@ -21,7 +21,7 @@ import numpy as np
 from equinox import AbstractVar
 from jax.core import Tracer
 
-from .._typing import Array, PRNGKey, Scalar
+from .._typing import Array, PRNGKey, Scalar, Shaped
 from ..schedules import AbstractSchedule
 
 __all__ = ["AbstractDenoiser", "AbstractEnergy", "Power"]
@@ -67,16 +67,27 @@ class AbstractDenoiser(eqx.Module):
             )
 
     @abc.abstractmethod
-    def denoise(self, x: Array, t: Scalar) -> Array:
+    def denoise(self, x: Shaped, t: Scalar) -> Shaped:
         r"""$\hat x_0(x_t) = \mathbb{E}[x_0 \mid x_t]$, of the shape of `x`."""
 
     @abc.abstractmethod
-    def moments(self, t: Scalar) -> tuple[Array, Array]:
+    def moments(self, t: Scalar) -> tuple[Shaped, Shaped]:
         """Mean and variance, each of shape `shape`, of a Gaussian roughly like the law at `t`.
 
         Used as the initial law at `t_max` and to scale positions from level to level. Both uses
         are corrected by weights, so roughly is enough.
         """
+
+    def data_moments(self, t: Scalar) -> tuple[Array, Array]:
+        r"""The moments of $u_t = x_t / \alpha_t$, in units of the data."""
+        mean, variance = self.moments(t)
+        alpha_t, _ = self.schedule(t)
+        return mean / alpha_t, variance / alpha_t**2
+
+    def data_score(self, u: Shaped, t: Scalar) -> Shaped:
+        r"""$\nabla_u \log p_t(u)$ of $u = x_t / \alpha_t$, of the shape of `u`: $(\hat x_0 - u) / s_t^2$."""
+        alpha_t, sigma_t = self.schedule(t)
+        return (self.denoise(alpha_t * u, t) - u) * (alpha_t / sigma_t) ** 2
 
     def concentration(self, t: Scalar) -> Scalar | float:
         r"""$B_t$ such that at high noise the law of $u_t$ is about as wide as $s_t / \sqrt{B_t}$.
@@ -125,7 +136,8 @@ class AbstractDenoiser(eqx.Module):
         return _combine((self,), (-1.0,))
 
     def with_horizon(self, *, t_min: float | None = None, t_max: float | None = None) -> Self:
-        r"""The same model between other times: the prior is read at `t_min`, particles start at `t_max`.
+        r"""Return the same model with other first and last times: the prior is read at `t_min`, particles
+        start at `t_max`.
 
         Another `t_min` is another law, so a stored `log_normalizer` is then forgotten, unless the energy
         is normalised at every level. Another `t_max` moves no law; a learned offset $b(t)$ is stretched
@@ -178,24 +190,28 @@ class AbstractEnergy(AbstractDenoiser):
     normalized = False
 
     @abc.abstractmethod
-    def energy(self, x: Array, t: Scalar) -> Scalar:
+    def energy(self, x: Shaped, t: Scalar) -> Scalar:
         r"""$E(x_t, t)$, shape `()`, in nats."""
 
-    def energy_and_score(self, x: Array, t: Scalar) -> tuple[Scalar, Array]:
+    def energy_and_score(self, x: Shaped, t: Scalar) -> tuple[Scalar, Shaped]:
         r"""$E(x_t, t)$ and $-\nabla_x E(x_t, t)$ from one forward and one backward pass."""
         energy, gradient = jax.value_and_grad(self.energy)(x, t)
         return energy, -gradient
 
-    def score(self, x: Array, t: Scalar) -> Array:
+    def score(self, x: Shaped, t: Scalar) -> Shaped:
         r"""$\nabla_x \log p_t(x_t) = -\nabla_x E(x_t, t)$, of the shape of `x`."""
         return self.energy_and_score(x, t)[1]
 
-    def denoise(self, x: Array, t: Scalar) -> Array:
+    def data_score(self, u: Shaped, t: Scalar) -> Shaped:
+        alpha_t, _ = self.schedule(t)
+        return alpha_t * self.score(alpha_t * u, t)
+
+    def denoise(self, x: Shaped, t: Scalar) -> Shaped:
         r"""Tweedie's formula: $\hat x_0 = (x_t + \sigma_t^2 \nabla \log p_t(x_t)) / \alpha_t$."""
         alpha_t, sigma_t = self.schedule(t)
         return (x + sigma_t**2 * self.score(x, t)) / alpha_t
 
-    def log_density(self, u: Array, t: Scalar) -> Scalar:
+    def log_density(self, u: Shaped, t: Scalar) -> Scalar:
         r"""Log density of $u_t = x_t / \alpha_t$: the noised law in the units of the data.
 
         $-E(\alpha_t u, t) + d \log \alpha_t - L(t_{\min})$. At `t_min` this is the log density of
@@ -203,7 +219,7 @@ class AbstractEnergy(AbstractDenoiser):
         """
         return self.log_density_and_score(u, t)[0]
 
-    def log_density_and_score(self, u: Array, t: Scalar) -> tuple[Scalar, Array]:
+    def log_density_and_score(self, u: Shaped, t: Scalar) -> tuple[Scalar, Shaped]:
         """`log_density` and its gradient in `u`, from one evaluation."""
         alpha_t, _ = self.schedule(t)
         energy, score = self.energy_and_score(alpha_t * u, t)
@@ -211,12 +227,12 @@ class AbstractEnergy(AbstractDenoiser):
         return u.size * jnp.log(alpha_t) - energy - constant, alpha_t * score
 
     def draw(self, key: PRNGKey, t: Scalar) -> Array | None:
-        """One exact draw of $x_t$ where the energy has a closed form, else `None`."""
+        """Draw $x_t$ exactly where the energy has a closed form, else return `None`."""
         del key, t
         return None
 
     def with_log_normalizer(self, value: float | None, error: float = 0.0) -> Self:
-        r"""The same energy with a known $L(t_{\min})$, which `save` stores with it.
+        r"""Return the same energy with a known $L(t_{\min})$, which `save` stores with it.
 
         It comes from `prior_normalizer`, `adjacent_normalizer` or `thermodynamic_normalizer`.
 

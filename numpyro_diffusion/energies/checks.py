@@ -16,7 +16,7 @@ _FAR = 20.0, 40.0  # standard deviations
 
 
 def is_traced(values) -> bool:
-    """Whether some of the values are not known yet, as inside `jit`, `grad` and the models of MCMC."""
+    """Test whether some of the values are tracers, as inside `jit`, `grad` and the models of MCMC."""
     return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(values))
 
 

@@ -52,11 +52,11 @@ class NetworkDenoiser(AbstractDenoiser):
         return self.base.net
 
     def given(self, condition) -> "NetworkDenoiser":
-        """The same denoiser under a condition, as `AbstractNetworkEnergy.given`."""
+        """Return the same denoiser under a condition, as `AbstractNetworkEnergy.given`."""
         return _of(self.base.given(condition))
 
     def with_horizon(self, *, t_min: float | None = None, t_max: float | None = None):
-        """The same model between other times."""
+        """Return the same model with other first and last times."""
         return _of(self.base.with_horizon(t_min=t_min, t_max=t_max))
 
     def denoise(self, x: Array, t: Scalar) -> Array:

@@ -55,7 +55,7 @@ class Factored(AbstractEnergy):
         return self.base.concentration(t)
 
     def with_horizon(self, *, t_min: float | None = None, t_max: float | None = None) -> Self:
-        """The same law between other times of its base, less the normaliser of that."""
+        """Return the same distribution with other times of its base, less the normaliser of that."""
         base = self.base.with_horizon(t_min=t_min, t_max=t_max)
         known = self if base.t_min == self.t_min else base
         known = known.log_normalizer, known.log_normalizer_error

@@ -18,7 +18,7 @@ __all__ = ["AbstractFactor", "Noised"]
 
 
 class Noised(NamedTuple):
-    r"""What a factor may look at; for ONE example, in units of the data.
+    r"""Arguments of a factor: values and noise level of ONE example, in units of the data.
 
     Attributes:
         u: The noised variable $u_t = x_t / \alpha_t$.

@@ -209,7 +209,8 @@ class GaussianMixture(AbstractEnergy):
 
 
 class Gaussian(AbstractEnergy):
-    r"""One Gaussian, noised exactly: $x_t \sim \mathcal{N}(\alpha_t m,\ \alpha_t^2 S + \sigma_t^2 I)$.
+    r"""Gaussian prior with its exact noised marginals: $x_t \sim \mathcal{N}(\alpha_t m,\ \alpha_t^2 S +
+    \sigma_t^2 I)$.
 
     Args:
         mean: Shape `(d,)`. May be traced.

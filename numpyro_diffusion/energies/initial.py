@@ -49,7 +49,7 @@ class StandardNormal(eqx.Module):
         return StandardNormal(self.shape, self.schedule, t)  # pyright: ignore[reportArgumentType]
 
     def sample(self, key: PRNGKey) -> Array:
-        """One draw of $u$."""
+        """Draw $u$."""
         alpha_t, _ = self.schedule(self.t)
         return jax.random.normal(key, self.shape, alpha_t.dtype) / alpha_t
 
@@ -84,11 +84,11 @@ class NoisedLaw(eqx.Module):
             )
 
     def at(self, t: Scalar | float) -> "NoisedLaw":
-        """The same law of the data, noised to another time."""
+        """Return the same distribution of the data, noised to another time."""
         return NoisedLaw(self.energy, self.shape, t)  # pyright: ignore[reportArgumentType]
 
     def sample(self, key: PRNGKey) -> Array:
-        """One exact draw of $u$."""
+        """Draw $u$ exactly."""
         draw = self.energy.draw(key, self.t)
         assert draw is not None
         return (draw / self.energy.schedule(self.t)[0]).reshape(self.shape)

@@ -78,7 +78,7 @@ class Joint(AbstractEnergy):
         return jnp.min(powers)
 
     def with_horizon(self, *, t_min: float | None = None, t_max: float | None = None) -> Self:
-        """The same variables between other times."""
+        """Return the same variables with other first and last times."""
         low, high = self.t_min if t_min is None else t_min, self.t_max if t_max is None else t_max
         parts = tuple(e.with_horizon(t_min=low, t_max=high) for e in self.energies)
         return type(self)(parts, self.num)

@@ -16,7 +16,7 @@ __all__ = ["OptimizeResult", "mbd_optimize"]
 
 
 class OptimizeResult(NamedTuple):
-    """What `mbd_optimize` found.
+    """Result of `mbd_optimize`.
 
     Attributes:
         x: Where it ended, of the shape of `start`.

@@ -170,7 +170,8 @@ class AbstractNetworkEnergy(AbstractEnergy):
         return energy if units is None else Standardized(energy, *map(jnp.asarray, units))
 
     def given(self, condition) -> Self:
-        r"""The same energy under a condition: a label, or a vector, for a network that was trained with it.
+        r"""Return the same energy under a condition: a label, or a vector, for a network that was trained
+        with it.
 
         `None` is no condition: the law over all, as far as training knew it. Conditions may be traced.
         Where normalisers of the labels are known they are counted in, so that the energy is normalised at
@@ -195,7 +196,7 @@ class AbstractNetworkEnergy(AbstractEnergy):
         return replaced(self, "given", changes)
 
     def with_label_normalizers(self, values, errors=None) -> Self:
-        r"""The same energy with known $L(t_{\min})$ under each label, which `save` stores with it.
+        r"""Return the same energy with known $L(t_{\min})$ under each label, which `save` stores with it.
 
         Args:
             values: One a label, in nats, for example of `prior_normalizer(energy.given(label), key)` of an
@@ -224,7 +225,9 @@ class AbstractNetworkEnergy(AbstractEnergy):
         return replaced(self, "with_label_normalizers", changes).given(self.condition)
 
     def with_horizon(self, *, t_min: float | None = None, t_max: float | None = None) -> Self:
-        """As for every energy; with another `t_min`, normalisers of labels are forgotten too."""
+        """Return the same energy with other first and last times; with another `t_min`, normalisers of
+        labels are forgotten.
+        """
         other = super().with_horizon(t_min=t_min, t_max=t_max)
         if other.t_min == self.t_min:
             return other

@@ -21,7 +21,7 @@ __all__ = ["draw_prior", "has_exact_draws", "is_composed", "reverse_process"]
 def reverse_process(
     energy: AbstractDenoiser, key: PRNGKey, num_steps: int, initial: Any = None
 ) -> Array:
-    r"""One draw of $x_{t_{\min}}$ by ancestral steps $x_s \sim q(x_s \mid x_t, \hat x_0(x_t))$.
+    r"""Draw $x_{t_{\min}}$ by ancestral sampling steps $x_s \sim q(x_s \mid x_t, \hat x_0(x_t))$.
 
     Steps are equal in log-SNR. Nothing is weighed: a start from a law other than that of $x_{t_{\max}}$
     is felt at the end.
@@ -62,7 +62,7 @@ def reverse_process(
 
 @eqx.filter_jit  # compiled once an energy, however often a model is traced
 def draw_prior(energy: AbstractDenoiser, key: PRNGKey, num_steps: int) -> Array:
-    r"""One draw of the prior in the units of the data, exact where there is a closed form."""
+    r"""Draw from the prior in the units of the data, exactly where there is a closed form."""
     t_min = jnp.asarray(energy.t_min, jnp.result_type(float))
     x = energy.draw(key, t_min) if isinstance(energy, AbstractEnergy) else None
     if x is None:
@@ -71,7 +71,7 @@ def draw_prior(energy: AbstractDenoiser, key: PRNGKey, num_steps: int) -> Array:
 
 
 def has_exact_draws(energy: AbstractDenoiser) -> bool:
-    """Whether the energy has draws in closed form; its `moments` are then exact too."""
+    """Test whether the energy can be drawn from in closed form; its `moments` are then exact too."""
     if not isinstance(energy, AbstractEnergy):
         return False
     t = jnp.asarray(energy.t_min, jnp.result_type(float))
@@ -79,7 +79,7 @@ def has_exact_draws(energy: AbstractDenoiser) -> bool:
 
 
 def is_composed(energy: AbstractDenoiser) -> bool:
-    """Whether some part of an energy is a product, a power or a law times a factor.
+    """Test whether some part of an energy is a product, a power or a density times a factor.
 
     The path of such an energy is not a law with growing noise, and the reverse process ends elsewhere.
     """

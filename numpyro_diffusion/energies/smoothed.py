@@ -160,7 +160,7 @@ class SmoothedDensity(AbstractEnergy):
         return jnp.tensordot(weights, points, 1), 1 / jnp.sum(weights**2)
 
     def effective_draws(self, u: Array, t: Scalar) -> Scalar:
-        """How many of the frozen points count at `u`, between 1 and `num_draws`. A handful is too few."""
+        """Effective number of the frozen points at `u`, between 1 and `num_draws`. A handful is too few."""
         return self.weighted_mean(u, t)[1]
 
     def _reference(self, dtype) -> tuple[Array, Array]:

@@ -122,15 +122,15 @@ class Standardized(eqx.Module):
         return self.restore(z_hat.reshape(x.shape))
 
     def with_energy(self, energy: AbstractDenoiser) -> Self:
-        """The same units around another energy."""
+        """Return another energy in the same units."""
         return type(self)(energy, self.location, self.scale)
 
     def given(self, condition) -> Self:
-        """The same law under a condition, as `AbstractNetworkEnergy.given`."""
+        """Return the same distribution under a condition, as `AbstractNetworkEnergy.given`."""
         return self.with_energy(self.energy.given(condition))
 
     def with_log_normalizer(self, value: Scalar | float, error: float = 0.0) -> Self:
-        """With a known normaliser of `energy`, from `prior_normalizer(self.energy, key)`."""
+        """Return it with a known normaliser of `energy`, from `prior_normalizer(self.energy, key)`."""
         return self.with_energy(self.energy.with_log_normalizer(value, error))
 
     def __getattr__(self, name: str) -> NoReturn:

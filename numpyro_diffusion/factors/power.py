@@ -14,8 +14,8 @@ class LawFactor(AbstractFactor):
     r"""$\log h_t(u) = \beta \log p_t(u)$: one law, to a power, as a factor of another.
 
     With energies alone `e1 + 0.5 * e2` says the same, with kernels that know of both. As a factor it tilts
-    the law of a *reverse sampler*, which has steps and no density: the bridge
-    `nd.from_energy(denoiser + LawFactor(energy, 0.5), path_space=True)` under `nd.Twisted()` leads to the
+    the law of a *reverse sampler*, which has steps and no density: `nd.Twisted()` on
+    `nd.from_energy(denoiser + LawFactor(energy, 0.5), bridge_type=nd.bridge.PathBridge)` leads to the
     sampler's law times $p^{1/2}$. An energy's normaliser at levels above `t_min` drops out.
 
     Attributes:

@@ -25,7 +25,7 @@ Reward = Callable[[Array], Scalar]
 
 
 class AbstractValue(eqx.Module):
-    """What a reward is worth at a noisy level."""
+    """Value function of a reward: an estimate of the reward of the clean data, given noisy data."""
 
     @abc.abstractmethod
     def __call__(self, reward: Reward, alpha: Scalar | float, noised: Noised) -> Scalar:

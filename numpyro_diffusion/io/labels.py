@@ -180,12 +180,12 @@ def _by_name(classes: Iterable[type]) -> dict[str, type]:
 
 
 def is_ours(cls: type) -> bool:
-    """Whether a class is of this package."""
+    """Test whether a class is of this package."""
     return cls.__module__.partition(".")[0] == _PACKAGE
 
 
 def is_named_tuple(cls: type) -> bool:
-    """Whether a class is a named tuple."""
+    """Test whether a class is a named tuple."""
     return issubclass(cls, tuple) and hasattr(cls, "_fields")
 
 
@@ -194,7 +194,7 @@ def _place(cls: type) -> str:
 
 
 def label_of(cls: type) -> str:
-    """What a file calls a class: its name, with the module in front if it is not of this package.
+    """Name of a class in files: with the module in front if it is not of this package.
 
     A class of this package that files do not hold by themselves has the package in front.
 

@@ -31,7 +31,7 @@ class AbstractCondition(eqx.Module):
 
 
 class Labels(AbstractCondition):
-    r"""One of `num` labels, $0, \dots, num - 1$, as an integer of shape `()`. Null is `num`.
+    r"""Condition on a class label, one of $0, \dots, num - 1$, as an integer of shape `()`. Null is `num`.
 
     Args:
         key: PRNG key.
@@ -98,7 +98,9 @@ class Vectors(AbstractCondition):
 
 
 def told_of(embedding: AbstractCondition | None, condition: Array | None) -> Array | float:
-    """What is added to the embedding of the noise level; nothing for a network without conditions."""
+    """Embedding of a condition, added to that of the noise level; nothing for a network without
+    conditions.
+    """
     if embedding is not None:
         return embedding(condition)
     if condition is not None:

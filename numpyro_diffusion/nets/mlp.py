@@ -162,7 +162,7 @@ class Scaled(eqx.Module):
 
     @property
     def condition(self) -> AbstractCondition | None:
-        """What the backbone can be told."""
+        """Condition that the backbone takes."""
         return getattr(self.net, "condition", None)
 
     def __call__(self, u: Array, c_noise: Scalar, *condition: Array) -> Array:

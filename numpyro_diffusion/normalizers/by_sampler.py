@@ -53,7 +53,7 @@ def prior_normalizer(
     key_pilot, key_run = jax.random.split(key)
     bridge = from_energy(energy, twist=scheme.twist)
     model = scheme(bridge, key_pilot)
-    if model.normalized:
+    if model.claims.normalized:
         raise ValueError(
             f"the evidence of `{type(scheme).__name__}` is free of the prior's normaliser, so it cannot "
             "tell what that is. Use `Annealed()` or `ReverseDiffusion()`."

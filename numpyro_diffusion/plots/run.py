@@ -190,7 +190,7 @@ def plot_restoration(
     num_draws: int = 5,
     noise_label: str = "posterior of the noise level",
 ) -> Any:
-    """One figure of an image restored: truth, data, posterior mean and sd, draws, noise, run.
+    """Figure of a restored image: truth, data, posterior mean and sd, draws, noise, run.
 
     Args:
         truth: The true image, shape `(height, width)`.

@@ -12,8 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpyro import distributions as dist
 
-from ..bridge import DiffusionSite
-from ..energies import AbstractEnergy
+from ..bridge import Bridge, DiffusionSite
 from .sites import refuse_estimator, site_shape, takes_complex, unwrapped
 
 __all__ = [
@@ -224,15 +223,15 @@ def values_needed():
         ) from error
 
 
-def diffusion_site(name: str, site: dict, path_space: bool, initial: Any) -> DiffusionSite:
+def diffusion_site(name: str, site: dict, bridge_type: type[Bridge], initial: Any) -> DiffusionSite:
     """The diffusion variable at a site; refuses a score where a density is needed."""
     refuse_estimator(name, unwrapped(site["fn"]))
     energy, shape = site["energy"], site_shape(site)
-    if not (path_space or isinstance(energy, AbstractEnergy)):
+    if not isinstance(energy, bridge_type.prior_type):
         raise TypeError(
             f"site `{name}` has the score-only prior {type(energy).__name__}: particles cannot be "
             "weighed without a density. Train or distil an energy, or use the scheme `Twisted`, whose "
             "prior is the law of the reverse sampler."
         )
     batch_shape = tuple(shape[: len(shape) - len(energy.shape)])
-    return DiffusionSite(energy, batch_shape, path_space, initial)
+    return bridge_type.site_type(energy, batch_shape, initial)

@@ -75,8 +75,8 @@ def refuse_impossible(drivers: tuple[str, ...], share: Any) -> None:
     raise ValueError(
         f"{100 * float(share):.0f} % of the draws of {list(drivers)} from the prior give a diffusion site no "
         "density (NaN): a power that is not positive, a label without a normaliser, or a value outside the "
-        "grid of a table. Let the prior end there, as `dist.LogNormal`, `dist.Uniform` and `dist.TruncatedNormal` "
-        "do, or tabulate a wider grid."
+        "grid of a table. Let the prior end there, as `dist.LogNormal`, `dist.Uniform` and "
+        "`dist.TruncatedNormal` do, or tabulate a wider grid."
     )
 
 

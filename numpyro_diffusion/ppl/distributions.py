@@ -108,9 +108,7 @@ class _Noised(Distribution):
                 "composed energy from the weighted particles of `nd.SMC`."
             )
         t = jnp.asarray(self.time, jnp.result_type(float))
-        mean, variance = energy.moments(t)
-        alpha_t = energy.schedule(t)[0]
-        return mean / alpha_t, variance / alpha_t**2
+        return energy.data_moments(t)
 
     def _single(self) -> AbstractDenoiser:
         if self._packed.is_stacked():

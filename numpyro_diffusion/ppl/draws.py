@@ -46,7 +46,7 @@ def _drawn(key: PRNGKey, log_weights: Array, positions: Any) -> Any:
 
 
 def drawn_by_cloud(key: PRNGKey, result: SMCResult) -> Array:
-    """Which particle each draw of each cloud is, shape `(num_chains, num_particles)`."""
+    """Draw particle indices by weight within each cloud, shape `(num_chains, num_particles)`."""
     return _by_cloud(key, result.log_weights)
 
 
@@ -59,7 +59,7 @@ def _by_cloud(key: PRNGKey, log_weights: Array) -> Array:
 
 @jax.jit
 def take(index: Array, cloud: Any) -> Any:
-    """Those particles of each cloud."""
+    """Select particles of each cloud by index."""
     return jax.tree.map(lambda leaf: jax.vmap(lambda one, i: one[i])(leaf, index), cloud)
 
 

@@ -98,7 +98,7 @@ def _renamed(groups: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 def _observed(run: Run) -> dict[str, Any]:
     """Observed values by site."""
-    trace = look(LiveModel(run.model, run.args, run.kwargs), 0.0)
+    trace = look(LiveModel((), (), run.model, run.args, run.kwargs), 0.0)
     return {
         n: s["value"]
         for n, s in trace.items()
@@ -152,9 +152,8 @@ def _times(times: Callable, clock: Array) -> dict[str, Array]:
 
 
 def prior_marks(bridge: Bridge) -> dict[str, dict[str, str]]:
-    """What to write on the groups of prior draws if those have another law than the prior."""
-    energies = getattr(getattr(bridge.rest, "__self__", None), "sites", {})
-    composed = [name for name, site in energies.items() if is_composed(site.energy)]
+    """Attributes for the groups of prior draws, if those are not draws of the prior itself."""
+    composed = [name for name, site in bridge.sites.items() if is_composed(site.energy)]
     if not composed:
         return {}
     words = (

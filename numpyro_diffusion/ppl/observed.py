@@ -19,7 +19,7 @@ __all__ = ["observed_law", "observed_laws"]
 
 @singledispatch
 def observed_law(fn: Any, value: Array) -> tuple[Array, Array, Array]:
-    r"""What one datum says about the parameter $\eta$ of its law.
+    r"""Information of one datum about the parameter $\eta$ of its distribution.
 
     For other laws than NumPyro's own, register a function: `@observed_law.register(MyDistribution)`.
 
@@ -137,7 +137,7 @@ def _whole(fn: Any, value: Array) -> tuple[Array, Array, Array]:
 
 
 def observed_laws(trace: dict[str, dict]) -> Observed:
-    """Of all observed sites of a trace; factors, which have no law, say nothing.
+    """Information of all observed sites of a trace; factors have no distribution and contribute none.
 
     Raises:
         ValueError: If a law is not known; the message names the site.

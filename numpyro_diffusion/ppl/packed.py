@@ -26,5 +26,5 @@ class Packed(eqx.Module):
         return eqx.combine(self.arrays, self.rest)
 
     def is_stacked(self) -> bool:
-        """Whether something has added axes to the arrays since they were one energy's."""
+        """True if something has added axes to the arrays since they were one energy's."""
         return self.ranks != tuple(jnp.ndim(leaf) for leaf in jax.tree.leaves(self.arrays))

@@ -56,7 +56,7 @@ def unwrapped(fn: Any) -> Any:
 
 
 def unmasked(fn: Any) -> Any:
-    """The same distribution without any mask."""
+    """Remove all masks from a distribution."""
     if isinstance(fn, dist.MaskedDistribution):
         return unmasked(fn.base_dist)
     if isinstance(fn, dist.ExpandedDistribution | dist.Independent):
@@ -67,7 +67,7 @@ def unmasked(fn: Any) -> Any:
 
 
 def counts(fn: Any, shape: tuple[int, ...]) -> Any:
-    """Which entries of a value enter its log density: those that no mask leaves out."""
+    """Mark the entries of a value that enter its log density: those that no mask leaves out."""
     if isinstance(fn, dist.MaskedDistribution):
         known = isinstance(fn._mask, bool | np.ndarray)
         xp = np if known else jnp
@@ -154,13 +154,13 @@ def _is_prior(fn: Any) -> bool:
 
 
 def is_diffusion(site: dict) -> bool:
-    """Whether it is a latent site with a diffusion prior."""
+    """Test whether it is a latent site with a diffusion prior."""
     latent = site["type"] == "sample" and not site["is_observed"]
     return latent and _is_prior(site["fn"])
 
 
 def is_other(site: dict) -> bool:
-    """Whether it is a latent site with any other prior."""
+    """Test whether it is a latent site with any other prior."""
     return site["type"] == "sample" and not site["is_observed"] and not is_diffusion(site)
 
 
@@ -213,7 +213,8 @@ def log_peaks_and_numbers(site: dict) -> tuple[Array, Array]:
 
 
 def never_zero(fn: Any) -> bool:
-    """Whether every real value has a density above 0, whatever the parameters: normal laws and the like.
+    """Test whether the density is positive at every real value for any parameters, as that of a normal
+    distribution.
 
     False where that is not known, as for factors, counts, and laws whose support depends on parameters.
     """
@@ -221,7 +222,7 @@ def never_zero(fn: Any) -> bool:
 
 
 def takes_complex(fn: Any) -> bool:
-    """Whether it is a law of complex numbers."""
+    """Test whether it is a distribution of complex numbers."""
     return _base_support(unwrapped(fn)) is constraints.complex
 
 

@@ -144,7 +144,7 @@ class SMC:
             self.model,
             *args,
             twist=self.scheme.twist if self.twist is None else self.twist,
-            path_space=self.scheme.path_space,
+            bridge_type=self.scheme.bridge_type,
             initial=self.initial,
             **kwargs,
         )

@@ -85,7 +85,7 @@ def nested_sampling(
     num_delete = whole_or_none(
         "num_delete", num_delete, 1, "`None` takes a tenth of the live points."
     )
-    if bridge.path_space or (bridge.diffusion_sites and not bridge.exact_prior):
+    if bridge.diffusion_sites and not bridge.exact_prior:
         raise ValueError(
             "nested sampling starts from exact draws of the prior; got a learned prior at "
             f"{list(bridge.diffusion_sites)}. Use `numpyro.handlers.reparam(model, config={{site: "

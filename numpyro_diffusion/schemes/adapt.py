@@ -11,13 +11,13 @@ from .kernels import Here, Kernels
 from .levels import Level
 from .particle import Particle
 
-__all__ = ["Pilot", "adapt", "enough_moves"]
+__all__ = ["PilotState", "adapt", "enough_moves"]
 
 _FORGET = 0.3  # minus the log autocorrelation that the moves of one level are to leave
 _MAX_MOVES = 20
 
 
-class Pilot(NamedTuple):
+class PilotState(NamedTuple):
     """The pilot cloud between two levels.
 
     Attributes:
@@ -37,7 +37,8 @@ class Pilot(NamedTuple):
 
 def rounds_of(kernels: Kernels) -> int:
     """Rounds of moves with which a pilot adapts at each level."""
-    return max(2 if kernels.num_moves is None else kernels.num_moves, kernels.num_other_moves)
+    num = kernels.moves.num
+    return max(2 if num == "pilot" else num, kernels.moves.num_other)
 
 
 def _gain(i):
@@ -45,14 +46,14 @@ def _gain(i):
     return 2.0 / (1.0 + 0.5 * i) ** 0.6
 
 
-def adapt(kernels: Kernels, pilot: Pilot, extra_rounds) -> tuple[Pilot, Level]:
+def adapt(kernels: Kernels, pilot: PilotState, extra_rounds) -> tuple[PilotState, Level]:
     """Moves at the pilot's level that steer both step sizes to their target acceptance.
 
     Returns:
         The pilot cloud after the moves, and the level with all that was measured, but not yet where it
         leads to.
     """
-    clock, power, rank = pilot.clock, pilot.power, kernels.rank
+    clock, power, rank = pilot.clock, pilot.power, kernels.moves.rank
     key, key_other, key_joint = jax.random.split(pilot.key, 3)
     cloud = pilot.particles.position
     scale = standard_deviations(cloud)
@@ -68,7 +69,7 @@ def adapt(kernels: Kernels, pilot: Pilot, extra_rounds) -> tuple[Pilot, Level]:
     here = kernels.here(clock, power, pilot.floor, one.position, one.seen)
     if kernels.in_blocks:
         pilot = _adapt_others(kernels, pilot, here, key_other, other, extra_rounds)
-    num_moves = jnp.asarray(kernels.num_moves or 0)
+    num_moves = jnp.asarray(0)
     if kernels.has_joint_moves:
         pilot, num_moves = _adapt_joint(kernels, pilot, here, key_joint, joint, extra_rounds)
     steps = jnp.exp(pilot.log_step), jnp.exp(pilot.other_log_step)
@@ -77,8 +78,8 @@ def adapt(kernels: Kernels, pilot: Pilot, extra_rounds) -> tuple[Pilot, Level]:
 
 
 def _adapt_others(
-    kernels: Kernels, pilot: Pilot, here: Here, key, preconditioner, extra_rounds
-) -> Pilot:
+    kernels: Kernels, pilot: PilotState, here: Here, key, preconditioner, extra_rounds
+) -> PilotState:
     count = pilot.particles.log_density.shape[0]
 
     def one_round(i, carry):
@@ -88,7 +89,7 @@ def _adapt_others(
             key, particle._replace(position=z), here.given, jnp.exp(log_step), preconditioner
         )
         z, values, acceptance = jax.vmap(move)(keys, pilot.particles, z)
-        error = jnp.mean(acceptance) - kernels.other_move.target_acceptance
+        error = jnp.mean(acceptance) - kernels.moves.other.target_acceptance
         return z, values, log_step + _gain(i) * error
 
     particles = pilot.particles
@@ -99,9 +100,11 @@ def _adapt_others(
     return pilot._replace(particles=particles, other_log_step=log_step)
 
 
-def _adapt_joint(kernels: Kernels, pilot: Pilot, here: Here, key, preconditioner, extra_rounds):
+def _adapt_joint(
+    kernels: Kernels, pilot: PilotState, here: Here, key, preconditioner, extra_rounds
+):
     count = pilot.particles.log_density.shape[0]
-    move, known = kernels.move, pilot.particles.gradient is not None
+    move, known = kernels.moves.joint, pilot.particles.gradient is not None
     blind = not known and move.leapfrog
 
     def start(particle):
@@ -127,9 +130,10 @@ def _adapt_joint(kernels: Kernels, pilot: Pilot, here: Here, key, preconditioner
     after, log_step = jax.lax.fori_loop(0, rounds + blind, one_round, (before, pilot.log_step))
     end = lambda particle, state: kernels.end_move(particle, state, preconditioner)
     particles = jax.vmap(end)(pilot.particles, after)
-    num_moves = jnp.asarray(kernels.num_moves or 1)
-    if kernels.num_moves is None:
+    if kernels.moves.num == "pilot":
         num_moves = enough_moves(before.position, after.position, rounds)
+    else:
+        num_moves = jnp.asarray(kernels.moves.num)
     return pilot._replace(particles=particles, log_step=log_step), num_moves
 
 

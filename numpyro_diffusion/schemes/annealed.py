@@ -13,12 +13,13 @@ import equinox as eqx
 
 from .._arguments import plain
 from ..bridge import Bridge
-from ..smc.moves import Move, hmc, mala
+from ..smc import Claims
 from .checks import check_choices
 from .kernels import Kernels
 from .levels import Level
+from .settings import MOVES, PILOT, Moves, Pilot
 from .transport import AbstractTransport, Carry
-from .tuned import Claims, TunedScheme, Tuning, Weights
+from .tuned import TunedScheme
 
 __all__ = ["Annealed"]
 
@@ -31,65 +32,28 @@ class Annealed(TunedScheme):
     unbiased.
 
     Attributes:
-        move: Joint move of all sites; `hmc(n)` or `mala()`. Two short trajectories of two steps
-            move a cloud as far as five MALA moves, for one evaluation less.
-        num_moves: Joint moves a level; `None` for the pilot's choice at each level, by their
-            autocorrelation.
-        other_move: Move of the non-diffusion sites given what they see; costs no network evaluation.
-        num_other_moves: Such moves a level.
+        moves: Within the levels; a number alone is that of joint moves, a move alone the joint one.
         transport: From level to level: the linear map `Carry()`, or `ProbabilityFlow()`, which costs an
             evaluation a coordinate.
         levels: `None` for the pilot's choice, a number for equal steps in log-SNR, or frozen levels.
-        conditional_ess: Share of the effective sample size that each level may keep, in (0, 1).
-        preconditioner_rank: Directions along which coordinates move together that moves know of, beside
-            the scale of every coordinate; the pilot measures them.
-        weights: `"exact"`; `"importance"` for the same without resampling; or `"none"` to leave them out: a
-            heuristic, marked as such in the result.
-        num_pilot: Particles of the pilot cloud.
-        max_levels: Give up, and say why, when the pilot needs more levels than this.
+        pilot: The cloud that chooses levels and step sizes; a number stands for so many particles.
 
     References:
         Neal (2001), Annealed importance sampling. Del Moral, Doucet & Jasra (2006), Sequential Monte
         Carlo samplers, JRSS B. Thornton et al. (2025), arXiv 2502.12786, for energies of diffusions.
     """
 
-    move: Move = eqx.field(default_factory=hmc)
-    num_moves: int | None = eqx.field(static=True, converter=plain, default=2)
-    other_move: Move = eqx.field(default_factory=mala)
-    num_other_moves: int = eqx.field(static=True, converter=plain, default=2)
+    moves: Moves = eqx.field(default=MOVES, converter=MOVES.but)
     transport: AbstractTransport = eqx.field(default_factory=Carry)
     levels: int | Level | None = eqx.field(default=None, converter=plain)
-    conditional_ess: float = eqx.field(static=True, default=0.97)
-    preconditioner_rank: int = eqx.field(static=True, converter=plain, default=0)
-    weights: Weights = eqx.field(static=True, default="exact")
-    num_pilot: int = eqx.field(static=True, converter=plain, default=256)
-    max_levels: int = eqx.field(static=True, converter=plain, default=400)
+    pilot: Pilot = eqx.field(default=PILOT, converter=PILOT.but)
 
     def __check_init__(self):
-        check_choices(
-            self,
-            num_moves=self.num_moves,
-            num_other_moves=self.num_other_moves,
-            least_moves=1,
-            preconditioner_rank=self.preconditioner_rank,
-        )
-
-    @property
-    def tuning(self) -> Tuning:
-        """The pilot cloud that tunes it."""
-        return Tuning(self.num_pilot, self.conditional_ess, self.max_levels)
+        check_choices(self, joint_moves=True)
 
     def kernels(self, bridge: Bridge) -> Kernels:
         """Moves and weights over a bridge."""
-        counts = self.num_moves, self.num_other_moves
-        return Kernels(
-            bridge,
-            self.move,
-            self.other_move,
-            self.transport,
-            *counts,
-            rank=self.preconditioner_rank,
-        )
+        return Kernels(bridge, self.moves, self.transport)
 
     def claims(self, bridge: Bridge) -> Claims:
         """The model's own posterior; an evidence that holds the normaliser unless it is known."""

@@ -7,7 +7,7 @@ import equinox as eqx
 
 from .._arguments import check_instance
 from .._typing import PRNGKey
-from ..bridge import Bridge
+from ..bridge import Bridge, DensityBridge
 from ..smc import FeynmanKac
 from ..twists import Tweedie
 from .levels import Level
@@ -20,14 +20,14 @@ class AbstractScheme(eqx.Module):
 
     Attributes:
         twist: What the likelihood sees at noisy levels, unless the user says otherwise.
-        path_space: Whether its prior is the law of a reverse sampler, known by its steps alone. `SMC` makes
-            the bridge in path space then, which has scores and no densities of the prior.
+        bridge_type: The bridge that it takes and `SMC` makes: `DensityBridge`, or `PathBridge` if its prior
+            is the law of a reverse sampler, known by its steps alone.
     """
 
     # Without annotations: a field of the same name in a subclass would else come before all others, wherever
     # it is written, and fields are given by position too.
     twist = Tweedie()
-    path_space = False
+    bridge_type = DensityBridge
 
     @abc.abstractmethod
     def __call__(
@@ -39,7 +39,7 @@ class AbstractScheme(eqx.Module):
         `bridge.sample_base` gives them.
 
         Args:
-            bridge: The densities; in path space for a scheme in path space, and only then.
+            bridge: The densities, of its `bridge_type`.
             key: PRNG key of whatever is tuned before the run; a fixed one if left out.
             progress_bar: Show the progress of that.
         """

@@ -30,41 +30,28 @@ def check_tuned(who: str, scheme: Any) -> None:
 def check_choices(
     scheme: TunedScheme,
     *,
-    num_other_moves: int,
-    num_moves: int | None = None,
-    least_moves: int = 0,
-    preconditioner_rank: int = 0,
+    joint_moves: bool | None = None,
     inflation: Any = 1.0,
     start: float = 1.0,
 ) -> None:
     """Refuse what no scheme can use.
 
     Args:
-        scheme: Whose levels, weights and pilot are looked at.
-        num_other_moves: Moves of the non-diffusion sites a level.
-        num_moves: Joint moves a level.
-        least_moves: The fewest of them that will do.
-        preconditioner_rank: Directions of the preconditioners.
+        scheme: Whose levels and moves are looked at.
+        joint_moves: Whether it needs joint moves; `None` if it can do with and without.
         inflation: Of the proposals; an array is taken as it is.
         start: Clock at which frozen levels must begin.
     """
-    name, levels, tuning = type(scheme).__name__, scheme.levels, scheme.tuning
-    of = lambda field: f"{field}` of `{name}"
-    if num_moves is not None:
-        whole_number(of("num_moves"), num_moves, least_moves, "`None` for the pilot's choice.")
-    whole_number(of("num_other_moves"), num_other_moves, 1)
-    whole_number(of("preconditioner_rank"), preconditioner_rank, 0)
-    whole_number(of("num_pilot"), tuning.num_particles, 2)
-    whole_number(of("max_levels"), tuning.max_levels, 1)
-    if scheme.weights not in ("exact", "importance", "none"):
+    name, levels, num = type(scheme).__name__, scheme.levels, scheme.moves.num
+    if joint_moves and num == 0:
         raise ValueError(
-            f"`weights` of `{name}` is 'exact', 'importance' for weights without resampling, or 'none' for "
-            f"the heuristic; got {scheme.weights!r}."
+            f"`{name}` goes on by joint moves, so their number must be at least 1; got 0. Weights alone are "
+            "`nd.ReverseDiffusion(moves=0)`."
         )
-    if not 0 < tuning.conditional_ess < 1:
+    if joint_moves is False and num != 0:
         raise ValueError(
-            "`conditional_ess` is the share that a level keeps, in (0, 1); got "
-            f"{tuning.conditional_ess}. Try 0.9."
+            f"`{name}` makes no joint moves, since no density would accept them; got {num}. Moves of "
+            "the other sites are `nd.schemes.Moves(num=0, other=..., num_other=...)`."
         )
     if isinstance(inflation, float | int) and inflation < 1:
         raise ValueError(

@@ -12,17 +12,20 @@ import jax
 import jax.numpy as jnp
 
 from .._arguments import plain
-from ..bridge import Bridge, Seen
-from ..smc.moves import Move, hmc, mala
+from ..bridge import Bridge, PathBridge, Seen
+from ..smc import Claims
 from .checks import check_choices, check_has_diffusion
 from .corrections import AbstractCorrection, RadonNikodym, Step
 from .kernels import Kernels
 from .levels import Level
 from .proposals import usable
+from .settings import MOVES, PILOT, Moves, Pilot
 from .transport import AbstractTransport
-from .tuned import Claims, TunedScheme, Tuning, Weights
+from .tuned import TunedScheme
 
 __all__ = ["Corrected", "ScoreComposition"]
+
+_MOVES = MOVES.but(0)
 
 
 class ScoreComposition(TunedScheme):
@@ -31,16 +34,14 @@ class ScoreComposition(TunedScheme):
     The weighted particles follow $\prod_i p_i^{\beta_i}$, times factors and likelihoods, as levels *and*
     particles become many and if the scores are those of noised laws. Where energies are at hand,
     `ReverseDiffusion` needs neither many levels nor right scores in between. For `nd.from_energy(e1 + e2,
-    path_space=True)`, of energies or of denoisers.
+    bridge_type=nd.bridge.PathBridge)`, of energies or of denoisers.
 
     Attributes:
         levels: Number of steps, equal in log-SNR; or the frozen levels of an earlier run.
         correction: `RadonNikodym()`, `FeynmanKacCorrection()` or `DriftLite()`.
         inflation: Factor on the variance of a draw.
-        weights: `"exact"`, or `"none"` for reverse diffusion with summed scores as it is, a heuristic.
-        other_move: Move of the non-diffusion sites; costs no network evaluation.
-        num_other_moves: Such moves a level.
-        num_pilot: Particles of the pilot cloud.
+        moves: Of the non-diffusion sites, `Moves(num=0, other=..., num_other=...)`; there are no joint moves.
+        pilot: The cloud that tunes their steps, or its number of particles.
 
     References:
         Skreta et al. (2025), Feynman-Kac Correctors in Diffusion, ICML. He et al. (2025), RNE.
@@ -49,20 +50,13 @@ class ScoreComposition(TunedScheme):
     levels: int | Level = eqx.field(default=200, converter=plain)
     correction: AbstractCorrection = eqx.field(default_factory=RadonNikodym)
     inflation: float = 1.0
-    weights: Weights = eqx.field(static=True, default="exact")
-    other_move: Move = eqx.field(default_factory=mala)
-    num_other_moves: int = eqx.field(static=True, converter=plain, default=2)
-    num_pilot: int = eqx.field(static=True, converter=plain, default=256)
+    moves: Moves = eqx.field(default=_MOVES, converter=_MOVES.but)
+    pilot: Pilot = eqx.field(default=PILOT, converter=PILOT.but)
 
     def __check_init__(self):
-        check_choices(self, num_other_moves=self.num_other_moves, inflation=self.inflation)
+        check_choices(self, inflation=self.inflation, joint_moves=False)
 
-    path_space: ClassVar[bool] = True
-
-    @property
-    def tuning(self) -> Tuning:
-        """The pilot cloud that tunes it, on a given grid of levels."""
-        return Tuning(self.num_pilot)
+    bridge_type: ClassVar[type[Bridge]] = PathBridge
 
     def kernels(self, bridge: Bridge) -> Kernels:
         """Steps and weights over a bridge, all of whose diffusion sites are compositions."""
@@ -75,7 +69,7 @@ class ScoreComposition(TunedScheme):
                 "single law. Write `1.0 * energy`, or use `Twisted`."
             )
         transport = Corrected(self.correction, self.inflation)
-        return Kernels(bridge, hmc(), self.other_move, transport, 0, self.num_other_moves)
+        return Kernels(bridge, self.moves, transport)
 
     def claims(self, bridge: Bridge) -> Claims:
         """The product of powers of the parts' laws, as far as weights of finite steps reach it."""

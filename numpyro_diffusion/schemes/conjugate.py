@@ -97,9 +97,8 @@ class Conjugate(AbstractTransport):
 
 def _linear(bridge: Bridge, position: Position, mean: Position) -> tuple[Array, Array]:
     """The operator as a matrix, and the residual that it leaves at 0."""
-    assert bridge.observed is not None
     at = jax.lax.stop_gradient(mean)
-    bend: Curvature = curvature(lambda x: bridge.observed(position, x), None, at)  # type: ignore
+    bend: Curvature = curvature(bridge.laws(position), None, at)
     residual, unravel = ravel_pytree(bend.residual)
     back = lambda w: ravel_pytree(bend.back(unravel(w)))[0]  # type: ignore
     operator = jax.vmap(back)(jnp.eye(residual.size, dtype=residual.dtype))

@@ -11,13 +11,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._arguments import check_counts
 from .._staging import Done, hoist
 from .._typing import Array, Position, PRNGKey, Scalar
 from ..bridge import Bridge, Rest, Seen, combine, log_density
-from ..smc.moves import Move
 from .levels import Level
 from .particle import Particle
+from .settings import MOVES, Moves
 from .transport import AbstractTransport
 
 __all__ = ["CHOICE_MOVES", "Here", "Info", "Kernels", "Level", "Particle"]
@@ -74,28 +73,15 @@ class Kernels(eqx.Module):
 
     Attributes:
         bridge: The densities.
-        move: Joint move of all sites.
-        other_move: Move of the non-diffusion sites given what they see.
+        moves: Within the levels.
         transport: From level to level.
-        num_moves: Joint moves a level; `None` for the pilot's choice at each level.
-        num_other_moves: Moves of the other sites a level.
         from_prior: Whether particles start from exact draws of the prior.
-        rank: Directions beside the diagonal in the preconditioners.
     """
 
     bridge: Bridge
-    move: Move
-    other_move: Move
+    moves: Moves = eqx.field(converter=MOVES.but)
     transport: AbstractTransport
-    num_moves: int | None = eqx.field(static=True)
-    num_other_moves: int = eqx.field(static=True)
     from_prior: bool = eqx.field(static=True, default=False)
-    rank: int = eqx.field(static=True, default=0)
-
-    def __check_init__(self):
-        if self.num_moves is not None:
-            check_counts(self, "`None` for the pilot's choice.", num_moves=0)
-        check_counts(self, num_other_moves=0, rank=0)
 
     @property
     def in_blocks(self) -> bool:
@@ -109,7 +95,7 @@ class Kernels(eqx.Module):
 
     @property
     def has_joint_moves(self) -> bool:
-        return self.num_moves != 0
+        return self.moves.num != 0
 
     @property
     def keeps_gradient(self) -> bool:
@@ -142,7 +128,7 @@ class Kernels(eqx.Module):
             seen: What was seen at a particle, or its shapes, where moves of other sites are to come.
             done: What was computed before in this scope.
         """
-        bridge = self.bridge._replace(floor=floor)
+        bridge = self.bridge.at_floor(floor)
         density = hoist(lambda z: log_density(bridge, z, clock, power), z, done=done)
         if seen is None or not self.in_blocks:
             return Here(density)
@@ -183,17 +169,17 @@ class Kernels(eqx.Module):
         value_of = hoist(lambda block: given({**particle.position, **block}, particle.seen), block)
         logdensity_fn = lambda block: _finite(value_of(block))
         state, acceptance = self.run_moves(
-            self.other_move,
+            self.moves.other,
             key,
             block,
             logdensity_fn,
             step_size,
             preconditioner,
-            self.num_other_moves,
+            self.moves.num_other,
         )
         moved = preconditioner.to_model(state.position)
         value = _evaluated(state, particle.log_density)
-        return {**particle.position, **moved}, value, acceptance / self.num_other_moves
+        return {**particle.position, **moved}, value, acceptance / self.moves.num_other
 
     def choose(self, key, particle: Particle, here: Here, name: str) -> Particle:
         """A uniform variable drawn anew, and accepted or not: gradients say nothing of a choice."""
@@ -233,7 +219,7 @@ class Kernels(eqx.Module):
     def known_start(self, particle: Particle, z: Position, preconditioner) -> Any:
         """The state of the joint move at a particle whose gradient is at hand."""
         assert particle.gradient is not None
-        return self.move.init_known(
+        return self.moves.joint.init_known(
             z, _finite(particle.log_density), particle.gradient, preconditioner
         )
 
@@ -242,7 +228,7 @@ class Kernels(eqx.Module):
         gradient = particle.gradient
         known = gradient is not None and hasattr(state, "logdensity_grad")
         if known or self.transport.needs_gradient:
-            gradient = self.move.gradient(state, preconditioner)
+            gradient = self.moves.joint.gradient(state, preconditioner)
         position = preconditioner.to_model(state.position)
         value = _evaluated(state, particle.log_density)
         return particle._replace(position=position, log_density=value, gradient=gradient)
@@ -305,7 +291,7 @@ class Kernels(eqx.Module):
         if not self.has_joint_moves:
             return particle, (acceptance, other_acceptance)
         state, total = self.run_moves(
-            self.move,
+            self.moves.joint,
             key_joint,
             z,
             here.logdensity,
@@ -349,7 +335,7 @@ class Kernels(eqx.Module):
         """The transport of a level as a function of a particle: `(key, position, gradient, seen) -> ...`."""
 
         def one(key, position, gradient, seen):
-            bridge = self.bridge._replace(floor=level.floor)
+            bridge = self.bridge.at_floor(level.floor)
             return self.transport(key, bridge, position, gradient, seen, level)
 
         return hoist(one, key, particle.position, particle.gradient, particle.seen, done=done)

@@ -14,18 +14,19 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm.auto import tqdm
 
-from .._arguments import whole_number, whole_or_none
+from .._arguments import whole_or_none
 from .._prng import lean
 from .._staging import Done, brief_jit
 from .._typing import PRNGKey
 from ..smc import conditional_ess as share_left
 from ..smc import resample_equal
-from .adapt import Pilot, adapt
+from .adapt import PilotState, adapt
 from .floor import corrected, faded, first, floor_of, gone, ruled_out
 from .kernels import Kernels
 from .levels import Level
 from .particle import Particle
 from .path import Path, prior_first
+from .settings import Pilot
 
 __all__ = ["PilotError", "tune"]
 
@@ -37,10 +38,8 @@ class PilotError(RuntimeError):
 def tune(
     key: PRNGKey,
     kernels: Kernels,
+    settings: Pilot,
     *,
-    num_particles: int = 256,
-    conditional_ess: float = 0.97,
-    max_levels: int = 400,
     num_levels: int | None = None,
     path: Path,
     progress_bar: bool = False,
@@ -50,9 +49,7 @@ def tune(
     Args:
         key: PRNG key.
         kernels: Moves and weights over a bridge.
-        num_particles: Size of the pilot cloud.
-        conditional_ess: Share of the effective sample size that each level keeps.
-        max_levels: Give up beyond this.
+        settings: Of the pilot cloud.
         num_levels: Equal steps in log-SNR instead of the pilot's own choice.
         path: `likelihood_first` or `prior_first`.
         progress_bar: Show how far along the path the pilot is.
@@ -64,11 +61,9 @@ def tune(
         PilotError: If `max_levels` do not suffice, or every pilot particle has weight 0.
     """
     # Where the likelihood comes last, at the clean end, supports are nested without a floor.
-    max_levels = whole_number("max_levels", max_levels, 1)
-    num_particles = whole_number("num_particles", num_particles, 2)
     num_levels = whole_or_none("num_levels", num_levels, 1, "`None` for the pilot's own.")
     floors = bool(kernels.bridge.diffusion_sites) and path is not prior_first
-    pilot = _start_pilot(kernels, key, num_particles, floors)
+    pilot = _start_pilot(kernels, key, settings.num_particles, floors)
     rows: list[Any] = []
     fixed = None if num_levels is None else np.linspace(1.0, 0.0, num_levels + 1)
     bar = tqdm(
@@ -79,7 +74,12 @@ def tune(
             next_clock = np.nan if fixed is None else fixed[min(len(rows) + 1, len(fixed) - 1)]
             rounds = 16 if not rows else 0
             pilot, row, alive = _advance(
-                kernels, pilot, conditional_ess, np.asarray(next_clock), np.asarray(rounds), path
+                kernels,
+                pilot,
+                settings.conditional_ess,
+                np.asarray(next_clock),
+                np.asarray(rounds),
+                path,
             )
             rows.append(jax.tree.map(np.asarray, row))
             if not bool(alive):
@@ -95,16 +95,16 @@ def tune(
             if impossible:
                 raise PilotError(
                     f"no pilot particle is possible under {impossible}: too little of the prior's mass is. "
-                    "Try a larger `num_pilot`, or say what is possible by a smooth term beside the hard one."
+                    "Try a larger `pilot`, or say what is possible by a smooth term beside the hard one."
                 )
             if float(row.clock) <= 0 and float(row.power) >= 1 and gone(row.floor):
                 break
-            if fixed is None and len(rows) > max_levels:
+            if fixed is None and len(rows) > settings.max_levels:
                 raise PilotError(
-                    f"{max_levels} levels did not suffice: the pilot stands at clock "
+                    f"{settings.max_levels} levels did not suffice: the pilot stands at clock "
                     f"{float(pilot.clock):.3f} (1 is noise, 0 the posterior) and likelihood power "
-                    f"{float(pilot.power):.3g}. The likelihood may be too sharp for the moves: raise "
-                    "`num_moves`, lower `conditional_ess`, or raise `max_levels`."
+                    f"{float(pilot.power):.3g}. The likelihood may be too sharp for the moves: take "
+                    "more `moves`, lower `conditional_ess` of the `pilot`, or raise its `max_levels`."
                 )
     finally:
         bar.close()
@@ -130,7 +130,7 @@ def _remedy(row: Level) -> str:
 
 
 @brief_jit
-def _start_pilot(kernels: Kernels, key: PRNGKey, num_particles: int, floors: bool) -> Pilot:
+def _start_pilot(kernels: Kernels, key: PRNGKey, num_particles: int, floors: bool) -> PilotState:
     key, key_init, key_resample = jax.random.split(lean(key), 3)
     particles, log_weights, _ = jax.vmap(kernels.start)(jax.random.split(key_init, num_particles))
     log_weights = jnp.where(jnp.isfinite(log_weights), log_weights, -jnp.inf)
@@ -141,14 +141,14 @@ def _start_pilot(kernels: Kernels, key: PRNGKey, num_particles: int, floors: boo
     dimension = sum(leaf[0].size for leaf in jax.tree.leaves(particles.position))
     start = jnp.log(0.5 * dimension ** (-1 / 3) * one)
     if not floors:
-        return Pilot(key, particles._replace(edges={}), clock, 0 * one, start, start)
+        return PilotState(key, particles._replace(edges={}), clock, 0 * one, start, start)
     means = first(particles)
     floor = jax.tree.map(lambda leaf: jnp.full_like(leaf, -jnp.inf), means)  # silent at power 0
-    return Pilot(key, particles, clock, 0 * one, start, start, floor, means)
+    return PilotState(key, particles, clock, 0 * one, start, start, floor, means)
 
 
 @eqx.filter_jit
-def _advance(kernels: Kernels, pilot: Pilot, target, next_clock, extra_rounds, path: Path):
+def _advance(kernels: Kernels, pilot: PilotState, target, next_clock, extra_rounds, path: Path):
     """Move the pilot cloud at its level, choose the next level, transport, weigh and resample."""
     bridge = kernels.bridge
     pilot, here = adapt(kernels, pilot, extra_rounds)
@@ -156,7 +156,7 @@ def _advance(kernels: Kernels, pilot: Pilot, target, next_clock, extra_rounds, p
     key, key_resample, key_transport, key_probe = jax.random.split(pilot.key, 4)
     if kernels.transport.needs_curvature:
         cloud = pilot.particles.position
-        at = bridge._replace(floor=pilot.floor)
+        at = bridge.at_floor(pilot.floor)
         measured = kernels.transport.measure(key_probe, at, cloud, pilot.clock, pilot.power)
         here = here._replace(curvature=measured)
     keys = jax.random.split(key_transport, count)  # the same noise for every stride that is tried

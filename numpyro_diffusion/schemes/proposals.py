@@ -1,6 +1,6 @@
 """Reverse-diffusion proposals and their incremental importance weights."""
 
-from collections.abc import Callable
+import dataclasses
 from typing import ClassVar, NamedTuple
 
 import equinox as eqx
@@ -44,7 +44,6 @@ class Reverse(AbstractTransport):
         covariance: What is known of $h$.
         inflation: $\eta \ge 1$; when steps are long, draws that are too narrow give rare huge weights.
         proposal: Of which law the draws follow the score, by site; `None` for the target's own.
-        projection: What each draw is replaced by, where weights are left out; `None` for the draw.
         shortens: Whether steep gradients are shortened. Without weights, those few draws that a noised law
             itself pulls back from far away would stay there and be taken for its own.
 
@@ -55,7 +54,6 @@ class Reverse(AbstractTransport):
     covariance: AbstractCovariance = eqx.field(default_factory=Diagonal)
     inflation: float = 1.0
     proposal: dict[str, AbstractDenoiser] | None = None
-    projection: Callable[[Array], Array] | None = eqx.field(static=True, default=None)
     shortens: bool = eqx.field(static=True, default=True)
     needs_gradient: ClassVar[bool] = True
 
@@ -67,14 +65,8 @@ class Reverse(AbstractTransport):
         for name, law in self.proposal.items():
             own = lambda u, name=name: bridge.see({**position, name: u}, level.clock).sites[name]
             u, t = position[name], jnp.clip(times[name], law.t_min, law.t_max)
-            alpha_t, sigma_t = law.schedule(t)
-            other = (law.denoise(alpha_t * u, t) - u) * (alpha_t / sigma_t) ** 2
-            new[name] = gradient[name] + other - jax.grad(own)(u)
+            new[name] = gradient[name] + law.data_score(u, t) - jax.grad(own)(u)
         return new
-
-    def kept(self, flat: Array, shape: tuple[int, ...]) -> Array:
-        u = flat.reshape(shape)
-        return u if self.projection is None else self.projection(u)
 
     @property
     def needs_curvature(self) -> bool:
@@ -91,7 +83,7 @@ class Reverse(AbstractTransport):
             step = self.step(bridge, position, gradient, level, name)
             noise = jax.random.normal(k, u.shape, u.dtype)
             drift = step.mean + step.deviation(noise)
-            new[name] = self.kept(u + jnp.where(step.moves, drift, 0.0), position[name].shape)
+            new[name] = (u + jnp.where(step.moves, drift, 0.0)).reshape(position[name].shape)
             log_ratio = log_ratio + step.log_ratio(drift, noise)
         return new, log_ratio
 
@@ -117,6 +109,9 @@ class Reverse(AbstractTransport):
 
     def evaluations(self, bridge):
         return self.covariance.evaluations(bridge) + 2 * (self.proposal is not None)
+
+    def as_published(self):
+        return dataclasses.replace(self, shortens=False)
 
     def retrace(self):
         return Retrace(self._log_ratio, _log_link, _back)

@@ -92,7 +92,7 @@ def path_model(kernels: Kernels, levels: Level, *, samples_ancestors: bool = Tru
 
 
 def _at(bridge: Bridge, level: Level) -> Bridge:
-    return bridge._replace(floor=level.floor)
+    return bridge.at_floor(level.floor)
 
 
 def needed(kernels: Kernels, levels: Level) -> Level:

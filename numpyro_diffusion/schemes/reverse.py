@@ -8,26 +8,27 @@ with the noising $q$ as backward kernel (see `Reverse`). One network evaluation 
 next proposal.
 """
 
-from collections.abc import Callable
 from typing import ClassVar
 
 import equinox as eqx
 
 from .._arguments import plain
-from .._typing import Array
 from ..bridge import Bridge
 from ..energies import AbstractDenoiser
-from ..smc.moves import Move, hmc, mala
+from ..smc import Claims
 from ..twists import AbstractTwist, ByDimension
 from .checks import check_choices, check_has_diffusion
 from .covariance import AbstractCovariance, Diagonal
 from .kernels import Kernels
 from .levels import Level
-from .path import in_short_steps
+from .path import Path, in_short_steps
 from .proposals import Reverse
-from .tuned import Claims, TunedScheme, Tuning, Weights
+from .settings import MOVES, PILOT, Moves, Pilot
+from .tuned import TunedScheme
 
 __all__ = ["ReverseDiffusion"]
+
+_MOVES = MOVES.but(1)
 
 
 class ReverseDiffusion(TunedScheme):
@@ -36,7 +37,7 @@ class ReverseDiffusion(TunedScheme):
     The weighted particles follow the posterior under $e^{-E(\cdot, t_{\min})}$ at any number of levels,
     whatever the error of the energy at the levels in between. The weights of one level vary with the
     dimension, so this is for tens of dimensions rather than thousands. Moves that leave each level's law
-    invariant keep it going where the Gaussian step is a poor guide; with `num_moves=0` a level costs one
+    invariant keep it going where the Gaussian step is a poor guide; with `moves=0` a level costs one
     network evaluation.
 
     Attributes:
@@ -47,20 +48,8 @@ class ReverseDiffusion(TunedScheme):
             levels are few; it costs the same share of the particles at every level, however close.
         proposal: Of which law draws follow the score, in the place of the prior's own: an energy or
             denoiser, or one by diffusion site. `cfg(e1, e2, 2.0)` may propose for `cfg(e1, e2, 4.0)`.
-        projection: What each draw is replaced by, for instance the nearest point of a set; only without
-            weights, since it puts draws on a boundary where no density is.
-        move: Joint move of all sites.
-        num_moves: Joint moves a level, may be 0; `None` for the pilot's choice at each level, by their
-            autocorrelation.
-        other_move: Move of the non-diffusion sites; costs no network evaluation.
-        num_other_moves: Such moves a level.
-        conditional_ess: Share of the effective sample size that each level may keep, in (0, 1).
-        preconditioner_rank: Directions along which coordinates move together that moves know of, beside
-            the scale of every coordinate; the pilot measures them.
-        weights: `"exact"`; `"importance"` for the same without resampling; or `"none"` to leave them out: a
-            heuristic, marked as such in the result.
-        num_pilot: Particles of the pilot cloud.
-        max_levels: Give up, and say why, when the pilot needs more levels than this.
+        moves: Within the levels; a number alone is that of joint moves, a move alone the joint one.
+        pilot: The cloud that chooses levels and step sizes; a number stands for so many particles.
 
     References:
         Del Moral, Doucet & Jasra (2006), Sequential Monte Carlo samplers, JRSS B. Thornton et al. (2025),
@@ -71,42 +60,22 @@ class ReverseDiffusion(TunedScheme):
     covariance: AbstractCovariance = eqx.field(default_factory=Diagonal)
     inflation: float = 1.0
     proposal: AbstractDenoiser | dict[str, AbstractDenoiser] | None = None
-    projection: Callable[[Array], Array] | None = eqx.field(static=True, default=None)
-    move: Move = eqx.field(default_factory=hmc)
-    num_moves: int | None = eqx.field(static=True, converter=plain, default=1)
-    other_move: Move = eqx.field(default_factory=mala)
-    num_other_moves: int = eqx.field(static=True, converter=plain, default=2)
-    conditional_ess: float = eqx.field(static=True, default=0.97)
-    preconditioner_rank: int = eqx.field(static=True, converter=plain, default=0)
-    weights: Weights = eqx.field(static=True, default="exact")
-    num_pilot: int = eqx.field(static=True, converter=plain, default=256)
-    max_levels: int = eqx.field(static=True, converter=plain, default=400)
+    moves: Moves = eqx.field(default=_MOVES, converter=_MOVES.but)
+    pilot: Pilot = eqx.field(default=PILOT, converter=PILOT.but)
 
     def __check_init__(self):
-        check_choices(
-            self,
-            num_moves=self.num_moves,
-            num_other_moves=self.num_other_moves,
-            preconditioner_rank=self.preconditioner_rank,
-            inflation=self.inflation,
-        )
-        if self.projection is not None and self.weights != "none":
-            raise ValueError(
-                "`projection` puts draws on the boundary of a set, where they have no density to be weighed "
-                "with: it needs `weights='none'`. The law confined to the set is `energy + Restrict(inside)`."
-            )
+        check_choices(self, inflation=self.inflation)
 
     twist: ClassVar[AbstractTwist] = ByDimension()
 
     @property
-    def tuning(self) -> Tuning:
-        """The pilot cloud that tunes it."""
-        return Tuning(self.num_pilot, self.conditional_ess, self.max_levels)
+    def path(self) -> Path:
+        """The noise falls in steps that are not too long."""
+        return in_short_steps
 
     def kernels(self, bridge: Bridge) -> Kernels:
         """Proposals and weights over a bridge, which must have a diffusion site."""
         check_has_diffusion(self, bridge)
-        counts = self.num_moves, self.num_other_moves
         proposal = self.proposal
         if isinstance(proposal, AbstractDenoiser):
             if len(bridge.diffusion_sites) > 1:
@@ -115,11 +84,9 @@ class ReverseDiffusion(TunedScheme):
                     "as a dict by site."
                 )
             proposal = dict.fromkeys(bridge.diffusion_sites, proposal)
-        shortens = self.weights == "exact"
-        transport = Reverse(self.covariance, self.inflation, proposal, self.projection, shortens)
-        rank = self.preconditioner_rank
-        return Kernels(bridge, self.move, self.other_move, transport, *counts, rank=rank)
+        transport = Reverse(self.covariance, self.inflation, proposal)
+        return Kernels(bridge, self.moves, transport)
 
     def claims(self, bridge: Bridge) -> Claims:
         """The model's own posterior; an evidence that holds the normaliser unless it is known."""
-        return Claims(bridge.target, path=in_short_steps)
+        return Claims(bridge.target)

@@ -11,16 +11,20 @@ import equinox as eqx
 
 from .._arguments import check_counts, plain
 from ..bridge import Bridge
-from ..smc.moves import Move, hmc, mala
+from ..smc import Claims
+from ..smc.moves import hmc
 from ..twists import AbstractTwist, Identity
 from .checks import check_choices
 from .kernels import Kernels
 from .levels import Level
-from .path import prior_first
+from .path import Path, prior_first
+from .settings import MOVES, PILOT, Moves, Pilot
 from .transport import Carry, Draws
-from .tuned import Claims, TunedScheme, Tuning
+from .tuned import TunedScheme
 
 __all__ = ["LikelihoodTempered"]
+
+_MOVES, _PILOT = MOVES.but(Moves(hmc(4), 3)), PILOT.but(Pilot(conditional_ess=0.5))
 
 
 class LikelihoodTempered(TunedScheme):
@@ -32,17 +36,10 @@ class LikelihoodTempered(TunedScheme):
     found by few particles; `Annealed` is better when data are far more precise than the prior.
 
     Attributes:
-        move: Joint move of all sites. Steps are long here, so moves are too.
-        num_moves: Joint moves a level; `None` for the pilot's choice at each level, by their
-            autocorrelation.
-        other_move: Move of the non-diffusion sites; costs no network evaluation.
-        num_other_moves: Such moves a level.
+        moves: Within the levels; a number alone is that of joint moves, a move alone the joint one.
+            Steps are long here, so moves are too: four steps each.
         levels: `None` for the pilot's choice, or the frozen levels of an earlier run.
-        conditional_ess: Share of the effective sample size that each level may keep, in (0, 1).
-        preconditioner_rank: Directions along which coordinates move together that moves know of, beside
-            the scale of every coordinate; the pilot measures them.
-        num_pilot: Particles of the pilot cloud.
-        max_levels: Give up, and say why, when the pilot needs more levels than this.
+        pilot: The cloud that chooses levels and step sizes; a number stands for so many particles.
         exact_draws: Start from exact draws of the prior where its energy has them.
         num_draws: As many of them a particle, of which the likelihood chooses one (see `Draws`). Draws
             and likelihoods are cheap there, since no network is evaluated.
@@ -52,15 +49,9 @@ class LikelihoodTempered(TunedScheme):
         via adaptive SMC, Scandinavian Journal of Statistics, for tempering with adaptive steps.
     """
 
-    move: Move = eqx.field(default_factory=lambda: hmc(4))
-    num_moves: int | None = eqx.field(static=True, converter=plain, default=3)
-    other_move: Move = eqx.field(default_factory=mala)
-    num_other_moves: int = eqx.field(static=True, converter=plain, default=2)
+    moves: Moves = eqx.field(default=_MOVES, converter=_MOVES.but)
     levels: Level | None = None
-    conditional_ess: float = eqx.field(static=True, default=0.5)
-    preconditioner_rank: int = eqx.field(static=True, converter=plain, default=0)
-    num_pilot: int = eqx.field(static=True, converter=plain, default=256)
-    max_levels: int = eqx.field(static=True, converter=plain, default=400)
+    pilot: Pilot = eqx.field(default=_PILOT, converter=_PILOT.but)
     exact_draws: bool = eqx.field(static=True, default=True)
     num_draws: int = eqx.field(static=True, converter=plain, default=16)
 
@@ -72,32 +63,22 @@ class LikelihoodTempered(TunedScheme):
                 f"levels says nothing of the likelihood; got {self.levels}."
             )
         at_the_prior = isinstance(self.levels, Level) and float(self.levels.clock[0]) == 0
-        check_choices(
-            self,
-            num_moves=self.num_moves,
-            num_other_moves=self.num_other_moves,
-            least_moves=1,
-            preconditioner_rank=self.preconditioner_rank,
-            start=0.0 if at_the_prior else 1.0,
-        )
+        check_choices(self, joint_moves=True, start=0.0 if at_the_prior else 1.0)
 
     twist: ClassVar[AbstractTwist] = Identity()  # the likelihood is silent at noisy levels
 
     @property
-    def tuning(self) -> Tuning:
-        """The pilot cloud that tunes it."""
-        return Tuning(self.num_pilot, self.conditional_ess, self.max_levels)
+    def path(self) -> Path:
+        """The noise falls under the prior, and then the likelihood fades in."""
+        return prior_first
 
     def kernels(self, bridge: Bridge) -> Kernels:
         """Moves and weights over a bridge."""
-        counts = self.num_moves, self.num_other_moves
         exact = self.exact_draws and bridge.exact_prior
-        rank = self.preconditioner_rank
         transport = Draws(self.num_draws) if exact else Carry()
-        moves = self.move, self.other_move
-        return Kernels(bridge, *moves, transport, *counts, from_prior=exact, rank=rank)
+        return Kernels(bridge, self.moves, transport, from_prior=exact)
 
     def claims(self, bridge: Bridge) -> Claims:
         """The model's own posterior; an evidence from which the prior's normaliser has dropped out."""
         evidence = "p(y) under the prior as normalised by its own cloud"
-        return Claims(bridge.target, evidence, normalized=True, path=prior_first)
+        return Claims(bridge.target, evidence, normalized=True)

@@ -65,6 +65,10 @@ class AbstractTransport(eqx.Module):
         del bridge
         return None
 
+    def as_published(self) -> "AbstractTransport":
+        """The same without what guards weights against rare large ones, where nothing is resampled."""
+        return self
+
     def retrace(self) -> Retrace | None:
         """The same for steps that are given; `None` if particle Gibbs cannot keep a path of it."""
         return None

@@ -1,7 +1,6 @@
 """Schemes of moves, transport and weights: tune unless the levels are frozen, then make the model."""
 
 import abc
-from typing import Literal, NamedTuple
 
 import equinox as eqx
 import jax
@@ -9,48 +8,16 @@ import numpy as np
 
 from .._typing import Position, PRNGKey
 from ..bridge import Bridge
-from ..smc import FeynmanKac, unweighted
+from ..smc import Claims, FeynmanKac
 from .base import AbstractScheme
 from .kernels import CHOICE_MOVES, Kernels
 from .levels import Level, check_fit
 from .particle import Particle
 from .path import Path, likelihood_first, prior_first
 from .pilot import tune
+from .settings import MOVES, PILOT
 
-__all__ = ["Claims", "TunedScheme", "Tuning", "Weights"]
-
-Weights = Literal["exact", "importance", "none"]
-
-
-class Claims(NamedTuple):
-    """What a scheme says of its results, and the path on which they come about.
-
-    Attributes:
-        target: The law that the weighted particles approach.
-        evidence: What the log evidence is the logarithm of.
-        normalized: Whether that is free of the prior's normaliser.
-        path: In which order the likelihood fades in and the noise falls.
-    """
-
-    target: str
-    evidence: str = "the integral of the target, less the prior's normaliser where that is known"
-    normalized: bool = False
-    path: Path = likelihood_first
-
-
-class Tuning(NamedTuple):
-    """The pilot cloud that tunes a scheme before the run.
-
-    Attributes:
-        num_particles: Of the cloud.
-        conditional_ess: Share of the effective sample size that each level may keep. Of no use where the
-            number of levels is given, nor is the next.
-        max_levels: The pilot gives up beyond this.
-    """
-
-    num_particles: int = 256
-    conditional_ess: float = 0.97
-    max_levels: int = 400
+__all__ = ["TunedScheme"]
 
 
 class TunedScheme(AbstractScheme):
@@ -58,16 +25,19 @@ class TunedScheme(AbstractScheme):
 
     Attributes:
         levels: `None` for the pilot's choice, a number for equal steps in log-SNR, or frozen levels.
-        weights: `"exact"`; `"importance"` for the same without resampling; or `"none"` to leave them out.
+        moves: Within the levels.
+        pilot: The cloud that tunes it.
     """
 
     levels: eqx.AbstractVar[int | Level | None]
-    weights = "exact"  # without an annotation, as in `AbstractScheme`
+    # Without annotations, as in `AbstractScheme`.
+    moves = MOVES
+    pilot = PILOT
 
     @property
-    def tuning(self) -> Tuning:
-        """The pilot cloud that tunes it."""
-        return Tuning()
+    def path(self) -> Path:
+        """In which order the likelihood fades in and the noise falls."""
+        return likelihood_first
 
     @abc.abstractmethod
     def kernels(self, bridge: Bridge) -> Kernels:
@@ -75,7 +45,7 @@ class TunedScheme(AbstractScheme):
 
     @abc.abstractmethod
     def claims(self, bridge: Bridge) -> Claims:
-        """What the results will be."""
+        """Of which law the results will be."""
 
     def __call__(
         self, bridge: Bridge, key: PRNGKey | None = None, *, progress_bar: bool = False
@@ -83,7 +53,7 @@ class TunedScheme(AbstractScheme):
         """Tune with a pilot cloud unless the levels are frozen, and return the Feynman-Kac model.
 
         Args:
-            bridge: The densities; in path space for a scheme in path space, and only then.
+            bridge: The densities, of its `bridge_type`.
             key: PRNG key of the pilot; a fixed one if left out.
             progress_bar: Show the pilot's progress.
 
@@ -91,8 +61,14 @@ class TunedScheme(AbstractScheme):
             ValueError: If the bridge is not what the scheme needs, or frozen levels do not fit.
             PilotError: If the model is too hard for the allowed number of levels.
         """
-        self._check_bridge(bridge)
-        kernels, claims, levels = self.kernels(bridge), self.claims(bridge), self.levels
+        self.check_bridge(bridge)
+        return self.run(self.kernels(bridge), key, progress_bar=progress_bar)
+
+    def run(
+        self, kernels: Kernels, key: PRNGKey | None = None, *, progress_bar: bool = False
+    ) -> FeynmanKac:
+        """The call, for kernels that may differ from its own in their transport."""
+        bridge, levels = kernels.bridge, self.levels
         if isinstance(levels, Level):
             check_fit(levels, bridge)
             _check_start(levels, kernels)
@@ -100,42 +76,38 @@ class TunedScheme(AbstractScheme):
             levels = tune(
                 jax.random.key(0) if key is None else key,
                 kernels,
+                self.pilot,
                 num_levels=levels,
-                path=claims.path,
+                path=self.path,
                 progress_bar=progress_bar,
-                **self.tuning._asdict(),
             )
         # Levels that made a cloud of the prior do not count for an evidence that begins with it.
-        begins = int(np.argmax(np.asarray(levels.clock) == 0)) if claims.path is prior_first else 0
-        model = FeynmanKac(
+        begins = int(np.argmax(np.asarray(levels.clock) == 0)) if self.path is prior_first else 0
+        return FeynmanKac(
             kernels.init,
             kernels.step,
             levels,
             _position,
-            target=claims.target,
-            evidence=claims.evidence,
+            claims=self.claims(bridge),
             evidence_from=begins,
-            normalized=claims.normalized,
             rejuvenate=kernels.rejuvenate if kernels.has_joint_moves else None,
             advance=kernels.advance,
         )
-        if self.weights == "importance":
-            return model._replace(resamples=False)
-        return unweighted(model) if self.weights == "none" else model
 
-    def _check_bridge(self, bridge: Bridge) -> None:
-        name = type(self).__name__
-        if self.path_space and not bridge.path_space:
-            raise ValueError(
-                f"`{name}` needs a bridge in path space: make it with `from_model(..., path_space=True)` "
-                "or `from_energy(..., path_space=True)`."
-            )
-        if bridge.path_space and not self.path_space:
-            raise ValueError(
-                f"`{name}` weighs particles with the density of the prior, and a bridge in path space has "
-                "none, so the prior would be left out. Make the bridge without `path_space`, or use "
-                "`Twisted`."
-            )
+    def check_bridge(self, bridge: Bridge) -> None:
+        """Refuse a bridge of another type.
+
+        Raises:
+            ValueError: If it is one.
+        """
+        if isinstance(bridge, self.bridge_type):
+            return
+        raise ValueError(
+            f"`{type(self).__name__}` needs a `{self.bridge_type.__name__}`; got a "
+            f"`{type(bridge).__name__}`. Particles are weighed either by the density of the prior or by a "
+            "sampler's steps (path space): make the bridge with `bridge_type=scheme.bridge_type` in "
+            "`from_model` or `from_energy`."
+        )
 
     def evaluations_per_level(
         self, bridge: Bridge, levels: Level | None = None, chain_length: int | None = None
@@ -163,12 +135,12 @@ class TunedScheme(AbstractScheme):
         weight = see + on_the_way + CHOICE_MOVES * len(bridge.choices) * see
         if not kernels.has_joint_moves:
             return weight
-        num_moves = kernels.num_moves
+        num_moves = kernels.moves.num
         if levels is not None:
             num_moves = float(np.mean(np.asarray(levels.num_moves)))
-        if num_moves is None:
+        if num_moves == "pilot":
             raise ValueError("the pilot chose the number of moves; give `levels=result.levels`.")
-        moves = num_moves * kernels.move.evaluations * see
+        moves = num_moves * kernels.moves.joint.evaluations * see
         if chain_length is None:
             if kernels.from_prior and levels is not None:  # exact draws make no moves
                 moves *= 1 - 1 / len(np.asarray(levels.clock))

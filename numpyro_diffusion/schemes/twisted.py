@@ -16,17 +16,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._arguments import plain
-from ..bridge import Bridge
-from ..smc.moves import Move, hmc, mala
+from ..bridge import Bridge, PathBridge
+from ..smc import Claims
 from .checks import check_choices, check_has_diffusion
 from .conjugate import Conjugate
 from .covariance import AbstractMeasured, Diagonal
 from .guided import Guided, sampler_curvature
 from .kernels import Kernels
 from .levels import Level
-from .tuned import Claims, TunedScheme, Tuning, Weights
+from .settings import MOVES, PILOT, Moves, Pilot
+from .tuned import TunedScheme
 
 __all__ = ["Twisted"]
+
+_MOVES = MOVES.but(0)
 
 
 class Twisted(TunedScheme):
@@ -40,17 +43,14 @@ class Twisted(TunedScheme):
         levels: Number of steps of the sampler, equal in log-SNR; or the frozen levels of an earlier
             run with the same number.
         covariance: Of the sampler's own steps: `Isotropic()`, `Diagonal()` or `Full()`, measured once in
-            `num_pilot` draws without data. `Full()` is for few steps where the prior ties
+            as many draws as the pilot has, without data. `Full()` is for few steps where the prior ties
             coordinates together: for a Gaussian the law of the sampler is then that of its scores at any
             number of steps.
         inflation: Factor on the variance of a proposal.
         conjugate: Whether steps are conditioned on linear Gaussian data in closed form, as read off the model
             (`from_model`), in the place of a pull along the gradient of the likelihood. For few hundred data.
-        other_move: Move of the non-diffusion sites; costs no network evaluation.
-        num_other_moves: Such moves a level.
-        weights: `"exact"`; `"importance"` for the same without resampling; or `"none"` to leave them out: a
-            heuristic, marked as such in the result.
-        num_pilot: Particles of the pilot cloud.
+        moves: Of the non-diffusion sites, `Moves(num=0, other=..., num_other=...)`; there are no joint moves.
+        pilot: The cloud that tunes their steps, or its number of particles.
 
     The likelihood sees the denoised mean; with `twist=nd.Widened()`, `nd.twists.Moments()` or
     `nd.twists.MatrixFree()` also how far that may be off.
@@ -64,25 +64,18 @@ class Twisted(TunedScheme):
     covariance: AbstractMeasured = eqx.field(default_factory=Diagonal)
     inflation: float = 1.0
     conjugate: bool = eqx.field(static=True, default=False)
-    other_move: Move = eqx.field(default_factory=mala)
-    num_other_moves: int = eqx.field(static=True, converter=plain, default=2)
-    weights: Weights = eqx.field(static=True, default="exact")
-    num_pilot: int = eqx.field(static=True, converter=plain, default=256)
+    moves: Moves = eqx.field(default=_MOVES, converter=_MOVES.but)
+    pilot: Pilot = eqx.field(default=PILOT, converter=PILOT.but)
 
     def __check_init__(self):
-        check_choices(self, num_other_moves=self.num_other_moves, inflation=self.inflation)
+        check_choices(self, inflation=self.inflation, joint_moves=False)
         if not isinstance(self.covariance, AbstractMeasured):
             raise ValueError(
                 "`Twisted` expects a covariance that is the same for all particles, since its steps are the"
                 f" prior: `Isotropic()`, `Diagonal()` or `Full()`; got {self.covariance!r}."
             )
 
-    path_space: ClassVar[bool] = True
-
-    @property
-    def tuning(self) -> Tuning:
-        """The pilot cloud that tunes it, on a given grid of levels."""
-        return Tuning(self.num_pilot)
+    bridge_type: ClassVar[type[Bridge]] = PathBridge
 
     @property
     def num_levels(self) -> int:
@@ -101,17 +94,17 @@ class Twisted(TunedScheme):
                 "compositions, whose summed scores sample another law. Use `ScoreComposition`, or a scheme "
                 "that needs energies."
             )
-        if self.conjugate and bridge.observed is None:
+        if self.conjugate and bridge.laws({}) is None:
             raise ValueError(
                 "`Twisted(conjugate=True)` reads operator and noise off a NumPyro model; the bridge of"
                 " `from_energy` has a log likelihood alone. Use `from_model`, or `conjugate=False`."
             )
         clocks = jnp.linspace(1.0, 0.0, self.num_levels + 1)
-        curvature = sampler_curvature(bridge, clocks, self.num_pilot, self.covariance)
+        curvature = sampler_curvature(bridge, clocks, self.pilot.num_particles, self.covariance)
         transport = Guided(clocks[:-1], curvature, self.inflation)
         if self.conjugate:
             transport = Conjugate(transport)
-        return Kernels(bridge, hmc(), self.other_move, transport, 0, self.num_other_moves)
+        return Kernels(bridge, self.moves, transport)
 
     def claims(self, bridge: Bridge) -> Claims:
         """The posterior under the sampler's law, and the evidence of that law."""

@@ -5,10 +5,12 @@ adaptive resampling or waste-free. MCMC moves are BlackJAX's.
 """
 
 from . import moves as moves
+from .claims import Claims as Claims
 from .engine import resample_equal as resample_equal
 from .engine import run_smc as run_smc
 from .feynman_kac import FeynmanKac as FeynmanKac
 from .feynman_kac import from_kernels as from_kernels
+from .feynman_kac import unresampled as unresampled
 from .feynman_kac import unweighted as unweighted
 from .result import SMCResult as SMCResult
 from .result import Trace as Trace

@@ -237,7 +237,7 @@ def _one_level(model, num_particles, resample, threshold, chain_length, batch_si
     if model.rejuvenate is None or model.advance is None:
         raise ValueError(
             "`chain_length` asks for waste-free clouds, but this model has no moves that leave its levels "
-            "as they are: it was made by `from_kernels`, or its scheme has `num_moves=0` or gives no "
+            "as they are: it was made by `from_kernels`, or its scheme has `moves=0` or gives no "
             "`rejuvenate` and `advance`. Use "
             "`chain_length=None`, or a scheme with moves."
         )

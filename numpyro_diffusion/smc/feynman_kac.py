@@ -12,8 +12,9 @@ import equinox as eqx
 import jax.numpy as jnp
 
 from .._typing import PRNGKey, PyTree, Scalar
+from .claims import Claims
 
-__all__ = ["FeynmanKac", "from_kernels", "unweighted"]
+__all__ = ["FeynmanKac", "from_kernels", "unresampled", "unweighted"]
 
 
 class FeynmanKac(NamedTuple):
@@ -25,17 +26,12 @@ class FeynmanKac(NamedTuple):
             increment. A move before the weighing, and any backward kernel, may hide inside.
         levels: Pytree whose leaves have a leading axis of length `num_levels`.
         position: `particle -> position`: what to keep of a particle at the end.
-        target: One sentence naming the law of the weighted particles as their number grows.
-        exact: Whether that law is reached in a limit (more particles), at any number of levels.
-        evidence: One sentence naming what the log evidence is the logarithm of.
+        claims: Target and evidence.
         evidence_from: Level from which weights count for the evidence; those before it made the
             prior's cloud, whose normaliser thereby drops out.
-        normalized: Whether the evidence is free of the prior's normaliser; if not, it holds that
-            constant unless the energy's `log_normalizer` is known.
         rejuvenate: `(key, particle, level) -> (particle, info)`: the moves of a level alone, which leave
             its law as it is; `None` where there are none. Waste-free clouds are made of them.
         advance: `(key, particle, level, info) -> (particle, log_weight, info)`: the rest of `step`.
-        weighted: Whether particles are weighed at all; if not, there is no evidence.
         resamples: Whether the engine may resample; if not, particles are those of the proposals, and their
             weights are importance weights.
     """
@@ -44,14 +40,10 @@ class FeynmanKac(NamedTuple):
     step: Callable[[PRNGKey, PyTree, PyTree], tuple[PyTree, Scalar, Any]]
     levels: PyTree
     position: Callable[[PyTree], PyTree]
-    target: str = "as defined by the user's kernels"
-    exact: bool = True
-    evidence: str = "the integral of the target as the kernels define it"
+    claims: Claims = Claims(evidence="the integral of the target as the kernels define it")
     evidence_from: int = 0
-    normalized: bool = False
     rejuvenate: Callable[[PRNGKey, PyTree, PyTree], tuple[PyTree, Any]] | None = None
     advance: Callable[[PRNGKey, PyTree, PyTree, Any], tuple[PyTree, Scalar, Any]] | None = None
-    weighted: bool = True
     resamples: bool = True
 
 
@@ -111,20 +103,26 @@ class _Unweighted(eqx.Module):
         return particle, jnp.zeros_like(log_weight), info
 
 
+def unresampled(model: FeynmanKac) -> FeynmanKac:
+    """The same particles with the weights of whole paths: importance sampling."""
+    return model._replace(resamples=False)
+
+
 def unweighted(model: FeynmanKac) -> FeynmanKac:
     r"""The same particles with their weights left out: the heuristic that many papers stop at.
 
     Its particles follow the law of the proposals, whatever that is. The result says that it is a heuristic,
     and its evidence is not a number.
     """
-    heuristic = model._replace(
-        init=_Unweighted(model.init),
-        step=_Unweighted(model.step),
-        target=f"what the proposals lead to; with weights it would be: {model.target}",
-        exact=False,
+    claims = model.claims._replace(
+        target=f"what the proposals lead to; with weights it would be: {model.claims.target}",
         evidence="nothing: a run without weights has no evidence",
+        exact=False,
         weighted=False,
     )
-    if model.advance is None:
-        return heuristic
-    return heuristic._replace(advance=_Unweighted(model.advance))
+    return model._replace(
+        init=_Unweighted(model.init),
+        step=_Unweighted(model.step),
+        claims=claims,
+        advance=None if model.advance is None else _Unweighted(model.advance),
+    )

@@ -1,6 +1,7 @@
 """The result of a run: weighted particles with their history; also of interrupted and failed runs."""
 
 from functools import partial
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import jax
@@ -9,6 +10,7 @@ import numpy as np
 
 from .._finite import in_words
 from .._typing import Array, PyTree
+from .claims import Claims
 from .feynman_kac import FeynmanKac
 from .packing import Packed, pack
 from .weights import SMCState, family_weights, genealogy_error, log_mean_exp
@@ -65,15 +67,11 @@ class SMCResult(NamedTuple):
         initial_info: What `init` reports, averaged over the particles.
         trace: History over the levels.
         levels: The frozen levels that were run.
-        target: The law that the weighted particles approach.
-        exact: Whether they approach it in a limit; if not, this is a heuristic.
+        claims: Of which law the particles are, and what the evidence is of; its parts are properties.
         completed: Whether all levels were run. If not, the particles follow a law on the way.
         state: The raw cloud, from which `run_smc(..., state=)` goes on.
         num_levels_run: How many levels were run.
-        evidence: What `log_evidence` is the logarithm of.
-        normalized: Whether that is free of the prior's normaliser.
         chain_length: That of a waste-free run; `None` for the usual cloud.
-        weighted: Whether particles were weighed; if not, there is no evidence.
 
     References:
         Chan & Lai (2013); Lee & Whiteley (2018), Variance estimation in the particle filter,
@@ -87,15 +85,17 @@ class SMCResult(NamedTuple):
     initial_info: Any
     trace: Trace
     levels: PyTree
-    target: str
-    exact: bool
+    claims: Claims
     completed: bool
     state: SMCState
     num_levels_run: int
-    evidence: str = "the integral of the target as the kernels define it"
-    normalized: bool = False
     chain_length: int | None = None
-    weighted: bool = True
+
+    target = property(attrgetter("claims.target"))
+    evidence = property(attrgetter("claims.evidence"))
+    exact = property(attrgetter("claims.exact"))
+    normalized = property(attrgetter("claims.normalized"))
+    weighted = property(attrgetter("claims.weighted"))
 
 
 def make_result(
@@ -110,7 +110,7 @@ def make_result(
 ) -> SMCResult:
     """The result of a run after `done` levels, without the axis of clouds if `num_chains` is `None`."""
     weights = cloud._replace(particles=None)
-    log_evidence, errors = _evidence(weights, chain_length is not None, model.weighted)
+    log_evidence, errors = _evidence(weights, chain_length is not None, model.claims.weighted)
     trace = None
     if traces:
         trace = jax.tree.map(lambda *parts: jax.device_put(np.concatenate(parts, 1)), *traces)
@@ -122,15 +122,11 @@ def make_result(
         initial_info=initial_info,
         trace=trace,  # type: ignore[arg-type]
         levels=model.levels,
-        target=model.target,
-        exact=model.exact,
+        claims=model.claims,
         completed=done == num_levels,
         state=cloud,
         num_levels_run=done,
-        evidence=model.evidence,
-        normalized=model.normalized,
         chain_length=chain_length,
-        weighted=model.weighted,
     )
     if num_chains is not None:
         return result

@@ -78,7 +78,7 @@ class HostTeacher(AbstractDenoiser):
         return self.card.shape
 
     def output(self, x: Array, t: Scalar) -> Array:
-        """What the network says of $x_t$ = `x` at our time `t`, in its own convention."""
+        """Output of the network at $x_t$ = `x` and our time `t`, in its own convention."""
         call = _Batches(self.fn, self.shape, self.batch_size, self.card.name)
 
         @jax.custom_jvp

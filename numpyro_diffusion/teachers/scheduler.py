@@ -60,7 +60,7 @@ def ddpm_schedule(config: Mapping[str, Any]) -> Tabulated:
 
 
 def ddpm_prediction(config: Mapping[str, Any]) -> AbstractPrediction:
-    """What the network of a `scheduler_config.json` gives.
+    """Prediction type of the network, from a `scheduler_config.json`.
 
     Args:
         config: Its content.

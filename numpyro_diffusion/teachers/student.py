@@ -132,7 +132,8 @@ def student_of(teacher: Teacher, data, *, noise_min: float, noise_max: float) ->
 
 
 def teacher_weights(energy: InnerProductEnergy) -> tuple[Any, ...]:
-    """What of a `student_of` is to be trained: the network and the energy's offset, no mean and no schedule.
+    """Select the trainable parts of a `student_of`: the network and the energy's offset, no mean and no
+    schedule.
 
     Args:
         energy: The student.

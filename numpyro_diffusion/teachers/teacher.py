@@ -75,7 +75,7 @@ class Teacher(AbstractDenoiser):
         return self.card.shape
 
     def output(self, x: Array, t: Scalar) -> Array:
-        """What the network says of $x_t$ = `x` at our time `t`, in its own convention."""
+        """Output of the network at $x_t$ = `x` and our time `t`, in its own convention."""
         cast = lambda leaf: leaf.astype(x.dtype) if eqx.is_inexact_array(leaf) else leaf
         fn, params = jax.tree.map(cast, (self.fn, self.params))
         time = self.card.time_scale * t

@@ -21,7 +21,7 @@ __all__ = ["DiffusersUNet", "UNetForm"]
 
 
 class UNetForm(NamedTuple):
-    """What the weights alone do not say about a `DiffusersUNet`; names are those of `diffusers`."""
+    """Settings of a `DiffusersUNet` that its weights do not determine; names are those of `diffusers`."""
 
     block_out_channels: tuple[int, ...]
     down_attention: tuple[bool, ...]

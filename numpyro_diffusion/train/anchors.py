@@ -69,10 +69,7 @@ def score_log_density(
     level = lambda t: schedule.noise_level(jnp.asarray(t, u.dtype))
     s, s_min, s_max = level(t), level(denoiser.t_min), level(denoiser.t_max)
     t_min = jnp.asarray(denoiser.t_min, u.dtype)
-    alpha, _ = schedule(t_min)
-    mean, variance = (
-        m / a for m, a in zip(denoiser.moments(t_min), (alpha, alpha**2), strict=True)
-    )
+    mean, variance = denoiser.data_moments(t_min)
     data_variance = jnp.maximum(variance - s_min**2, 0.0)
 
     def gap(log_r, z):
@@ -137,7 +134,7 @@ def make_anchors(
 
 
 def anchor_loss(energy: AbstractEnergy, anchors: Anchors, *, scale: float = 5.0) -> Scalar:
-    r"""How far energies are from their anchors: pseudo-Huber of $E + \log p$, a dimension.
+    r"""Distance of energies from their anchors: pseudo-Huber loss of $E + \log p$, per dimension.
 
     Args:
         energy: Energy to be judged; with this loss it learns its own normaliser too.

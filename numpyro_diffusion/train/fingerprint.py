@@ -56,7 +56,7 @@ def _constants(value) -> Iterator[np.ndarray]:
 
 
 def names_of(part: PyTree, whole: PyTree) -> list[str]:
-    """Where the floating arrays of a part hang in the whole."""
+    """Paths of the floating arrays of a part within the whole."""
     places = {id(leaf): path for path, leaf in jax.tree.leaves_with_path(whole)}
     leaves = filter(eqx.is_inexact_array, jax.tree.leaves(part))
     return [jax.tree_util.keystr(places.get(id(leaf), ())) for leaf in leaves]

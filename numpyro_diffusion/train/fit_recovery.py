@@ -26,7 +26,7 @@ __all__ = ["RecoveryResult", "fit_recovery"]
 
 
 class RecoveryResult(NamedTuple):
-    """What `fit_recovery` returns.
+    """Result of `fit_recovery`.
 
     Attributes:
         energy: The trained energy, with the averaged weights of the best validation loss.
@@ -48,12 +48,14 @@ class RecoveryResult(NamedTuple):
 
     @property
     def learned(self) -> bool:
-        """Whether any check on held-out examples was better than the start; if not, `energy` is the start."""
+        """True if any check on held-out examples was better than the start; if not, `energy` is the start."""
         return self.best_step > 0
 
     @property
     def verdict(self) -> str:
-        """In words: by how much the held-out loss fell, or that nothing was learned and what to do."""
+        """Summary in words: by how much the held-out loss fell, or that nothing was learned and what to
+        do.
+        """
         return training_verdict(self.history, self.best_step)
 
 

@@ -55,7 +55,7 @@ class Initializer(eqx.Module):
         return mean + scale / total * (scale * w + s * self.net(w, 0.25 * jnp.log(s)))
 
     def draw(self, key: PRNGKey, u_next: Array, s: Scalar, s_next: Scalar) -> Array:
-        """One draw of less noisy data; no gradient goes through it."""
+        """Draw less noisy data; no gradient goes through it."""
         r = 1 - (s / s_next) ** 2
         mean = u_next + r * (self.denoise(u_next, s_next) - u_next)
         noise = jax.random.normal(key, u_next.shape, u_next.dtype)

@@ -36,7 +36,7 @@ __all__ = ["RecoveryReport", "recovery_loss", "recovery_process"]
 
 
 class RecoveryReport(NamedTuple):
-    r"""How the negatives of one batch fared.
+    r"""Diagnostics of the negative samples of one batch.
 
     Attributes:
         acceptance: Mean acceptance probability of the moves, shape `()`. Below a third, lower `step_size`.
@@ -114,7 +114,7 @@ def recovery_process(
     move: Move | None = None,
     step_size: Scalar | float = 0.8,
 ) -> Array:
-    r"""One draw of $u$ at `t_min`, rung by rung from the Gaussian of the energy at `t_max`.
+    r"""Draw $u$ at `t_min`, noise level by noise level from the Gaussian of the energy at `t_max`.
 
     Each rung is a draw of the initialiser and moves that leave $p_\theta(u \mid u')$ as it is. Nothing is
     weighed: the draw follows $e^{-E}$ as far as the energies of the levels agree and the chains are long.

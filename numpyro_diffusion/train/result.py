@@ -10,7 +10,7 @@ __all__ = ["FitResult", "TrainingDiverged", "training_verdict"]
 
 
 class FitResult(NamedTuple):
-    """What `fit` returns.
+    """Result of `fit`.
 
     Attributes:
         energy: The trained energy, with the averaged weights of the best validation loss.
@@ -31,12 +31,14 @@ class FitResult(NamedTuple):
 
     @property
     def learned(self) -> bool:
-        """Whether any check on held-out examples was better than the start; if not, `energy` is the start."""
+        """True if any check on held-out examples was better than the start; if not, `energy` is the start."""
         return self.best_step > 0
 
     @property
     def verdict(self) -> str:
-        """In words: by how much the held-out loss fell, or that nothing was learned and what to do."""
+        """Summary in words: by how much the held-out loss fell, or that nothing was learned and what to
+        do.
+        """
         return training_verdict(self.history, self.best_step)
 
 
@@ -49,7 +51,7 @@ class TrainingDiverged(FloatingPointError):
 
 
 def training_verdict(history: dict, best_step: int) -> str:
-    """What a history of losses says of training, with a remedy where nothing was learned."""
+    """Summarise a history of losses, with a remedy where nothing was learned."""
     steps, losses, train = (
         np.asarray(history[name]) for name in ("step", "validation_loss", "train_loss")
     )

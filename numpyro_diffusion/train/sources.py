@@ -38,7 +38,7 @@ class AbstractSource(eqx.Module):
         """A batch of `num` examples, inside a compiled step; `fed` is what `feed` gave for it."""
 
     def feed(self, num: int) -> Any:
-        """What the host must hand over for one batch of `num`; raises `StopIteration` at an end."""
+        """Data that the host hands over for one batch of `num`; raises `StopIteration` at an end."""
         del num
 
     def fingerprint(self) -> int:

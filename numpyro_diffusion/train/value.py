@@ -124,9 +124,8 @@ def scalar_head(net: Any, energy: AbstractDenoiser, offset: Scalar | float = 0.0
     if isinstance(net, jax.Array):
         net = ResidualMLP(net, energy.shape, width=64)
     t = jnp.asarray(energy.t_min, jnp.result_type(float))
-    alpha_t, _ = energy.schedule(t)
-    mean, variance = energy.moments(t)
-    return ScalarHead(net, energy.schedule, mean / alpha_t, jnp.sqrt(variance) / alpha_t, offset)
+    mean, variance = energy.data_moments(t)
+    return ScalarHead(net, energy.schedule, mean, jnp.sqrt(variance), offset)
 
 
 def _draws_of(energy: AbstractDenoiser):

@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import equinox as eqx
 
-from .._typing import Array, Scalar
+from .._typing import Array, Scalar, Shaped
 from ..energies.base import AbstractDenoiser, AbstractEnergy
 from ..energies.noise import added_variance as added_variance
 from ..energies.noise import denoised_mean as denoised_mean
@@ -32,7 +32,7 @@ class AbstractTwist(eqx.Module):
     takes_gradients: ClassVar[bool] = True
 
     @abc.abstractmethod
-    def __call__(self, energy: AbstractEnergy, u: Array, t: Scalar) -> tuple[Scalar, Array]:
+    def __call__(self, energy: AbstractEnergy, u: Shaped, t: Scalar) -> tuple[Scalar, Shaped]:
         r"""Log density of $u_t$ and the twisted value, from one evaluation of the energy.
 
         Args:
@@ -44,7 +44,7 @@ class AbstractTwist(eqx.Module):
             `energy.log_density(u, t)` of shape `()`, in nats, and `x_hat` of shape `energy.shape`.
         """
 
-    def of_denoised(self, u: Array, x_hat: Array) -> Array:
+    def of_denoised(self, u: Shaped, x_hat: Shaped) -> Shaped:
         """The twisted value where the denoised mean is at hand, as in path space."""
         del u
         return x_hat

@@ -35,7 +35,7 @@ class LowRank(NamedTuple):
         return jnp.einsum("ibs,bs->ib", self.columns, rows), wide.reshape(v.shape)
 
     def side_by_side(self) -> "LowRank":
-        """One covariance of all examples, from covariances of one example along a leading axis."""
+        """Block-diagonal covariance of all examples, from covariances of one example along a leading axis."""
         join = lambda leaf: leaf[:, :, 0].swapaxes(0, 1)
         return LowRank(join(self.columns), join(self.basis), self.floor[:, 0])
 

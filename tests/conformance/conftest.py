@@ -28,6 +28,7 @@ def _card():
 
 
 FACTORIES = {
+    "AsPublished": lambda: schemes.unresampled(nd.Annealed()),
     "Composed": lambda: (nd.Gaussian() + 0.5 * nd.GaussianMixture()) / 0.8,
     "ComposedDenoiser": lambda: 1.5 * FACTORIES["ScoreFunction"]() + 0.5 * nd.Gaussian(),
     "Factored": lambda: nd.GaussianMixture() + nd.factors.LawFactor(power=0.5),

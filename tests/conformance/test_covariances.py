@@ -28,7 +28,7 @@ def test_evidence_without_moves_at_a_few_coarse_levels(covariance):
     bridge = nd.from_energy(prior, log_likelihood, twist=nd.twists.Moments())
     floor = float(bridge.noise(jnp.zeros(()))["x"]) ** 2
     total = OPERATOR @ (COVARIANCE + floor * np.eye(2)) @ OPERATOR.T + SIGMA**2 * np.eye(2)
-    scheme = nd.ReverseDiffusion(levels=24, covariance=covariance, num_moves=0)
+    scheme = nd.ReverseDiffusion(levels=24, covariance=covariance, moves=0)
     model = scheme(bridge, jax.random.key(0))
     assert scheme.evaluations_per_level(bridge) == bridge.evaluations + covariance.evaluations(
         bridge

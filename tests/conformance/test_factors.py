@@ -44,7 +44,7 @@ def test_the_evidence_is_the_mean_of_the_factor(factor):
     log_values = eqx.filter_jit(jax.vmap(log_h))(jax.random.split(jax.random.key(5), 40_000))
     values = np.exp(np.asarray(log_values))
     error = values.std() / values.mean() / len(values) ** 0.5
-    scheme = nd.Annealed(conditional_ess=0.9, num_moves=1)
+    scheme = nd.Annealed(moves=1, pilot=nd.schemes.Pilot(conditional_ess=0.9))
     model = scheme(nd.from_energy(energy), jax.random.key(0))
     result = nd.run_smc(jax.random.key(1), model, 500, num_chains=6)
     found = np.asarray(result.log_evidence)
@@ -66,7 +66,7 @@ def test_corrections_weigh_a_product_of_gaussians(correction):
     # From noise of ten units: continuous-time weights gather variance for as long as there is but noise.
     t_max = float(first.schedule.time(jnp.asarray(-4.6)))
     composition = (first + second).with_horizon(t_max=t_max)
-    bridge = nd.from_energy(composition, path_space=True)
+    bridge = nd.from_energy(composition, bridge_type=nd.bridge.PathBridge)
     model = scheme(bridge, jax.random.key(0))
     result = nd.run_smc(jax.random.key(1), model, 500, num_chains=8)
     found = np.asarray(result.log_evidence)

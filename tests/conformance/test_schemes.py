@@ -26,7 +26,7 @@ def test_defaults_find_the_evidence_of_one_gaussian_datum(scheme, key):
         1.0 * energy if composed else energy,
         lambda x: log_normal(y, x[0], sigma),
         twist=scheme.twist,
-        path_space=scheme.path_space,
+        bridge_type=scheme.bridge_type,
     )
     result = nd.run_smc(key, scheme(bridge), num_particles=1000)
     assert bool(result.completed)

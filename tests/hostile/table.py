@@ -432,7 +432,7 @@ TABLE: dict[str, tuple[Case, ...]] = {
         ),
         refused(
             "NaN, `True`, -1, 2.5 or 10**30 of anything",
-            "fit(..., steps=nan), Annealed(max_levels=True), split_gibbs(..., thinning=2.5)",
+            "fit(..., steps=nan), Annealed(pilot=True), split_gibbs(..., thinning=2.5)",
             "an integer",
             "`steps` must be an integer of at least 1; got nan",
             COUNTS + "test_what_is_no_count_is_refused_by_name",

@@ -47,7 +47,7 @@ class AbstractParticles(AbstractKernel):
         check_tuned(type(self).__name__, scheme)
         num_particles = whole_number("num_particles", num_particles, 2)
         super().__init__(model)
-        self.scheme = ReverseDiffusion(num_moves=0) if scheme is None else scheme
+        self.scheme = ReverseDiffusion(moves=0) if scheme is None else scheme
         self.num_particles, self.threshold = num_particles, threshold
         self.twist = self.scheme.twist if twist is None else twist
         self._problem: Problem | None = None

@@ -19,7 +19,7 @@ from numpyro.infer.gibbs import GIBBS_SITES_KWARG, conditioned, latent_sample_si
 
 from ..._arguments import as_arrays
 from ..._typing import PRNGKey
-from ...bridge import Bridge
+from ...bridge import Bridge, DensityBridge, PathBridge
 from ...schemes import TunedScheme
 from ...schemes.kernels import Kernels
 from ...schemes.levels import Level
@@ -58,22 +58,16 @@ class Problem(NamedTuple):
 
 def given(model: Callable, bridge: Bridge, args: tuple, kwargs: dict[str, Any]) -> Bridge:
     """The bridge of a model at other arguments of the same shapes; energies may depend on them."""
-    parts: Any = bridge.rest.__self__  # type: ignore[attr-defined]
     args, kwargs = as_arrays(model, args, kwargs)
-    live = LiveModel(model, args, kwargs, bridge.diffusion_sites, bridge.other_sites)
-    parts = dataclasses.replace(parts, functions=live)
-    if not bridge.path_space:  # there the law of the steps is fixed
+    live = LiveModel(bridge.diffusion_sites, bridge.other_sites, model, args, kwargs)
+    bridge = dataclasses.replace(bridge, model=live)
+    if isinstance(bridge, DensityBridge):  # in path space the law of the steps is fixed
         trace = live.trace(stand_in, jax.random.key(0))
         energy = lambda name: unwrapped(trace[name]["fn"]).energy
-        sites = {n: dataclasses.replace(s, energy=energy(n)) for n, s in parts.sites.items()}
-        tempering = dataclasses.replace(parts.tempering, sites=sites)
-        parts = dataclasses.replace(parts, sites=sites, tempering=tempering)
-    return _over(bridge, parts)
-
-
-def _over(bridge: Bridge, parts: Any) -> Bridge:
-    methods = {n: getattr(parts, n) for n, f in bridge._asdict().items() if hasattr(f, "__self__")}
-    return bridge._replace(**methods)
+        sites = {n: dataclasses.replace(s, energy=energy(n)) for n, s in bridge.sites.items()}
+        tempering = dataclasses.replace(bridge.tempering, sites=sites)
+        bridge = dataclasses.replace(bridge, sites=sites, tempering=tempering)
+    return bridge
 
 
 def traced(model: Callable, key: PRNGKey, args: tuple, kwargs: dict[str, Any]) -> Any:
@@ -104,7 +98,7 @@ def refuse_unknown_normalizers(
     values: dict[str, Any],
     args: tuple,
     kwargs: dict[str, Any],
-    path_space: bool,
+    bridge_type: type[Bridge],
 ) -> None:
     """Refuse energies that depend on the values of other sites, unless their normaliser is known."""
     found = {}
@@ -114,7 +108,7 @@ def refuse_unknown_normalizers(
         for name in sites:
             energy = unwrapped(trace[name]["fn"]).energy
             if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(energy)):
-                found[name] = path_space or energy.log_normalizer is None
+                found[name] = bridge_type is PathBridge or energy.log_normalizer is None
         return jnp.zeros(())
 
     jax.vmap(look, axis_size=1)(jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], values))
@@ -150,15 +144,10 @@ def prepare(
         kwargs: Of the model, with the values of the sites of other blocks, of which only the names matter.
 
     Raises:
-        ValueError: If there is no diffusion site, a site is discrete, or the scheme is a heuristic; see also
+        ValueError: If there is no diffusion site, or a site is discrete; see also
             `from_model`.
         TypeError: For a prior that is a score alone, unless the scheme is in path space.
     """
-    if scheme.weights != "exact":
-        raise ValueError(
-            f"`{name}` resamples particles by their weights: `weights` of its scheme is 'exact'; got "
-            f"{scheme.weights!r}."
-        )
     plain = {k: v for k, v in kwargs.items() if k != GIBBS_SITES_KWARG}
     trace = traced(model, jax.random.key(0), args, plain)
     latent = [n for n in latent_sample_sites(trace) if n not in kwargs.get(GIBBS_SITES_KWARG, {})]
@@ -178,8 +167,8 @@ def prepare(
     check(sites, others)
     rest = [n for n in latent_sample_sites(trace) if n not in sites]
     values = {n: trace[n]["value"] for n in rest}
-    refuse_unknown_normalizers(model, sites, values, args, plain, scheme.path_space)
-    options: Any = {"twist": twist, "path_space": scheme.path_space}
+    refuse_unknown_normalizers(model, sites, values, args, plain, scheme.bridge_type)
+    options: Any = {"twist": twist, "bridge_type": scheme.bridge_type}
 
     def bridge_given(names):
         chosen = {GIBBS_SITES_KWARG: {n: values[n] for n in names}}
@@ -193,13 +182,14 @@ def prepare(
         try:
             joint = bridge_given(discrete)
         except ValueError:  # another site is in the way, which the chain has no trouble with
-            if scheme.path_space:  # where the prior itself might be another for other values
+            if (
+                scheme.bridge_type is PathBridge
+            ):  # where the prior itself might be another for other values
                 raise
             joint = bridge
     levels = needed(kernels, scheme(joint, jax.random.key(0)).levels)
-    parts, whole = (b.rest.__self__ for b in (bridge, joint))  # type: ignore[attr-defined]
     # Precision is measured along the same direction as by the pilot, whose curvatures depend on it, and the
     # pilot's floors are for the edges that it knew.
-    bridge = _over(bridge, dataclasses.replace(parts, tempering=whole.tempering, edges=whole.edges))
+    bridge = dataclasses.replace(bridge, tempering=joint.tempering, edges=joint.edges)
     kernels = dataclasses.replace(kernels, bridge=bridge)
     return Problem(kernels, levels, sites, others, once_conditioned(model))

@@ -10,7 +10,7 @@ from numpyro.infer.gibbs import GIBBS_SITES_KWARG, conditioned
 
 from ..._finite import Sightings, settled
 from ..._typing import Position, PRNGKey, Scalar
-from ...bridge import Bridge
+from ...bridge import Bridge, DensityBridge, check_bridge_type
 from ...samplers.split import AbstractSplit, PnPDM
 from ...samplers.split.base import Clock, SplitState, start, uses_energy
 from ..bridge import from_model
@@ -53,7 +53,8 @@ class SplitKernel(AbstractKernel):
     Args:
         model: A NumPyro model.
         sampler: `PnPDM()` by default.
-        path_space: The prior's score is enough, by discretised steps; its density plays no part.
+        bridge_type: `nd.bridge.PathBridge` where the prior's score is to be enough, by discretised steps; its
+            density then plays no part.
 
     Raises:
         ValueError: At `init`, if the block has no site with a `DiffusionPrior`, or cannot be used.
@@ -66,11 +67,16 @@ class SplitKernel(AbstractKernel):
     """
 
     def __init__(
-        self, model: Callable, sampler: AbstractSplit | None = None, *, path_space: bool = False
+        self,
+        model: Callable,
+        sampler: AbstractSplit | None = None,
+        *,
+        bridge_type: type[Bridge] = DensityBridge,
     ):
+        check_bridge_type(bridge_type)
         super().__init__(model)
         self.sampler = PnPDM() if sampler is None else sampler
-        self.path_space = path_space
+        self.bridge_type = bridge_type
         self._bridge: Bridge | None = None
         self._conditioned: Callable = model
         self._transforms: dict[str, Callable] = {}
@@ -83,7 +89,7 @@ class SplitKernel(AbstractKernel):
         trace = traced(self.model, jax.random.key(0), args, plain)
         chosen = {GIBBS_SITES_KWARG: {n: trace[n]["value"] for n in held}}
         bridge = from_model(
-            conditioned(self.model), *args, path_space=self.path_space, **{**plain, **chosen}
+            conditioned(self.model), *args, bridge_type=self.bridge_type, **{**plain, **chosen}
         )
         uses_energy(self.sampler, bridge)
         values = {} if values is None else values

@@ -27,10 +27,10 @@ class AbstractProjection(eqx.Module):
 
     @abc.abstractmethod
     def slack(self, x: Array) -> Array:
-        """How far from each bound, positive inside; what `Restrict` can be led by."""
+        """Distances from each bound, positive inside; used by `Restrict` as guidance."""
 
     def contains(self, x: Array) -> Array:
-        """Whether `x` is in the set, to the last digits, shape `()`."""
+        """Test whether `x` is in the set, to the last digits, shape `()`."""
         size = jnp.max(jnp.abs(x), initial=1.0)
         return jnp.all(self.slack(x) >= -_ROUNDING * jnp.finfo(x.dtype).eps * size)
 

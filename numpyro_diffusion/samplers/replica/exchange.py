@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from ..._arguments import whole_number, whole_numbers, whole_or_none
 from ..._prng import lean
 from ..._typing import PRNGKey
-from ...bridge import Bridge
+from ...bridge import Bridge, PathBridge
 from ...schemes import Annealed, Carry, TunedScheme
 from ...schemes.checks import check_tuned
 from .ladder import Ladder, advance, rungs, walk
@@ -96,10 +96,10 @@ def replica_exchange(
     remedy = "They hold the noisy end and the target; `None` chooses."
     num_replicas = whole_or_none("num_replicas", num_replicas, 2, remedy)
     scheme = Annealed() if scheme is None else scheme
-    if bridge.path_space:
+    if isinstance(bridge, PathBridge):
         raise ValueError(
             "replica exchange compares densities at every level, and a bridge in path space has none. Make "
-            "the bridge without `path_space`, from an energy."
+            "a `DensityBridge`, from an energy."
         )
     key_pilot, key_walk, key_run = jax.random.split(lean(key), 3)
     model = scheme(bridge, key_pilot, progress_bar=progress_bar)
@@ -107,7 +107,7 @@ def replica_exchange(
     if not kernels.has_joint_moves:
         raise ValueError(
             f"replica exchange needs moves within the levels, and `{type(scheme).__name__}` has "
-            "`num_moves=0`. Use `nd.Annealed()`, or `num_moves=1`."
+            "none. Use `nd.Annealed()`, or `moves=1`."
         )
     kernels = dataclasses.replace(kernels, transport=Carry())
     fine = model.levels

@@ -1,5 +1,6 @@
 """The result of replica exchange."""
 
+from operator import attrgetter
 from typing import NamedTuple
 
 import jax
@@ -10,7 +11,7 @@ from ..._finite import NonFinite, replica_words, speak_up
 from ..._typing import Array, Position
 from ...schemes.kernels import Kernels
 from ...schemes.levels import Level
-from ...schemes.tuned import Claims
+from ...smc import Claims
 from .bennett import batch_means_error, bennett
 
 __all__ = ["ReplicaResult", "make_result"]
@@ -31,12 +32,9 @@ class ReplicaResult(NamedTuple):
         round_trips: By ladder, how often a state that was drawn afresh reached the target, among the draws
             that are kept. Independent visits of the target are about as many.
         levels: Those on which replicas stand.
-        target: The law of the draws.
-        exact: Whether the draws approach it, as the number of sweeps grows.
+        claims: Of which law the draws are, and what the evidence is of; its parts are properties.
         num_evaluations: Evaluations of the density and its gradient by all ladders, those of walkers and
             burn-in included, those of the pilot not.
-        evidence: What `log_evidence` is the logarithm of.
-        normalized: Whether that is free of the prior's normaliser.
         non_finite: By site, how many proposals had a log density of NaN or +inf, by replica.
         num_proposals: Proposals to each replica, by all ladders.
     """
@@ -48,13 +46,15 @@ class ReplicaResult(NamedTuple):
     acceptance: Array
     round_trips: Array
     levels: Level
-    target: str
-    exact: bool
+    claims: Claims
     num_evaluations: int
-    evidence: str
-    normalized: bool
     non_finite: NonFinite = NonFinite({}, {})
     num_proposals: int = 0
+
+    target = property(attrgetter("claims.target"))
+    evidence = property(attrgetter("claims.evidence"))
+    exact = property(attrgetter("claims.exact"))
+    normalized = property(attrgetter("claims.normalized"))
 
 
 def make_result(
@@ -94,7 +94,7 @@ def make_result(
             value, deviation = bennett(_clean(forward), _clean(backward))
             terms.append(value)
             series.append(deviation[: len(kept.even) // 2].T)
-    moves = float(np.max(np.asarray(levels.num_moves))) * kernels.move.evaluations
+    moves = float(np.max(np.asarray(levels.num_moves))) * kernels.moves.joint.evaluations
     a_level = 1 + kernels.in_blocks + moves
     sweeps = num_all * thinning * kept.forward.shape[1]
     count = a_level * (sweeps * len(swaps) + num_walkers * num_fine) + kernels.in_blocks * sweeps
@@ -107,11 +107,8 @@ def make_result(
         acceptance=jnp.asarray(kept.acceptance.mean((0, 1))),
         round_trips=jnp.asarray(kept.arrived.sum(0)),
         levels=levels,
-        target=claims.target,
-        exact=True,
+        claims=claims,
         num_evaluations=round(count) if kernels.bridge.diffusion_sites else 0,
-        evidence=claims.evidence,
-        normalized=claims.normalized,
         non_finite=counts,
         num_proposals=num_all * thinning * kept.forward.shape[1],
     )

@@ -15,13 +15,15 @@ import jax.numpy as jnp
 
 from ..._finite import NonFinite
 from ..._typing import Array, Position, PRNGKey, Scalar
-from ...bridge import Bridge
+from ...bridge import Bridge, PathBridge
+from ...smc import Claims
 from ...smc.preconditioner import Preconditioner
 from .blocks import ladder, reverse_steps
 
 __all__ = ["AbstractSplit", "Clock", "Prior", "SplitState", "Tuning", "start", "uses_energy"]
 
 Prior = Literal["energy", "score"]
+NO_EVIDENCE = "nothing: split samplers estimate no evidence"
 
 
 class Clock(NamedTuple):
@@ -136,8 +138,12 @@ class AbstractSplit(eqx.Module):
         """One sweep over all blocks."""
 
     @abc.abstractmethod
-    def claims(self, bridge: Bridge) -> tuple[str, str, bool]:
-        """Law of `position` with its weight, law of `seen`, and whether a chain approaches them."""
+    def claims(self, bridge: Bridge) -> Claims:
+        """Law of `position` with its weight; there is no evidence."""
+
+    @abc.abstractmethod
+    def seen_target(self, bridge: Bridge) -> str:
+        """Law of `seen`."""
 
     @abc.abstractmethod
     def evaluations(self, bridge: Bridge) -> int:
@@ -162,16 +168,18 @@ def uses_energy(sampler: AbstractSplit, bridge: Bridge) -> bool:
             f"`prior` of `{name}` is 'energy', 'score', or `None` for the energy where there is one; got "
             f"{sampler.prior!r}."
         )
-    if sampler.prior == "energy" and bridge.path_space:
+    if sampler.prior == "energy" and isinstance(bridge, PathBridge):
         raise ValueError(
-            f"`{name}(prior='energy')` needs a density, and a bridge in path space has none. Make the "
-            "bridge without `path_space`, or use prior='score'."
+            f"`{name}(prior='energy')` needs a density, and a bridge in path space has none. Make a "
+            "`DensityBridge`, or use prior='score'."
         )
-    energy = not bridge.path_space if sampler.prior is None else sampler.prior == "energy"
+    energy = sampler.prior == "energy"
+    if sampler.prior is None:
+        energy = not isinstance(bridge, PathBridge)
     if not energy and bridge.powers:
         raise ValueError(
             f"sites {sorted(bridge.powers)} have compositions, whose summed scores do not denoise their "
-            f"law. Use `{name}(prior='energy')` on a bridge made without `path_space`."
+            f"law. Use `{name}(prior='energy')` on a `DensityBridge`."
         )
     return energy
 

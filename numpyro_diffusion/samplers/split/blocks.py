@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from ..._finite import NonFinite, either, looked_at, non_finite
 from ..._typing import Array, Position, PRNGKey, Scalar
-from ...bridge import Bridge
+from ...bridge import Bridge, PathBridge
 from ...smc.moves import Move
 from ...smc.preconditioner import Preconditioner
 
@@ -56,11 +56,7 @@ def ladder(bridge: Bridge, clock: Scalar, num_steps: int, power: float = 2.0) ->
 def denoised(bridge: Bridge, u: _Values, clock: Scalar) -> _Values:
     r"""Mean of the prior's variable given the noised one, $u + \tau^2 \nabla \log p_c(u)$."""
     # Not `x_hat`: what the likelihood sees on the way is the twist's business.
-    if bridge.path_space:
-        score = bridge.see(u, clock).scores
-    else:
-        score = jax.grad(lambda u: bridge.see(u, clock).log_density)(u)
-    noise = added_noise(bridge, clock)
+    score, noise = bridge.score(u, clock), added_noise(bridge, clock)
     return {n: u[n] + (noise[n] ** 2 * score[n]).astype(u[n].dtype) for n in u}
 
 
@@ -102,7 +98,7 @@ def seen_by_rest(bridge: Bridge, z: Position, seen: _Values) -> Scalar:
     """Log density of the rest of the model and of the data, given what they see of diffusion sites."""
     rest = bridge.rest(z, seen)
     value = rest.log_prior + rest.log_likelihood
-    if bridge.path_space:  # factors of a denoiser are not in its score
+    if isinstance(bridge, PathBridge):  # factors of a denoiser are not in its score
         value = value + bridge.see({**z, **seen}, jnp.zeros(())).log_density
     return value
 

@@ -8,8 +8,9 @@ from ..._arguments import check_counts, plain
 from ..._finite import either
 from ..._typing import Array, Position, PRNGKey
 from ...bridge import Bridge
+from ...smc import Claims
 from ...smc.moves import Move, hmc, mala
-from .base import AbstractSplit, Clock, Prior, SplitState, Tuning, uses_energy
+from .base import NO_EVIDENCE, AbstractSplit, Clock, Prior, SplitState, Tuning, uses_energy
 from .blocks import (
     added_noise,
     clock_at,
@@ -175,14 +176,17 @@ class DAPS(AbstractSplit):
         look = lambda x: looked(bridge, z, x)
         return moved(key, self.move, self.num_moves, x, log_density, log_step, scale, look)
 
-    def claims(self, bridge: Bridge) -> tuple[str, str, bool]:
+    def claims(self, bridge: Bridge) -> Claims:
+        exact = uses_energy(self, bridge)
+        return Claims(self.seen_target(bridge), NO_EVIDENCE, exact, weighted=False)
+
+    def seen_target(self, bridge: Bridge) -> str:
         if uses_energy(self, bridge):
-            return bridge.target, bridge.target, True
-        law = (
+            return bridge.target
+        return (
             f"what DAPS with {self._levels(bridge)} levels and {self.flow_steps} flow steps leads to; "
             f"exact draws of x given u would make it: {bridge.target}"
         )
-        return law, law, False
 
     def evaluations(self, bridge: Bridge) -> int:
         if uses_energy(self, bridge):

@@ -10,8 +10,9 @@ from ..._arguments import check_counts, plain
 from ..._finite import either
 from ..._typing import Position, PRNGKey, Scalar
 from ...bridge import Bridge
+from ...smc import Claims
 from ...smc.moves import Move, hmc, mala
-from .base import AbstractSplit, Clock, Prior, SplitState, Tuning, uses_energy
+from .base import NO_EVIDENCE, AbstractSplit, Clock, Prior, SplitState, Tuning, uses_energy
 from .blocks import (
     added_noise,
     clock_at,
@@ -192,14 +193,17 @@ class PnPDM(AbstractSplit):
         tuning = tuning._replace(data=tuning.data + gain * error)
         return seen, accepted, values, met, tuning
 
-    def claims(self, bridge: Bridge) -> tuple[str, str, bool]:
-        energy = uses_energy(self, bridge)
-        steps = "" if energy else f", with {self.num_steps} reverse steps"
-        blurred = f"blurred by {self.noise_level:g}{steps}"
-        law = f"{bridge.target}, its likelihood {blurred}"
-        if self.weights == "exact":
-            law = f"{bridge.target}{steps}"
-        return law, f"{bridge.target}, its prior {blurred}", energy
+    def claims(self, bridge: Bridge) -> Claims:
+        weighted = self.weights == "exact"
+        law = "" if weighted else f", its likelihood blurred by {self.noise_level:g}"
+        target = f"{bridge.target}{law}{self._steps(bridge)}"
+        return Claims(target, NO_EVIDENCE, uses_energy(self, bridge), weighted=weighted)
+
+    def seen_target(self, bridge: Bridge) -> str:
+        return f"{bridge.target}, its prior blurred by {self.noise_level:g}{self._steps(bridge)}"
+
+    def _steps(self, bridge: Bridge) -> str:
+        return "" if uses_energy(self, bridge) else f", with {self.num_steps} reverse steps"
 
     def evaluations(self, bridge: Bridge) -> int:
         if uses_energy(self, bridge):

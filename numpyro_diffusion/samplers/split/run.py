@@ -1,5 +1,6 @@
 """Chains of a split Gibbs sampler, and their result."""
 
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -13,6 +14,7 @@ from ..._finite import report_chains
 from ..._prng import lean
 from ..._typing import Array, Position, PRNGKey
 from ...bridge import Bridge
+from ...smc import Claims
 from .base import AbstractSplit, Clock, start
 from .pnp import PnPDM
 
@@ -29,9 +31,9 @@ class SplitResult(NamedTuple):
             $-\infty$ for draws at which the data are impossible (`DAPS`).
             `diagnostics.pareto_k(result)` tells how heavy their tail is.
         seen: Diffusion sites as the data see them, without weights.
-        target: The law of the weighted positions.
+        claims: Of which law the weighted positions are; its `target` and `exact` are properties. There is no
+            evidence.
         seen_target: The law of `seen` and the other sites.
-        exact: Whether chains approach these laws as they go on; if not, this is a heuristic.
         acceptance: Of the moves, by block and chain; 1 where nothing can be refused.
         num_evaluations: Network evaluations of all chains, those of the warm-up included.
     """
@@ -39,11 +41,13 @@ class SplitResult(NamedTuple):
     positions: Position
     log_weights: Array
     seen: dict[str, Array]
-    target: str
+    claims: Claims
     seen_target: str
-    exact: bool
     acceptance: dict[str, Array]
     num_evaluations: int
+
+    target = property(attrgetter("claims.target"))
+    exact = property(attrgetter("claims.exact"))
 
 
 def split_gibbs(
@@ -64,7 +68,7 @@ def split_gibbs(
 
     Args:
         key: PRNG key.
-        bridge: From `nd.from_energy` or `nd.from_model`; with `path_space=True` a denoiser is enough.
+        bridge: From `nd.from_energy` or `nd.from_model`; for a `PathBridge` a denoiser is enough.
         sampler: `PnPDM()` by default.
         num_draws: Draws of each chain that are kept.
         num_burn_in: Sweeps of the warm-up.
@@ -88,15 +92,13 @@ def split_gibbs(
         1, num_draws=num_draws, num_chains=num_chains, thinning=thinning
     )
     sampler = PnPDM() if sampler is None else sampler
-    target, seen_target, exact = sampler.claims(bridge)
+    claims, seen_target = sampler.claims(bridge), sampler.seen_target(bridge)
     keys = jax.random.split(lean(key), num_chains)
     rows: Any = _chains(keys, bridge, sampler, initial, num_burn_in, num_draws, thinning)
     positions, log_weights, seen, met, acceptance, before = rows
     sweeps = num_burn_in + num_draws * thinning
     count = num_chains * sweeps * sampler.evaluations(bridge)
-    result = SplitResult(
-        positions, log_weights, seen, target, seen_target, exact, acceptance, count
-    )
+    result = SplitResult(positions, log_weights, seen, claims, seen_target, acceptance, count)
     if not isinstance(log_weights, Tracer):  # within a program of the caller's
         _refuse_nonfinite(result)
         # Where the warm-up met NaN is no news: a chain may start anywhere. +inf holds for all of the model.
