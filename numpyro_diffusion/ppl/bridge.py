@@ -46,7 +46,8 @@ def from_model(
     choice among finitely many values becomes a uniform variable. A `TransformedDistribution` of a
     diffusion prior is taken apart: the diffusion site is then `x_base`, and `x` its transform. Of data with
     an `obs_mask`, all draws beside seen data keep their own law, where `potential_energy` leaves
-    them without one. 
+    them without one.
+
     Args:
         model: A NumPyro model.
         *args: Its arguments, data included. Arrays may change later without recompilation.
