@@ -52,6 +52,7 @@ from .ppl.kernels import ParticleMarginal as ParticleMarginal
 from .ppl.kernels.split import SplitKernel as SplitKernel
 from .ppl.model_energy import model_energy as model_energy
 from .ppl.smc import SMC as SMC
+from .ppl.to_blackjax import to_blackjax as to_blackjax
 from .pretrained import load_pretrained as load_pretrained
 from .samplers import nested_sampling as nested_sampling
 from .samplers import replica_exchange as replica_exchange
@@ -140,6 +141,7 @@ __all__ = [
     "schemes",
     "smc",
     "teachers",
+    "to_blackjax",
     "train",
     "twists",
 ]

@@ -30,14 +30,14 @@ __all__ = [
 
 
 def is_numeric(dtype: Any) -> bool:
-    """Whether JAX has arrays of this type."""
+    """Test whether JAX has arrays of this type."""
     if getattr(dtype, "kind", None) in ("m", "M"):  # NumPy counts time spans among the integers
         return False
     return jnp.issubdtype(dtype, np.number) or jnp.issubdtype(dtype, np.bool_)
 
 
 def is_data(leaf: Any) -> bool:
-    """Whether a leaf of the arguments is an array that a program can take."""
+    """Test whether a leaf of the arguments is an array that a compiled program can take."""
     if isinstance(leaf, jax.Array):
         return True
     plain = isinstance(leaf, np.ndarray | np.generic) and not isinstance(leaf, np.ma.MaskedArray)
@@ -80,7 +80,7 @@ def named_arguments(model: Callable, args: tuple, kwargs: Any) -> list[tuple[str
 
 
 def as_arrays(model: Callable, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-    """The same arguments with their numerical NumPy arrays as JAX arrays.
+    """Convert numerical NumPy arrays among the arguments to JAX arrays.
 
     Raises:
         TypeError: For iterators, which give their values once, and for dicts that have no order.
@@ -152,7 +152,7 @@ def whole_numbers(least: int, **values: Any) -> list[int]:
 
 
 def whole_or_none(name: str, value: Any, least: int, remedy: str = "") -> int | None:
-    """The same as `whole_number`, where `None` stands for a choice of its own; `remedy` says which."""
+    """Check a whole number, or `None` for a default choice; `remedy` says which."""
     return None if value is None else whole_number(name, value, least, remedy)
 
 

@@ -1,7 +1,7 @@
 """Log densities that are NaN or +inf: one guard for all samplers.
 
 No weight and no acceptance is right where a log density is +inf: a sampler that leaves such places out, or
-stays there, answers with another law. So every sampler counts them by site and refuses a result. NaN
+stays there, answers with another distribution. So every sampler counts them by site and refuses a result. NaN
 counts as a density of 0, which may be meant, and is warned of.
 """
 
@@ -38,7 +38,7 @@ _PACKAGE = str(Path(__file__).parent)
 
 
 class NonFinite(NamedTuple):
-    """Where log densities are NaN and where +inf, by site: flags, shares or counts, all of one shape."""
+    """Indicators of NaN and of +inf log densities, by site: flags, shares or counts, all of one shape."""
 
     nan: dict[str, Any]
     infinite: dict[str, Any]
@@ -53,7 +53,7 @@ def non_finite(sites: Mapping[str, Scalar]) -> NonFinite:
 
 
 def looked_at(wrong: Scalar, look: Callable[[], NonFinite]) -> NonFinite:
-    """What `look` finds, where something is wrong; nothing elsewhere, and at no cost.
+    """Result of `look` where something is wrong; nothing elsewhere, and at no cost.
 
     A loop of one round or none: of several chains in one program it is run only if one of them is wrong.
     """
@@ -66,12 +66,12 @@ def looked_at(wrong: Scalar, look: Callable[[], NonFinite]) -> NonFinite:
 
 
 def settled(flags: NonFinite, early: Scalar) -> NonFinite:
-    """The same without NaN, if it is early: steps that are still too long end anywhere."""
+    """Drop NaN found early in warm-up, where steps that are still too long end anywhere."""
     return flags._replace(nan=jax.tree.map(lambda flag: flag & ~early, flags.nan))
 
 
 def either(*flags: NonFinite) -> NonFinite:
-    """Where any of them is set; all of the same sites."""
+    """Union of several indicators of the same sites."""
     return jax.tree.map(lambda *each: jnp.stack(each).any(0), *flags)
 
 
@@ -128,7 +128,7 @@ def share_places(
 
 
 def in_words(result: Any, kind: str) -> str:
-    """Where a run of clouds met NaN (`"nan"`) or +inf (`"infinite"`); empty if nowhere."""
+    """Describe where a run of clouds met NaN (`"nan"`) or +inf (`"infinite"`); empty if nowhere."""
     start = getattr(result.initial_info, kind, {})
     later = getattr(getattr(result.trace, "info", None), kind, {})
     planned = jax.tree.leaves(result.levels)[0].shape[0]
@@ -136,7 +136,7 @@ def in_words(result: Any, kind: str) -> str:
 
 
 def replica_words(result: Any, kind: str) -> str:
-    """Where a run of replica exchange met NaN (`"nan"`) or +inf (`"infinite"`); empty if nowhere."""
+    """Describe where a run of replica exchange met NaN (`"nan"`) or +inf (`"infinite"`); empty if nowhere."""
     num_replicas = np.size(result.swap_acceptance)
     counts = getattr(result.non_finite, kind)
     total = result.num_proposals
@@ -203,7 +203,7 @@ def _of_chains(flags: Mapping[str, Any], what: str) -> str:
 
 @jax.tree_util.register_pytree_with_keys_class
 class Sightings:
-    """What a Markov chain has met of NaN and +inf, as a field of its state.
+    """Record of NaN and +inf met by a Markov chain, as a field of its state.
 
     A chain runs inside a compiled program of `MCMC`, which cannot raise. So this speaks up when it
     comes out of one: whenever it is put together again from arrays that are on the host or a device.
@@ -241,7 +241,7 @@ class Sightings:
 
     @property
     def ruined(self) -> Array:
-        """Whether +inf was met: no later draw means anything."""
+        """True once +inf was met: no later draw means anything."""
         counts = [leaf[..., 0] for leaf in self.seen.infinite.values()]
         return jnp.stack(counts).sum(0) > 0 if counts else jnp.zeros((), bool)
 
@@ -250,7 +250,7 @@ class Sightings:
         return jax.tree.map(lambda leaf: jnp.where(self.ruined, jnp.nan, leaf), draws)
 
     def words(self, kind: str) -> str:
-        """Where it was; empty if nowhere."""
+        """Describe where NaN or +inf was met; empty if nowhere."""
         sentences = []
         for site, leaf in getattr(self.seen, kind).items():
             counts = np.asarray(leaf).reshape(-1, 4)

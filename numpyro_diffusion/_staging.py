@@ -173,7 +173,7 @@ class _Same:
 
 
 class Done(dict):
-    """What has been computed so far in one scope, by equation, so that `hoist` computes none of it again."""
+    """Cache of equations evaluated so far in one scope, so that `hoist` computes none of them again."""
 
     def bind(self, eqn: Any, values: list[Any]) -> list[Any]:
         """The results of one equation."""
@@ -234,7 +234,7 @@ class _Work:
 
 
 def hoist(function: Callable, *examples: PyTree, done: Done | None = None) -> Callable:
-    """The same function, with all that does not depend on its arguments computed here and now.
+    """Return the same function, with everything that does not depend on its arguments computed once, here.
 
     What the function reads besides its arguments, parameters of a network or the time of a level, counts as
     known. Inside loops and branches nothing is looked for.

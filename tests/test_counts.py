@@ -24,7 +24,7 @@ PARTS = (
 # Sizes of what a network is built of, seeds, bytes, and functions that are no entry of a user's.
 NOT_ASKED = {
     "Convolution", "ImageBlock", "Linear", "NoiseLevel", "ResidualBlock", "convolve",
-    "TrainingDiverged", "bits_per_dim", "krylov", "summary_table", "uniform_log_snr", "Move",
+    "TrainingDiverged", "bits_per_dim", "krylov", "summary_table", "uniform_log_snr", "BlackJAXMove",
 }  # fmt: skip
 NO_COUNT = {"levels", "seed", "max_bytes", "stride", "padding"}
 

@@ -64,6 +64,7 @@ LONG = {
         "inside-mcmc",
         "many-latents",
         "normalizers-and-horizons",
+        "parents",
         "populations-and-couplings",
         "probability-flow",
         "rewards-and-ratios",

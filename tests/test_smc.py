@@ -48,7 +48,7 @@ def clouds(request):
         500,
         num_chains=64,
         levels_per_chunk=4,
-        resample=getattr(resampling, request.param),
+        resampling=getattr(resampling, request.param),
     )
 
 

@@ -45,7 +45,7 @@ def curl_ratio(
     r"""Antisymmetric over symmetric part of the Jacobian $J$ of the score, by noise level.
 
     Where it is not 0 no density has this score: a Metropolis step cannot be right, and a Langevin step
-    has a law that nobody knows. A score turned by an angle $\theta$ in its plane has the ratio
+    has a distribution that nobody knows. A score turned by an angle $\theta$ in its plane has the ratio
     $\tan \theta$. Norms are averaged over noised examples and by random signs $v$,
     $\lVert J \mp J^\top \rVert_F^2 = \mathbb{E} |J v \mp J^\top v|^2$, one forward and one backward
     derivative each; the error is by the delta method.

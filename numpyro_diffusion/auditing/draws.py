@@ -20,7 +20,8 @@ __all__ = ["Draws", "compare_draws", "many_draws", "noised_to_prior"]
 class Draws(NamedTuple):
     r"""Draws of a prior against data. Sizes are in standard deviations of the data.
 
-    Under one law for both, z scores are standard normal, the chi-squares average 1 and p-values are uniform.
+    Under one distribution for both, z scores are standard normal, the chi-squares average 1 and p-values are
+    uniform.
 
     Attributes:
         num_draws: Number of draws.
@@ -70,8 +71,8 @@ def compare_draws(
 
     Coordinates are compared one by one. Summaries look at the leading principal directions of both samples
     together: $z$ scores of their means, and of the entries of their covariance once whitened. Labels are
-    permuted to say how large the sums of squares are by chance, so that no law is assumed. The energy
-    distance sees differences of any kind, but small ones in many dimensions poorly.
+    permuted to say how large the sums of squares are by chance, so that no distribution is assumed. The
+    energy distance sees differences of any kind, but small ones in many dimensions poorly.
 
     Neither sample may be weighted. To compare a prior with data, give the data the noise that the prior
     keeps at `t_min` (`noised_to_prior`).
@@ -224,8 +225,8 @@ def many_draws(
 ) -> np.ndarray:
     r"""Draws of the prior in the units of the data, shape `(num, *shape)`.
 
-    Exact where the energy has a closed form, else by the reverse process. Its law differs from that of the
-    energy by an error of order one over `num_steps`.
+    Exact where the energy has a closed form, else by the reverse process. Its distribution differs from that
+    of the energy by an error of order one over `num_steps`.
 
     Args:
         prior: An energy or a denoiser.

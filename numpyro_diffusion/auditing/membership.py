@@ -63,7 +63,8 @@ def membership_audit(
     false_positive_rate: float = 0.01,
     batch_size: int | None = 4096,
 ) -> Membership:
-    r"""Membership inference on a prior: can its training examples be told from others of the same law?
+    r"""Membership inference on a prior: can its training examples be told from others of the same
+    distribution?
 
     With $\hat\epsilon(x, t) = (x - \alpha_t \hat x_0(x, t)) / \sigma_t$ the statistics are
 
@@ -71,12 +72,12 @@ def membership_audit(
     - *SimA-MC*, the same at the noised example, averaged over noises;
     - *loss*, $|\hat x_0(x_t) - x_0|^2$, averaged over the same noises.
 
-    A score fitted to the empirical law alone has $\hat\epsilon \to \tfrac12 \sigma_t x$ at a member as
-    $t \to 0$, and much more elsewhere. The best of many levels looks good by chance, so that the level is
+    A score fitted to the empirical distribution alone has $\hat\epsilon \to \tfrac12 \sigma_t x$ at a member
+    as $t \to 0$, and much more elsewhere. The best of many levels looks good by chance, so that the level is
     chosen on one half of the examples and judged on the other.
 
-    Members and held-out examples must be draws of one law. What else sets them apart, such as another
-    instrument or another year, is found too.
+    Members and held-out examples must be draws of one distribution. What else sets them apart, such as
+    another instrument or another year, is found too.
 
     Args:
         prior: An energy or a denoiser.

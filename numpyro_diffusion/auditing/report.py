@@ -123,11 +123,11 @@ def audit(
     still the Gaussian it started from is named, and columns of few values, between which chains do not move.
 
     Args:
-        prior: An energy or a denoiser; or a `Standardized` law, with data, held-out examples and draws in its
-            units, and noise levels in standard deviations.
+        prior: An energy or a denoiser; or a `Standardized` distribution, with data, held-out examples and
+            draws in its units, and noise levels in standard deviations.
         data: The examples that it was trained on, clean, of shape `(num, *shape)`.
         key: PRNG key.
-        held_out: Examples of the same law that training never saw.
+        held_out: Examples of the same distribution that training never saw.
         times: Levels to look at; by default `num_levels` in equal steps of log noise.
         num_levels: Number of levels where `times` is not given.
         draws: Draws of the prior of shape `(num, *shape)`, in the units of the data and with the noise that

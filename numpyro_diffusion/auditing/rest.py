@@ -25,7 +25,7 @@ class Rest(NamedTuple):
     Attributes:
         before: Mean energy of the data with the prior's noise, in nats.
         after: Mean energy of where chains lead from there.
-        fall: How far energies fall, `before - after`, in nats: 0 under the law of the energy.
+        fall: How far energies fall, `before - after`, in nats: 0 under the distribution of the energy.
         fall_error: Its standard error over examples.
         distance: Root mean square length of the way of a coordinate, in noise levels at `t_min`.
         acceptance: Of the chains' moves, in their second half.
@@ -50,7 +50,8 @@ def rest_of_data(
     num_steps: int = 8,
     batch_size: int | None = 4096,
 ) -> Rest:
-    r"""Move noised data by chains that leave the energy's own law as it is, and see whether they stay.
+    r"""Move noised data by chains that leave the energy's own distribution as it is, and see whether they
+    stay.
 
     Data that follow $p_{t_{\min}}$ do so after any number of moves, and their energies fall by nothing on
     average. An energy knows the places where training looked, and those are noised data. Elsewhere it may be

@@ -14,8 +14,8 @@ __all__ = ["is_affine"]
 def is_affine(prior: AbstractDenoiser, data, key: PRNGKey, times: np.ndarray) -> bool:
     r"""Test whether the denoiser is an affine function of noised data at all levels, to rounding.
 
-    It is for a Gaussian law, and so for an energy of this package whose network was never trained. Of two
-    noised examples $u, v$, $\hat x_0(\tfrac12(u + v))$ is compared with the mean of $\hat x_0(u)$ and
+    It is for a Gaussian distribution, and so for an energy of this package whose network was never trained.
+    Of two noised examples $u, v$, $\hat x_0(\tfrac12(u + v))$ is compared with the mean of $\hat x_0(u)$ and
     $\hat x_0(v)$.
 
     Args:

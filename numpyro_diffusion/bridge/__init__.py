@@ -43,6 +43,8 @@ from .energy import from_energy as from_energy
 from .observed import Curvature as Curvature
 from .observed import Observed as Observed
 from .observed import curvature as curvature
+from .potential import Potential as Potential
+from .potential import at_level as at_level
 from .sites import DensitySite as DensitySite
 from .sites import DiffusionSite as DiffusionSite
 from .sites import PathSite as PathSite

@@ -71,10 +71,10 @@ class AbstractModel(eqx.Module):
 
     @abc.abstractmethod
     def target(self, prior: str) -> str:
-        """One sentence that names the posterior under a prior."""
+        """Name the posterior under a prior, in one sentence."""
 
     def laws(self, z: Position) -> Callable[[Position], Observed] | None:
-        """What the laws of the data say of clean values; `None` where only a log likelihood is known."""
+        """Distributions of the data given clean values; `None` where only a log likelihood is known."""
         del z
         return None
 
@@ -121,7 +121,7 @@ class Bridge(eqx.Module):
     @property
     @abc.abstractmethod
     def exact_prior(self) -> bool:
-        """Whether every diffusion site can be drawn exactly at clock 0."""
+        """True if every diffusion site can be drawn exactly at clock 0."""
 
     @property
     @abc.abstractmethod
@@ -136,7 +136,9 @@ class Bridge(eqx.Module):
         """Gradient of the log density of the noised diffusion sites."""
 
     def sample_base(self, key: PRNGKey) -> Position:
-        """Diffusion sites from near their law at the noisy end, the others from their prior given those."""
+        """Diffusion sites from near their distribution at the noisy end, the others from their prior given
+        those.
+        """
         return self._drawn(lambda site, key: site.sample_base(key), jnp.asarray(1.0), key)
 
     def sample_prior(self, key: PRNGKey) -> Position:
@@ -189,7 +191,7 @@ class Bridge(eqx.Module):
         return rest if self.edges is None else rest.with_edges(self.edges, self.log_peaks)
 
     def laws(self, z: Position) -> Callable[[Position], Observed] | None:
-        """What the laws of the data say of clean values; `None` where only a log likelihood is known."""
+        """Distributions of the data given clean values; `None` where only a log likelihood is known."""
         return self.model.laws(z)
 
     def carry(self, z: Position, clock: Scalar, next_clock: Scalar) -> tuple[Position, Scalar]:
@@ -246,12 +248,12 @@ class Bridge(eqx.Module):
 
     @property
     def target(self) -> str:
-        """One sentence that names the law at the end of the bridge."""
+        """Name the distribution at the end of the bridge, in one sentence."""
         return self.model.target(self.prior)
 
     @property
     def powers(self) -> dict[str, tuple[float, ...]]:
-        """In path space, the exponents of the parts of each site that is a composition."""
+        """Exponents of the parts of each site that is a composition, in path space."""
         return {name: site.powers for name, site in self.sites.items() if site.powers}
 
     @property
@@ -285,7 +287,7 @@ class DensityBridge(Bridge):
 
 
 class PathBridge(Bridge):
-    """A bridge in path space: the prior is the law of a reverse sampler, known by its steps alone.
+    """A bridge in path space: the prior is the distribution of a reverse sampler, known by its steps alone.
 
     It has scores and no density of the prior, so that denoisers are enough, and no normaliser.
     """

@@ -10,7 +10,7 @@ __all__ = ["log_integral", "powers", "scores"]
 
 
 def powers(sampler: AbstractDenoiser) -> tuple[float, ...]:
-    """Exponents of the parts; empty for a single law.
+    """Exponents of the parts; empty for a single distribution.
 
     Raises:
         ValueError: If one is a function of the time.
@@ -35,7 +35,8 @@ def scores(sampler: AbstractDenoiser, u: Array, t: Scalar) -> tuple[Array, Array
 
 
 def log_integral(sampler: AbstractDenoiser) -> Scalar | float:
-    r"""$\log \int \prod_i p_i^{\beta_i}$ at `t_max`, each $p_i$ the Gaussian of its moments; 0 for one law.
+    r"""$\log \int \prod_i p_i^{\beta_i}$ at `t_max`, each $p_i$ the Gaussian of its moments; 0 for one
+    distribution.
 
     In units of the data, less the $d (\sum_i \beta_i - 1) \log \alpha$ by which the product of densities of
     $x_t$ and of $u_t$ differ at `t_min`, so that evidences from scores and from energies compare.

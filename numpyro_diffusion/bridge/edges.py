@@ -21,12 +21,12 @@ _DEEP = 6.0  # nats
 
 
 class Doubts(NamedTuple):
-    """What is found of the observed sites and factors that could be 0, by name.
+    """Observed sites and factors whose density may be 0 somewhere, by name.
 
     Attributes:
         zeros: Whether one is 0, or falls by a step, somewhere within a few standard deviations of the prior.
         log_peaks: The largest log density of each entry there, 0 if none is finite: what stands for the peak
-            of a law that has no centre. Without it a constant of the model would be tempered too.
+            of a distribution that has no centre. Without it a constant of the model would be tempered too.
     """
 
     zeros: dict[str, Array]
@@ -34,14 +34,14 @@ class Doubts(NamedTuple):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the edges; of all under a transformation of JAX, where none can be asked."""
+        """Names of the edges; all of them under a transformation of JAX, where none can be evaluated."""
         return tuple(n for n, yes in self.zeros.items() if isinstance(yes, Tracer) or bool(yes))
 
 
 def doubtful(
     edges: Callable[[dict[str, Array]], dict[str, Edge]], sites: dict[str, DiffusionSite]
 ) -> Doubts:
-    """Which edges are 0, or fall by a step, and how large they are.
+    """Find observed sites and factors that are 0, or fall by a step, and their largest values.
 
     Asked at independent normal points, which cost no network evaluation.
 
@@ -86,7 +86,7 @@ def _largest(values: Array) -> Array:
 
 @jax.custom_vjp
 def with_finite_gradients(values: Any) -> Any:
-    """The same values; what is not finite in a gradient that comes back is 0.
+    """Return the same function with entries of its gradient that are not finite set to 0.
 
     For the arguments of a model with edges. Particles live where an edge is 0, on its floor, and there the
     gradient of a user's code may be anything: of `jnp.where(x < 1, jnp.sqrt(1 - x), -jnp.inf)` it is NaN.

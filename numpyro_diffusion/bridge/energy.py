@@ -58,10 +58,10 @@ def from_energy(
         energy: The prior's energy.
         log_likelihood: `x -> ()` in nats for ONE example in data units; `None` for the prior alone.
         twist: What the likelihood sees at noisy levels; the denoised mean by default.
-        bridge_type: `nd.bridge.PathBridge` for `Twisted`: the prior is the law of the reverse sampler, and a
-            denoiser is enough. Any scheme names its own, `scheme.bridge_type`.
-        initial: Law of $x_t / \alpha_t$ at `t_max` from which particles start, with `sample(key)` and
-            `log_prob(u)`; the Gaussian of `energy.moments(t_max)` by default. Weights correct for it.
+        bridge_type: `nd.bridge.PathBridge` for `Twisted`: the prior is the distribution of the reverse
+            sampler, and a denoiser is enough. Any scheme names its own, `scheme.bridge_type`.
+        initial: Distribution of $x_t / \alpha_t$ at `t_max` from which particles start, with `sample(key)`
+            and `log_prob(u)`; the Gaussian of `energy.moments(t_max)` by default. Weights correct for it.
 
     Raises:
         ValueError: If `initial` draws another shape.

@@ -1,8 +1,8 @@
 r"""Information of the data about the diffusion sites: Gauss-Newton with Fisher information.
 
-Each observed law has a parameter $\eta(x, \theta)$, such as the mean, about which one datum has the Fisher
-information $I$. The information about $x$ is then $F = A^\top I A$ with $A = \partial \eta / \partial x$:
-positive, whatever the tails of the law, where minus the Hessian of its log density may not be.
+Each observed distribution has a parameter $\eta(x, \theta)$, such as the mean, about which one datum has the
+Fisher information $I$. The information about $x$ is then $F = A^\top I A$ with $A = \partial \eta / \partial
+x$: positive, whatever the tails of the distribution, where minus the Hessian of its log density may not be.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ __all__ = ["Curvature", "Observed", "curvature"]
 
 
 class Observed(NamedTuple):
-    r"""Parameters of the observed laws and what data say about each.
+    r"""Parameters of the observed distributions and what data say about each.
 
     Attributes:
         centre: The parameter, by site, of shape `(*batch, *event)`.
@@ -50,7 +50,7 @@ class Curvature(NamedTuple):
 def curvature(
     observed: Callable[[Position], Observed] | None, log_likelihood: Callable | None, x: Position
 ) -> Curvature:
-    """$F$ at `x` for given other sites: of the laws where there are any, else minus the Hessian."""
+    """$F$ at `x` for given other sites: of the distributions where there are any, else minus the Hessian."""
     if observed is None or not jax.eval_shape(observed, x).centre:
         if log_likelihood is None:
             raise ValueError(

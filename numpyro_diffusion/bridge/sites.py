@@ -17,14 +17,14 @@ __all__ = ["DensitySite", "DiffusionSite", "PathSite", "open_share"]
 
 
 class DiffusionSite(eqx.Module):
-    """One diffusion variable, possibly a batch of independent ones, on its way from noise to data.
+    """One diffusion variable, possibly a batch of independent ones, with its noised distributions.
 
     Attributes:
         energy: The prior's energy, or denoiser, for one example.
         batch_shape: Shape of the plates around it.
-        initial: Law of $u$ at the noisy end from which particles start, an object with `sample(key)` and
-            `log_prob(u)` for one example, such as a NumPyro distribution; `None` for the Gaussian of
-            the energy's own `moments(t_max)`.
+        initial: Distribution of $u$ at the noisy end from which particles start, an object with
+            `sample(key)` and `log_prob(u)` for one example, such as a NumPyro distribution; `None` for the
+            Gaussian of the energy's own `moments(t_max)`.
     """
 
     energy: AbstractDenoiser
@@ -81,7 +81,7 @@ class DiffusionSite(eqx.Module):
 
     @property
     def powers(self) -> tuple[float, ...]:
-        """In path space, the exponents of the parts of a composition; empty for a single law."""
+        """Exponents of the parts of a composition, in path space; empty for a single distribution."""
         return ()
 
     def sample_base(self, key: PRNGKey) -> Array:
@@ -137,7 +137,7 @@ class DiffusionSite(eqx.Module):
 
     @property
     def dtype(self) -> Any:
-        """Of its centre and scale; nothing is computed."""
+        """Floating type of its centre and scale; nothing is computed."""
         return jax.eval_shape(lambda: self.scale).dtype
 
     @property
@@ -156,7 +156,7 @@ class DensitySite(DiffusionSite):
 
     @property
     def exact(self) -> bool:
-        """Whether the prior at `t_min` can be drawn from exactly."""
+        """True if the prior at `t_min` can be drawn from exactly."""
         draw = lambda key: self.energy.draw(key, jnp.asarray(self.energy.t_min))
         return jax.eval_shape(draw, jax.random.key(0)) is not None
 
@@ -189,7 +189,9 @@ class DensitySite(DiffusionSite):
 
 
 class PathSite(DiffusionSite):
-    """A diffusion variable whose law is that of a reverse sampler, known by its steps alone: no density."""
+    """A diffusion variable whose distribution is that of a reverse sampler, known by its steps alone: no
+    density.
+    """
 
     def __check_init__(self):
         if self.powers and self.initial is not None:  # powers that change with the time are refused
@@ -202,7 +204,7 @@ class PathSite(DiffusionSite):
         return self.energy.schedule.noise_level(self.time(clock))
 
     def log_base(self, u: Array) -> Scalar:
-        """That of the sampler's start, which is the base, over the integral of a composition."""
+        """Log density of the sampler's start, which is the base, over the integral of a composition."""
         del u
         return -self.size * composed.log_integral(self.sampler) * jnp.ones(())
 
@@ -221,7 +223,9 @@ class PathSite(DiffusionSite):
         return log_density, twist.of_denoised(u, x_hat), scores
 
     def step_of_sampler(self, u: Array, t: Scalar) -> tuple[Scalar, Array, Array]:
-        """Log of the factors of the sampler's law, the denoised mean, and its score or those of its parts."""
+        """Log of the factors of the sampler's distribution, the denoised mean, and its score or those of its
+        parts.
+        """
         if self.powers:
             scores, x_hat = composed.scores(self.sampler, u, t)
         else:

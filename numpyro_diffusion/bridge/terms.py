@@ -12,7 +12,7 @@ __all__ = ["Edge", "Rest", "Seen"]
 
 
 class Seen(NamedTuple):
-    """What one network evaluation says of the diffusion sites of a particle.
+    """Terms of one network evaluation at the diffusion sites of a particle.
 
     Attributes:
         log_density: Of all diffusion sites.
@@ -32,7 +32,7 @@ class Seen(NamedTuple):
 
     @classmethod
     def of(cls, parts: dict[str, tuple[Scalar, Array, Any, Array | None]]) -> "Seen":
-        """From log density, twisted value, covariance root and scores of the parts of each site."""
+        """Build it from log density, twisted value, covariance root and scores of the parts of each site."""
         values = {name: part[0] for name, part in parts.items()}
         x_hat = {name: part[1] for name, part in parts.items()}
         roots = {name: part[2] for name, part in parts.items() if part[2] is not None}
@@ -45,7 +45,7 @@ class Edge(NamedTuple):
 
     Attributes:
         log_density: Of each entry.
-        log_peak: That of each entry at the centre of its law; 0 where that is not known.
+        log_peak: That of each entry at the centre of its distribution; 0 where that is not known.
         num_data: Numbers behind each entry, as far as `log_peak` knows of them.
     """
 
@@ -69,7 +69,7 @@ class Rest(NamedTuple):
     Attributes:
         log_prior: Of the other latent sites, in unconstrained space.
         smooth: Log likelihood of the observed sites that are positive everywhere; `None` if there are none.
-        log_peak: What `smooth` would be if every datum lay at the centre of its law.
+        log_peak: What `smooth` would be if every datum lay at the centre of its distribution.
         num_data: Number of these data.
         edges: The other observed sites, and factors, by name.
         sites: Log density of each site.
@@ -84,18 +84,19 @@ class Rest(NamedTuple):
 
     @property
     def log_likelihood(self) -> Scalar:
-        """Of observed sites and factors."""
+        """Log likelihood of observed sites and factors."""
         terms = [jnp.sum(edge.log_density) for edge in self.edges.values()]
         if self.smooth is not None:
             terms.append(self.smooth)
         return sum(terms, jnp.zeros_like(self.log_prior))
 
     def with_edges(self, names: tuple[str, ...], log_peaks: dict[str, Array]) -> "Rest":
-        """The same, where all edges but these are taken to be positive everywhere.
+        """Return the same terms, with all edges but these taken to be positive everywhere.
 
         Args:
             names: Of the edges that stay.
-            log_peaks: By edge, what stands for the peak of each entry where no law gives it; 0 if left out.
+            log_peaks: By edge, what stands for the peak of each entry where no distribution gives it; 0 if
+                left out.
         """
         edges = {
             n: e._replace(log_peak=jnp.where(e.num_data > 0, e.log_peak, log_peaks.get(n, 0.0)))

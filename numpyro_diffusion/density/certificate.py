@@ -2,8 +2,8 @@ r"""Bounds and estimates of the difference between two densities of one learned 
 
 With an exact score the density of the energy, of the reverse diffusion and of the probability flow are one.
 With model error they are not: the energy may be normalised to anything its gradient allows, the flow and
-the diffusion end in different laws, and the score formula is a lower bound of the diffusion's. A paper may
-print any of them, so it matters how far apart they are.
+the diffusion end in different distributions, and the score formula is a lower bound of the diffusion's. A
+paper may print any of them, so it matters how far apart they are.
 """
 
 import math
@@ -44,8 +44,8 @@ def density_certificate(
 ) -> Comparison:
     r"""The log densities of one model side by side, averaged over data, and their differences.
 
-    At data noised to `t_min`, the law that all of them are of. Let $p$ be the law of the data and $g$ the
-    model's score. Then
+    At data noised to `t_min`, the distribution that all of them are of. Let $p$ be the distribution of the
+    data and $g$ the model's score. Then
 
     * the score formula $\ell$ is a lower bound of the log density of the reverse diffusion (SDE) at every
       point, and $\mathbb{E}_p[\log p - \ell] = \tfrac12 \int \mathbb{E} |g - \nabla \log p_r|^2 dr$: whatever

@@ -75,7 +75,7 @@ def classify(
     Args:
         prior: Denoiser or energy under conditions, with `given(label)`.
         x: Examples of shape `(*batch, *shape)`, in the units of the prior. The densities are those of the
-            law at `t_min`; where its noise is not small, add it to clean data.
+            distribution at `t_min`; where its noise is not small, add it to clean data.
         labels: What `given` takes, stacked along the first axis: `jnp.arange(10)`.
         key: PRNG key; by default the same noises at every call.
         prior_probs: $p(c)$, one a label, positive; normalised to sum to 1. Equal by default.

@@ -36,9 +36,9 @@ def compare_priors(
 ) -> Comparison:
     r"""Mean log density of held-out data under several priors, and paired differences.
 
-    The log score of each prior, proper for whatever law the data have. All priors see the same data with the
-    same noises, and the errors of the differences are over examples, so that what examples have in common
-    with each other drops out. They hold the variance of the data and that of the noise.
+    The log score of each prior, proper for whatever distribution the data have. All priors see the same data
+    with the same noises, and the errors of the differences are over examples, so that what examples have in
+    common with each other drops out. They hold the variance of the data and that of the noise.
 
     Print the result for a table. Normalised densities compare across architectures, schedules and
     training; energies need no normaliser for it with the score formula. Two priors that are read at

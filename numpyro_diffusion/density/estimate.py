@@ -3,7 +3,7 @@ r"""The record of a log density estimate, and its evaluation in batches of point
 With model error there are several "densities of the model", and they differ: that of the score-based
 formula, which is the evidence lower bound of the reverse diffusion in continuous time; that of the
 probability flow; that of the energy. Each estimate names the one that it is of. All are of the prior, the
-law at `t_min`, in the units of the data.
+distribution at `t_min`, in the units of the data.
 """
 
 import abc

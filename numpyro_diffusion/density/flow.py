@@ -165,11 +165,12 @@ def probability_flow(
     $$\log p(x) = \log \mathcal{N}(w_T; 0, I) - \sum_i \log r_i(t_{\min})
       - \int \nabla_w \cdot \frac{dw}{d\tau}\, d\tau .$$
 
-    For an exact score this is $\log p(x)$ at `t_min`, to the tolerance of the solver and to what the law at
-    `t_max` differs from its Gaussian: that falls as the cube of the noise level there, or as the first power
-    where the prior knows its mean only roughly, as a `ScoreFunction` may. For a learned score it is the
-    density of the law of `from_noise` and `NoiseReparam`, which integrates to 1; it is neither a bound nor
-    the law of the reverse diffusion. Nothing is random with the exact divergence.
+    For an exact score this is $\log p(x)$ at `t_min`, to the tolerance of the solver and to what the
+    distribution at `t_max` differs from its Gaussian: that falls as the cube of the noise level there, or as
+    the first power where the prior knows its mean only roughly, as a `ScoreFunction` may. For a learned
+    score it is the density of the distribution of `from_noise` and `NoiseReparam`, which integrates to 1; it
+    is neither a bound nor the distribution of the reverse diffusion. Nothing is random with the exact
+    divergence.
 
     Args:
         prior: Denoiser or energy; of an energy only the score is used.

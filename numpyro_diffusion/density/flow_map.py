@@ -1,9 +1,10 @@
 r"""The probability flow as a map between noise and data, with a fixed number of steps.
 
-$x = T(z)$ with $z \sim \mathcal{N}(0, I)$ is a draw of the prior under the flow's law. With fixed steps $T$
-is one smooth, deterministic function with exact derivatives. The law of $x$ is the push-forward of
-$\mathcal{N}(0, I)$ by it, whatever the number of steps; the law of the flow is approached with their fourth
-power. Where the law has little density, between its modes, the map is steep and needs more steps.
+$x = T(z)$ with $z \sim \mathcal{N}(0, I)$ is a draw of the prior under the flow's distribution. With fixed
+steps $T$ is one smooth, deterministic function with exact derivatives. The distribution of $x$ is the
+push-forward of $\mathcal{N}(0, I)$ by it, whatever the number of steps; the distribution of the flow is
+approached with their fourth power. Where the distribution has little density, between its modes, the map is
+steep and needs more steps.
 """
 
 from collections.abc import Callable

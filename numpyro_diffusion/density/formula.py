@@ -1,16 +1,16 @@
 r"""The score-based density formula: a normalised log density from scores of noised points.
 
-Li & Yan's formula for the law at `t_min` reads, in the units of the data and with the variance $r$ of the
-noise that is *added* to $x$,
+Li & Yan's formula for the distribution at `t_min` reads, in the units of the data and with the variance $r$
+of the noise that is *added* to $x$,
 
 $$\log p(x) = \log G(x) - \frac12 \int_0^\infty \mathbb{E}\Big[
   \Big|\frac{\epsilon}{\sqrt r} + \nabla \log p_r(x + \sqrt r \epsilon)\Big|^2 -
   \Big|\frac{\epsilon}{\sqrt r} + \nabla \log G_r(x + \sqrt r \epsilon)\Big|^2 \Big]\, dr$$
 
-for any law $G$ that is noised exactly; here a Gaussian or a mixture of them. The difference of squares is
-taken as $(\nabla \log p_r - \nabla \log G_r) \cdot (2 \epsilon / \sqrt r + \nabla \log p_r +
-\nabla \log G_r)$, so that what is known is never computed, and mirrored noises keep its variance finite
-down to $r = 0$. Taken literally, with $d / 2r$ in the place of the reference, the variance is infinite.
+for any distribution $G$ that is noised exactly; here a Gaussian or a mixture of them. The difference of
+squares is taken as $(\nabla \log p_r - \nabla \log G_r) \cdot (2 \epsilon / \sqrt r + \nabla \log p_r +
+\nabla \log G_r)$, so that what is known is never computed, and mirrored noises keep its variance finite down
+to $r = 0$. Taken literally, with $d / 2r$ in the place of the reference, the variance is infinite.
 """
 
 import math
@@ -43,8 +43,8 @@ class ScoreFormula(AbstractLogDensity):
         divergence: `None` for the scores alone. `ExactDivergence()` and `Hutchinson(num_probes)` put the
             divergence of the score in the place of $\epsilon \cdot \nabla \log p / \sqrt r$, which has the
             same mean: less variance, and one derivative more for each coordinate or probe.
-        reference: A normalised `Gaussian` or `GaussianMixture` over (flattened) examples near the law; by
-            default the Gaussian with the mean and covariance that the prior knows of.
+        reference: A normalised `Gaussian` or `GaussianMixture` over (flattened) examples near the
+            distribution; by default the Gaussian with the mean and covariance that the prior knows of.
 
     References:
         Li & Yan (2024), A Score-Based Density Formula, with Applications in Diffusion Generative Models,
@@ -148,12 +148,12 @@ def score_formula(
       \Big|\frac{\epsilon}{\sqrt r} + \nabla \log p_r\Big|^2 -
       \Big|\frac{\epsilon}{\sqrt r} + \nabla \log G_r\Big|^2 \Big]\, dr$$
 
-    at $x + \sqrt r \epsilon$, for the law at `t_min`. For an exact score this is $\log p(x)$. For a learned
-    one it is a lower bound of the log density of its reverse diffusion in continuous time, and its mean
-    over data is below that of the truth by $\tfrac12 \int \mathbb{E} |\Delta \nabla \log p|^2 dr$. The
-    integral ends at `t_max`, where the law is taken to be the reference's. The error of that falls as the
-    sixth power of the noise level where the prior knows mean and covariance, and as the second where it
-    knows the mean roughly, as a `ScoreFunction` may: give it the mean of the data, or a large `t_max`.
+    at $x + \sqrt r \epsilon$, for the distribution at `t_min`. For an exact score this is $\log p(x)$. For a
+    learned one it is a lower bound of the log density of its reverse diffusion in continuous time, and its
+    mean over data is below that of the truth by $\tfrac12 \int \mathbb{E} |\Delta \nabla \log p|^2 dr$. The
+    integral ends at `t_max`, where the distribution is taken to be the reference's. The error of that falls
+    as the sixth power of the noise level where the prior knows mean and covariance, and as the second where
+    it knows the mean roughly, as a `ScoreFunction` may: give it the mean of the data, or a large `t_max`.
 
     Unbiased with `Stratified` times; with `GaussLegendre` times the integral over time has the (small) error
     of the rule, which the standard error does not know.

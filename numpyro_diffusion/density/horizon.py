@@ -1,8 +1,8 @@
 r"""The evidence lower bound as a function of the largest noise level, and where it is long enough.
 
-A long horizon adds the score's errors of many levels; a short one begins at a law that is not quite the
-initial one. With a law fitted to the data, noised exactly, as the initial one, a short horizon costs
-little.
+A long horizon adds the score's errors of many levels; a short one begins at a distribution that is not quite
+the initial one. With a distribution fitted to the data, noised exactly, as the initial one, a short horizon
+costs little.
 """
 
 from collections.abc import Callable
@@ -41,7 +41,7 @@ class HorizonReport(NamedTuple):
         elbo_error: Standard errors of `elbo`.
         loss: `elbo` at the best horizon less `elbo`: what each other horizon gives away.
         loss_error: Standard errors of `loss`. The noise is shared, so they are far smaller.
-        kl_to_initial: $\mathrm{KL}(p_T \| \nu_T)$, the part of the initial law.
+        kl_to_initial: $\mathrm{KL}(p_T \| \nu_T)$, the part of the initial distribution.
         kl_error: Its standard errors.
         score_gap: $G(T) = \tfrac12 \int \mathbb{E} |\Delta \nabla \log p|^2\, ds^2$, the part of the
             score's error; NaN without `truth`.
@@ -97,7 +97,7 @@ def elbo_vs_horizon(
             `fit_mixture(energy, data, 4, key).at`; the standard normal of $x_t$ by default.
         truth: An energy or denoiser with the exact score, where there is one, for the score gap and the
             divergence. Without it the divergence is by the model's own score, from `t_max`, where
-            the law is taken to be the Gaussian of `energy.moments(t_max)`.
+            the distribution is taken to be the Gaussian of `energy.moments(t_max)`.
         num_nodes: About how many nodes in log noise level from `t_min` to `t_max`.
         num_noises: Pairs of mirrored noises an example.
         batch_size: Examples that are evaluated at once, to bound memory; all of them if `None`.

@@ -17,7 +17,7 @@ __all__ = ["Comparison", "compared", "errors_of"]
 
 
 class Comparison(NamedTuple):
-    r"""Mean log densities over examples and all their differences, for `m` priors or laws; in nats.
+    r"""Mean log densities over examples and all their differences, for `m` priors or distributions; in nats.
 
     Printed, it is a table from the best to the worst.
 
@@ -29,7 +29,7 @@ class Comparison(NamedTuple):
         difference: Mean of the first less mean of the second, shape `(m, m)`.
         difference_error: Standard errors of the differences over paired examples, same shape.
         spread: Standard deviation over examples of the difference, beyond the noise of the estimates; 0 where
-            two laws differ by nothing or by a constant.
+            two distributions differ by nothing or by a constant.
         laws: Which density of the model each is, `m` strings.
         num_examples: Number of examples.
     """

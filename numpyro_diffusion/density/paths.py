@@ -1,14 +1,15 @@
 r"""Paths of noised data, and integrals over the noise level along them.
 
 One example $x_0$ with one noise $\epsilon$ makes a path $u_s = x_0 + s \epsilon$ over noise levels $s$. For
-the densities $p_s$ of a law noised exactly, given $x_0$ and for ANY $x_0$,
+the densities $p_s$ of a distribution noised exactly, given $x_0$ and for ANY $x_0$,
 
 $$\frac{d}{d \log s}\, \mathbb{E}_\epsilon[\log p_s(u_s)]
   = \mathbb{E}_\epsilon\big[|s \nabla \log p_s + \epsilon|^2 - |\epsilon|^2\big] ,$$
 
 by the heat equation $\partial_{s^2} \log p = \tfrac12 (\Delta \log p + |\nabla \log p|^2)$ and Stein's
 identity. It is the score-based density formula of Li & Yan with its noise term matched, and the integrals
-of this package rest on it. Whatever holds for every exact law holds for a Gaussian with the moments of the
+of this package rest on it. Whatever holds for every exact distribution holds for a Gaussian with the moments
+of the
 data: its own residual of the identity, on the same path, has mean zero and is subtracted to lower the
 variance. The mirrored path $-\epsilon$ is averaged in, which removes all that is odd in the noise.
 """
@@ -107,6 +108,6 @@ def check_data(energy: AbstractDenoiser, data, **counts: int | None) -> Array:
 
 
 def noised_to_t_min(energy, data: Array, key: PRNGKey) -> Array:
-    """Draws of the law at `t_min`, in the units of the data, if the data are clean draws."""
+    """Draws of the distribution at `t_min`, in the units of the data, if the data are clean draws."""
     s = energy.schedule.noise_level(jnp.asarray(energy.t_min, data.dtype))
     return data + s * jax.random.normal(key, data.shape, data.dtype)

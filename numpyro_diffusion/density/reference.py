@@ -85,7 +85,9 @@ class Reference(NamedTuple):
 
 
 class NoisedReference(NamedTuple):
-    """A law with a closed form at every noise level as a reference, such as a mixture fitted to data."""
+    """A distribution with a closed form at every noise level as a reference, such as a mixture fitted to
+    data.
+    """
 
     energy: AbstractEnergy
 
@@ -105,7 +107,9 @@ class NoisedReference(NamedTuple):
 
 
 def check_noised(prior: AbstractDenoiser) -> None:
-    """Refuse compositions and factors: their levels are a path, not one law under more and more noise."""
+    """Refuse compositions and factors: their levels are a path, not one distribution under more and more
+    noise.
+    """
     what = ""
     if isinstance(prior, Composed | ComposedDenoiser) and prior.powers != (1.0,):
         what = f"a composition with powers {prior.powers}"

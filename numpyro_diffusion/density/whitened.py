@@ -6,9 +6,9 @@ coordinate, $w = B^\top (u - m) / r$ obeys
 
 $$\frac{dw}{d \log s} = -\frac{s^2}{r} \big( B^\top \nabla \log p_s(u) + w / r \big) ,$$
 
-which is 0 where the law is the reference. Time is told by the clock $\tau = \operatorname{arsinh}(c / s)$,
-with $c$ the largest standard deviation of the reference: the logarithm of the noise where there is little
-of it, and $c / s$, in which the flow is smooth, where noise drowns the data.
+which is 0 where the distribution is the reference. Time is told by the clock $\tau = \operatorname{arsinh}(c
+/ s)$, with $c$ the largest standard deviation of the reference: the logarithm of the noise where there is
+little of it, and $c / s$, in which the flow is smooth, where noise drowns the data.
 """
 
 from typing import NamedTuple

@@ -31,8 +31,8 @@ def cloud_errors(result: SMCResult) -> np.ndarray:
 
     A genealogical variance $V$ is what $F = 1 / (V + 1/N)$ families of equal weight would have, so that it
     is known no better than a variance from as many numbers. The error is widened by $t / z$, the ratio
-    of the 97.5 % quantiles of Student's law with $F - 1$ degrees of freedom and of the normal law: 1.05 for
-    20 families, 1.6 for 4, 6.5 for 2. From a single family nothing is known.
+    of the 97.5 % quantiles of Student's distribution with $F - 1$ degrees of freedom and of the normal
+    distribution: 1.05 for 20 families, 1.6 for 4, 6.5 for 2. From a single family nothing is known.
     """
     own = np.atleast_1d(np.asarray(result.log_evidence_error, float))
     families = 1 / (own**2 + 1 / np.shape(result.log_weights)[-1])
@@ -40,7 +40,9 @@ def cloud_errors(result: SMCResult) -> np.ndarray:
 
 
 def _widening(freedom: Any) -> np.ndarray:
-    """Quantile of Student's law over that of the normal law; bounded, so that it stays a number."""
+    """Quantile of Student's distribution over that of the normal distribution; bounded, so that it stays a
+    number.
+    """
     return stats.t.ppf(0.975, np.maximum(freedom, 0.5)) / stats.norm.ppf(0.975)
 
 

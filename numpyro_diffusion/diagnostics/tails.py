@@ -9,7 +9,7 @@ __all__ = ["pareto_k"]
 
 
 def pareto_k(result: SMCResult | SplitResult) -> np.ndarray:
-    r"""Shape of a generalised Pareto law fitted to the largest final weights, one a cloud or chain.
+    r"""Shape of a generalised Pareto distribution fitted to the largest final weights, one a cloud or chain.
 
     Below 0.5 the weights have a variance and the usual error bars hold; above 0.7 a few unseen particles
     would change the answer. `nan` where the weights are equal, as after a resampling.

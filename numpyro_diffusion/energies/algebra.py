@@ -74,10 +74,10 @@ class _Composition(AbstractSum):
 
 
 class Composed(_Composition, AbstractEnergy):
-    r"""$E(x, t) = \sum_i \beta_i E_i(x, t)$: the law $\propto \prod_i p_i(x)^{\beta_i}$.
+    r"""$E(x, t) = \sum_i \beta_i E_i(x, t)$: the distribution $\propto \prod_i p_i(x)^{\beta_i}$.
 
     Usually written with operators: `(e1 + e2) / 0.5`, `e1 - 0.3 * e2`, `e / temperature` with a temperature
-    that is a function of the time. The law is that of the powers at `t_min`; others lead to it.
+    that is a function of the time. The distribution is that of the powers at `t_min`; others lead to it.
 
     Attributes:
         energies: The parts, all of one shape and one schedule.
@@ -113,8 +113,8 @@ class ComposedDenoiser(_Composition):
     r"""$\sum_i \beta_i \nabla \log p_i(x, t)$: a composition of which only the scores are known.
 
     Written with the same operators, where a part is a denoiser without an energy. Reverse diffusion with
-    these scores samples another law than $\prod_i p_i^{\beta_i}$; `ScoreComposition` weighs its particles
-    for that.
+    these scores samples another distribution than $\prod_i p_i^{\beta_i}$; `ScoreComposition` weighs its
+    particles for that.
 
     Attributes:
         energies: The parts, denoisers of one shape and one schedule.
@@ -218,7 +218,7 @@ def _is_power(power: Any) -> bool:
 
 
 def _with_factor(parts, powers):
-    """A law times a factor; of a factor times a law nothing else is defined."""
+    """A distribution times a factor; of a factor times a distribution nothing else is defined."""
     first, second = parts
     if isinstance(first, AbstractFactor):
         first, second = second, first
@@ -233,16 +233,17 @@ def _with_factor(parts, powers):
 def cfg(
     unconditional: AbstractDenoiser, conditional: AbstractDenoiser, guidance_scale: Power
 ) -> Any:
-    r"""Classifier-free guidance as a law: $p(x)^{1-w} p(x \mid c)^w \propto p(x \mid c)\, p(c \mid x)^{w-1}$.
+    r"""Classifier-free guidance as a distribution: $p(x)^{1-w} p(x \mid c)^w \propto p(x \mid c)\, p(c \mid
+    x)^{w-1}$.
 
     Guided samplers use the sum $(1 - w) \nabla \log p_t(x) + w \nabla \log p_t(x \mid c)$ in a reverse
-    diffusion, which samples another law. With energies, and schemes that weigh, it is this one; with
+    diffusion, which samples another distribution. With energies, and schemes that weigh, it is this one; with
     denoisers alone see `ScoreComposition`.
 
     Args:
         unconditional: $p(x)$.
         conditional: $p(x \mid c)$, for instance `energy.given(c)`.
-        guidance_scale: $w$: 0 is the unconditional law, 1 the conditional one, and more is guidance.
+        guidance_scale: $w$: 0 is the unconditional distribution, 1 the conditional one, and more is guidance.
 
     References:
         Ho & Salimans (2022), Classifier-Free Diffusion Guidance.

@@ -39,8 +39,8 @@ class AbstractDenoiser(eqx.Module):
     Attributes:
         schedule: The noise schedule $(\alpha_t, \sigma_t)$.
         shape: Shape of one example.
-        t_min: Smallest time at which the model is trusted. Its law at `t_min` *is* the prior.
-        t_max: Largest time; the law there is close to the Gaussian given by `moments(t_max)`.
+        t_min: Smallest time at which the model is trusted. Its distribution at `t_min` *is* the prior.
+        t_max: Largest time; the distribution there is close to the Gaussian given by `moments(t_max)`.
     """
 
     schedule: AbstractVar[AbstractSchedule]
@@ -72,9 +72,9 @@ class AbstractDenoiser(eqx.Module):
 
     @abc.abstractmethod
     def moments(self, t: Scalar) -> tuple[Shaped, Shaped]:
-        """Mean and variance, each of shape `shape`, of a Gaussian roughly like the law at `t`.
+        """Mean and variance, each of shape `shape`, of a Gaussian roughly like the distribution at `t`.
 
-        Used as the initial law at `t_max` and to scale positions from level to level. Both uses
+        Used as the initial distribution at `t_max` and to scale positions from level to level. Both uses
         are corrected by weights, so roughly is enough.
         """
 
@@ -90,10 +90,10 @@ class AbstractDenoiser(eqx.Module):
         return (self.denoise(alpha_t * u, t) - u) * (alpha_t / sigma_t) ** 2
 
     def concentration(self, t: Scalar) -> Scalar | float:
-        r"""$B_t$ such that at high noise the law of $u_t$ is about as wide as $s_t / \sqrt{B_t}$.
+        r"""$B_t$ such that at high noise the distribution of $u_t$ is about as wide as $s_t / \sqrt{B_t}$.
 
-        1 for a noised law. A product of laws to powers is narrower than the noise of its parts: $B$ is the
-        sum of the powers.
+        1 for a noised distribution. A product of distributions to powers is narrower than the noise of its
+        parts: $B$ is the sum of the powers.
         """
         del t
         return 1.0
@@ -104,32 +104,32 @@ class AbstractDenoiser(eqx.Module):
         To a power $B$ the noising kernel $\mathcal{N}(u_s, v)$ is $\mathcal{N}(u_s, v / B)$ and the reverse
         kernel is narrower alike. With both to the same power the weight of a level is the ratio of
         their normalisers, which no longer depends on the noise that was drawn. Any kernel is valid, and
-        a ratio whose powers add up to nothing or less keeps that of a single law.
+        a ratio whose powers add up to nothing or less keeps that of a single distribution.
         """
         power = jnp.asarray(self.concentration(t))
         level = self.schedule.noise_level(t)
         return level / jnp.sqrt(jnp.where(power > 0, power, 1.0)).astype(level.dtype)
 
     def __add__(self, other) -> Any:
-        """Product of laws, or of a law and a factor."""
+        """Product of distributions, or of a distribution and a factor."""
         return _combine((self, other), (1.0, 1.0))
 
     def __radd__(self, other) -> Any:
         return _combine((self, other), (1.0, 1.0))
 
     def __sub__(self, other: "AbstractDenoiser") -> Any:
-        """Ratio of laws."""
+        """Ratio of distributions."""
         return _combine((self, other), (1.0, -1.0))
 
     def __mul__(self, power: "Power") -> Any:
-        """The law to a power, a number or a function of the time."""
+        """The distribution to a power, a number or a function of the time."""
         return _combine((self,), (power,))
 
     def __rmul__(self, power: "Power") -> Any:
         return _combine((self,), (power,))
 
     def __truediv__(self, temperature: "Power") -> Any:
-        """The law at a temperature: to the power of one over it."""
+        """The distribution at a temperature: to the power of one over it."""
         return _combine((self,), (_inverse(temperature),))
 
     def __neg__(self) -> Any:
@@ -139,9 +139,10 @@ class AbstractDenoiser(eqx.Module):
         r"""Return the same model with other first and last times: the prior is read at `t_min`, particles
         start at `t_max`.
 
-        Another `t_min` is another law, so a stored `log_normalizer` is then forgotten, unless the energy
-        is normalised at every level. Another `t_max` moves no law; a learned offset $b(t)$ is stretched
-        over the new horizon. A model that was trained knows nothing outside the times it was trained on.
+        Another `t_min` is another distribution, so a stored `log_normalizer` is then forgotten, unless the
+        energy is normalised at every level. Another `t_max` moves no distribution; a learned offset $b(t)$
+        is stretched over the new horizon. A model that was trained knows nothing outside the times it was
+        trained on.
 
         Args:
             t_min: Time at which the prior is read; as it is by default.
@@ -175,8 +176,8 @@ class AbstractEnergy(AbstractDenoiser):
     r"""A time-dependent energy $E(x_t, t) = -\log p_t(x_t) - L(t)$ in nats.
 
     Subclasses give `energy` and `moments`; score, denoiser and the algebra follow. `e1 + e2` is the
-    product of the two laws, `e / temperature` and `power * e` a law raised to a power, `e1 - e2` a
-    ratio.
+    product of the two distributions, `e / temperature` and `power * e` a distribution raised to a power, `e1
+    - e2` a ratio.
 
     Attributes:
         log_normalizer: $L(t_{\min}) = \log \int e^{-E(x, t_{\min})} dx$ in nats, or `None` where it
@@ -212,7 +213,7 @@ class AbstractEnergy(AbstractDenoiser):
         return (x + sigma_t**2 * self.score(x, t)) / alpha_t
 
     def log_density(self, u: Shaped, t: Scalar) -> Scalar:
-        r"""Log density of $u_t = x_t / \alpha_t$: the noised law in the units of the data.
+        r"""Log density of $u_t = x_t / \alpha_t$: the noised distribution in the units of the data.
 
         $-E(\alpha_t u, t) + d \log \alpha_t - L(t_{\min})$. At `t_min` this is the log density of
         the prior, normalised where `log_normalizer` is known.

@@ -66,7 +66,7 @@ def _weighted(values: Array) -> Array:
 
 
 class Box(AbstractEnergy):
-    r"""Uniform law on a box, noised exactly.
+    r"""Uniform distribution on a box, noised exactly.
 
     $E(x, t) = -\sum_i \log \frac{\Phi(z_i^a) - \Phi(z_i^b)}{\alpha_t (b_i - a_i)}$ with
     $z_i^a = (x_i - \alpha_t a_i) / \sigma_t$. Normalised at every level, so `log_normalizer` is 0. At `t_min`

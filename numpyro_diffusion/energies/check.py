@@ -1,6 +1,6 @@
 r"""Numerical checks that an energy is a density whose gradient is its score.
 
-A sampler that is handed values from one law and gradients from another gives wrong answers without a
+A sampler that is handed values from one distribution and gradients from another gives wrong answers without a
 sign of trouble, so this is worth the second it takes, once, for every energy from outside.
 """
 

@@ -1,8 +1,8 @@
 r"""Columns of a table that a diffusion prior models badly, named before training and in the audit.
 
 A diffusion adds the same noise to every column and is a density in all of them. Columns that never change,
-that are drowned in the least noise, that are in units far apart, or that hold a few values only are laws that
-it cannot follow, or that samplers cannot.
+that are drowned in the least noise, that are in units far apart, or that hold a few values only are
+distributions that it cannot follow, or that samplers cannot.
 """
 
 import warnings

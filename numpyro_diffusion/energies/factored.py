@@ -15,7 +15,8 @@ __all__ = ["Factored", "FactoredDenoiser", "factored", "log_factors"]
 
 
 class Factored(AbstractEnergy):
-    r"""$E(x, t) - \sum_j \log h_{j,t}(x / \alpha_t)$: the law $\propto p(u) \prod_j h_j(u)$ in data units.
+    r"""$E(x, t) - \sum_j \log h_{j,t}(x / \alpha_t)$: the distribution $\propto p(u) \prod_j h_j(u)$ in data
+    units.
 
     Usually written `energy + factor`. With the normaliser $L$ of the base it integrates to
     $e^{L}\, \mathbb{E}_p[\prod_j h_j]$. Only $L$ is left out by default, as if the factors were
@@ -24,9 +25,9 @@ class Factored(AbstractEnergy):
 
     Attributes:
         base: The energy.
-        factors: What its law is multiplied by.
+        factors: What its distribution is multiplied by.
         log_normalizer: What is left out of the evidence: that of the base, or `None`. With the log of the
-            whole integral, the law is a normalised prior of its own.
+            whole integral, the distribution is a normalised prior of its own.
         log_normalizer_error: Its standard error.
     """
 
@@ -73,14 +74,14 @@ class Factored(AbstractEnergy):
 
 
 class FactoredDenoiser(AbstractDenoiser):
-    r"""The law of a reverse sampler times factors, for schemes in path space.
+    r"""The distribution of a reverse sampler times factors, for schemes in path space.
 
     Usually written `denoiser + factor`. `denoise` is that of the base: the factors weigh, and steer, its
     steps.
 
     Attributes:
         base: The denoiser.
-        factors: What its law is multiplied by.
+        factors: What its distribution is multiplied by.
     """
 
     base: AbstractDenoiser
@@ -124,7 +125,7 @@ def log_factors(law: Factored | FactoredDenoiser, u: Array, x_hat: Array, t: Sca
 
 
 def factored(base: AbstractDenoiser, factor: AbstractFactor) -> Factored | FactoredDenoiser:
-    """The law of `base` times a factor; the factors of one law stay in one list."""
+    """The distribution of `base` times a factor; the factors of one distribution stay in one list."""
     factor.check(base)
     if isinstance(base, Factored):
         known = base.log_normalizer, base.log_normalizer_error

@@ -3,7 +3,7 @@ r"""Base class of factors: functions that multiply a prior, with approximations 
 A factor $h$ is a positive function of clean data: a reward, a constraint, a ratio of densities, a cost that
 couples several variables. At a noisy level a factor $h_t$ takes its place, which decides how well a sampler
 is led and never where it ends: at `t_min` it is $h$ itself. The best choice is
-$h_t(u) = \mathbb{E}[h(u_{t_{\min}}) \mid u_t = u]$, since $p_t h_t$ is then the noised law of $p h$.
+$h_t(u) = \mathbb{E}[h(u_{t_{\min}}) \mid u_t = u]$, since $p_t h_t$ is then the noised distribution of $p h$.
 """
 
 import abc
@@ -25,7 +25,7 @@ class Noised(NamedTuple):
         x_hat: Mean of the variable at `t_min` given it; $u$ itself at `t_min`.
         variance: Roughly what that leaves open, coordinate by coordinate; 0 at `t_min`. It is
             $\tau^2 d^2 / (\tau^2 + d^2)$ with the noise $\tau$ in between and the standard deviation $d$ of
-            the law, as for Gaussian data.
+            the distribution, as for Gaussian data.
         t: Time, shape `()`.
         clean: Whether `t` is `t_min`: where a factor must be itself.
     """
@@ -38,10 +38,10 @@ class Noised(NamedTuple):
 
 
 class AbstractFactor(eqx.Module):
-    """A factor of a law; `energy + factor` is the law times the factor."""
+    """A factor of a distribution; `energy + factor` is the distribution times the factor."""
 
     def check(self, base: AbstractDenoiser) -> None:
-        """Refuse a law that the factor makes no sense for, when it is put on it."""
+        """Refuse a distribution that the factor makes no sense for, when it is put on it."""
         del base
 
     @abc.abstractmethod

@@ -15,9 +15,9 @@ __all__ = ["AutoencoderEnergy", "ScalarEnergy", "SquaredEnergy"]
 class SquaredEnergy(AbstractNetworkEnergy):
     r"""Half the squared norm of a network, $\tfrac12 \sum_i (w_i - \kappa_i F_i)^2$.
 
-    The Gaussian of the data where $F = 0$, never negative, and a proper law where $F$ grows more slowly than
-    $|w|$. A region of high density must be a near-zero of the whole vector, so far modes of unequal weight
-    are hard for it. Arguments are those of `AbstractNetworkEnergy`.
+    The Gaussian of the data where $F = 0$, never negative, and a proper distribution where $F$ grows more
+    slowly than $|w|$. A region of high density must be a near-zero of the whole vector, so far modes of
+    unequal weight are hard for it. Arguments are those of `AbstractNetworkEnergy`.
 
     References:
         Salimans & Ho (2021), Should EBMs Model the Energy or the Score?, ICLR workshop. Du et al. (2023),
@@ -33,9 +33,9 @@ class AutoencoderEnergy(AbstractNetworkEnergy):
 
     $D(v) = c_{skip} v + c_{out} F$ with Karras's coefficients, so that the backbone of a pretrained denoiser
     can be used as it is. The denoiser that the energy implies is another one: its score has the factor
-    $(I - J_D)^\top$. Even for a Gaussian law $D$ is not its denoiser, and where $F = 0$ the energy is *not*
-    that of the Gaussian of the data but $s^2 / (s^2 + d^2)$ times as steep. Train or distil it before use.
-    Arguments are those of `AbstractNetworkEnergy`.
+    $(I - J_D)^\top$. Even for a Gaussian distribution $D$ is not its denoiser, and where $F = 0$ the energy
+    is *not* that of the Gaussian of the data but $s^2 / (s^2 + d^2)$ times as steep. Train or distil it
+    before use. Arguments are those of `AbstractNetworkEnergy`.
 
     References:
         Du et al. (2023), Reduce, Reuse, Recycle, ICML.

@@ -1,12 +1,13 @@
 r"""Initial distributions at the largest noise level.
 
-Particles start at `t_max` from a law $\nu$ of $u = x_t / \alpha_t$ and carry the weight $p_t(u) / \nu(u)$,
-so any law with wide enough tails is right; one close to $p_t$ wastes nothing. With the standard normal
-the horizon must be long, until noise drowns the data. A mixture fitted to the data and noised exactly is
-close to $p_t$ much earlier, and a short horizon needs fewer levels.
+Particles start at `t_max` from a distribution $\nu$ of $u = x_t / \alpha_t$ and carry the weight $p_t(u) /
+\nu(u)$, so any distribution with wide enough tails is right; one close to $p_t$ wastes nothing. With the
+standard normal the horizon must be long, until noise drowns the data. A mixture fitted to the data and
+noised exactly is close to $p_t$ much earlier, and a short horizon needs fewer levels.
 
-Every law here has `sample(key)` and `log_prob(u)` for ONE example, and `at(t)`, the same law at another
-time. `DiffusionSite`, `from_energy(..., initial=law)` and `SMC(..., initial={"x": law})` take them.
+Every distribution here has `sample(key)` and `log_prob(u)` for ONE example, and `at(t)`, the same
+distribution at another time. `DiffusionSite`, `from_energy(..., initial=law)` and `SMC(..., initial={"x":
+law})` take them.
 """
 
 import equinox as eqx
@@ -26,7 +27,7 @@ __all__ = ["NoisedLaw", "StandardNormal", "fit_gaussian", "fit_mixture"]
 class StandardNormal(eqx.Module):
     r"""$x_t \sim \mathcal{N}(0, I)$, that is $u \sim \mathcal{N}(0, \alpha_t^{-2} I)$.
 
-    What diffusion samplers start from by custom. It is the law of $x_t$ where a variance-preserving
+    What diffusion samplers start from by custom. It is the distribution of $x_t$ where a variance-preserving
     schedule has come to its end; before that, only the weight makes it right.
 
     Attributes:
@@ -61,7 +62,7 @@ class StandardNormal(eqx.Module):
 
 
 class NoisedLaw(eqx.Module):
-    r"""A closed-form law of clean data, noised exactly to a time.
+    r"""A closed-form distribution of clean data, noised exactly to a time.
 
     $\sum_k w_k \mathcal{N}(u; m_k, S_k + s_t^2 I)$ with $s_t = \sigma_t / \alpha_t$, from `fit_gaussian` or
     `fit_mixture`.

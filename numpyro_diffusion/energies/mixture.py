@@ -17,11 +17,11 @@ __all__ = ["Mixture"]
 
 
 class Mixture(AbstractEnergy):
-    r"""$E(x, t) = -\log \sum_i \omega_i e^{-E_i(x, t) - L_i}$: the law $\sum_i \omega_i p_i(x)$.
+    r"""$E(x, t) = -\log \sum_i \omega_i e^{-E_i(x, t) - L_i}$: the distribution $\sum_i \omega_i p_i(x)$.
 
     Unlike products, mixtures need to know how the normalisers $L_i$ of their parts compare. They are those
-    at `t_min`, so that the law there is right whatever $L_i(t)$ does at other levels; of the noised law it is
-    the noised law, if the parts are normalised at every level.
+    at `t_min`, so that the distribution there is right whatever $L_i(t)$ does at other levels; of the noised
+    distribution it is the noised distribution, if the parts are normalised at every level.
 
     Args:
         energies: The parts, all of one shape and one schedule, with known `log_normalizer`.

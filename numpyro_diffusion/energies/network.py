@@ -1,7 +1,7 @@
 r"""Network energies: inner product, and the same with its square completed, which is proper.
 
-`InnerProductEnergy` is the one of the literature. `ProperEnergy` is a proper law whatever the weights: prefer
-it where $e^{-E}$ is to be sampled.
+`InnerProductEnergy` is the one of the literature. `ProperEnergy` is a proper distribution whatever the
+weights: prefer it where $e^{-E}$ is to be sampled.
 """
 
 import jax.numpy as jnp
@@ -33,7 +33,7 @@ class InnerProductEnergy(AbstractNetworkEnergy):
 
 
 class ProperEnergy(AbstractNetworkEnergy):
-    r"""Inner-product energy with its square completed, a proper law whatever the weights.
+    r"""Inner-product energy with its square completed, a proper distribution whatever the weights.
 
     $\tfrac12 \rho |w|^2 + \tfrac12 |\sqrt{1-\rho}\,w - \kappa F|^2$ with $\rho = \tfrac12$; multiplied out,
     $\tfrac12 |w|^2 - \sqrt{1-\rho}\sum_i \kappa_i w_i F_i + \tfrac12 \sum_i (\kappa_i F_i)^2$: the inner

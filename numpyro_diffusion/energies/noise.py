@@ -11,8 +11,8 @@ __all__ = ["added_variance", "denoised_mean"]
 def added_variance(energy: AbstractDenoiser, t: Scalar) -> Scalar:
     r"""Variance of the noise between the prior and level $t$, in data units.
 
-    $s_t^2 - s_{t_{\min}}^2$; of a composed law, whose noise is narrower, the difference of $s^2 / B$ with the
-    sum $B$ of its powers. Zero at (and, by convention, below) `t_min`.
+    $s_t^2 - s_{t_{\min}}^2$; of a composed distribution, whose noise is narrower, the difference of $s^2 /
+    B$ with the sum $B$ of its powers. Zero at (and, by convention, below) `t_min`.
     """
     t = jnp.asarray(t)
     end = jnp.asarray(energy.t_min, t.dtype)

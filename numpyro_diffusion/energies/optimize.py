@@ -58,7 +58,7 @@ def mbd_optimize(
         num_draws: Draws a step.
         temperature: $T$.
         standardize: Scale the log densities of each step to a standard deviation of one first, so that a
-            temperature of 0.1 to 0.4 suits any cost. No law is then behind the weights.
+            temperature of 0.1 to 0.4 suits any cost. No distribution is then behind the weights.
         bounds: Least and largest value of a coordinate, to which draws are clipped.
         demonstration: Log weight of a point by the example of a demonstration, on the scale of the log
             densities over the temperature; the larger of the two counts.

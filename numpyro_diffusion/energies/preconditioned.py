@@ -40,8 +40,9 @@ class AbstractNetworkEnergy(AbstractEnergy):
     $$E(x_t, t) = \text{form}(w, F, \kappa) + \tfrac12 \sum_i \log 2\pi (s^2 + d_i^2) + n \log \alpha_t
       + b(t).$$
 
-    With $F = 0$ and $b = 0$ the law is $\mathcal{N}(m, B\,\mathrm{diag}(d^2)B^\top)$, noised exactly and
-    normalised; $n \log \alpha_t$ makes it a density of $x_t$. Weights are cast to the type of `x`.
+    With $F = 0$ and $b = 0$ the distribution is $\mathcal{N}(m, B\,\mathrm{diag}(d^2)B^\top)$, noised
+    exactly and normalised; $n \log \alpha_t$ makes it a density of $x_t$. Weights are cast to the type of
+    `x`.
 
     Args:
         net: Backbone, `net(w, c_noise) -> F` with `w` and `F` of shape `shape`; an `eqx.Module`. Under a
@@ -60,7 +61,7 @@ class AbstractNetworkEnergy(AbstractEnergy):
         log_normalizer_error: Its standard error.
 
     Attributes:
-        condition: What the law is conditioned on, see `given`; `None` for no condition.
+        condition: What the distribution is conditioned on, see `given`; `None` for no condition.
         label_normalizers: $L(t_{\min})$ under each label, shape `(num_labels,)`, or `None`; see
             `with_label_normalizers`.
         label_normalizer_errors: Their standard errors.
@@ -152,7 +153,8 @@ class AbstractNetworkEnergy(AbstractEnergy):
             diagonal: Keep the coordinates (variances alone) instead of turning to the eigenbasis.
             schedule: Noise schedule.
             standardize: Learn the columns in standard deviations from their means, and return a
-                `Standardized` law, with the units of the data. Noise levels are then in standard deviations.
+                `Standardized` distribution, with the units of the data. Noise levels are then in standard
+                deviations.
 
         Raises:
             ValueError: If data are not finite, `noise_max` is below their standard deviation, noise levels

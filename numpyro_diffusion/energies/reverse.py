@@ -23,15 +23,15 @@ def reverse_process(
 ) -> Array:
     r"""Draw $x_{t_{\min}}$ by ancestral sampling steps $x_s \sim q(x_s \mid x_t, \hat x_0(x_t))$.
 
-    Steps are equal in log-SNR. Nothing is weighed: a start from a law other than that of $x_{t_{\max}}$
-    is felt at the end.
+    Steps are equal in log-SNR. Nothing is weighed: a start from a distribution other than that of
+    $x_{t_{\max}}$ is felt at the end.
 
     Args:
         energy: An energy or a denoiser.
         key: PRNG key.
-        num_steps: Number of steps, each one evaluation of the denoiser. The law of the draw differs
-            from the law of the energy by an error of order one over this number.
-        initial: Law of $x_t / \alpha_t$ at `t_max`, with `sample(key)`; the Gaussian of
+        num_steps: Number of steps, each one evaluation of the denoiser. The distribution of the draw differs
+            from the distribution of the energy by an error of order one over this number.
+        initial: Distribution of $x_t / \alpha_t$ at `t_max`, with `sample(key)`; the Gaussian of
             `energy.moments(t_max)` by default.
 
     References:
@@ -81,7 +81,8 @@ def has_exact_draws(energy: AbstractDenoiser) -> bool:
 def is_composed(energy: AbstractDenoiser) -> bool:
     """Test whether some part of an energy is a product, a power or a density times a factor.
 
-    The path of such an energy is not a law with growing noise, and the reverse process ends elsewhere.
+    The path of such an energy is not a distribution with growing noise, and the reverse process ends
+    elsewhere.
     """
 
     def found(part):

@@ -1,6 +1,7 @@
 r"""Noised densities of a known density by importance sampling: diffusion without data.
 
-A network learns noised laws from data. Where the density itself is known up to a constant there is nothing to
+A network learns noised distributions from data. Where the density itself is known up to a constant there is
+nothing to
 learn: $p_t(u) = \int p_0(y)\, \mathcal{N}(u; y, \tau_t^2)\, dy$ is an integral, and so is its score.
 """
 
@@ -69,7 +70,7 @@ class SmoothedDensity(AbstractEnergy):
         variance: $v$, a rough variance, broadcast to `shape`. Better too large than too small: by up to twice
             the width costs little.
         schedule: Noise schedule. The default is `VariancePreserving()`.
-        t_min: Time at which the law is the density.
+        t_min: Time at which the distribution is the density.
         t_max: Time at which sampling starts. Noise there needs to drown $v$.
         log_normalizer: $\log \int p_0$ in nats where known, 0 for a normalised density.
         differentiable: Whether the density has a gradient.

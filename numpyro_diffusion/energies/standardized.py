@@ -20,14 +20,14 @@ __all__ = ["Standardized"]
 
 
 class Standardized(eqx.Module):
-    r"""The law of $x = m + D z$ where $z$ has a diffusion prior: `from_data(..., standardize=True)`.
+    r"""The distribution of $x = m + D z$ where $z$ has a diffusion prior: `from_data(..., standardize=True)`.
 
     It is no energy itself, for its noise is not the same in every column. `fit`, `audit`, `DiffusionPrior`,
     `save` and `load` take it as it is, with data and sites in the user's units; everything else works with
     `energy`, in standard units, and data through `standardize`. Noise levels are in standard deviations.
 
     Attributes:
-        energy: The law of $z$: an energy or a denoiser.
+        energy: The distribution of $z$: an energy or a denoiser.
         location: $m$, of the shape of one example.
         scale: The diagonal of $D$, of the same shape, positive.
 

@@ -1,4 +1,4 @@
-"""Factors of laws: rewards, constraints, ratios and couplings, softened at noisy levels."""
+"""Factors of distributions: rewards, constraints, ratios and couplings, softened at noisy levels."""
 
 from ..energies import AbstractFactor as AbstractFactor
 from ..energies import Noised as Noised

@@ -31,7 +31,7 @@ class _Pairs(eqx.Module):
 
 
 def log_repulsion(offset: float = 1.0) -> Callable[..., Scalar]:
-    r"""$-\sum_{k < l} \log(|x_k - x_l| + a)$: the law is multiplied by distances, to the strength.
+    r"""$-\sum_{k < l} \log(|x_k - x_l| + a)$: the distribution is multiplied by distances, to the strength.
 
     Args:
         offset: $a > 0$.

@@ -1,7 +1,8 @@
 r"""The maximum mean discrepancy between two clouds, and a factor that pulls a population to a reference.
 
-$\mathrm{MMD}^2(q, r) = \iint k\,(q - r)(dx)\,(q - r)(dy)$ is 0 where two laws agree as far as the kernel
-can tell. It is a property of a cloud, not of a point, so as a factor it couples the variables of a `Joint`.
+$\mathrm{MMD}^2(q, r) = \iint k\,(q - r)(dx)\,(q - r)(dy)$ is 0 where two distributions agree as far as the
+kernel can tell. It is a property of a cloud, not of a point, so as a factor it couples the variables of a
+`Joint`.
 """
 
 from collections.abc import Callable
@@ -22,8 +23,8 @@ _DEFAULT = ((0.0, 0.0), (1.0, 1.0))
 def mmd_squared(x: Array, reference: Array, kernel: AbstractKernel) -> Scalar:
     r"""$\overline{k(X, X)} - 2\, \overline{k(X, R)} + \overline{k(R, R)}$ with all pairs (the V-statistic).
 
-    Zero for equal clouds. Between samples of one law it is on average the mean of $k(x, x) - k(x, y)$, times
-    the sum of $1 / N$ of both.
+    Zero for equal clouds. Between samples of one distribution it is on average the mean of $k(x, x) - k(x,
+    y)$, times the sum of $1 / N$ of both.
 
     Args:
         x: Points, shape `(num, *shape)`.
@@ -52,10 +53,10 @@ def mean_kernel(kernel: AbstractKernel, x: Array, y: Array) -> Scalar:
 class MMD(AbstractFactor):
     r"""$\log h(x_1, \dots, x_N) = -\lambda N\, \mathrm{MMD}^2(\phi(X), \phi(R))$ over a `Joint(energy, N)`.
 
-    An exact joint law of a population: as likely as the prior finds each member, and like the reference as a
-    whole. The factor $N$ keeps the balance of the two as the population grows: each member of a large one has
-    the law $q \propto p\, e^{-2 \lambda \int k(\cdot, y) (q - r)(dy)}$. So a prior is poststratified to a
-    reference that is too small to train on.
+    An exact joint distribution of a population: as likely as the prior finds each member, and like the
+    reference as a whole. The factor $N$ keeps the balance of the two as the population grows: each member of
+    a large one has the distribution $q \propto p\, e^{-2 \lambda \int k(\cdot, y) (q - r)(dy)}$. So a prior
+    is poststratified to a reference that is too small to train on.
 
     At noisy levels $\mathrm{MMD}^2$ is averaged over what the denoised means leave open, as if that were
     normal and independent from member to member: a population is not unlike the reference only because its

@@ -47,7 +47,7 @@ class RBF(AbstractKernel):
     r"""$k(x, y) = \exp(-|x - y|^2 / 2 h^2)$.
 
     Attributes:
-        bandwidth: $h$, in the units of the points: about the scale on which laws are to agree.
+        bandwidth: $h$, in the units of the points: about the scale on which distributions are to agree.
     """
 
     bandwidth: float = eqx.field(static=True, default=1.0)
@@ -119,7 +119,7 @@ class Polyharmonic(AbstractKernel):
     In $d$ dimensions a critic whose derivatives of order $m$ are penalised has it with $p = 2m - d$. Power 1
     is the energy distance. The sign, $(-1)^{\lceil p / 2 \rceil}$ or, with the logarithm,
     $(-1)^{p / 2 + 1}$, makes discrepancies positive and flows go downhill. For $p \ge 2$ they are positive
-    only between laws whose moments agree up to an order below $\lfloor p / 2 \rfloor + 1$.
+    only between distributions whose moments agree up to an order below $\lfloor p / 2 \rfloor + 1$.
 
     Attributes:
         power: $p > 0$. Kernels with $p \le 0$ are infinite where points meet, as they do in a cloud.

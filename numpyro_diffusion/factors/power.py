@@ -11,15 +11,15 @@ __all__ = ["LawFactor"]
 
 
 class LawFactor(AbstractFactor):
-    r"""$\log h_t(u) = \beta \log p_t(u)$: one law, to a power, as a factor of another.
+    r"""$\log h_t(u) = \beta \log p_t(u)$: one distribution, to a power, as a factor of another.
 
     With energies alone `e1 + 0.5 * e2` says the same, with kernels that know of both. As a factor it tilts
-    the law of a *reverse sampler*, which has steps and no density: `nd.Twisted()` on
+    the distribution of a *reverse sampler*, which has steps and no density: `nd.Twisted()` on
     `nd.from_energy(denoiser + LawFactor(energy, 0.5), bridge_type=nd.bridge.PathBridge)` leads to the
-    sampler's law times $p^{1/2}$. An energy's normaliser at levels above `t_min` drops out.
+    sampler's distribution times $p^{1/2}$. An energy's normaliser at levels above `t_min` drops out.
 
     Attributes:
-        energy: The law.
+        energy: The distribution.
         power: $\beta$, of either sign.
     """
 

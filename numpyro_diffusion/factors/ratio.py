@@ -17,12 +17,12 @@ def _none(u: Array, t: Scalar) -> Scalar:
 
 
 class Ratio(AbstractFactor):
-    r"""$h_t(u) = \mathbb{E}_p[q(x) / p(x) \mid u_t = u]$: the law $p$ turned into $q$.
+    r"""$h_t(u) = \mathbb{E}_p[q(x) / p(x) \mid u_t = u]$: the distribution $p$ turned into $q$.
 
     With the exact $h_t = q_t / p_t$ the score of the sum is that of the noised $q$,
     $\nabla \log p_t + \nabla \log h_t = \nabla \log q_t$. A learned one has errors at every level. At noisy
-    ones they cost particles and nothing else; those of $h$ at `t_min` are errors of the law, so there a ratio
-    that is better known may take its place.
+    ones they cost particles and nothing else; those of $h$ at `t_min` are errors of the distribution, so
+    there a ratio that is better known may take its place.
 
     Attributes:
         log_h: `log_h(u, t)` of shape `()`, in nats, for ONE example in data units.

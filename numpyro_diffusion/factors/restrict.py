@@ -19,11 +19,11 @@ def _unit_box(x: Array) -> Array:
 
 
 class Restrict(AbstractFactor):
-    r"""$h = 1\{x \in B\}$: the law confined to a set, whose probability becomes the evidence.
+    r"""$h = 1\{x \in B\}$: the distribution confined to a set, whose probability becomes the evidence.
 
     At `t_min` the indicator itself. At noisy levels the chance to end inside, as far as the denoised mean
     $\hat x$ and the variance $r_t^2$ around it tell, which is never 0: an indicator at every level would be
-    another law, of those paths that stay inside all the way.
+    another distribution, of those paths that stay inside all the way.
 
     - Of *slacks* $g_j(x)$, positive inside, $h_t = \prod_j \Phi(g_j(\hat x) / \varsigma_j)$ with
       $\varsigma_j^2 = \sum_i r_{t,i}^2 (\partial_i g_j)^2$. It has a gradient, which leads particles inside.

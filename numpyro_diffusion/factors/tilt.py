@@ -17,11 +17,11 @@ def _first_coordinate(x: Array) -> Scalar:
 
 
 class Tilt(AbstractFactor):
-    r"""$h = e^{r(x) / \alpha}$: the law $\propto p(x)\, e^{r(x) / \alpha}$.
+    r"""$h = e^{r(x) / \alpha}$: the distribution $\propto p(x)\, e^{r(x) / \alpha}$.
 
-    Of all laws it has the largest $\mathbb{E}[r] - \alpha\, \mathrm{KL}(\cdot \,\|\, p)$, which is what
-    fine-tuning with a reward aims at; a log likelihood as reward, with $\alpha = 1$, makes it a posterior.
-    The log evidence is $\log \mathbb{E}_p[e^{r / \alpha}]$.
+    Of all distributions it has the largest $\mathbb{E}[r] - \alpha\, \mathrm{KL}(\cdot \,\|\, p)$, which is
+    what fine-tuning with a reward aims at; a log likelihood as reward, with $\alpha = 1$, makes it a
+    posterior. The log evidence is $\log \mathbb{E}_p[e^{r / \alpha}]$.
 
     At `t_min` the factor is the reward itself. At noisy levels it is $e^{v_t / \alpha}$ with a soft value
     $v_t$, which decides how well particles are led and not where to: that is up to the weights.
@@ -29,7 +29,8 @@ class Tilt(AbstractFactor):
     **A black box**, a reward without a gradient (a simulator behind `jax.pure_callback`, a count, a judge),
     is possible with `differentiable=False`: no derivative of it is then asked for. Proposals and Hamiltonian
     moves follow the gradient of the prior alone, and of the value where that has one of its own
-    (`ExactValue`, `LearnedValue`); weights and acceptances hold the reward, enough for the right law.
+    (`ExactValue`, `LearnedValue`); weights and acceptances hold the reward, enough for the right
+    distribution.
 
     Args:
         reward: $r$, `reward(x)` of shape `()` for ONE example in data units. A function, or a module whose

@@ -1,8 +1,8 @@
 r"""Soft value functions: the log expected reward of clean data given a noised one.
 
 $v_t(u) = \alpha \log \mathbb{E}[e^{r(u_{t_{\min}}) / \alpha} \mid u_t = u]$, in units of the reward. With it
-$p_t e^{v_t / \alpha}$ is the noised law of $p\, e^{r / \alpha}$, and no step of a sampler is wasted; anything
-else leads particles less well and to the same law.
+$p_t e^{v_t / \alpha}$ is the noised distribution of $p\, e^{r / \alpha}$, and no step of a sampler is
+wasted; anything else leads particles less well and to the same distribution.
 """
 
 import abc

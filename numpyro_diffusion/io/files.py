@@ -51,7 +51,7 @@ def save(
 
     Args:
         path: Where to write, by custom ending in `.safetensors`.
-        energy: The energy or denoiser, or a `Standardized` law, whose units are stored with it.
+        energy: The energy or denoiser, or a `Standardized` distribution, whose units are stored with it.
         card: What a reader should know: licence, data, units, range. Anything that JSON can hold.
 
     Raises:

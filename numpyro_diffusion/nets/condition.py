@@ -2,7 +2,7 @@ r"""Conditioning of a network on a label or a vector, beside the noise level.
 
 A condition becomes a vector that is added to the embedding of the noise level. Each kind has a *null* value,
 which stands for no condition at all; a network that was trained with the null now and then knows the
-unconditional law too, which guidance needs.
+unconditional distribution too, which guidance needs.
 """
 
 import abc

@@ -42,7 +42,7 @@ def adjacent_normalizer(
     from a pilot sample; were it the exact reverse kernel, nothing would be left to average. What is left
     falls as the number of levels grows. At `t_max` an importance sample is the anchor.
 
-    Right if the data follow the energy's own law; the energies of the levels in between may then be
+    Right if the data follow the energy's own distribution; the energies of the levels in between may then be
     anything, at the price of variance. Otherwise biased by the model's error. The error is by the delta
     method over independent examples; the logarithm of a mean is biased low, by half its variance.
 
@@ -53,7 +53,7 @@ def adjacent_normalizer(
         num_levels: Steps from `t_min` to `t_max`.
         num_pilot: Examples, noised otherwise, that set the variances of $m$.
         num_anchors: Draws of the importance sample at `t_max`.
-        initial: Law that they are drawn from, with `sample(key)` and `log_prob(u)`; the Gaussian of
+        initial: Distribution that they are drawn from, with `sample(key)` and `log_prob(u)`; the Gaussian of
             `energy.moments(t_max)` by default.
         batch_size: Examples that are evaluated at once, to bound memory; all of them if `None`.
 

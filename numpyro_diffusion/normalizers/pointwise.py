@@ -1,7 +1,8 @@
 r"""Pointwise normalisers: the score-based log density against the energy at the same points.
 
 $\log p(x) = -E(x, t_{\min}) - L(t_{\min})$, and the score formula knows $\log p(x)$ without the energy, so
-that any one point gives the normaliser. No sampler is run, and labels are calibrated as easily as one law.
+that any one point gives the normaliser. No sampler is run, and labels are calibrated as easily as one
+distribution.
 """
 
 from typing import NamedTuple
@@ -56,8 +57,9 @@ def pointwise_normalizer(
 
     $$L(t_{\min}) = -\mathbb{E}\big[\widehat{\log p}(u) + E(u, t_{\min})\big]$$
 
-    at data noised to `t_min`. For an exact energy every point says the same, whatever its law, and for a
-    learned one `spread` tells how far they disagree, here with the noise of the estimates taken off. With
+    at data noised to `t_min`. For an exact energy every point says the same, whatever its distribution, and
+    for a learned one `spread` tells how far they disagree, here with the noise of the estimates taken off.
+    With
     model error the mean over data is a compromise between energy and scores: the energy gets the mean log
     density that its scores have. `prior_normalizer` has no such error.
 

@@ -1,8 +1,8 @@
 r"""The prior's normaliser, $L(t_{\min}) = \log \int e^{-E(x, t_{\min})} dx$, from data and without a sampler.
 
-Noised data are draws of $p_t$ at every level if the data are draws of the energy's own law. Two estimates
-rest on that. Where model and data differ, both are off by about the model's error, and the spread over
-data is a sign of it; a run of the sampler on the prior alone (`prior_normalizer`) has no such error.
+Noised data are draws of $p_t$ at every level if the data are draws of the energy's own distribution. Two
+estimates rest on that. Where model and data differ, both are off by about the model's error, and the spread
+over data is a sign of it; a run of the sampler on the prior alone (`prior_normalizer`) has no such error.
 
 Scaling is free: $L$ is the same for densities of $x_t$ and of $u = x_t / \alpha_t$, since the Jacobian of
 `energy.log_density` is that of the change of variable.
@@ -79,8 +79,8 @@ def thermodynamic_normalizer(
     fresh noise at every node and its mirror image; the same for the Gaussian of the data, where it is
     known to vanish, is subtracted. `adjacent_normalizer` is more precise at the same cost.
 
-    Right if the data follow the energy's own law (exact draws of a closed form; about so for the data
-    of a well-trained prior) and if the energies of all levels belong together. Otherwise biased by the
+    Right if the data follow the energy's own distribution (exact draws of a closed form; about so for the
+    data of a well-trained prior) and if the energies of all levels belong together. Otherwise biased by the
     model's error, of which `spread` is a sign. The standard error is that of independent examples.
 
     Args:
@@ -90,7 +90,7 @@ def thermodynamic_normalizer(
         num_nodes: Nodes in log noise level.
         num_noises: Pairs of mirrored noises an example and node.
         num_anchors: Draws of the importance sample at `t_max`.
-        initial: Law that they are drawn from, with `sample(key)` and `log_prob(u)`; the Gaussian of
+        initial: Distribution that they are drawn from, with `sample(key)` and `log_prob(u)`; the Gaussian of
             `energy.moments(t_max)` by default.
         batch_size: Examples that are evaluated at once, to bound memory; all of them if `None`.
 
@@ -179,7 +179,7 @@ def anchor_normalizer(
     initial: Any = None,
     caller: str = "anchor_normalizer",
 ) -> tuple[float, float]:
-    r"""$L(t_{\max})$ and its standard error, by importance sampling from a law of $u$ at `t_max`."""
+    r"""$L(t_{\max})$ and its standard error, by importance sampling from a distribution of $u$ at `t_max`."""
     log_weights = np.asarray(_anchor_weights(energy, key, num_draws, initial), float)
     check_finite(caller, log_weights, "draws at t_max")
     top = log_weights.max()

@@ -52,10 +52,10 @@ def from_model(
         model: A NumPyro model.
         *args: Its arguments, data included. Arrays may change later without recompilation.
         twist: What the likelihood sees at noisy levels; the denoised mean by default.
-        bridge_type: `nd.bridge.PathBridge` for `Twisted`: priors are the laws of reverse samplers, and
-            denoisers are enough. Any scheme names its own, `scheme.bridge_type`.
-        initial: By diffusion site, the law of $x_t / \alpha_t$ at `t_max` from which particles start: a
-            NumPyro distribution over one example. The Gaussian of the energy's moments by default.
+        bridge_type: `nd.bridge.PathBridge` for `Twisted`: priors are the distributions of reverse samplers,
+            and denoisers are enough. Any scheme names its own, `scheme.bridge_type`.
+        initial: By diffusion site, the distribution of $x_t / \alpha_t$ at `t_max` from which particles
+            start: a NumPyro distribution over one example. The Gaussian of the energy's moments by default.
         **kwargs: Its keyword arguments.
 
     Raises:

@@ -1,9 +1,9 @@
 r"""Diffusion priors as NumPyro distributions.
 
-`DiffusionPrior(energy)` is the law of clean data, `NoisedPrior(energy, t)` the same law with the noise
-of level $t$ on it. Both live in the units of the data: their variable is $u_t = x_t / \alpha_t$. They
-hold the whole energy as pytree data, so that networks travel through `jit`, `vmap` and `grad` as
-arguments, and never as constants.
+`DiffusionPrior(energy)` is the distribution of clean data, `NoisedPrior(energy, t)` the same distribution
+with the noise of level $t$ on it. Both live in the units of the data: their variable is $u_t = x_t /
+\alpha_t$. They hold the whole energy as pytree data, so that networks travel through `jit`, `vmap` and
+`grad` as arguments, and never as constants.
 """
 
 import math
@@ -41,7 +41,7 @@ def batched(function, num_leading: int):
 
 
 class _Noised(Distribution):
-    r"""What the two priors share: the law of $u_t = x_t / \alpha_t$."""
+    r"""What the two priors share: the distribution of $u_t = x_t / \alpha_t$."""
 
     arg_constraints = {}
     pytree_data_fields = ("energy",)
@@ -72,7 +72,7 @@ class _Noised(Distribution):
 
     @property
     def time(self) -> Scalar:
-        """Time at which the law is read, shape `()`."""
+        """Time at which the distribution is read, shape `()`."""
         raise NotImplementedError
 
     @property
@@ -162,7 +162,7 @@ class _Noised(Distribution):
         """Draws of shape `sample_shape + event_shape`.
 
         Warns:
-            UserWarning: If the energy is composed, so that draws have another law than `log_prob`.
+            UserWarning: If the energy is composed, so that draws have another distribution than `log_prob`.
         """
         if key is None:
             raise ValueError(
@@ -191,26 +191,29 @@ class _Noised(Distribution):
 class DiffusionPrior(_Noised):
     r"""A learned diffusion as the prior of a NumPyro site.
 
-    The law of $u = x_t / \alpha_t$ at $t_{\min}$, in the units of the data:
+    The distribution of $u = x_t / \alpha_t$ at $t_{\min}$, in the units of the data:
     $\log p(u) = -E(\alpha u, t_{\min}) + d \log \alpha - L(t_{\min})$, where $L$ is left out if the
     energy does not know it (this moves an evidence and no posterior). The gradient of `log_prob` is
     the score, so any NumPyro kernel may be used.
 
     Draws are exact where the energy has a closed form. Otherwise they follow the reverse process,
-    discretised in `num_steps` steps, and with model error its law is close to that of `log_prob` but not
-    the same. Of a composed energy (a product, a power, a law times a factor) the reverse process has
-    another law, which may be far off: draws warn of it.
+    discretised in `num_steps` steps, and with model error its distribution is close to that of `log_prob`
+    but not the same. Of a composed energy (a product, a power, a distribution times a factor) the reverse
+    process has
+    another distribution, which may be far off: draws warn of it.
 
     A score-only prior (a denoiser that is not an energy) can be sampled but has no `log_prob`, unless an
     estimator makes one of its scores. With its noises frozen that is a deterministic function, for NUTS, SVI
-    and importance sampling; the law is the one that the estimator names, up to its error. An energy may have
+    and importance sampling; the distribution is the one that the estimator names, up to its error. An energy
+    may have
     an estimator too: its `log_prob` is then normalised, whatever the energy knows, and of the scores alone.
 
-    Of a `Standardized` law $x = m + D z$ it makes a NumPyro `TransformedDistribution`, whose values are in
-    the user's units; samplers of this package follow $z$, as the site `x_base`.
+    Of a `Standardized` distribution $x = m + D z$ it makes a NumPyro `TransformedDistribution`, whose values
+    are in the user's units; samplers of this package follow $z$, as the site `x_base`.
 
     Args:
-        energy: The energy, of any event shape; or, with `log_density`, any denoiser; or a `Standardized` law.
+        energy: The energy, of any event shape; or, with `log_density`, any denoiser; or a `Standardized`
+            distribution.
         log_density: `None` for the energy's own, or an estimator such as `nd.density.ScoreFormula()`.
         num_steps: Number of steps of the reverse process.
         validate_args: As for every NumPyro distribution.
@@ -262,7 +265,7 @@ class DiffusionPrior(_Noised):
 
 
 class NoisedPrior(_Noised):
-    r"""A diffusion prior under the noise of level $t$: the law of $u_t = x_t / \alpha_t$.
+    r"""A diffusion prior under the noise of level $t$: the distribution of $u_t = x_t / \alpha_t$.
 
     $u_t = u_{t_{\min}} + \mathcal{N}(0, (s_t^2 - s_{t_{\min}}^2) I)$ with noise levels
     $s = \sigma / \alpha$. `noised` puts it where a model has a `DiffusionPrior`.

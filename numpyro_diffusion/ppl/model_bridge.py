@@ -85,7 +85,7 @@ class LiveModel(_NumPyroModel):
         return lambda x: observed_laws(self.trace(self.values(z, x)))
 
     def values(self, z, x_hat) -> Callable:
-        """What `substitute` puts at each latent site; supports may depend on other sites."""
+        """Values that `substitute` puts at each latent site; supports may depend on other sites."""
 
         def value(site):
             name = site["name"]

@@ -41,7 +41,8 @@ def model_energy(
     num_prior_draws: int = 1000,
     **kwargs: Any,
 ) -> ModelEnergy:
-    r"""The posterior of a NumPyro model as the law of a diffusion: `SmoothedDensity` of its joint density.
+    r"""The posterior of a NumPyro model as the distribution of a diffusion: `SmoothedDensity` of its joint
+    density.
 
     Latent sites are put into one vector in unconstrained space, Jacobians included. A scheme then samples
     `found.energy` through noise levels instead of powers of the likelihood; its log evidence is that of the

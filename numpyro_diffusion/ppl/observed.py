@@ -1,8 +1,8 @@
 r"""Observed distributions of a model: parameters and Fisher information, read off the NumPyro trace.
 
-Each law has a parameter $\eta$ that the model computes from its latent sites, and Fisher information
+Each distribution has a parameter $\eta$ that the model computes from its latent sites, and Fisher information
 about it: the mean and one over the variance, for a Gaussian. Twists use both to know in which directions,
-and how sharply, data speak. They guide proposals; weights use the law itself.
+and how sharply, data speak. They guide proposals; weights use the distribution itself.
 """
 
 from functools import singledispatch
@@ -21,7 +21,7 @@ __all__ = ["observed_law", "observed_laws"]
 def observed_law(fn: Any, value: Array) -> tuple[Array, Array, Array]:
     r"""Information of one datum about the parameter $\eta$ of its distribution.
 
-    For other laws than NumPyro's own, register a function: `@observed_law.register(MyDistribution)`.
+    For other distributions than NumPyro's own, register a function: `@observed_law.register(MyDistribution)`.
 
     Args:
         fn: The distribution of an observed site.
@@ -34,7 +34,7 @@ def observed_law(fn: Any, value: Array) -> tuple[Array, Array, Array]:
         the datum less the mean.
 
     Raises:
-        NotImplementedError: If the law has no mean and variance and nothing is registered for it.
+        NotImplementedError: If the distribution has no mean and variance and nothing is registered for it.
     """
     try:
         return fn.mean, 1 / fn.variance, value - fn.mean
@@ -125,7 +125,7 @@ def _masked(fn, value):
 
 
 def _whole(fn: Any, value: Array) -> tuple[Array, Array, Array]:
-    """The three parts, each of the full shape of the law."""
+    """The three parts, each of the full shape of the distribution."""
     centre, information, residual = (jnp.asarray(part) for part in observed_law(fn, value))
     shape = fn.batch_shape + fn.event_shape
     inner = fn
@@ -140,7 +140,7 @@ def observed_laws(trace: dict[str, dict]) -> Observed:
     """Information of all observed sites of a trace; factors have no distribution and contribute none.
 
     Raises:
-        ValueError: If a law is not known; the message names the site.
+        ValueError: If a distribution is not known; the message names the site.
     """
     found = Observed({}, {}, {})
     for name, site in trace.items():

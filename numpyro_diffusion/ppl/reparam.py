@@ -24,9 +24,10 @@ class NoiseReparam(Reparam):
     r"""Replaces the diffusion site `x` by the latent site `x_noise` under $\mathcal{N}(0, I)$.
 
     `x` becomes the deterministic site $T(z)$, with $T$ the probability flow of the prior in `num_steps`
-    steps. Its law is the push-forward of $\mathcal{N}(0, I)$ by $T$: for an exact score the prior itself, for
-    a learned one the law of its probability flow, which is not that of its energy. It is normalised
-    whatever the energy, so evidences need no normaliser, and the prior may depend on other sites.
+    steps. Its distribution is the push-forward of $\mathcal{N}(0, I)$ by $T$: for an exact score the prior
+    itself, for a learned one the distribution of its probability flow, which is not that of its energy. It
+    is normalised whatever the energy, so evidences need no normaliser, and the prior may depend on other
+    sites.
 
     Use it on the model, as any reparameterisation of NumPyro, in plates and under `to_event` and `expand`
     too. The prior needs no density: a score will do.
@@ -38,7 +39,7 @@ class NoiseReparam(Reparam):
 
     Raises:
         ValueError: If `num_steps` is not a positive integer; when the model runs, if the site has another
-            prior, is observed, or has an estimator of another law.
+            prior, is observed, or has an estimator of another distribution.
 
     Example:
         >>> import jax, numpyro, numpyro_diffusion as nd

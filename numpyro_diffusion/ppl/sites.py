@@ -39,7 +39,9 @@ __all__ = [
 
 
 def refuse_estimator(name: str, prior: Any) -> None:
-    """Refuse a prior whose density is estimated where levels of an energy, or a sampler's law, are needed."""
+    """Refuse a prior whose density is estimated where levels of an energy, or a sampler's distribution, are
+    needed.
+    """
     if getattr(prior, "log_density", None) is not None:
         raise ValueError(
             f"site `{name}` has `log_density={type(prior.log_density).__name__}`, a density of the prior "
@@ -194,7 +196,7 @@ def log_density(site: dict, fn: Any) -> Array:
 def log_peaks_and_numbers(site: dict) -> tuple[Array, Array]:
     """Log density of each entry of an observed site at its own centre, and how many numbers it holds.
 
-    Both 0 where this means nothing: for factors, discrete data and laws without a mean.
+    Both 0 where this means nothing: for factors, discrete data and distributions without a mean.
     """
     nothing, fn = (jnp.zeros(()), jnp.zeros(())), site["fn"]
     if isinstance(unwrapped(fn), dist.Unit) or fn.is_discrete:
@@ -216,7 +218,8 @@ def never_zero(fn: Any) -> bool:
     """Test whether the density is positive at every real value for any parameters, as that of a normal
     distribution.
 
-    False where that is not known, as for factors, counts, and laws whose support depends on parameters.
+    False where that is not known, as for factors, counts, and distributions whose support depends on
+    parameters.
     """
     return _base_support(unwrapped(fn)) is constraints.real
 

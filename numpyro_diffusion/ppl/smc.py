@@ -28,6 +28,8 @@ from ..bridge import Bridge
 from ..schemes import AbstractScheme, Annealed
 from ..schemes.base import check_scheme
 from ..smc import SMCResult, run_smc
+from ..smc.resampling import check_threshold, scheme_of
+from ..smc.step import Resampler
 from ..twists import AbstractTwist
 from .bridge import from_model
 from .checks import check_model
@@ -51,8 +53,12 @@ class SMC:
         num_chains: Independent clouds, at least 1; two or more give R-hat and a standard error of
             the evidence across clouds.
         twist: What the likelihood sees at noisy levels; what the scheme prefers by default.
-        initial: By diffusion site, the law from which its particles start at the noisy end, in units of
-            the data; the Gaussian of the energy's moments by default. Weights correct for it.
+        initial: By diffusion site, the distribution from which its particles start at the noisy end, in
+            units of the data; the Gaussian of the energy's moments by default. Weights correct for it.
+        resampling: `"systematic"`, `"stratified"`, `"multinomial"` or `"residual"`; or a function
+            `(key, weights, num_samples) -> indices`.
+        threshold: Resample when the effective sample size falls below this share of the particles: 0 for
+            never, 1 for at every level.
         chain_length: For waste-free clouds, whose particles are all states of chains of this length; `None`
             for the usual cloud. See `run_smc`.
         keep_genealogy: Keep every particle's parent at every level, for `plots.plot_genealogy`.
@@ -60,7 +66,8 @@ class SMC:
         progress_bar: Show progress of pilot and run.
 
     Raises:
-        ValueError: If a number is out of range.
+        ValueError: If a number is out of range, or there is no resampling of that name.
+        TypeError: If an argument is of another kind.
 
     Example:
         >>> smc = nd.SMC(model, num_particles=512, num_chains=4)
@@ -77,6 +84,8 @@ class SMC:
         num_chains: int = 4,
         twist: AbstractTwist | None = None,
         initial: dict[str, Any] | None = None,
+        resampling: str | Resampler = "systematic",
+        threshold: float = 0.5,
         chain_length: int | None = None,
         keep_genealogy: bool = False,
         batch_size: int | None = None,
@@ -95,6 +104,8 @@ class SMC:
         self.scheme = Annealed() if scheme is None else scheme
         self.num_particles, self.num_chains = num_particles, num_chains
         self.twist, self.initial = twist, initial
+        scheme_of(resampling)
+        self.resampling, self.threshold = resampling, check_threshold(threshold)
         self.chain_length, self.keep_genealogy = chain_length, keep_genealogy
         self.batch_size = batch_size
         self.progress_bar = progress_bar
@@ -170,6 +181,8 @@ class SMC:
                 self._feynman_kac,
                 self.num_particles,
                 num_chains=self.num_chains,
+                resampling=self.resampling,
+                threshold=self.threshold,
                 chain_length=self.chain_length,
                 keep_genealogy=self.keep_genealogy,
                 batch_size=self.batch_size,
@@ -216,8 +229,8 @@ class SMC:
     def log_evidence(self) -> float:
         r"""$\log p(y)$ in nats: log of the mean of the clouds' estimates.
 
-        Of which law, `result.evidence` says. Normalised if the scheme needs no normaliser or the prior's
-        is known (see `evidence_is_normalized`), otherwise up to a constant that is the same for all
+        Of which distribution, `result.evidence` says. Normalised if the scheme needs no normaliser or the
+        prior's is known (see `evidence_is_normalized`), otherwise up to a constant that is the same for all
         models with the same diffusion sites.
 
         A warning says so where the number may be off by more than its error: the run collapsed, or the
@@ -246,7 +259,7 @@ class SMC:
 
     @property
     def evidence_is_normalized(self) -> bool:
-        """Whether the scheme needs no normaliser, or that of every diffusion prior is known."""
+        """True if the scheme needs no normaliser, or that of every diffusion prior is known."""
         return self.result.normalized or self.bridge.log_normalizer_error is not None
 
     def get_weighted_samples(self) -> tuple[dict[str, Array], Array]:

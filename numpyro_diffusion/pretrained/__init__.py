@@ -3,7 +3,7 @@ r"""Pretrained priors that ship with the package, each with a model card.
 `digits-8x8` is an energy of the 8x8 handwritten digits that come with scikit-learn (1,797 real
 scans), in units where paper is -1 and ink is 1. The examples of its test split were never seen while
 it was made, by training or by the choice of the checkpoint: `digits_split()` says which they are, so
-that an experiment can use them. `digits-8x8-labels` holds the laws of the ten digits
+that an experiment can use them. `digits-8x8-labels` holds the distributions of the ten digits
 (`energy.given(label)`); `digits-8x8-distilled` and `digits-8x8-labels-distilled` are energies of the same
 form that learned from plain denoisers instead of data.
 """

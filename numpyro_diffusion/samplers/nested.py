@@ -28,7 +28,7 @@ class NestedResult(NamedTuple):
     """Evidence and weighted draws.
 
     Attributes:
-        log_evidence: In nats, of the law of the model under its prior as it is drawn.
+        log_evidence: In nats, of the distribution of the model under its prior as it is drawn.
         log_evidence_error: Standard error from the unknown volumes. It knows nothing of chains within
             contours that do not mix.
         positions: All points, live ones included, in unconstrained space; leading axis `(num,)`.

@@ -3,6 +3,8 @@
 from ..smc import Claims as Claims
 from .annealed import Annealed as Annealed
 from .base import AbstractScheme as AbstractScheme
+from .blackjax import BlackJAXTempered as BlackJAXTempered
+from .blackjax import PowerLevel as PowerLevel
 from .composition import ScoreComposition as ScoreComposition
 from .corrections import AbstractCorrection as AbstractCorrection
 from .corrections import FeynmanKacCorrection as FeynmanKacCorrection

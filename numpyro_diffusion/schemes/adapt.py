@@ -86,10 +86,15 @@ def _adapt_others(
         z, _, log_step = carry
         keys = jax.random.split(jax.random.fold_in(key, i), count)
         move = lambda key, particle, z: kernels.move_others(
-            key, particle._replace(position=z), here.given, jnp.exp(log_step), preconditioner
+            key,
+            particle._replace(position=z),
+            here.given,
+            jnp.exp(log_step),
+            preconditioner,
+            by_part=True,
         )
         z, values, acceptance = jax.vmap(move)(keys, pilot.particles, z)
-        error = jnp.mean(acceptance) - kernels.moves.other.target_acceptance
+        error = jnp.mean(acceptance, 0) - kernels.moves.other.targets
         return z, values, log_step + _gain(i) * error
 
     particles = pilot.particles
@@ -118,11 +123,11 @@ def _adapt_joint(
         states, log_step = carry
         keys = jax.random.split(jax.random.fold_in(key, i), count)
         first = i == 0 if blind else None
-        step = lambda key, state: move.step(
+        step = lambda key, state: move.step_by_part(
             key, state, here.logdensity, jnp.exp(log_step), preconditioner, first
         )
-        states, acceptance = jax.vmap(step)(keys, states)
-        change = _gain(i - blind) * (jnp.mean(acceptance) - move.target_acceptance)
+        states, _, acceptance, _ = jax.vmap(step)(keys, states)
+        change = _gain(i - blind) * (jnp.mean(acceptance, 0) - move.targets)
         return states, log_step + (change if first is None else jnp.where(first, 0.0, change))
 
     rounds = rounds_of(kernels) + extra_rounds

@@ -21,7 +21,7 @@ class AbstractScheme(eqx.Module):
     Attributes:
         twist: What the likelihood sees at noisy levels, unless the user says otherwise.
         bridge_type: The bridge that it takes and `SMC` makes: `DensityBridge`, or `PathBridge` if its prior
-            is the law of a reverse sampler, known by its steps alone.
+            is the distribution of a reverse sampler, known by its steps alone.
     """
 
     # Without annotations: a field of the same name in a subclass would else come before all others, wherever
@@ -33,7 +33,7 @@ class AbstractScheme(eqx.Module):
     def __call__(
         self, bridge: Bridge, key: PRNGKey | None = None, *, progress_bar: bool = False
     ) -> FeynmanKac:
-        """The Feynman-Kac model whose weighted particles follow the law at the end of the bridge.
+        """The Feynman-Kac model whose weighted particles follow the distribution at the end of the bridge.
 
         Its `position` answers with values of all sites of the bridge, in unconstrained space at clock 0, as
         `bridge.sample_base` gives them.

@@ -1,6 +1,6 @@
 r"""Composed scores without a density, weighted in path space (Feynman-Kac correctors, FKC).
 
-Reverse diffusion with summed scores, $\sum_i \beta_i \nabla \log p_{i,t}$, samples another law than
+Reverse diffusion with summed scores, $\sum_i \beta_i \nabla \log p_{i,t}$, samples another distribution than
 $\prod_i p_i^{\beta_i}$. A correction (see `corrections`) weighs its steps so that they do lead there; a
 twist of the likelihood and factors steer them and are weighed as in `Twisted`.
 """
@@ -29,10 +29,11 @@ _MOVES = MOVES.but(0)
 
 
 class ScoreComposition(TunedScheme):
-    r"""Products, powers and ratios of laws from their scores alone, with weights that make up for it.
+    r"""Products, powers and ratios of distributions from their scores alone, with weights that make up for
+    it.
 
     The weighted particles follow $\prod_i p_i^{\beta_i}$, times factors and likelihoods, as levels *and*
-    particles become many and if the scores are those of noised laws. Where energies are at hand,
+    particles become many and if the scores are those of noised distributions. Where energies are at hand,
     `ReverseDiffusion` needs neither many levels nor right scores in between. For `nd.from_energy(e1 + e2,
     bridge_type=nd.bridge.PathBridge)`, of energies or of denoisers.
 
@@ -72,7 +73,7 @@ class ScoreComposition(TunedScheme):
         return Kernels(bridge, self.moves, transport)
 
     def claims(self, bridge: Bridge) -> Claims:
-        """The product of powers of the parts' laws, as far as weights of finite steps reach it."""
+        """The product of powers of the parts' distributions, as far as weights of finite steps reach it."""
         kind = type(self.correction).__name__
         target = bridge.target.replace(
             "the reverse sampler's law", "the composition of the parts' laws"

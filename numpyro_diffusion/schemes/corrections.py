@@ -1,10 +1,10 @@
 r"""Importance-weight corrections for reverse diffusion with composed scores (FKC, RNE).
 
-The law of a composition is $\pi_t \propto \prod_i p_{i,t}^{\beta_i}$, of which only the scores $s_i$ are
-known, and $S = \sum_i \beta_i s_i$. In units of the data the variance $v$ of the noise is a clock: a
-noised law solves $\partial_v p = \tfrac12 \Delta p$, and from one level to the next $v$ falls by $\Delta
-= s_t^2 - s_s^2$. A correction gives a Gaussian step $M_0(u_s \mid u_t)$ and a log weight $c(u_t, u_s)$
-such that particles which follow the one and are weighed by the other go from $\pi_t$ to $\pi_s$, as
+The distribution of a composition is $\pi_t \propto \prod_i p_{i,t}^{\beta_i}$, of which only the scores
+$s_i$ are known, and $S = \sum_i \beta_i s_i$. In units of the data the variance $v$ of the noise is a clock:
+a noised distribution solves $\partial_v p = \tfrac12 \Delta p$, and from one level to the next $v$ falls by
+$\Delta = s_t^2 - s_s^2$. A correction gives a Gaussian step $M_0(u_s \mid u_t)$ and a log weight $c(u_t,
+u_s)$ such that particles which follow the one and are weighed by the other go from $\pi_t$ to $\pi_s$, as
 levels become many.
 """
 
@@ -24,7 +24,7 @@ __all__ = ["AbstractCorrection", "FeynmanKacCorrection", "RadonNikodym", "Step",
 
 
 class Step(NamedTuple):
-    """From one level to the next, at one site of one particle.
+    """Step from one level to the next, at one site of one particle.
 
     Attributes:
         u: Where the particle is.
@@ -65,7 +65,7 @@ class Step(NamedTuple):
         return jnp.sum(self.powers)
 
     def divergences(self, num_probes: int) -> Array:
-        """Of the scores of the parts, shape `(num_parts,)`: exact, or from random directions."""
+        """Divergences of the scores of the parts, shape `(num_parts,)`: exact, or from random directions."""
         size, shape = self.u.size, self.u.shape
         exact = size <= num_probes
         if exact:
@@ -93,7 +93,7 @@ class AbstractCorrection(eqx.Module):
     def measure(
         self, key: PRNGKey, bridge: Bridge, cloud: Position, clock: Scalar, power: Scalar
     ) -> Any:
-        """What it wants to know of a level, from a pilot cloud: by site."""
+        """Estimate from a pilot cloud what the correction needs to know of a level, by site."""
         del key, cloud, clock, power
         return {name: jnp.zeros(()) for name in bridge.diffusion_sites}
 
@@ -117,11 +117,11 @@ class FeynmanKacCorrection(AbstractCorrection):
     For $M_0 = \mathcal{N}(u_t + \tfrac12 (1 + b^2) S \Delta,\ b^2 \Delta)$ with any noise $b$: a drift
     and noise that leave $\pi_t$ alone may be added, and with this drift all divergences cancel. With $S =
     \beta s$ it is $\tfrac12 \beta (\beta - 1) |s|^2$, for guidance $\tfrac12 \beta (\beta - 1) |s_1 -
-    s_2|^2$. Right as levels become many, and if the scores are those of noised laws.
+    s_2|^2$. Right as levels become many, and if the scores are those of noised distributions.
 
     Attributes:
-        noise: $b^2$: 1 for the noise of one law ("target score"), `None` for $1 / B$ ("tempered noise"),
-            which is what $\pi_t$ has at high noise.
+        noise: $b^2$: 1 for the noise of one distribution ("target score"), `None` for $1 / B$ ("tempered
+            noise"), which is what $\pi_t$ has at high noise.
 
     References:
         Skreta et al. (2025), Feynman-Kac Correctors in Diffusion, ICML, propositions 3.1 to 3.3.
@@ -156,8 +156,8 @@ class RadonNikodym(AbstractCorrection):
 
     with the noising $q = \mathcal{N}(u_s, \Delta)$ and the reverse kernels
     $p_i = \mathcal{N}(u_t + s_i \Delta,\ \Delta (1 + \Delta h_i))$, $h_i$ for the diagonal of
-    $\nabla^2 \log p_{i,t}$. $M_0 \propto \prod_i p_i^{\beta_i}$: kernels to the powers of the laws, whose
-    weights are even at high noise.
+    $\nabla^2 \log p_{i,t}$. $M_0 \propto \prod_i p_i^{\beta_i}$: kernels to the powers of the distributions,
+    whose weights are even at high noise.
 
     The trace of $h_i$ must be that of the particle: with noise $b^2 = 1 / B$ in the place of 1 an error
     $\epsilon$ of it weighs $\tfrac12 (b^2 - 1) \epsilon \Delta$ at each level, which does not go away as

@@ -1,6 +1,6 @@
 r"""Covariances of reverse-diffusion proposals from the Hessian of the log density.
 
-Between two levels with noise $v = s_t^2 - s_s^2$ the law of $u_s$ given $u_t$ has covariance
+Between two levels with noise $v = s_t^2 - s_s^2$ the distribution of $u_s$ given $u_t$ has covariance
 $v I + v^2 \nabla^2 \log \gamma_t(u_t)$ (Tweedie's formula of second order). A covariance here puts $h$ in the
 place of the second derivative: of one particle or averaged over a pilot cloud, a diagonal or a matrix. Any
 choice is valid, since draws are weighed by the density that they were made with; a good one makes the
@@ -23,13 +23,13 @@ __all__ = ["AbstractCovariance", "AbstractMeasured", "Diagonal", "Full", "Local"
 
 
 class AbstractCovariance(eqx.Module):
-    """What a reverse-diffusion draw knows of the second derivative."""
+    """Approximation of the second derivative of the log density in reverse-diffusion proposals."""
 
     @abc.abstractmethod
     def measure(
         self, key: PRNGKey, bridge: Bridge, cloud: Position, clock: Scalar, power: Scalar
     ) -> Any:
-        """What a pilot cloud, with a leading axis of particles, says of a level; or `None`."""
+        """Estimate it at a level from a pilot cloud, with a leading axis of particles; or `None`."""
 
     @abc.abstractmethod
     def second_derivative(
@@ -43,7 +43,7 @@ class AbstractCovariance(eqx.Module):
 
 
 class AbstractMeasured(AbstractCovariance):
-    """One that a cloud measures and a draw looks up."""
+    """Second derivative that is estimated from the pilot cloud and frozen."""
 
     @abc.abstractmethod
     def mean(
@@ -98,7 +98,8 @@ class Diagonal(_ByCoordinate):
 
 
 class Isotropic(_ByCoordinate):
-    r"""One number for all coordinates: the trace of $\nabla^2 \log \gamma_t$ over the dimension.
+    r"""Isotropic approximation: the trace of $\nabla^2 \log \gamma_t$ over the dimension, for all
+    coordinates.
 
     References:
         Bao et al. (2022), Analytic-DPM, ICLR.

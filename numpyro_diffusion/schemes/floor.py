@@ -93,5 +93,5 @@ def ruled_out(floor: dict[str, Any], means: dict[str, Any], particles: Particle)
 
 
 def gone(floor: dict[str, Any]) -> bool:
-    """Whether there is none."""
+    """Test whether there is no floor."""
     return all(bool(np.isneginf(f)) for f in floor.values())

@@ -9,14 +9,14 @@ __all__ = ["ProbabilityFlow"]
 
 
 class ProbabilityFlow(AbstractTransport):
-    r"""One step of the prior's probability flow; $\log R$ is its log-determinant.
+    r"""Transport by one step of the prior's probability flow; $\log R$ is its log-determinant.
 
     With noise levels $s_t > s_s$ and $\hat x = u + s_t^2 \nabla \log p_t(u)$, the step
     $T(u) = \hat x + (s_s / s_t)(u - \hat x)$ solves the flow as if $\hat x$ stood still. Its Jacobian
-    $I + (1 - s_s/s_t)\, s_t^2 \nabla^2 \log p_t$ is positive definite for the energy of any noised law, so
-    that the map is one to one. The determinant costs one evaluation a coordinate: for few coordinates.
-    Where a learned energy makes the map fold over, a particle is lost and reported as not a number at the
-    site `transport`.
+    $I + (1 - s_s/s_t)\, s_t^2 \nabla^2 \log p_t$ is positive definite for the energy of any noised
+    distribution, so that the map is one to one. The determinant costs one evaluation a coordinate: for few
+    coordinates. Where a learned energy makes the map fold over, a particle is lost and reported as not a
+    number at the site `transport`.
 
     References:
         Song et al. (2021), Score-Based Generative Modeling through SDEs, ICLR, for the flow. Arbel,

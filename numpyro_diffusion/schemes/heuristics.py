@@ -27,7 +27,7 @@ def unweighted(
         scheme: Such as `nd.Twisted()`, which is then DPS.
         projection: `u -> u`: what draws of a diffusion site are replaced by, for instance the nearest point
             of a set. Here alone, since it puts draws on a boundary, where they have no density to be weighed
-            with; the law confined to a set is `energy + nd.factors.Restrict(inside)`.
+            with; the distribution confined to a set is `energy + nd.factors.Restrict(inside)`.
 
     Raises:
         TypeError: If `scheme` is no scheme, or has no transport that could be followed by a projection.
@@ -42,7 +42,7 @@ def unweighted(
 
 
 def unresampled(scheme: AbstractScheme) -> AbstractScheme:
-    """The same draws with the weights of whole paths, and no resampling: importance sampling.
+    """Scheme without resampling: the same draws with the weights of whole paths (importance sampling).
 
     `nd.diagnostics.pareto_k(result)` tells whether the weights are of use.
 

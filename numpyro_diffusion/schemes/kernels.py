@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from .._staging import Done, hoist
 from .._typing import Array, Position, PRNGKey, Scalar
@@ -99,7 +100,7 @@ class Kernels(eqx.Module):
 
     @property
     def keeps_gradient(self) -> bool:
-        """Whether something can start from the gradient that an evaluation at the end of a level gives.
+        """True if something can start from the gradient that an evaluation at the end of a level gives.
 
         Moves of other sites outdate it for the joint move that follows them, but not for a transport.
         """
@@ -146,7 +147,9 @@ class Kernels(eqx.Module):
         floor: dict[str, Scalar],
         done: Done | None = None,
     ) -> Particle:
-        """One network evaluation; with its gradient where the next move can start from it."""
+        """Evaluate a particle with one network evaluation; with its gradient where the next move can start
+        from it.
+        """
         return self.evaluated(self.here(clock, power, floor, z, done=done), z)
 
     def evaluated(self, here: Here, z: Position) -> Particle:
@@ -162,7 +165,9 @@ class Kernels(eqx.Module):
             seen = seen._replace(x_hat={}, roots={}, scores={})
         return Particle(z, value, gradient, seen, rest, edges)
 
-    def move_others(self, key, particle: Particle, given, step_size, preconditioner):
+    def move_others(
+        self, key, particle: Particle, given, step_size, preconditioner, by_part: bool = False
+    ):
         """Moves of the non-diffusion sites given what was seen: no network evaluation."""
         block = {name: particle.position[name] for name in self.block}
         # What depends on the diffusion sites alone, such as an operator's image of them, is computed once.
@@ -176,6 +181,7 @@ class Kernels(eqx.Module):
             step_size,
             preconditioner,
             self.moves.num_other,
+            by_part=by_part,
         )
         moved = preconditioner.to_model(state.position)
         value = _evaluated(state, particle.log_density)
@@ -194,9 +200,18 @@ class Kernels(eqx.Module):
         return jax.tree.map(lambda a, b: jnp.where(accepts, a, b), new, particle)
 
     def run_moves(
-        self, move, key, z, logdensity_fn, step_size, preconditioner, num_moves, state=None
+        self,
+        move,
+        key,
+        z,
+        logdensity_fn,
+        step_size,
+        preconditioner,
+        num_moves,
+        state=None,
+        by_part: bool = False,
     ):
-        """The state after some moves, and the sum of their acceptance probabilities.
+        """The state after some moves, and the sum of their acceptance probabilities, or of each part's.
 
         Where nothing is known at the first position, a loop of moves evaluates it too if it can.
         """
@@ -209,12 +224,14 @@ class Kernels(eqx.Module):
         def one(i, carry):
             state, total = carry
             first = i == 0 if blind else None
-            state, accepted = move.step(
+            state, accepted, parts, _ = move.step_by_part(
                 jax.random.fold_in(key, i), state, logdensity_fn, step_size, preconditioner, first
             )
+            accepted = parts if by_part else accepted
             return state, total + (accepted if first is None else jnp.where(first, 0.0, accepted))
 
-        return jax.lax.fori_loop(0, num_moves + blind, one, (state, jnp.zeros(())))
+        start = state, jnp.zeros(np.shape(move.targets) if by_part else ())
+        return jax.lax.fori_loop(0, num_moves + blind, one, start)
 
     def known_start(self, particle: Particle, z: Position, preconditioner) -> Any:
         """The state of the joint move at a particle whose gradient is at hand."""
@@ -234,7 +251,7 @@ class Kernels(eqx.Module):
         return particle._replace(position=position, log_density=value, gradient=gradient)
 
     def remembered(self, particle: Particle) -> Particle:
-        """What the next level reads of a particle: the rest is memory."""
+        """Drop what the next level does not read of a particle, to save memory."""
         if not self.keeps_denoised or particle.seen is None:
             return particle._replace(seen=None, rest=None, edges={})
         return particle._replace(seen=particle.seen._replace(sites={}), rest=None, edges={})
@@ -321,7 +338,7 @@ class Kernels(eqx.Module):
         acceptances: Any = None,
         done: Done | None = None,
     ) -> tuple[Particle, Scalar, Any]:
-        """To the next level, without moves at this one, and the weight there."""
+        """Transport a particle to the next level, without moves at this one, and weigh it there."""
         done = Done() if done is None else done
         transported = self.transported(key, particle, level, done)
         z, log_ratio = transported(key, particle.position, particle.gradient, particle.seen)

@@ -22,7 +22,8 @@ class Level(NamedTuple):
         power: Exponent of the likelihood there.
         next_clock: Where they are carried to.
         next_power: Exponent of the likelihood there.
-        step_size: Step of the joint move at `clock`.
+        step_size: Step of the joint move at `clock`; of a composed move one for each part, `(num_levels,
+            num_parts)`.
         other_step_size: Step of the move on the non-diffusion sites.
         num_moves: Number of joint moves at `clock`.
         preconditioner: Round coordinates of the joint move.

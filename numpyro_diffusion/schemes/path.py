@@ -42,7 +42,7 @@ def in_short_steps(bridge: Bridge, clock: Scalar, power: Scalar, stride: Scalar)
 
 
 def prior_first(bridge: Bridge, clock: Scalar, power: Scalar, stride: Scalar):
-    """The same along the other path: the noise falls under the prior; then the likelihood fades in."""
+    """Path on which the noise falls under the prior first; then the likelihood fades in."""
     del bridge
     falling = clock > 0
     more = _one(power + stride * (1 - power))

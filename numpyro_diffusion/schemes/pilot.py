@@ -140,11 +140,14 @@ def _start_pilot(kernels: Kernels, key: PRNGKey, num_particles: int, floors: boo
     clock = 0 * one if kernels.from_prior else one
     dimension = sum(leaf[0].size for leaf in jax.tree.leaves(particles.position))
     start = jnp.log(0.5 * dimension ** (-1 / 3) * one)
+    # One step size for each part of a composed move.
+    steps = jnp.full(np.shape(kernels.moves.joint.targets), start)
+    other_steps = jnp.full(np.shape(kernels.moves.other.targets), start)
     if not floors:
-        return PilotState(key, particles._replace(edges={}), clock, 0 * one, start, start)
+        return PilotState(key, particles._replace(edges={}), clock, 0 * one, steps, other_steps)
     means = first(particles)
     floor = jax.tree.map(lambda leaf: jnp.full_like(leaf, -jnp.inf), means)  # silent at power 0
-    return PilotState(key, particles, clock, 0 * one, start, start, floor, means)
+    return PilotState(key, particles, clock, 0 * one, steps, other_steps, floor, means)
 
 
 @eqx.filter_jit

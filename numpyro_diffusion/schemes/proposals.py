@@ -23,29 +23,30 @@ class Reverse(AbstractTransport):
     r"""A draw of the reverse diffusion, weighed against the noising that leads back.
 
     With $v = s_t^2 - s_s^2$ the noise between two levels, in units of the data, and $\gamma_t$ close to
-    $\gamma_s$ noised by $v$, the law of $u_s$ given $u_t$ has mean $u_t + v \nabla \log \gamma_t(u_t)$
-    and covariance $v I + v^2 \nabla^2 \log \gamma_t(u_t)$ (Tweedie's formulas of first and second order).
-    The draw uses an approximation $h$ of the second derivative,
+    $\gamma_s$ noised by $v$, the distribution of $u_s$ given $u_t$ has mean $u_t + v \nabla \log
+    \gamma_t(u_t)$ and covariance $v I + v^2 \nabla^2 \log \gamma_t(u_t)$ (Tweedie's formulas of first and
+    second order). The draw uses an approximation $h$ of the second derivative,
 
     $$M(u_s \mid u_t) = \mathcal{N}(u_t + v f \nabla \log \gamma_t(u_t),\ \eta\,v (1 + v f h)), \qquad
     f = \frac{s_t^2}{s_s^2 + v \max(1, -s_t^2 h)}.$$
 
-    $f$ is 1 for a noised law, which is no sharper than the noise, $-h \le s_t^{-2}$. A twisted law can be
-    sharper; $f$ is then what leads to the law a level further, if that is as sharp in units of the noise.
-    And $\log R = \log q(u_t \mid u_s) - \log M(u_s \mid u_t)$ with the noising $q = \mathcal{N}(u_s, v I)$
-    as backward kernel. The gradient may be older than the latest move of the other sites: such a draw
-    is as valid, since the gradient is then part of what the particle remembers.
+    $f$ is 1 for a noised distribution, which is no sharper than the noise, $-h \le s_t^{-2}$. A twisted
+    distribution can be sharper; $f$ is then what leads to the distribution a level further, if that is as
+    sharp in units of the noise. And $\log R = \log q(u_t \mid u_s) - \log M(u_s \mid u_t)$ with the noising
+    $q = \mathcal{N}(u_s, v I)$ as backward kernel. The gradient may be older than the latest move of the
+    other sites: such a draw is as valid, since the gradient is then part of what the particle remembers.
 
-    The gradient of a noised law is the mean of the noise in $u_t$ over $-s_t$, so that its length is about
-    $\sqrt d / s_t$ at most. A twisted likelihood knows no such bound, and where it is steep a draw would
+    The gradient of a noised distribution is the mean of the noise in $u_t$ over $-s_t$, so that its length
+    is about $\sqrt d / s_t$ at most. A twisted likelihood knows no such bound, and where it is steep a draw
+    would
     overshoot and a rare particle take over the cloud: one longer than $(\sqrt d + 2) / s_t$ is shortened.
 
     Attributes:
         covariance: What is known of $h$.
         inflation: $\eta \ge 1$; when steps are long, draws that are too narrow give rare huge weights.
-        proposal: Of which law the draws follow the score, by site; `None` for the target's own.
-        shortens: Whether steep gradients are shortened. Without weights, those few draws that a noised law
-            itself pulls back from far away would stay there and be taken for its own.
+        proposal: Of which distribution the draws follow the score, by site; `None` for the target's own.
+        shortens: Whether steep gradients are shortened. Without weights, those few draws that a noised
+            distribution itself pulls back from far away would stay there and be taken for its own.
 
     References:
         Del Moral, Doucet & Jasra (2006), Sequential Monte Carlo samplers, JRSS B, for backward kernels.
@@ -58,7 +59,7 @@ class Reverse(AbstractTransport):
     needs_gradient: ClassVar[bool] = True
 
     def steered(self, bridge: Bridge, position: Position, gradient: Position, level: Level):
-        """The gradient with the score of another law in the place of the prior's own."""
+        """The gradient with the score of another distribution in the place of the prior's own."""
         if self.proposal is None:
             return gradient
         times, new = bridge.times(level.clock), dict(gradient)
@@ -169,7 +170,7 @@ class Step(NamedTuple):
     vectors: Array | None
 
     def deviation(self, noise: Array) -> Array:
-        """What standard noise adds to the mean."""
+        """Multiply standard noise by the root of the covariance."""
         scaled = self.root * noise
         return scaled if self.vectors is None else self.vectors @ scaled
 

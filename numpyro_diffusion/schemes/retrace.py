@@ -1,9 +1,10 @@
 r"""Backward kernels and transition densities of the transports, for conditional SMC.
 
-Where weights are made with a backward kernel $L$, the law of the paths that end in $x$ is $\gamma_0(x)$ times
+Where weights are made with a backward kernel $L$, the distribution of the paths that end in $x$ is
+$\gamma_0(x)$ times
 backward kernels: a path can be made anew from its end, and need not be remembered. A level's moves are
-reversible and are their own backward kernels. In path space the law of the paths is the sampler's own;
-they are remembered.
+reversible and are their own backward kernels. In path space the distribution of the paths is the sampler's
+own; they are remembered.
 
 Ancestor sampling asks for $M_k G_k$. With $G_k = \gamma_s(u_s)\, L(u_t \mid u_s) / \gamma_t(u_t)\, M(u_s \mid
 u_t)$ the proposal drops out: the past $u_t$ of a given $u_s$ is chosen by $L(u_t \mid u_s) / \gamma_t(u_t)$.
@@ -25,7 +26,7 @@ __all__ = ["needed", "noised_path", "path_model", "remembered_path", "way_back"]
 
 
 def way_back(transport: AbstractTransport) -> Retrace:
-    """What a path along a transport asks for.
+    """Backward kernel and transition density of a transport, for conditional SMC.
 
     Raises:
         TypeError: If the transport has no way back.

@@ -36,9 +36,9 @@ class ReverseDiffusion(TunedScheme):
 
     The weighted particles follow the posterior under $e^{-E(\cdot, t_{\min})}$ at any number of levels,
     whatever the error of the energy at the levels in between. The weights of one level vary with the
-    dimension, so this is for tens of dimensions rather than thousands. Moves that leave each level's law
-    invariant keep it going where the Gaussian step is a poor guide; with `moves=0` a level costs one
-    network evaluation.
+    dimension, so this is for tens of dimensions rather than thousands. Moves that leave each level's
+    distribution invariant keep it going where the Gaussian step is a poor guide; with `moves=0` a level
+    costs one network evaluation.
 
     Attributes:
         levels: `None` for the pilot's choice, a number for equal steps in log-SNR, or frozen levels.
@@ -46,7 +46,7 @@ class ReverseDiffusion(TunedScheme):
             `Diagonal()` or `Full()`, averaged over the pilot cloud, or that of every particle, `Local()`.
         inflation: Factor on the variance of a proposal. Above 1 it guards against rare huge weights when
             levels are few; it costs the same share of the particles at every level, however close.
-        proposal: Of which law draws follow the score, in the place of the prior's own: an energy or
+        proposal: Of which distribution draws follow the score, in the place of the prior's own: an energy or
             denoiser, or one by diffusion site. `cfg(e1, e2, 2.0)` may propose for `cfg(e1, e2, 4.0)`.
         moves: Within the levels; a number alone is that of joint moves, a move alone the joint one.
         pilot: The cloud that chooses levels and step sizes; a number stands for so many particles.

@@ -38,7 +38,7 @@ class _Settings(eqx.Module):
 
 
 class Moves(_Settings):
-    """Moves within a level, which leave its law as it is. What is left out is as the scheme has it.
+    """Moves within a level, which leave its distribution as it is. What is left out is as the scheme has it.
 
     Attributes:
         joint: Of all sites; `hmc(n)` or `mala()`. Two short trajectories of two steps move a cloud as far as

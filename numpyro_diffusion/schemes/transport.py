@@ -40,7 +40,7 @@ class Retrace(NamedTuple):
 
 
 class AbstractTransport(eqx.Module):
-    """From level to level. The call is all that one must have.
+    """Transport of a particle from level to level. The call is all that a subclass must define.
 
     Attributes:
         needs_gradient: Whether it asks for the gradient of the log density at the particle.
@@ -50,13 +50,13 @@ class AbstractTransport(eqx.Module):
 
     @property
     def needs_curvature(self) -> bool:
-        """Whether it asks for what a pilot measured: `level.curvature`, which `measure` answers with."""
+        """True if it uses `level.curvature`, the result of `measure` on the pilot cloud."""
         return False
 
     def measure(
         self, key: PRNGKey, bridge: Bridge, cloud: Position, clock: Scalar, power: Scalar
     ) -> Any:
-        """What it wants to know of a level, from a pilot cloud."""
+        """Estimate what it needs to know of a level, from a pilot cloud."""
         del key, bridge, cloud, clock, power
         return None
 
@@ -66,11 +66,11 @@ class AbstractTransport(eqx.Module):
         return None
 
     def as_published(self) -> "AbstractTransport":
-        """The same without what guards weights against rare large ones, where nothing is resampled."""
+        """Return the transport without its guards against rare large weights, where nothing is resampled."""
         return self
 
     def retrace(self) -> Retrace | None:
-        """The same for steps that are given; `None` if particle Gibbs cannot keep a path of it."""
+        """Densities of given steps; `None` if particle Gibbs cannot keep a path of it."""
         return None
 
     @abc.abstractmethod
@@ -96,7 +96,9 @@ class AbstractTransport(eqx.Module):
 
 
 class Carry(AbstractTransport):
-    r"""The linear map between the Gaussian approximations of the two laws; $\log R$ its log-determinant."""
+    r"""The linear map between the Gaussian approximations of the two distributions; $\log R$ its
+    log-determinant.
+    """
 
     def __call__(self, key, bridge, position, gradient, seen, level):
         del key, gradient, seen
@@ -150,7 +152,7 @@ class Draws(Carry):
         return None  # the draws that were not chosen are gone
 
     def choose(self, key: PRNGKey, bridge: Bridge, first: Position, power: Scalar):
-        """One of several draws, and what makes its weight their mean."""
+        """Choose one of several draws; its weight is their mean."""
 
         def weight(z):
             value = bridge.rest(

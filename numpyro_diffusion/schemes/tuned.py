@@ -36,7 +36,7 @@ class TunedScheme(AbstractScheme):
 
     @property
     def path(self) -> Path:
-        """In which order the likelihood fades in and the noise falls."""
+        """Order in which the likelihood fades in and the noise falls."""
         return likelihood_first
 
     @abc.abstractmethod
@@ -45,7 +45,7 @@ class TunedScheme(AbstractScheme):
 
     @abc.abstractmethod
     def claims(self, bridge: Bridge) -> Claims:
-        """Of which law the results will be."""
+        """Describe the distribution of the results."""
 
     def __call__(
         self, bridge: Bridge, key: PRNGKey | None = None, *, progress_bar: bool = False
@@ -140,6 +140,8 @@ class TunedScheme(AbstractScheme):
             num_moves = float(np.mean(np.asarray(levels.num_moves)))
         if num_moves == "pilot":
             raise ValueError("the pilot chose the number of moves; give `levels=result.levels`.")
+        if kernels.moves.joint.evaluations is None:
+            return None
         moves = num_moves * kernels.moves.joint.evaluations * see
         if chain_length is None:
             if kernels.from_prior and levels is not None:  # exact draws make no moves

@@ -1,7 +1,7 @@
 r"""The twisted diffusion sampler (TDS): weights in path space, for which a denoiser is enough.
 
-The prior is the law of a reverse sampler, $\prod_k p(u_{k-1} \mid u_k)$. Its steps are steered by a twist
-$\psi_k(u_k, \theta)$ of the likelihood and weighed by
+The prior is the distribution of a reverse sampler, $\prod_k p(u_{k-1} \mid u_k)$. Its steps are steered by a
+twist $\psi_k(u_k, \theta)$ of the likelihood and weighed by
 
 $$w = \frac{\psi_{k-1}(u_{k-1}, \theta)}{\psi_k(u_k, \theta)}
 \frac{p(u_{k-1} \mid u_k)}{M(u_{k-1} \mid u_k, \theta)}$$
@@ -35,17 +35,17 @@ _MOVES = MOVES.but(0)
 class Twisted(TunedScheme):
     r"""Twisted diffusion sampler over diffusion sites and other sites together.
 
-    The weighted particles follow the posterior under *the law of the reverse sampler with these levels*,
-    which differs from that of $e^{-E(\cdot, t_{\min})}$ by an error of order one over their number. The
-    evidence is that of this law, normalised by construction.
+    The weighted particles follow the posterior under *the distribution of the reverse sampler with these
+    levels*, which differs from that of $e^{-E(\cdot, t_{\min})}$ by an error of order one over their number.
+    The evidence is that of this distribution, normalised by construction.
 
     Attributes:
         levels: Number of steps of the sampler, equal in log-SNR; or the frozen levels of an earlier
             run with the same number.
         covariance: Of the sampler's own steps: `Isotropic()`, `Diagonal()` or `Full()`, measured once in
             as many draws as the pilot has, without data. `Full()` is for few steps where the prior ties
-            coordinates together: for a Gaussian the law of the sampler is then that of its scores at any
-            number of steps.
+            coordinates together: for a Gaussian the distribution of the sampler is then that of its scores
+            at any number of steps.
         inflation: Factor on the variance of a proposal.
         conjugate: Whether steps are conditioned on linear Gaussian data in closed form, as read off the model
             (`from_model`), in the place of a pull along the gradient of the likelihood. For few hundred data.
@@ -107,6 +107,6 @@ class Twisted(TunedScheme):
         return Kernels(bridge, self.moves, transport)
 
     def claims(self, bridge: Bridge) -> Claims:
-        """The posterior under the sampler's law, and the evidence of that law."""
+        """The posterior under the sampler's distribution, and the evidence of that distribution."""
         target = f"{bridge.target}, with {self.num_levels} steps"
         return Claims(target, "p(y) under the reverse sampler's own law", normalized=True)

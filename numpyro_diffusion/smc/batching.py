@@ -72,7 +72,7 @@ def split_keys(keys: PRNGKey, num: int) -> PRNGKey:
 
 
 def flat(tree: PyTree) -> PyTree:
-    """One axis for the particles of all clouds: one `vmap`, and one matrix product a layer."""
+    """Merge the axes of clouds and particles: one `vmap`, and one matrix product per layer."""
     return jax.tree.map(lambda x: x.reshape(x.shape[0] * x.shape[1], *x.shape[2:]), tree)
 
 

@@ -9,10 +9,10 @@ class Claims(NamedTuple):
     """Target and evidence of a sampler, in words and flags; it goes from a scheme to the result unchanged.
 
     Attributes:
-        target: One sentence that names the law of the weighted particles (or draws) in the limit.
+        target: One sentence that names the distribution of the weighted particles (or draws) in the limit.
         evidence: One sentence that names what the log evidence is the logarithm of.
-        exact: Whether the law is reached as particles (or draws) become many, at any number of levels; if
-            not, this is a heuristic.
+        exact: Whether the distribution is reached as particles (or draws) become many, at any number of
+            levels; if not, this is a heuristic.
         normalized: Whether the evidence is free of the prior's normaliser; if not, it holds that constant
             unless the energy's `log_normalizer` is known.
         weighted: Whether particles are weighed at all; if not, there is no evidence.

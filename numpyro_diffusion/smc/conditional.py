@@ -1,11 +1,11 @@
 r"""Conditional sequential Monte Carlo (CSMC): a particle run that keeps one path, and proposes others.
 
-A path with its weights has the law $\Gamma(x_{0:K}) = M_0(x_0)\, G_0(x_0) \prod_k M_k(x_k \mid x_{k-1})\,
-G_k(x_{k-1}, x_k)$. A run of $N$ particles, one of which is led along a path with this law, and of which
-one is chosen by the final weights, ends with a path of the same law, for *any* $N$: a Markov kernel. With
-ancestor sampling the path that is kept may take the past of another particle wherever particles are
-resampled, with probability proportional to $W^j M_k(x_k \mid x^j_{k-1})\, G_k(x^j_{k-1}, x_k)$, so that a
-few particles renew a long path.
+A path with its weights has the distribution $\Gamma(x_{0:K}) = M_0(x_0)\, G_0(x_0) \prod_k M_k(x_k \mid
+x_{k-1})\, G_k(x_{k-1}, x_k)$. A run of $N$ particles, one of which is led along a path with this
+distribution, and of which one is chosen by the final weights, ends with a path of the same distribution, for
+*any* $N$: a Markov kernel. With ancestor sampling the path that is kept may take the past of another
+particle wherever particles are resampled, with probability proportional to $W^j M_k(x_k \mid x^j_{k-1})\,
+G_k(x^j_{k-1}, x_k)$, so that a few particles renew a long path.
 
 Without a path to keep it is the usual run, whose weights estimate the integral of $\Gamma$ without bias.
 """
@@ -31,7 +31,8 @@ class PathModel(NamedTuple):
     Attributes:
         init: `key -> (particle, log_weight)`: at the first level. A third output, an info with dictionaries
             `nan` and `infinite` of flags by site, is watched; so is that of `advance`.
-        move: `(key, particle, level) -> particle`: leaves the level's law as it is, and is reversible.
+        move: `(key, particle, level) -> particle`: leaves the level's distribution as it is, and is
+            reversible.
         advance: `(key, particle, level) -> (particle, log_weight)`: to the next level.
         log_initial: `particle -> ()`: $\log G_0$ of a given particle.
         log_increment: `(particle, new, level) -> ()`: $\log G_k$ of a given step.
@@ -66,7 +67,7 @@ class Path(NamedTuple):
 
 
 class Pass(NamedTuple):
-    """What comes of a run.
+    """Result of one conditional SMC run.
 
     Attributes:
         particle: The end of the path that was chosen.
@@ -94,11 +95,12 @@ def conditional_smc(
     threshold: float = 0.5,
     stays: bool = False,
 ) -> Pass:
-    r"""One run of $N$ particles; with a path, a Markov kernel that leaves $\Gamma$ invariant.
+    r"""Conditional SMC (CSMC): one run of $N$ particles; with a path, a Markov kernel that leaves $\Gamma$
+    invariant.
 
     Particles are resampled systematically, where the effective sample size falls below a share of $N$.
     That the path is kept is made up for: given the parent of the first particle, the one uniform number
-    of the resampler is drawn from its conditional law. Everything is traceable by JAX.
+    of the resampler is drawn from its conditional distribution. Everything is traceable by JAX.
 
     Args:
         key: PRNG key.

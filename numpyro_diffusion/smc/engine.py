@@ -22,11 +22,11 @@ from .._finite import in_words, speak_up
 from .._prng import alike, check_key
 from .._staging import brief_jit
 from .._typing import Array, PRNGKey
-from . import resampling
 from .batching import over_particles, split_keys
 from .feynman_kac import FeynmanKac
 from .interrupt import Deferred
 from .packing import pack
+from .resampling import check_threshold, scheme_of, systematic
 from .result import (
     SMCResult,
     begin_evidence,
@@ -48,7 +48,7 @@ __all__ = ["resample_equal", "run_smc"]
 def resample_equal(key: PRNGKey, log_weights: Array, num_samples: int) -> Array:
     """Indices of an equally weighted cloud, by systematic resampling. For display and plots."""
     num_samples = whole_number("num_samples", num_samples, 1)
-    return resampling.systematic(key, jax.nn.softmax(log_weights), num_samples)
+    return systematic(key, jax.nn.softmax(log_weights), num_samples)
 
 
 @brief_jit
@@ -117,7 +117,7 @@ def run_smc(
     num_particles: int = 512,
     *,
     num_chains: int | None = None,
-    resample: Resampler = resampling.systematic,
+    resampling: str | Resampler = "systematic",
     threshold: float = 0.5,
     chain_length: int | None = None,
     keep_genealogy: bool = False,
@@ -134,7 +134,8 @@ def run_smc(
         num_particles: Particles a cloud, at least 2.
         num_chains: Number of independent clouds, run together; results get a leading axis. `None`
             runs one cloud without that axis.
-        resample: BlackJAX resampler `(key, weights, num_samples) -> indices`.
+        resampling: `"systematic"`, `"stratified"`, `"multinomial"` or `"residual"`; or a function
+            `(key, weights, num_samples) -> indices`, such as one of `blackjax.smc.resampling`.
         threshold: Resample when the effective sample size falls below this share of the particles.
         chain_length: For waste-free clouds: at every level `num_particles / chain_length` particles are
             chosen, and all states of chains of this length from them are kept. `threshold` then means
@@ -166,10 +167,14 @@ def run_smc(
     if chain_length is not None:
         chain_length = whole_number("chain_length", chain_length, 2, "`None` for the usual cloud.")
     chunk = whole_number("levels_per_chunk", levels_per_chunk, 1)
-    if not 0 <= threshold <= 1:
-        raise ValueError(f"`threshold` is a share of the particles in [0, 1]; got {threshold}.")
     one_level = _one_level(
-        model, num_particles, resample, threshold, chain_length, batch_size, keep_genealogy
+        model,
+        num_particles,
+        scheme_of(resampling),
+        check_threshold(threshold),
+        chain_length,
+        batch_size,
+        keep_genealogy,
     )
     all_levels = jax.tree.map(np.asarray, model.levels)  # sliced on the host for the same reason
     num_levels = jax.tree.leaves(all_levels)[0].shape[0]

@@ -30,7 +30,7 @@ class FeynmanKac(NamedTuple):
         evidence_from: Level from which weights count for the evidence; those before it made the
             prior's cloud, whose normaliser thereby drops out.
         rejuvenate: `(key, particle, level) -> (particle, info)`: the moves of a level alone, which leave
-            its law as it is; `None` where there are none. Waste-free clouds are made of them.
+            its distribution as it is; `None` where there are none. Waste-free clouds are made of them.
         advance: `(key, particle, level, info) -> (particle, log_weight, info)`: the rest of `step`.
         resamples: Whether the engine may resample; if not, particles are those of the proposals, and their
             weights are importance weights.
@@ -104,15 +104,15 @@ class _Unweighted(eqx.Module):
 
 
 def unresampled(model: FeynmanKac) -> FeynmanKac:
-    """The same particles with the weights of whole paths: importance sampling."""
+    """Importance sampling: the same particles with the weights of whole paths."""
     return model._replace(resamples=False)
 
 
 def unweighted(model: FeynmanKac) -> FeynmanKac:
-    r"""The same particles with their weights left out: the heuristic that many papers stop at.
+    r"""Heuristic without weights: the same particles, at which many papers stop.
 
-    Its particles follow the law of the proposals, whatever that is. The result says that it is a heuristic,
-    and its evidence is not a number.
+    Its particles follow the distribution of the proposals, whatever that is. The result says that it is a
+    heuristic, and its evidence is not a number.
     """
     claims = model.claims._replace(
         target=f"what the proposals lead to; with weights it would be: {model.claims.target}",

@@ -1,4 +1,7 @@
-"""Systematic resampling."""
+"""Schemes of resampling, by name, and systematic resampling."""
+
+from collections.abc import Callable
+from typing import Any
 
 import blackjax.smc.resampling as resampling
 import jax
@@ -6,7 +9,7 @@ import jax.numpy as jnp
 
 from .._typing import Array, PRNGKey
 
-__all__ = ["systematic"]
+__all__ = ["check_threshold", "scheme_of", "systematic"]
 
 _SMALL = 512
 
@@ -36,3 +39,52 @@ def systematic(key: PRNGKey, weights: Array, num_samples: int) -> Array:
     ends = jnp.sum(below, 1)
     index = jnp.sum(ends[None, :] < points[:, None], 1)
     return jnp.minimum(index, num - 1)
+
+
+_SCHEMES: dict[str, Callable] = {
+    "systematic": systematic,
+    "stratified": resampling.stratified,
+    "multinomial": resampling.multinomial,
+    "residual": resampling.residual,
+}
+
+
+def scheme_of(resampling: Any) -> Callable[[PRNGKey, Array, int], Array]:
+    """The resampler of a name; a function stays as it is.
+
+    Raises:
+        ValueError: If there is none of that name.
+        TypeError: If it is neither name nor function.
+
+    References:
+        Douc, Cappé & Moulines (2005), Comparison of resampling schemes for particle filtering, ISPA.
+    """
+    if isinstance(resampling, str):
+        if resampling not in _SCHEMES:
+            raise ValueError(
+                f"`resampling` is one of {sorted(_SCHEMES)}, or a function; got {resampling!r}."
+            )
+        return _SCHEMES[resampling]
+    if isinstance(resampling, type) or not callable(resampling):
+        raise TypeError(
+            f"`resampling` is one of {sorted(_SCHEMES)}, or a function `(key, weights, num_samples) -> "
+            f"indices` such as `blackjax.smc.resampling.stratified`; got {type(resampling).__name__}."
+        )
+    return resampling  # type: ignore[return-value]
+
+
+def check_threshold(threshold: Any) -> float:
+    """A share of the particles in [0, 1].
+
+    Raises:
+        ValueError: If it is another number.
+        TypeError: If it is no number.
+    """
+    if isinstance(threshold, bool | str) or threshold is None or jnp.ndim(threshold):
+        raise TypeError(f"`threshold` is a share of the particles in [0, 1]; got {threshold!r}.")
+    if not 0 <= threshold <= 1:
+        raise ValueError(
+            f"`threshold` is a share of the particles in [0, 1]; got {threshold}. At 0 particles are never "
+            "resampled, at 1 at every level."
+        )
+    return threshold

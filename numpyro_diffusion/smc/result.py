@@ -19,7 +19,7 @@ __all__ = ["SMCResult", "Trace"]
 
 
 class Trace(NamedTuple):
-    """What happened at each level; leaves of shape `(num_levels,)` or `(num_chains, num_levels)`.
+    """History of a run by level; leaves of shape `(num_levels,)` or `(num_chains, num_levels)`.
 
     Attributes:
         ess: Effective sample size after weighing, as a share of the particles.
@@ -42,7 +42,7 @@ class Trace(NamedTuple):
 
 
 def packed(row: Trace) -> tuple[Packed, Packed, Array | None]:
-    """What happened at one level of all clouds, in one array for the numbers and one for the info."""
+    """Pack the history of one level of all clouds into one array for the numbers and one for the info."""
     return pack(tuple(row[:5]), 1), row.info, row.parents
 
 
@@ -67,8 +67,9 @@ class SMCResult(NamedTuple):
         initial_info: What `init` reports, averaged over the particles.
         trace: History over the levels.
         levels: The frozen levels that were run.
-        claims: Of which law the particles are, and what the evidence is of; its parts are properties.
-        completed: Whether all levels were run. If not, the particles follow a law on the way.
+        claims: Of which distribution the particles are, and what the evidence is of; its parts are
+            properties.
+        completed: Whether all levels were run. If not, the particles follow a distribution on the way.
         state: The raw cloud, from which `run_smc(..., state=)` goes on.
         num_levels_run: How many levels were run.
         chain_length: That of a waste-free run; `None` for the usual cloud.
@@ -152,7 +153,7 @@ def _total(cloud: SMCState) -> Array:
 
 @jax.jit
 def begin_evidence(cloud: SMCState) -> SMCState:
-    """The same cloud, its weights so far left out of the evidence: it is a cloud of the prior."""
+    """Return the cloud with its weights so far left out of the evidence: it is a cloud of the prior."""
     family = jax.vmap(family_weights)(cloud.log_weights, cloud.ancestors)
     return cloud._replace(
         prior_log_evidence=_total(cloud),
@@ -162,7 +163,7 @@ def begin_evidence(cloud: SMCState) -> SMCState:
 
 
 def go_on(state: SMCResult, num_particles: int, num_chains: int | None):
-    """Where an interrupted run stands, with an axis of clouds."""
+    """Restore the state of an interrupted run, with an axis of clouds."""
     shape = (num_particles,) if num_chains is None else (num_chains, num_particles)
     if state.log_weights.shape != shape:
         raise ValueError(

@@ -2,7 +2,7 @@ r"""One SMC step: resample-move with an effective sample size threshold, and was
 
 In the usual level every particle makes some moves and is then weighed; the places that it passed on its way
 are forgotten. In a waste-free level only $M = N / P$ particles are chosen, each makes a chain of $P$ states
-by $P - 1$ moves that leave the level's law as it is, and all $N$ states are weighed and kept.
+by $P - 1$ moves that leave the level's distribution as it is, and all $N$ states are weighed and kept.
 """
 
 from collections.abc import Callable

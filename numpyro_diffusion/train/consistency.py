@@ -52,8 +52,8 @@ def consistency_loss(
     r"""Mean square of `step_errors`, a dimension: how far Bayes' rule fails from a level to the next.
 
     As `step` falls it tends to the mean square residual of the heat equation, and so does its gradient: 0
-    for the exact law, with an excess of order `step` where that is not Gaussian. Training differentiates a
-    network twice.
+    for the exact distribution, with an excess of order `step` where that is not Gaussian. Training
+    differentiates a network twice.
 
     Args:
         energy: Energy to be judged.

@@ -72,16 +72,17 @@ def fit(
 
     Args:
         key: PRNG key.
-        energy: Energy to start from, for example `ProperEnergy.from_data(...)`; or a `Standardized` law, with
-            data in its units, whose energy is trained.
+        energy: Energy to start from, for example `ProperEnergy.from_data(...)`; or a `Standardized`
+            distribution, with data in its units, whose energy is trained.
         data: Floating, finite examples of shape `(num, *energy.shape)`; or a function `fn(key) -> example`;
             or an iterator over batches; or `Mixed` of these. See `numpyro_diffusion.train.sources`.
         condition: With an array of data, one label or vector an example, for `energy.given`. Functions and
             iterators return pairs `(example, condition)` instead.
         null_rate: Share of conditions that training replaces by the null of the network's `condition`, so
-            that the law without condition is learned too.
-        weights: With an array of data, one weight an example, not negative. The law learned is that of the
-            data times the weights: with $e^{r / \\alpha}$ the law tilted by a reward $r$. See `ess`.
+            that the distribution without condition is learned too.
+        weights: With an array of data, one weight an example, not negative. The distribution learned is that
+            of the
+            data times the weights: with $e^{r / \\alpha}$ the distribution tilted by a reward $r$. See `ess`.
         validation: Held-out examples of shape `(num, *energy.shape)`, or a pair of them and their
             conditions. `None` holds out a tenth of an array (a fifth, up to 50, of fewer than 500), or draws
             1,000 from a function.

@@ -105,7 +105,8 @@ def fit_recovery(
 
     Args:
         key: PRNG key.
-        energy: Energy to start from, for example `ProperEnergy.from_data(...)`, or a `Standardized` law.
+        energy: Energy to start from, for example `ProperEnergy.from_data(...)`, or a `Standardized`
+            distribution.
         data: Floating, finite examples of shape `(num, *energy.shape)`.
         initializer: Initialiser to start from; a small `ResidualMLP` by default.
         num_levels: Steps of the ladder, at least 1.

@@ -27,7 +27,7 @@ def fokker_planck_loss(
 
     $$\partial_{\log s} \log p - s^2 (\Delta \log p + |\nabla \log p|^2),$$
 
-    exactly 0 for the exact law. Training differentiates a network three times.
+    exactly 0 for the exact distribution. Training differentiates a network three times.
 
     Args:
         energy: Energy to be judged.

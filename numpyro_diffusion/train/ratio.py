@@ -1,8 +1,8 @@
 r"""Training of density ratios for transfer to a small data set.
 
-$q / p$ between the law $q$ of few target examples and that of the prior's many is learned by telling one from
-the other. Its mean given noised data, $h_t = \mathbb{E}_p[q / p \mid u_t] = q_t / p_t$, leads a sampler of
-the prior to the target.
+$q / p$ between the distribution $q$ of few target examples and that of the prior's many is learned by
+telling one from the other. Its mean given noised data, $h_t = \mathbb{E}_p[q / p \mid u_t] = q_t / p_t$,
+leads a sampler of the prior to the target.
 
 References:
     Ouyang, Xie, Zha & Cheng (2024), Transfer Learning for Diffusion Models, NeurIPS, arXiv 2405.16876.
@@ -126,7 +126,7 @@ def transfer_loss(
         key: PRNG key.
         data: A batch: source in its first half, target in its second.
         log_ratio: $\log q(x) / p(x)$ for ONE example.
-        energy: The law of the source.
+        energy: The distribution of the source.
         cycle: Weight of the cycle.
         consistency: Weight of the consistency.
     """
@@ -169,8 +169,8 @@ def fit_ratio(
 ) -> Ratio:
     r"""The factor that turns a prior into a target: a network for $\mathbb{E}_p[q / p \mid u_t]$.
 
-    Ends in `log_ratio` itself at `t_min`: with it the law is $p\, e^{\text{log\_ratio}}$, and errors of the
-    network at noisy levels are weighed out.
+    Ends in `log_ratio` itself at `t_min`: with it the distribution is $p\, e^{\text{log\_ratio}}$, and
+    errors of the network at noisy levels are weighed out.
 
     Args:
         key: PRNG key.

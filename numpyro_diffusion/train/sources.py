@@ -92,7 +92,7 @@ class Examples(AbstractSource):
 
 
 class Sampler(AbstractSource):
-    """A JAX function that draws examples: a simulator, an exact law, a teacher's sampler.
+    """A JAX function that draws examples: a simulator, an exact distribution, a teacher's sampler.
 
     Attributes:
         fn: `fn(key) -> example` of shape `shape`, or `(example, condition)`.

@@ -1,4 +1,4 @@
-"""Training in the units of a table: `fit` for a `Standardized` law."""
+"""Training in the units of a table: `fit` for a `Standardized` distribution."""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -17,7 +17,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def in_units(train: F) -> F:
-    """Lets a function `train(key, energy, data, **options)` take a `Standardized` law and data in its units.
+    """Lets a function `train(key, energy, data, **options)` take a `Standardized` distribution and data in
+    its units.
 
     Data, `validation` and what `augment` sees are in the units of the user; a `loss` and `trainable` are
     given the energy and examples in standard units. What comes back has the units again.

@@ -36,9 +36,9 @@ def value_loss(
     Args:
         log_h: $f$.
         key: PRNG key.
-        data: Examples of the law at `t_min`, of shape `(num, *shape)`.
+        data: Examples of the distribution at `t_min`, of shape `(num, *shape)`.
         log_weight: $\log w(x)$ for ONE example.
-        energy: The law, for its levels of noise.
+        energy: The distribution, for its levels of noise.
         levels: Draws the times.
     """
     key_level, key_noise = jax.random.split(key)
@@ -72,7 +72,7 @@ def fit_soft_value(
 
     A value costs a small network an evaluation, where that of the denoised mean costs the reward, the score
     and, with a gradient, a second derivative of the energy. It is the *soft* mean that is learned, by
-    `value_loss`; errors of it cost particles, not the law.
+    `value_loss`; errors of it cost particles, not the distribution.
 
     Args:
         key: PRNG key.
@@ -118,7 +118,7 @@ def scalar_head(net: Any, energy: AbstractDenoiser, offset: Scalar | float = 0.0
 
     Args:
         net: Backbone; or a key, for one of 64 units.
-        energy: The law, for its schedule and moments.
+        energy: The distribution, for its schedule and moments.
         offset: What it is at first, everywhere.
     """
     if isinstance(net, jax.Array):

@@ -13,7 +13,7 @@ __all__ = ["NoisedObservation"]
 class NoisedObservation(AbstractTwist):
     r"""The rest of the model sees $\mathcal{N}(u_t, \tau^2 I)$: the noised variable and its own noise.
 
-    For linear Gaussian data $y = H x + e$ this is the law of data noised as the variable is,
+    For linear Gaussian data $y = H x + e$ this is the distribution of data noised as the variable is,
     $\mathcal{N}(y; H u_t, \Sigma_y + \tau^2 H H^\top)$ with $\tau^2 = s_t^2 - s_{t_{\min}}^2$: noised data
     paths with their noise integrated out. No derivative of the network is taken, so a score is enough and a
     level costs one evaluation. It knows nothing of the prior, which `Tweedie` and its relatives do.

@@ -44,7 +44,7 @@ class AbstractKernel(MCMCKernel):
 
     @abc.abstractmethod
     def prepare(self, rng_key: PRNGKey, values: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
-        """What needs the values of the data, and is done once; returns where to start."""
+        """Prepare what depends on the values of the data, once; returns where to start."""
 
     @abc.abstractmethod
     def start(self, rng_key: PRNGKey, values: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
@@ -73,13 +73,13 @@ class AbstractKernel(MCMCKernel):
         return step(state) if is_prng_key(state.rng_key) else jax.vmap(step)(state)
 
     def wrap_model(self, wrapper: Callable) -> Self:
-        """The same kernel over `wrapper(model)`, not initialised."""
+        """Return the same kernel over `wrapper(model)`, not initialised."""
         kernel = copy.copy(self)
         kernel._model = wrapper(self._model)
         kernel._sample_fn = None
         return kernel
 
     def postprocess_fn(self, model_args, model_kwargs):
-        """From `z` to values of all latent and deterministic sites."""
+        """Function from `z` to values of all latent and deterministic sites."""
         kwargs = {} if model_kwargs is None else dict(model_kwargs)
         return lambda z: constrain_fn(self._model, model_args, kwargs, z, return_deterministic=True)

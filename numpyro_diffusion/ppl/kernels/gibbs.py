@@ -49,7 +49,7 @@ class ParticleGibbs(AbstractParticles):
     one at high noise, so that a step may end in another mode.
 
     The target is the model's own posterior under $e^{-E(\cdot, t_{\min})}$; with `Twisted` it is that under
-    the law of the reverse sampler, of which the state remembers the path.
+    the distribution of the reverse sampler, of which the state remembers the path.
 
     Levels are chosen once, at `init`, and no warm-up is needed.
 
@@ -94,7 +94,7 @@ class ParticleGibbs(AbstractParticles):
         return ("z", "moved")
 
     def get_diagnostics_str(self, state: ParticleGibbsState) -> str:
-        """For the progress bar."""
+        """Text for the progress bar."""
         return f"{self.num_particles} particles, moved {state.mean_moved:.2f}"
 
     def check(self, sites, others, in_block):
@@ -109,7 +109,7 @@ class ParticleGibbs(AbstractParticles):
             )
 
     def start(self, rng_key, values, args, kwargs):
-        """From given values, or from a run without a path to keep."""
+        """Initial state: from given values, or from an SMC run without a reference path."""
         key_run, rng_key = jax.random.split(rng_key)
         kernels = self.problem.given(args, kwargs)
         first = self.run(key_run, self.model_of(kernels))
@@ -122,7 +122,7 @@ class ParticleGibbs(AbstractParticles):
         return ParticleGibbsState(none, z, first.trail, zero, still, zero, rng_key, met)
 
     def step(self, state, args, kwargs):
-        """One run of the particles, and one of their paths."""
+        """Run conditional SMC and choose one of its paths."""
         rng_key, key_path, key_run = jax.random.split(state.rng_key, 3)
         kernels = self.problem.given(args, kwargs)
         model = self.model_of(kernels)

@@ -102,7 +102,7 @@ class ParticleMarginal(AbstractParticles):
         return ("z", "accept_prob")
 
     def get_diagnostics_str(self, state: ParticleMarginalState) -> str:
-        """For the progress bar."""
+        """Text for the progress bar."""
         return f"{self.num_particles} particles, acc. prob={state.mean_accept_prob:.2f}"
 
     def check(self, sites, others, in_block):
@@ -115,7 +115,7 @@ class ParticleMarginal(AbstractParticles):
             )
 
     def start(self, rng_key, values, args, kwargs):
-        """At given values, or at draws of the prior."""
+        """Initial state: at given values, or at draws of the prior."""
         key_start, key_run, rng_key = jax.random.split(rng_key, 3)
         problem, given = self.problem, GIBBS_SITES_KWARG in kwargs
         if values is None or given:
@@ -150,7 +150,7 @@ class ParticleMarginal(AbstractParticles):
         return new, new.log_evidence + log_det
 
     def step(self, state, args, kwargs):
-        """One proposal of the walk."""
+        """Propose by a random walk and accept or reject by the ratio of estimated likelihoods."""
         rng_key, key_walk, key_run, key_accept = jax.random.split(state.rng_key, 4)
         old = {n: state.z[n] for n in self.problem.others}
         coordinates = round_coordinates(state.adapt_state, old)
@@ -179,7 +179,7 @@ class ParticleMarginal(AbstractParticles):
         """An estimate at what other blocks have made of their sites, from a run that keeps the draw.
 
         The estimate is part of the chain: one that were not from a run along the present path would be of
-        another law.
+        another distribution.
         """
         rng_key, key = jax.random.split(state.rng_key)
         others = {n: state.z[n] for n in self.problem.others}
@@ -192,7 +192,7 @@ class ParticleMarginal(AbstractParticles):
         )
 
     def get_constrain_fn(self, model_args, model_kwargs):
-        """From `z` to values of the sites; the diffusion sites are real."""
+        """Function from `z` to values of the sites; the diffusion sites are real."""
         kwargs = {} if model_kwargs is None else model_kwargs
         split = lambda z: {n: z[n] for n in self.problem.others}
         return lambda z: {**z, **self._constrained(split(z), model_args, kwargs)[0]}

@@ -99,7 +99,7 @@ class MoveKernel(AbstractKernel):
         return ("z", "accept_prob")
 
     def get_diagnostics_str(self, state: MoveState) -> str:
-        """For the progress bar."""
+        """Text for the progress bar."""
         size, mean = state.adapt_state.step_size, state.mean_accept_prob
         return f"{self.move.name}, step size {size:.2e}, acc. prob={mean:.2f}"
 
@@ -143,7 +143,7 @@ class MoveKernel(AbstractKernel):
         return MoveState(*none, zero, zero, adapt_state, rng_key, met)
 
     def step(self, state, args, kwargs):
-        """One move, and what warm-up learns of it."""
+        """Make one MCMC move, and adapt during warm-up."""
         rng_key, key_move = jax.random.split(state.rng_key)
         old, adaptation = state.preconditioner, self._adaptation
         inner, accepted, proposal = self.move.step_and_proposal(
@@ -221,13 +221,13 @@ class MoveKernel(AbstractKernel):
         return state._replace(inner=inner, potential_energy=-inner.logdensity, non_finite=met)
 
     def wrap_model(self, wrapper):
-        """The same kernel over `wrapper(model)`, not initialised."""
+        """Return the same kernel over `wrapper(model)`, not initialised."""
         kernel = super().wrap_model(wrapper)
         kernel._potential = kernel._constrain = None
         return kernel
 
     def postprocess_fn(self, model_args, model_kwargs):
-        """From `z` to values of all latent and deterministic sites."""
+        """Function from `z` to values of all latent and deterministic sites."""
         if self._constrain is None:
             return lambda z: z
         return self._constrain(*model_args, **({} if model_kwargs is None else model_kwargs))

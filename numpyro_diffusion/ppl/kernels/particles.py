@@ -60,7 +60,7 @@ class AbstractParticles(AbstractKernel):
         return self._problem
 
     def wrap_model(self, wrapper):
-        """The same kernel over `wrapper(model)`, not initialised."""
+        """Return the same kernel over `wrapper(model)`, not initialised."""
         kernel = super().wrap_model(wrapper)
         kernel._problem = None
         return kernel
@@ -108,13 +108,13 @@ class AbstractParticles(AbstractKernel):
         return noised_path(key, kernels, model, z)
 
     def met(self, first: Pass) -> Sightings:
-        """What the run before the first step has met."""
+        """NaN and +inf met by the SMC run before the first step."""
         num_levels = jax.tree.leaves(self.problem.levels)[0].shape[0]
         nothing = Sightings.none(first.non_finite, type(self).__name__, num_levels)
         return nothing.add(first.non_finite, jnp.zeros((), int))
 
     def run(self, key, model: PathModel, path: Path | None = None, *, stays: bool = False) -> Pass:
-        """One run of the particles."""
+        """Run the particles once."""
         options: Any = {"threshold": self.threshold, "stays": stays}
         return conditional_smc(key, model, self.num_particles, path, **options)
 

@@ -51,7 +51,7 @@ class Problem(NamedTuple):
     model: Callable
 
     def given(self, args: tuple, kwargs: dict[str, Any]) -> Kernels:
-        """The same at other data, and at the present values of the other sites."""
+        """Return the same problem at other data, and at the present values of the other sites."""
         bridge = given(self.model, self.kernels.bridge, args, kwargs)
         return dataclasses.replace(self.kernels, bridge=bridge)
 
@@ -71,7 +71,9 @@ def given(model: Callable, bridge: Bridge, args: tuple, kwargs: dict[str, Any]) 
 
 
 def traced(model: Callable, key: PRNGKey, args: tuple, kwargs: dict[str, Any]) -> Any:
-    """One trace with latent sites drawn from their priors, apart from diffusion sites: no sampler is run."""
+    """Trace the model with latent sites drawn from their priors, apart from diffusion sites: no sampler is
+    run.
+    """
 
     def value(site):
         return stand_in(site) if is_diffusion(site) else init_to_sample(site)
@@ -85,7 +87,9 @@ _conditioned = functools.lru_cache(maxsize=32)(conditioned)
 
 
 def once_conditioned(model: Callable) -> Callable:
-    """The same function each time, so that new data find the programs that were compiled for old ones."""
+    """Return the same function each time, so that new data find the programs that were compiled for old
+    ones.
+    """
     try:
         return _conditioned(model)
     except TypeError:  # a model that cannot be hashed

@@ -43,9 +43,9 @@ class SplitKernelState(NamedTuple):
 class SplitKernel(AbstractKernel):
     r"""`PnPDM` or `DAPS` as a kernel for `MCMC`, alone or as a block of `numpyro.infer.Gibbs`.
 
-    The values of diffusion sites are those that the data see. With `PnPDM` that is $v$, whose law is the
-    posterior with the prior blurred by `noise_level`, and blocks beside this one, given $v$, leave the same
-    joint law as it is; the other copy and its weight are there as
+    The values of diffusion sites are those that the data see. With `PnPDM` that is $v$, whose distribution
+    is the posterior with the prior blurred by `noise_level`, and blocks beside this one, given $v$, leave
+    the same joint distribution as it is; the other copy and its weight are there as
     `extra_fields=("chain.position", "log_weight")`; that weight knows nothing of what other blocks do after
     it, so it goes with the sites of this block alone. With `DAPS` and an energy it is the posterior itself.
     As a block the kernel may own other sites too, which it then moves.
@@ -110,7 +110,7 @@ class SplitKernel(AbstractKernel):
         return given(self._conditioned, self._bridge, args, kwargs)
 
     def start(self, rng_key, values, args, kwargs):
-        """At a draw of the prior, or at given values."""
+        """Initial state: at a draw of the prior, or at given values."""
         key_start, rng_key = jax.random.split(rng_key)
         bridge = self._given(args, kwargs)
         z = start(key_start, bridge)
@@ -125,7 +125,7 @@ class SplitKernel(AbstractKernel):
         return SplitKernelState(jnp.zeros((), int), z, chain.log_weight, chain, rng_key, met)
 
     def step(self, state, args, kwargs):
-        """One sweep."""
+        """Make one sweep over all blocks."""
         rng_key, key_sweep = jax.random.split(state.rng_key)
         clock, bridge = Clock(state.i, jnp.asarray(self._num_warmup)), self._given(args, kwargs)
         chain = self.sampler.sweep(key_sweep, bridge, state.chain, clock)
@@ -146,5 +146,5 @@ class SplitKernel(AbstractKernel):
         return lambda z: {n: transforms[n](v) if n in transforms else v for n, v in z.items()}
 
     def get_diagnostics_str(self, state) -> str:
-        """For the progress bar."""
+        """Text for the progress bar."""
         return ", ".join(f"{n} acc. {float(a):.2f}" for n, a in state.chain.acceptance.items())

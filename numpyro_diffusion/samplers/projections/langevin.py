@@ -22,8 +22,8 @@ class ProjectedDraws(NamedTuple):
 
     Attributes:
         positions: Shape `(num_samples, *shape)`, in units of the data, all feasible.
-        target: The law that was sampled, in words.
-        exact: Whether that is the law of the energy in a limit that the run approaches: it is not.
+        target: The distribution that was sampled, in words.
+        exact: Whether that is the distribution of the energy in a limit that the run approaches: it is not.
     """
 
     positions: Array
@@ -44,13 +44,14 @@ def projected_langevin(
     r"""$u \leftarrow \Pi\big(u + \eta \nabla \log p(u) + \sqrt{2 \eta}\, \xi\big)$ at `t_min`: a heuristic.
 
     Projected coupled diffusion as published, with `energy` a `Joint` and its `Coupling`. Draws are
-    feasible, but what leaves the set comes to lie *on* its boundary, so that their law has atoms there,
-    whose mass falls as $\sqrt\eta$; nor have Langevin steps a Metropolis test. The law confined to the
-    set is that of `energy + Restrict(projection.slack)`, with the probability of the set as evidence.
+    feasible, but what leaves the set comes to lie *on* its boundary, so that their distribution has atoms
+    there, whose mass falls as $\sqrt\eta$; nor have Langevin steps a Metropolis test. The distribution
+    confined to the set is that of `energy + Restrict(projection.slack)`, with the probability of the set as
+    evidence.
 
     Args:
         key: PRNG key.
-        energy: The law, all its factors in; only its score at `t_min` is used.
+        energy: The distribution, all its factors in; only its score at `t_min` is used.
         projection: From ONE example to the nearest feasible one, in units of the data.
         step_size: $\eta$, in squared units of the data; well below the smallest variance.
         num_steps: Steps of each chain.
@@ -60,7 +61,7 @@ def projected_langevin(
 
     Raises:
         ValueError: If a number is out of range, or `initial` has another shape.
-        TypeError: If `energy` has no score of its whole law.
+        TypeError: If `energy` has no score of its whole distribution.
         FloatingPointError: If a chain's position is not finite.
 
     References:

@@ -1,7 +1,7 @@
 r"""Feasible sets, each with the map to its nearest point.
 
-A projection makes draws feasible and changes their law: what was outside piles up on the boundary. The law
-confined to the set is `energy + Restrict(projection.slack)`.
+A projection makes draws feasible and changes their distribution: what was outside piles up on the boundary.
+The distribution confined to the set is `energy + Restrict(projection.slack)`.
 """
 
 import abc
@@ -96,7 +96,8 @@ class Ball(AbstractProjection):
 class Simplex(AbstractProjection):
     r"""$\{x : x \ge 0,\ \sum_i x_i = 1\}$ along the last axis: probabilities.
 
-    It has no volume, so no law with a density can be restricted to it; draws can be projected onto it.
+    It has no volume, so no distribution with a density can be restricted to it; draws can be projected onto
+    it.
 
     References:
         Held, Wolfe & Crowder (1974), Validation of subgradient optimization, Mathematical Programming.

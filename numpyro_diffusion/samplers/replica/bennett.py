@@ -26,7 +26,7 @@ def bennett(forward: Floats, backward: Floats) -> tuple[float, Floats]:
 
     Returns:
         $r$, and the first-order deviation of $r$ that is due to each pair of draws; their mean is 0. If all
-        log weights of one side are -inf, the laws do not overlap, and both are NaN.
+        log weights of one side are -inf, the distributions do not overlap, and both are NaN.
 
     References:
         Bennett (1976), Efficient estimation of free energy differences from Monte Carlo data, Journal of

@@ -51,9 +51,9 @@ def replica_exchange(
     - \log \gamma_{k+1}(z_{k+1}),$$
 
     in which the unknown constant of each level cancels. Even and odd pairs take turns, so that states travel
-    instead of wandering. Beyond the noisiest level the law that particles start from is a replica too, drawn
-    afresh at every sweep. The acceptances also tell the ratios of the normalisers (`bennett`), whose sum is
-    the log evidence.
+    instead of wandering. Beyond the noisiest level the distribution that particles start from is a replica
+    too, drawn afresh at every sweep. The acceptances also tell the ratios of the normalisers (`bennett`),
+    whose sum is the log evidence.
 
     Args:
         key: PRNG key.
@@ -86,8 +86,8 @@ def replica_exchange(
     References:
         Okabe, Kawata, Okamoto & Mikami (2001), Replica-exchange Monte Carlo method for the
         isobaric-isothermal ensemble, Chemical Physics Letters. Syed, Bouchard-Côté, Deligiannidis & Doucet
-        (2022), Non-reversible parallel tempering, JRSS B, for turns and the law beyond. He et al. (2025),
-        CREPE, for diffusion paths.
+        (2022), Non-reversible parallel tempering, JRSS B, for turns and the distribution beyond. He et al.
+        (2025), CREPE, for diffusion paths.
     """
     check_tuned("replica_exchange", scheme)
     num_burn_in = whole_number("num_burn_in", num_burn_in, 0)

@@ -25,8 +25,8 @@ class Ladder(NamedTuple):
 
     Attributes:
         particles: What stands at each level.
-        fresh: Whether that came from the law beyond the noisy end since it last was at the target.
-        even: Whether the even pairs are to swap next, the first of them with the law beyond.
+        fresh: Whether that came from the distribution beyond the noisy end since it last was at the target.
+        even: Whether the even pairs are to swap next, the first of them with the distribution beyond.
     """
 
     particles: Particle
@@ -35,9 +35,10 @@ class Ladder(NamedTuple):
 
 
 class Exchanges(NamedTuple):
-    r"""What happened at one sweep; leaves lead with `(num_chains, num_replicas)`, one entry a pair.
+    r"""Record of one sweep of swaps; leaves lead with `(num_chains, num_replicas)`, one entry per pair.
 
-    Pair 0 is the law beyond the noisy end with replica 0, pair $k$ is replica $k - 1$ with replica $k$.
+    Pair 0 is the distribution beyond the noisy end with replica 0, pair $k$ is replica $k - 1$ with replica
+    $k$.
 
     Attributes:
         even: Whether even pairs were tried, shape `()`.
@@ -105,7 +106,7 @@ def rungs(shares: np.ndarray, num_replicas: int | None, evidence_from: int = 0) 
 
 
 def advance(kernels: Kernels, levels: Level, ladder: Ladder, key: PRNGKey):
-    """One sweep of all ladders: moves at every level, then swaps of every other pair."""
+    """Make one sweep of all ladders: moves at every level, then swaps of every other pair."""
     num_chains = ladder.fresh.shape[0]
 
     def one(key, particles, fresh):
@@ -152,7 +153,7 @@ def _sweep(kernels: Kernels, levels: Level, key: PRNGKey, particles: Particle, f
 
 
 def _weight(kernels: Kernels, particle: Particle) -> Any:
-    """Log weight of a particle at the noisy end against the law that particles start from."""
+    """Log weight of a particle at the noisy end against the distribution that particles start from."""
     if kernels.from_prior:
         return jnp.zeros(())
     bridge, z = kernels.bridge, particle.position

@@ -26,15 +26,16 @@ class ReplicaResult(NamedTuple):
         log_evidence: From all ladders, in nats.
         log_evidence_error: Its standard error, from the means of a tenth of each ladder at a time.
         swap_acceptance: By pair of neighbours, one a replica, each with what is on its noisier side; for the
-            first that is the law beyond. The sum of what is missing to 1 is the barrier $\Lambda$: a good
-            ladder has about twice as many replicas.
+            first that is the distribution beyond. The sum of what is missing to 1 is the barrier $\Lambda$:
+            a good ladder has about twice as many replicas.
         acceptance: Of the moves, by replica.
         round_trips: By ladder, how often a state that was drawn afresh reached the target, among the draws
             that are kept. Independent visits of the target are about as many.
         levels: Those on which replicas stand.
-        claims: Of which law the draws are, and what the evidence is of; its parts are properties.
+        claims: Of which distribution the draws are, and what the evidence is of; its parts are properties.
         num_evaluations: Evaluations of the density and its gradient by all ladders, those of walkers and
             burn-in included, those of the pilot not.
+            `None` where those of a move are not known.
         non_finite: By site, how many proposals had a log density of NaN or +inf, by replica.
         num_proposals: Proposals to each replica, by all ladders.
     """
@@ -47,7 +48,7 @@ class ReplicaResult(NamedTuple):
     round_trips: Array
     levels: Level
     claims: Claims
-    num_evaluations: int
+    num_evaluations: int | None
     non_finite: NonFinite = NonFinite({}, {})
     num_proposals: int = 0
 
@@ -94,7 +95,8 @@ def make_result(
             value, deviation = bennett(_clean(forward), _clean(backward))
             terms.append(value)
             series.append(deviation[: len(kept.even) // 2].T)
-    moves = float(np.max(np.asarray(levels.num_moves))) * kernels.moves.joint.evaluations
+    per_move = kernels.moves.joint.evaluations
+    moves = float(np.max(np.asarray(levels.num_moves))) * (per_move or 0)
     a_level = 1 + kernels.in_blocks + moves
     sweeps = num_all * thinning * kept.forward.shape[1]
     count = a_level * (sweeps * len(swaps) + num_walkers * num_fine) + kernels.in_blocks * sweeps
@@ -108,7 +110,11 @@ def make_result(
         round_trips=jnp.asarray(kept.arrived.sum(0)),
         levels=levels,
         claims=claims,
-        num_evaluations=round(count) if kernels.bridge.diffusion_sites else 0,
+        num_evaluations=0
+        if not kernels.bridge.diffusion_sites
+        else None
+        if per_move is None
+        else round(count),
         non_finite=counts,
         num_proposals=num_all * thinning * kept.forward.shape[1],
     )

@@ -27,7 +27,7 @@ NO_EVIDENCE = "nothing: split samplers estimate no evidence"
 
 
 class Clock(NamedTuple):
-    """Where a chain is in its warm-up.
+    """Position of a chain within its warm-up.
 
     Attributes:
         step: Sweeps that are done.
@@ -39,7 +39,7 @@ class Clock(NamedTuple):
 
     @property
     def annealed(self) -> Scalar:
-        """From 0 to 1 over the first half of the warm-up, then 1."""
+        """Annealing schedule: from 0 to 1 over the first half of the warm-up, then 1."""
         return jnp.where(
             self.step >= self.num_warmup,
             1.0,
@@ -48,13 +48,13 @@ class Clock(NamedTuple):
 
     @property
     def gain(self) -> Scalar:
-        """How much one sweep may change what is tuned; 0 after the warm-up."""
+        """Step size of the adaptation in one sweep; 0 after the warm-up."""
         settling = jnp.maximum(0, self.step - self.num_warmup // 2)
         return jnp.where(self.step < self.num_warmup, (1.0 + settling) ** -0.6, 0.0)
 
 
 class Tuning(NamedTuple):
-    """What the warm-up finds, frozen after it.
+    """Quantities adapted in the warm-up and frozen after it.
 
     Attributes:
         prior: Log step sizes of moves of the diffusion sites, one a noise level.
@@ -78,7 +78,7 @@ class Tuning(NamedTuple):
         return cls(jnp.full(num_levels, jnp.log(0.5)), first, first, z, ones)
 
     def learned(self, z: Position, gain: Scalar) -> "Tuning":
-        """With the moments moved towards a position."""
+        """Return the tuning with its moments moved towards a position."""
         gain = 0.1 * gain
         gap = jax.tree.map(jnp.subtract, z, self.mean)
         mean = jax.tree.map(lambda m, g: m + (gain * g).astype(m.dtype), self.mean, gap)
@@ -100,7 +100,7 @@ class Tuning(NamedTuple):
 
 
 class SplitState(NamedTuple):
-    r"""One chain of a split sampler.
+    r"""State of one chain of a split sampler.
 
     Attributes:
         position: Diffusion sites in units of the data, other sites unconstrained.
@@ -135,23 +135,23 @@ class AbstractSplit(eqx.Module):
 
     @abc.abstractmethod
     def sweep(self, key: PRNGKey, bridge: Bridge, state: SplitState, clock: Clock) -> SplitState:
-        """One sweep over all blocks."""
+        """Make one sweep over all blocks."""
 
     @abc.abstractmethod
     def claims(self, bridge: Bridge) -> Claims:
-        """Law of `position` with its weight; there is no evidence."""
+        """Distribution of `position` with its weight; there is no evidence."""
 
     @abc.abstractmethod
     def seen_target(self, bridge: Bridge) -> str:
-        """Law of `seen`."""
+        """Distribution of `seen`."""
 
     @abc.abstractmethod
-    def evaluations(self, bridge: Bridge) -> int:
+    def evaluations(self, bridge: Bridge) -> int | None:
         """Network evaluations of one sweep."""
 
 
 def uses_energy(sampler: AbstractSplit, bridge: Bridge) -> bool:
-    """Whether the prior's side makes moves of the energy.
+    """Test whether the block of the prior makes MCMC moves with the energy.
 
     Raises:
         ValueError: If there is no diffusion site, no density where one is asked for, or only the summed

@@ -61,12 +61,12 @@ def denoised(bridge: Bridge, u: _Values, clock: Scalar) -> _Values:
 
 
 def reverse_steps(key: PRNGKey, bridge: Bridge, u: _Values, clocks: Array) -> _Values:
-    r"""From the noised value at the first of the clocks to the prior's, by steps of the reverse diffusion.
+    r"""Reverse-diffusion steps from the noised value at the first of the clocks to the prior's.
 
-    $u_s = u_t + (1 - r)(\hat x - u_t) + \tau_t (1 - r)^{1/2} \xi$ with $r = \tau_s^2 / \tau_t^2$: the law of
-    the variable at `t_min` given $u_t$, up to an error of order one over the number of steps. The noise is
-    that of an Euler-Maruyama step in the variance. Unlike that of ancestral steps it counts what $\hat x$
-    leaves open, and is right where the prior is wider than the noise.
+    $u_s = u_t + (1 - r)(\hat x - u_t) + \tau_t (1 - r)^{1/2} \xi$ with $r = \tau_s^2 / \tau_t^2$: the
+    distribution of the variable at `t_min` given $u_t$, up to an error of order one over the number of
+    steps. The noise is that of an Euler-Maruyama step in the variance. Unlike that of ancestral steps it
+    counts what $\hat x$ leaves open, and is right where the prior is wider than the noise.
     """
 
     def step(u, level):
@@ -104,13 +104,13 @@ def seen_by_rest(bridge: Bridge, z: Position, seen: _Values) -> Scalar:
 
 
 def watched(bridge: Bridge, z: Position, seen: _Values) -> NonFinite:
-    """Where the model is NaN or +inf, by site: at what data see, or at the prior's side."""
+    """Indicators of NaN and +inf by site, at the values of the data's block or of the prior's."""
     own = {name: z[name] for name in bridge.diffusion_sites}
     return either(*(looked(bridge, z, x, False) for x in (seen, own)))
 
 
 def looked(bridge: Bridge, z: Position, seen: _Values, energy: bool = True) -> NonFinite:
-    """Where the model is NaN or +inf, by site; of diffusion sites only if their energy is asked."""
+    """Indicators of NaN and +inf by site; of diffusion sites only if their energy is evaluated."""
     sites = dict(bridge.rest(z, seen).sites)
     if energy:
         sites |= bridge.see({**z, **seen}, jnp.zeros(())).sites

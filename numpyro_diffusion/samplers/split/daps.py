@@ -38,8 +38,8 @@ class DAPS(AbstractSplit):
 
     $$x \sim \mathcal{N}\big(x; \hat x(u), \tau_k^2\big)\, p(y \mid x, \theta) .$$
 
-    Draws follow a law of no name, and no weight is known for them. Since a sweep begins at the noisiest
-    level, each is as good as independent of the one before.
+    Draws follow a distribution of no name, and no weight is known for them. Since a sweep begins at the
+    noisiest level, each is as good as independent of the one before.
 
     *With the energy* $x$ makes moves of $p_0(x)\, \mathcal{N}(u; x, \tau_k^2)\, p(y \mid x, \theta)$ from
     where it is. That leaves the exact posterior as it is, at any levels and any number of moves. Modes far
@@ -188,14 +188,16 @@ class DAPS(AbstractSplit):
             f"exact draws of x given u would make it: {bridge.target}"
         )
 
-    def evaluations(self, bridge: Bridge) -> int:
+    def evaluations(self, bridge: Bridge) -> int | None:
         if uses_energy(self, bridge):
+            if self.move.evaluations is None:
+                return None
             return self._levels(bridge) * (1 + self.num_moves * self.move.evaluations)
         return self._levels(bridge) * self.flow_steps
 
 
 def flow(bridge: Bridge, u: dict[str, Array], clocks: Array) -> dict[str, Array]:
-    r"""From a noised value to the end of the probability flow, by steps of first order.
+    r"""Integrate the probability flow from a noised value to its end, by first-order steps.
 
     $u_s = \hat x + (\tau_s / \tau_t)(u_t - \hat x)$, exact while $\hat x$ stays as it is.
     """

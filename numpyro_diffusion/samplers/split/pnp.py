@@ -41,11 +41,11 @@ class PnPDM(AbstractSplit):
       v \sim (p_0 * \mathcal{N}_\rho)(v)\, p(y \mid v),$$
 
     so that $v$ and $\theta$ follow the model's own posterior with a prior that is blurred by $\rho$. Weights
-    $p(\theta, y \mid x) / p(\theta, y \mid v)$ turn the law of $x$ and $\theta$ into the posterior without
-    blur, since the extended law $p_0(x)\, p(\theta, y \mid x)\, \mathcal{N}(v; x, \rho^2)$ has it as a
-    marginal; they are averaged over the draws of $v$ in a sweep. Where data see $x$ itself with Gaussian
-    noise $\sigma$ their variance is finite for $\rho^2 \leq \sigma^2 / 2$ whatever the prior, and infinite
-    from $\rho = \sigma$ on.
+    $p(\theta, y \mid x) / p(\theta, y \mid v)$ turn the distribution of $x$ and $\theta$ into the posterior
+    without blur, since the extended distribution $p_0(x)\, p(\theta, y \mid x)\, \mathcal{N}(v; x, \rho^2)$
+    has it as a marginal; they are averaged over the draws of $v$ in a sweep. Where data see $x$ itself with
+    Gaussian noise $\sigma$ their variance is finite for $\rho^2 \leq \sigma^2 / 2$ whatever the prior, and
+    infinite from $\rho = \sigma$ on.
 
     From the score alone, $x$ given $v$ is a discretised reverse diffusion from noise level $\rho$: an error
     of order one over `num_steps` comes on top, which no weight knows of.
@@ -55,7 +55,7 @@ class PnPDM(AbstractSplit):
             (posterior standard deviation / $\rho$)$^2$ sweeps to forget.
         first_noise_level: That at the beginning of the warm-up, ten times `noise_level` by default; it falls
             geometrically over the first half.
-        weights: `"exact"` for the posterior, `"none"` for the law of $x$ as it is.
+        weights: `"exact"` for the posterior, `"none"` for the distribution of $x$ as it is.
         prior: `"energy"`, `"score"`, or `None` for the energy where the bridge has one.
         num_steps: Reverse steps from $\rho$ to the prior, with the score.
         move: Move of $x$ with the energy.
@@ -205,7 +205,9 @@ class PnPDM(AbstractSplit):
     def _steps(self, bridge: Bridge) -> str:
         return "" if uses_energy(self, bridge) else f", with {self.num_steps} reverse steps"
 
-    def evaluations(self, bridge: Bridge) -> int:
+    def evaluations(self, bridge: Bridge) -> int | None:
         if uses_energy(self, bridge):
+            if self.move.evaluations is None:
+                return None
             return 1 + self.num_moves * self.move.evaluations
         return self.num_steps

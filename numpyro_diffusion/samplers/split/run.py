@@ -22,7 +22,7 @@ __all__ = ["SplitResult", "split_gibbs"]
 
 
 class SplitResult(NamedTuple):
-    r"""Draws of a split sampler by chain, and of which law they are.
+    r"""Draws of a split sampler by chain, and of which distribution they are.
 
     Attributes:
         positions: Diffusion sites from the prior's side and the other sites, unconstrained, leading with
@@ -31,11 +31,12 @@ class SplitResult(NamedTuple):
             $-\infty$ for draws at which the data are impossible (`DAPS`).
             `diagnostics.pareto_k(result)` tells how heavy their tail is.
         seen: Diffusion sites as the data see them, without weights.
-        claims: Of which law the weighted positions are; its `target` and `exact` are properties. There is no
-            evidence.
-        seen_target: The law of `seen` and the other sites.
+        claims: Of which distribution the weighted positions are; its `target` and `exact` are properties.
+            There is no evidence.
+        seen_target: The distribution of `seen` and the other sites.
         acceptance: Of the moves, by block and chain; 1 where nothing can be refused.
-        num_evaluations: Network evaluations of all chains, those of the warm-up included.
+        num_evaluations: Network evaluations of all chains, those of the warm-up included; `None` where those
+            of a move are not known.
     """
 
     positions: Position
@@ -44,7 +45,7 @@ class SplitResult(NamedTuple):
     claims: Claims
     seen_target: str
     acceptance: dict[str, Array]
-    num_evaluations: int
+    num_evaluations: int | None
 
     target = property(attrgetter("claims.target"))
     exact = property(attrgetter("claims.exact"))
@@ -97,7 +98,8 @@ def split_gibbs(
     rows: Any = _chains(keys, bridge, sampler, initial, num_burn_in, num_draws, thinning)
     positions, log_weights, seen, met, acceptance, before = rows
     sweeps = num_burn_in + num_draws * thinning
-    count = num_chains * sweeps * sampler.evaluations(bridge)
+    per_sweep = sampler.evaluations(bridge)
+    count = None if per_sweep is None else num_chains * sweeps * per_sweep
     result = SplitResult(positions, log_weights, seen, claims, seen_target, acceptance, count)
     if not isinstance(log_weights, Tracer):  # within a program of the caller's
         _refuse_nonfinite(result)

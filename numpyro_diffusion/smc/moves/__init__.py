@@ -1,0 +1,17 @@
+"""MCMC moves: kernels of BlackJAX behind one interface, and moves made of moves."""
+
+from .adapted import from_blackjax as from_blackjax
+from .base import BlackJAXMove as BlackJAXMove
+from .base import Move as Move
+from .composed import mixture as mixture
+from .composed import on_sites as on_sites
+from .composed import sequence as sequence
+from .kernels import adjusted_mclmc as adjusted_mclmc
+from .kernels import barker as barker
+from .kernels import hmc as hmc
+from .kernels import mala as mala
+from .kernels import nuts as nuts
+from .kernels import random_walk as random_walk
+from .kernels import rmhmc as rmhmc
+from .kernels import slice_sampling as slice_sampling
+from .slices import elliptical_slice as elliptical_slice
