@@ -31,7 +31,7 @@ def diffusion(y):
 
 def discrete(y):
     x = numpyro.sample("x", nd.DiffusionPrior(energy))
-    k = numpyro.sample("k", dist.Bernoulli(0.3))
+    k = numpyro.sample("k", dist.Poisson(0.3))
     observed(x + k, y)
 
 

@@ -60,6 +60,7 @@ LONG = {
         "extending",
         "heuristics",
         "hierarchies",
+        "hyperparameters",
         "inside-mcmc",
         "many-latents",
         "normalizers-and-horizons",

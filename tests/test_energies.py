@@ -291,14 +291,31 @@ def test_traced_means_and_weights_are_parameters_like_any_others():
     assert jnp.isnan(jax.jit(several)(-WEIGHTS, MEANS))  # not a plausible number
 
 
+def test_traced_covariances_and_shares_are_parameters_too():
+    t = jnp.asarray(0.2)
+    # Equal eigenvalues, at which eigenvectors have no derivative.
+    single = lambda v: Gaussian(MEANS[0], v * np.eye(3)).log_density(X, t)
+    several = lambda v: GaussianMixture(WEIGHTS, MEANS, v * COVARIANCES).log_density(X, t)
+    shared = lambda w: Mixture([gaussian(), mixture()], jnp.stack([w, 1 - w])).log_density(X, t)
+    for law, value in ((single, 1.3), (several, 1.3), (shared, 0.2)):
+        np.testing.assert_allclose(jax.jit(law)(value), law(np.asarray(value)), rtol=1e-10)
+        step = 1e-5
+        slope = (law(np.asarray(value + step)) - law(np.asarray(value - step))) / (2 * step)
+        np.testing.assert_allclose(jax.grad(law)(value), slope, rtol=1e-5)
+        assert jnp.isnan(jax.jit(law)(-value))
+    alpha_t, sigma_t = VariancePreserving()(t)
+    key = jax.random.key(0)
+    drawn = jax.jit(lambda v: Gaussian(MEANS[0], v * COVARIANCES[0]).draw(key, t))(1.3)
+    white = jax.random.normal(key, (3,))
+    root = np.linalg.cholesky(1.3 * alpha_t**2 * COVARIANCES[0] + sigma_t**2 * np.eye(3))
+    np.testing.assert_allclose(drawn, alpha_t * MEANS[0] + root @ white)
+
+
 @pytest.mark.parametrize(
     ("make", "name"),
     [
-        (lambda v: Gaussian(MEANS[0], v * COVARIANCES[0]), "covariance"),
-        (lambda v: GaussianMixture(WEIGHTS, MEANS, v * COVARIANCES), "covariances"),
         (lambda v: Box([0.0], v[None]), "high"),
         (lambda v: EnergyFunction(lambda x, t: x @ x, shape=(2,), mean=v), "mean"),
-        (lambda v: Mixture([gaussian(), gaussian()], [v, 1.0]), "weights"),
         (lambda v: InnerProductEnergy(covariance=v * np.eye(2)), "covariance"),
     ],
 )

@@ -42,6 +42,21 @@ class AbstractModel(eqx.Module):
     diffusion: eqx.AbstractVar[tuple[str, ...]]
     others: eqx.AbstractVar[tuple[str, ...]]
 
+    @property
+    def drivers(self) -> tuple[str, ...]:
+        """Other sites on which an energy depends: what is seen is outdated if they move."""
+        return ()
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """Other sites that are unconstrained uniform variables, of which discrete choices are made."""
+        return ()
+
+    def sites_at(self, sites: dict[str, Any], z: Position) -> dict[str, Any]:
+        """The diffusion sites under the energies that the other sites give them."""
+        del z
+        return sites
+
     @abc.abstractmethod
     def rest(self, z: Position, x_hat: dict[str, Array]) -> Rest:
         """Densities of the other sites at `z`, unconstrained, and of the data."""
@@ -135,24 +150,37 @@ class Bridge(eqx.Module):
     ) -> Position:
         key_sites, key_model = jax.random.split(key)
         keys = jax.random.split(key_sites, max(len(self.sites), 1))
-        u = {n: draw(s, k) for k, (n, s) in zip(keys, self.sites.items(), strict=False)}
-        if not self.other_sites:
-            return u
-        return {**u, **self.model.draw_others(self.see(u, clock).x_hat, key_model)}
+
+        def drawn(sites):
+            u = {n: draw(s, k) for k, (n, s) in zip(keys, sites.items(), strict=False)}
+            if not self.other_sites:
+                return u
+            return {**u, **self.model.draw_others(self._seen(sites, u, clock).x_hat, key_model)}
+
+        z = drawn(self.sites)
+        # Sites on which energies depend do not look at the diffusion sites: the same key draws them again.
+        return drawn(self.at(z)) if self.drivers else z
+
+    def at(self, z: Position) -> dict[str, Any]:
+        """The diffusion sites under the energies that the other sites give them."""
+        return self.model.sites_at(self.sites, z) if self.drivers else self.sites
 
     def log_base(self, z: Position) -> Scalar:
         """Log density of the diffusion part of `sample_base`; the prior of the other sites cancels."""
-        return sum((s.log_base(z[n]) for n, s in self.sites.items()), jnp.zeros(()))
+        return sum((s.log_base(z[n]) for n, s in self.at(z).items()), jnp.zeros(()))
 
     def see(self, z: Position, clock: Scalar) -> Seen:
         """The diffusion part of the density; one network evaluation a site."""
-        seen = Seen.of({n: s.see(self.twist, z[n], clock) for n, s in self.sites.items()})
+        return self._seen(self.at(z), z, clock)
+
+    def _seen(self, sites: dict[str, Any], z: Position, clock: Scalar) -> Seen:
+        seen = Seen.of({n: s.see(self.twist, z[n], clock) for n, s in sites.items()})
         if not self.twist.num_directions:
             return seen
         log_likelihood = lambda x: self.rest(self.typical, x).log_likelihood
         bend = lambda x: curvature(self.laws(self.typical), log_likelihood, x)
-        u, gradient = {name: z[name] for name in self.sites}, jax.grad(log_likelihood)
-        roots = krylov(self.sites, self.twist.num_directions, gradient, bend, u, seen.x_hat, clock)
+        u, gradient = {name: z[name] for name in sites}, jax.grad(log_likelihood)
+        roots = krylov(sites, self.twist.num_directions, gradient, bend, u, seen.x_hat, clock)
         return seen._replace(roots=roots)
 
     def rest(self, z: Position, x_hat: dict[str, Array]) -> Rest:
@@ -169,7 +197,7 @@ class Bridge(eqx.Module):
     def carry(self, z: Position, clock: Scalar, next_clock: Scalar) -> tuple[Position, Scalar]:
         """The linear map between Gaussian approximations of two levels, and its log-determinant."""
         carried, log_det = dict(z), jnp.zeros(())
-        for name, site in self.sites.items():
+        for name, site in self.at(z).items():
             carried[name], one = site.carry(z[name], clock, next_clock)
             log_det = log_det + one
         return carried, log_det
@@ -207,6 +235,16 @@ class Bridge(eqx.Module):
     def other_sites(self) -> tuple[str, ...]:
         """Names of the other latent sites."""
         return self.model.others
+
+    @property
+    def drivers(self) -> tuple[str, ...]:
+        """Names of the other sites on which energies depend."""
+        return self.model.drivers
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """Names of the other sites of which discrete choices are made."""
+        return self.model.choices
 
     @property
     def target(self) -> str:

@@ -19,9 +19,11 @@ from ..energies import (
     ComposedDenoiser,
     Factored,
     FactoredDenoiser,
+    Family,
     Gaussian,
     GaussianMixture,
     NetworkDenoiser,
+    PowerEnergy,
 )
 
 __all__ = ["NoisedReference", "Reference", "check_noised", "reference_of"]
@@ -111,6 +113,8 @@ def check_noised(prior: AbstractDenoiser) -> None:
     what = ""
     if isinstance(prior, Composed | ComposedDenoiser) and prior.powers != (1.0,):
         what = f"a composition with powers {prior.powers}"
+    elif isinstance(prior, PowerEnergy | Family):
+        what = f"a {type(prior).__name__}, a law to a power or with a parameter"
     elif isinstance(prior, Factored | FactoredDenoiser):
         what = f"a law times {', '.join(type(factor).__name__ for factor in prior.factors)}"
     if what:
@@ -127,9 +131,9 @@ def reference_of(prior: AbstractDenoiser) -> Reference:
         prior = prior.base
     if isinstance(prior, AbstractNetworkEnergy):
         return Reference(prior.mean, prior.scales**2, prior.basis)
-    if isinstance(prior, Gaussian):
+    if isinstance(prior, Gaussian) and prior.eigenvalues is not None:
         return Reference(prior.mean, prior.eigenvalues, prior.eigenvectors)
-    if isinstance(prior, GaussianMixture):
+    if isinstance(prior, GaussianMixture) and prior.eigenvalues is not None:
         mean = prior.weights @ prior.means
         apart = prior.means - mean
         covariance = jnp.einsum(

@@ -13,6 +13,8 @@ from .factored import Factored as Factored
 from .factored import FactoredDenoiser as FactoredDenoiser
 from .factors import AbstractFactor as AbstractFactor
 from .factors import Noised as Noised
+from .family import Family as Family
+from .family import NormalizerTable as NormalizerTable
 from .foreign import EnergyFunction as EnergyFunction
 from .foreign import ScoreFunction as ScoreFunction
 from .forms import AutoencoderEnergy as AutoencoderEnergy
@@ -30,6 +32,9 @@ from .network import ProperEnergy as ProperEnergy
 from .noise import added_variance as added_variance
 from .noise import denoised_mean as denoised_mean
 from .optimize import mbd_optimize as mbd_optimize
+from .powered import Guidance as Guidance
+from .powered import PowerEnergy as PowerEnergy
+from .powered import Powers as Powers
 from .preconditioned import AbstractNetworkEnergy as AbstractNetworkEnergy
 from .smoothed import SmoothedDensity as SmoothedDensity
 from .standardized import Standardized as Standardized

@@ -16,11 +16,12 @@ import numpy as np
 from jax.core import Tracer
 
 from .._typing import Array, Scalar
-from ..schedules import AbstractSchedule
 from .base import AbstractDenoiser, AbstractEnergy, Power
-from .checks import check_alike, check_normalizable
+from .checks import check_alike, check_normalizable, is_traced
 from .factored import factored
 from .factors import AbstractFactor
+from .parts import AbstractSum
+from .powered import PowerEnergy, have_closed_form
 
 __all__ = [
     "Composed",
@@ -33,7 +34,7 @@ __all__ = [
 ]
 
 
-class _Composition(AbstractDenoiser):
+class _Composition(AbstractSum):
     """What compositions of energies and of denoisers share."""
 
     energies: eqx.AbstractVar[tuple[AbstractDenoiser, ...]]
@@ -62,41 +63,9 @@ class _Composition(AbstractDenoiser):
         if isinstance(self, AbstractEnergy):
             check_normalizable(self)
 
-    @property
-    def schedule(self) -> AbstractSchedule:
-        return self.energies[0].schedule
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.energies[0].shape
-
-    @property
-    def t_min(self) -> float:
-        return max(e.t_min for e in self.energies)
-
-    @property
-    def t_max(self) -> float:
-        return min(e.t_max for e in self.energies)
-
     def powers_at(self, t: Scalar) -> list[Scalar | float]:
         r"""The exponents $\beta_i$ at a time."""
         return [power_at(power, t) for power in self.powers]
-
-    def concentration(self, t: Scalar) -> Scalar | float:
-        pairs = zip(self.powers_at(t), self.energies, strict=True)
-        return sum(b * e.concentration(t) for b, e in pairs)
-
-    def moments(self, t: Scalar) -> tuple[Array, Array]:
-        # Product of Gaussians to powers: precisions add. Where a negative power wins at low noise
-        # the approximation is void; fall back on the first part, since only a scale is wanted.
-        parts, powers = [e.moments(t) for e in self.energies], self.powers_at(t)
-        precision = sum(b / v for b, (_, v) in zip(powers, parts, strict=True))
-        linear = sum(b * m / v for b, (m, v) in zip(powers, parts, strict=True))
-        at_noise = t >= self.t_max
-        usable = (precision > 0) | at_noise
-        safe = jnp.where(usable, precision, 1.0)
-        mean = jnp.where(usable, linear / safe, parts[0][0])
-        return mean, jnp.where(usable, 1.0 / safe, parts[0][1])
 
     def between(self, t_min: float | None, t_max: float | None) -> tuple[Any, ...]:
         """The parts, all with these times."""
@@ -193,8 +162,20 @@ def power_at(power: Power, t: Scalar) -> Scalar | float:
 
 def _times(first: Power, second: Power) -> Power:
     if callable(first) or callable(second):
+        if _is_array(first) or _is_array(second):
+            raise TypeError(
+                "a function of the time is multiplied by plain numbers; got a latent variable or an array. "
+                "At noisy levels the law is a path and needs none: leave the function out."
+            )
         return second if first == 1.0 else first if second == 1.0 else PowerProduct(first, second)
+    if _is_array(first) or _is_array(second):
+        return first * second
     return float(first) * float(second)
+
+
+def _is_array(power: Any) -> bool:
+    """Whether it may be a latent variable: one of JAX's, traced or not."""
+    return isinstance(power, jax.Array)
 
 
 def combine(parts: tuple, powers: tuple[Power, ...]) -> AbstractDenoiser:
@@ -209,21 +190,22 @@ def combine(parts: tuple, powers: tuple[Power, ...]) -> AbstractDenoiser:
                 "energies are added to energies, denoisers and factors, and multiplied by numbers or "
                 f"functions of the time; got {type(part).__name__}."
             )
-        if isinstance(power, Tracer):
-            raise TypeError(
-                "a law is raised to a known number, or a function of the time; got a traced value. The "
-                "normaliser depends on a power, so a power cannot be a latent variable."
-            )
         if not _is_power(power):
             raise TypeError(
-                f"a law is raised to a number, or a function of the time; got {power!r:.40}."
+                f"a law is raised to a number, or a function of the time; got {power!r:.40}. With a latent "
+                "power for each example of a plate, put `nd.energies.Joint([b * energy for b in powers])` "
+                "at one site without the plate."
             )
-        if isinstance(part, Composed | ComposedDenoiser):
+        if isinstance(part, Composed | ComposedDenoiser | PowerEnergy):
             energies.extend(part.energies)
             exponents.extend(_times(power, b) for b in part.powers)
         else:
             energies.append(part)
-            exponents.append(power if callable(power) else float(power))
+            exponents.append(power if callable(power) or _is_array(power) else float(power))
+    if any(_is_array(power) for power in exponents):
+        if is_traced(exponents) or have_closed_form(energies):
+            return PowerEnergy.of(energies, exponents)
+        exponents = [power if callable(power) else float(power) for power in exponents]
     kind = Composed if all(isinstance(e, AbstractEnergy) for e in energies) else ComposedDenoiser
     return kind(energies=tuple(energies), powers=tuple(exponents))  # pyright: ignore
 

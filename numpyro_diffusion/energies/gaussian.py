@@ -2,7 +2,9 @@ r"""Gaussians and Gaussian mixtures, with a closed form at every noise level.
 
 If $x_0 \sim \sum_k w_k \mathcal{N}(m_k, S_k)$ then
 $x_t \sim \sum_k w_k \mathcal{N}(\alpha_t m_k,\ \alpha_t^2 S_k + \sigma_t^2 I)$. Covariances are kept as
-eigenvalues and eigenvectors, so that a change of noise level costs no factorisation.
+eigenvalues and eigenvectors, so that a change of noise level costs no factorisation. Traced ones, such as
+those that a model makes of latent variables, are kept as they are: eigenvectors have no derivative where
+eigenvalues meet. Their Cholesky factor has one, and is taken at every level.
 """
 
 from typing import Any
@@ -15,7 +17,7 @@ import numpy as np
 from .._typing import Array, PRNGKey, Scalar
 from ..schedules import AbstractSchedule, VariancePreserving
 from .base import AbstractEnergy
-from .checks import is_traced, refuse_traced
+from .checks import is_traced
 
 __all__ = ["Gaussian", "GaussianMixture"]
 
@@ -42,15 +44,19 @@ def _numbers(values, what: str) -> Any:
     return array
 
 
-def _decompose(covariances, dimension: int, what: str) -> tuple[np.ndarray, np.ndarray]:
-    """Eigenvalues `(k, d)` and eigenvectors `(k, d, d)` of symmetric positive definite matrices."""
-    refuse_traced(**{what: covariances})
+def _decompose(covariances, dimension: int, what: str) -> tuple[Any, Any]:
+    """Eigenvalues `(k, d)` and eigenvectors `(k, d, d)` of symmetric positive definite matrices.
+
+    Of traced ones `None` and the matrices themselves.
+    """
     covariances = _numbers(covariances, what)
     if covariances.shape[-2:] != (dimension, dimension):
         raise ValueError(
             f"`{what}` must have shape (..., {dimension}, {dimension}) to match the mean; got "
             f"{covariances.shape}. Use `np.diag(variances)` for independent coordinates."
         )
+    if is_traced(covariances):
+        return None, covariances
     if not np.allclose(covariances, np.swapaxes(covariances, -1, -2)):
         raise ValueError(f"`{what}` must be symmetric; average it with its transpose.")
     values, vectors = np.linalg.eigh(covariances)
@@ -71,9 +77,40 @@ def _horizon(schedule, t_min, t_max) -> tuple[float, float]:
     return default_min if t_min is None else t_min, default_max if t_max is None else t_max
 
 
-def _log_normal(x: Array, mean: Array, values: Array, vectors: Array) -> Scalar:
-    white = (vectors.T @ (x - mean)) / jnp.sqrt(values)
-    return -0.5 * (jnp.sum(white**2) + jnp.sum(jnp.log(2 * jnp.pi * values)))
+def _log_normal(x: Array, mean: Array, values: Array | None, vectors: Array, noise) -> Scalar:
+    r"""Log density of $\mathcal{N}(\alpha m, \alpha^2 S + \sigma^2 I)$, `noise` the pair of coefficients.
+
+    NaN where $S$ is traced and not positive definite.
+    """
+    alpha_t, sigma_t = noise
+    if values is None:
+        root = _root(vectors, alpha_t, sigma_t)
+        white = jax.scipy.linalg.solve_triangular(root, x - alpha_t * mean, lower=True)
+        return -0.5 * jnp.sum(white**2 + jnp.log(2 * jnp.pi) + 2 * jnp.log(jnp.diag(root)))
+    noised = alpha_t**2 * values + sigma_t**2
+    white = (vectors.T @ (x - alpha_t * mean)) / jnp.sqrt(noised)
+    return -0.5 * (jnp.sum(white**2) + jnp.sum(jnp.log(2 * jnp.pi * noised)))
+
+
+def _root(covariance: Array, alpha_t: Scalar, sigma_t: Scalar) -> Array:
+    r"""Cholesky factor of $\alpha^2 S + \sigma^2 I$; NaN if $S$ itself is not positive definite."""
+    proper = jnp.all(jnp.isfinite(jnp.linalg.cholesky(jax.lax.stop_gradient(covariance))))
+    noised = alpha_t**2 * covariance + sigma_t**2 * jnp.eye(len(covariance), dtype=covariance.dtype)
+    return jnp.linalg.cholesky(jnp.where(proper, noised, jnp.nan))
+
+
+def _variances(values: Array | None, vectors: Array) -> Array:
+    """Diagonals of matrices, of which there may be several."""
+    if values is None:
+        return jnp.diagonal(vectors, axis1=-2, axis2=-1)
+    return jnp.einsum("...ij,...j,...ij->...i", vectors, values, vectors)
+
+
+def _coloured(white: Array, values: Any, vectors: Array, alpha_t, sigma_t) -> Array:
+    """White noise with the covariance of a level."""
+    if values is None:
+        return _root(vectors, alpha_t, sigma_t) @ white
+    return vectors @ (jnp.sqrt(alpha_t**2 * values + sigma_t**2) * white)
 
 
 class GaussianMixture(AbstractEnergy):
@@ -85,7 +122,8 @@ class GaussianMixture(AbstractEnergy):
     Args:
         weights: Shape `(k,)`, non-negative; normalised to sum to 1. May be traced.
         means: Shape `(k, d)`. May be traced.
-        covariances: Shape `(k, d, d)`, symmetric positive definite.
+        covariances: Shape `(k, d, d)`, symmetric positive definite. May be traced; the density is NaN where
+            a traced one is not positive definite.
         schedule: Noise schedule.
         t_min: Time at which the prior is read. The default adds noise of 0.4 % of one unit.
         t_max: Time at which sampling starts. The default adds noise of 100 units.
@@ -97,8 +135,8 @@ class GaussianMixture(AbstractEnergy):
 
     weights: Array
     means: Array
-    eigenvalues: Array
-    eigenvectors: Array
+    eigenvalues: Array | None
+    eigenvectors: Array  # of traced covariances those themselves, and no eigenvalues
     schedule: AbstractSchedule
     t_min: float = eqx.field(static=True)
     t_max: float = eqx.field(static=True)
@@ -127,14 +165,14 @@ class GaussianMixture(AbstractEnergy):
             raise ValueError(f"`weights` must be non-negative with a positive sum; got {weights}.")
         weights = weights / weights.max()  # or their sum could overflow
         values, vectors = _decompose(covariances, means.shape[1], "covariances")
-        if values.shape[:-1] != weights.shape:
+        if vectors.shape[:-2] != weights.shape:
             raise ValueError(
                 f"`covariances` must hold {len(weights)} matrices, one a weight; got shape "
                 f"{np.shape(covariances)}."
             )
         self.weights = jnp.asarray(weights / weights.sum())
-        self.means, self.eigenvalues = jnp.asarray(means), jnp.asarray(values)
-        self.eigenvectors = jnp.asarray(vectors)
+        self.means, self.eigenvectors = jnp.asarray(means), jnp.asarray(vectors)
+        self.eigenvalues = None if values is None else jnp.asarray(values)
         self.schedule = VariancePreserving() if schedule is None else schedule
         self.t_min, self.t_max = _horizon(self.schedule, t_min, t_max)
         self.log_normalizer, self.log_normalizer_error = 0.0, 0.0
@@ -145,10 +183,8 @@ class GaussianMixture(AbstractEnergy):
 
     def component_log_densities(self, x: Array, t: Scalar) -> Array:
         r"""$\log w_k + \log \mathcal{N}(x; \alpha_t m_k, \alpha_t^2 S_k + \sigma_t^2 I)$, shape `(k,)`."""
-        alpha_t, sigma_t = self.schedule(t)
-        values = alpha_t**2 * self.eigenvalues + sigma_t**2
-        log_normals = jax.vmap(_log_normal, in_axes=(None, 0, 0, 0))(
-            x, alpha_t * self.means, values, self.eigenvectors
+        log_normals = jax.vmap(_log_normal, in_axes=(None, 0, 0, 0, None))(
+            x, self.means, self.eigenvalues, self.eigenvectors, self.schedule(t)
         )
         return jnp.log(self.weights) + log_normals
 
@@ -158,9 +194,7 @@ class GaussianMixture(AbstractEnergy):
     def moments(self, t: Scalar) -> tuple[Array, Array]:
         alpha_t, sigma_t = self.schedule(t)
         mean = self.weights @ self.means
-        within = jnp.einsum(
-            "kij,kj,kij->ki", self.eigenvectors, self.eigenvalues, self.eigenvectors
-        )
+        within = _variances(self.eigenvalues, self.eigenvectors)
         variance = self.weights @ (within + (self.means - mean) ** 2)
         return alpha_t * mean, alpha_t**2 * variance + sigma_t**2
 
@@ -169,8 +203,9 @@ class GaussianMixture(AbstractEnergy):
         alpha_t, sigma_t = self.schedule(t)
         k = jax.random.categorical(key_component, jnp.log(self.weights))
         white = jax.random.normal(key_noise, self.shape, self.means.dtype)
-        scale = jnp.sqrt(alpha_t**2 * self.eigenvalues[k] + sigma_t**2)
-        return alpha_t * self.means[k] + self.eigenvectors[k] @ (scale * white)
+        values = None if self.eigenvalues is None else self.eigenvalues[k]
+        vectors = self.eigenvectors[k]
+        return alpha_t * self.means[k] + _coloured(white, values, vectors, alpha_t, sigma_t)
 
 
 class Gaussian(AbstractEnergy):
@@ -179,7 +214,8 @@ class Gaussian(AbstractEnergy):
 
     Args:
         mean: Shape `(d,)`. May be traced.
-        covariance: Shape `(d, d)`, symmetric positive definite.
+        covariance: Shape `(d, d)`, symmetric positive definite. May be traced; the density is NaN where it is
+            not positive definite.
         schedule: Noise schedule.
         t_min: Time at which the prior is read.
         t_max: Time at which sampling starts.
@@ -190,8 +226,8 @@ class Gaussian(AbstractEnergy):
     """
 
     mean: Array
-    eigenvalues: Array
-    eigenvectors: Array
+    eigenvalues: Array | None
+    eigenvectors: Array  # of a traced covariance that itself, and no eigenvalues
     schedule: AbstractSchedule
     t_min: float = eqx.field(static=True)
     t_max: float = eqx.field(static=True)
@@ -211,10 +247,10 @@ class Gaussian(AbstractEnergy):
         if mean.ndim != 1 or not mean.size:
             raise ValueError(f"`mean` must be a vector; got shape {mean.shape}. Flatten it first.")
         values, vectors = _decompose(covariance, mean.shape[0], "covariance")
-        if values.ndim != 1:
+        if vectors.ndim != 2:
             raise ValueError(f"`covariance` must be one matrix; got shape {np.shape(covariance)}.")
-        self.mean = jnp.asarray(mean)
-        self.eigenvalues, self.eigenvectors = jnp.asarray(values), jnp.asarray(vectors)
+        self.mean, self.eigenvectors = jnp.asarray(mean), jnp.asarray(vectors)
+        self.eigenvalues = None if values is None else jnp.asarray(values)
         self.schedule = VariancePreserving() if schedule is None else schedule
         self.t_min, self.t_max = _horizon(self.schedule, t_min, t_max)
         self.log_normalizer, self.log_normalizer_error = 0.0, 0.0
@@ -224,17 +260,41 @@ class Gaussian(AbstractEnergy):
         return self.mean.shape
 
     def energy(self, x: Array, t: Scalar) -> Scalar:
-        alpha_t, sigma_t = self.schedule(t)
-        values = alpha_t**2 * self.eigenvalues + sigma_t**2
-        return -_log_normal(x, alpha_t * self.mean, values, self.eigenvectors)
+        return -_log_normal(x, self.mean, self.eigenvalues, self.eigenvectors, self.schedule(t))
 
     def moments(self, t: Scalar) -> tuple[Array, Array]:
         alpha_t, sigma_t = self.schedule(t)
-        variance = (self.eigenvectors**2) @ self.eigenvalues
+        variance = _variances(self.eigenvalues, self.eigenvectors)
         return alpha_t * self.mean, alpha_t**2 * variance + sigma_t**2
 
     def draw(self, key: PRNGKey, t: Scalar) -> Array:
         alpha_t, sigma_t = self.schedule(t)
         white = jax.random.normal(key, self.shape, self.mean.dtype)
-        scale = jnp.sqrt(alpha_t**2 * self.eigenvalues + sigma_t**2)
-        return alpha_t * self.mean + self.eigenvectors @ (scale * white)
+        noise = _coloured(white, self.eigenvalues, self.eigenvectors, alpha_t, sigma_t)
+        return alpha_t * self.mean + noise
+
+    def log_variances(self, t: Scalar) -> Array:
+        r"""Numbers that sum to $\log \det (\alpha_t^2 S + \sigma_t^2 I)$, shape `(d,)`."""
+        alpha_t, sigma_t = self.schedule(t)
+        if self.eigenvalues is None:
+            return 2 * jnp.log(jnp.diag(_root(self.eigenvectors, alpha_t, sigma_t)))
+        return jnp.log(alpha_t**2 * self.eigenvalues + sigma_t**2)
+
+    def natural(self, t: Scalar) -> tuple[Array, Array, Scalar]:
+        r"""Of the law at a level: precision $P$, $P m$ and $m^\top P m + \log \det 2 \pi P^{-1}$."""
+        alpha_t, sigma_t = self.schedule(t)
+        mean = alpha_t * self.mean
+        if self.eigenvalues is None:
+            root = _root(self.eigenvectors, alpha_t, sigma_t)
+            precision = jax.scipy.linalg.cho_solve(
+                (root, True), jnp.eye(len(mean), dtype=mean.dtype)
+            )
+        else:
+            shares = 1 / (alpha_t**2 * self.eigenvalues + sigma_t**2)
+            precision = (self.eigenvectors * shares) @ self.eigenvectors.T
+        linear = precision @ mean
+        return (
+            precision,
+            linear,
+            mean @ linear + jnp.sum(jnp.log(2 * jnp.pi) + self.log_variances(t)),
+        )

@@ -1,7 +1,7 @@
 r"""Mixtures of energies."""
 
 import math
-from typing import Self
+from typing import Any, Self
 
 import equinox as eqx
 import jax
@@ -11,7 +11,7 @@ import numpy as np
 from .._typing import Array, PRNGKey, Scalar
 from ..schedules import AbstractSchedule
 from .base import AbstractEnergy
-from .checks import at_one_time, check_alike, refuse_traced
+from .checks import at_one_time, check_alike, is_traced
 
 __all__ = ["Mixture"]
 
@@ -25,16 +25,18 @@ class Mixture(AbstractEnergy):
 
     Args:
         energies: The parts, all of one shape and one schedule, with known `log_normalizer`.
-        weights: $\omega_i$, one a part, positive; normalised to sum to 1. Equal by default.
+        weights: $\omega_i$, one a part, positive; normalised to sum to 1. Equal by default. May be traced; of
+            negative ones the density is NaN.
 
     Raises:
         ValueError: If shapes or schedules differ, a weight is not positive, or a normaliser is not known.
     """
 
     energies: tuple[AbstractEnergy, ...]
-    weights: tuple[float, ...] = eqx.field(static=True)
+    weights: tuple[float, ...] | None = eqx.field(static=True)  # `None` where they are traced
     log_normalizer: float | None = eqx.field(static=True)
     log_normalizer_error: float = eqx.field(static=True)
+    traced_weights: Array | None = None
 
     def __init__(self, energies, weights=None):
         energies = tuple(energies)
@@ -42,9 +44,13 @@ class Mixture(AbstractEnergy):
             raise ValueError("`Mixture` expects at least one energy; got none.")
         check_alike("energies of a mixture", energies)
         self.energies = energies = at_one_time(energies)
-        refuse_traced(weights=weights)
-        sizes = np.ones(len(self.energies)) if weights is None else np.asarray(weights, float)
-        if sizes.shape != (len(self.energies),) or not (np.isfinite(sizes) & (sizes > 0)).all():
+        traced = is_traced(weights)
+        if traced:
+            sizes: Any = jnp.asarray(weights, float)
+        else:
+            sizes = np.ones(len(self.energies)) if weights is None else np.asarray(weights, float)
+        fine = traced or (np.isfinite(sizes) & (sizes > 0)).all()
+        if sizes.shape != (len(self.energies),) or not fine:
             raise ValueError(
                 f"`Mixture` expects one positive weight for each of {len(self.energies)} energies; got "
                 f"{weights}."
@@ -56,11 +62,22 @@ class Mixture(AbstractEnergy):
                 "one with `prior_normalizer` or `pointwise_normalizer` and keep it with "
                 "`energy.with_log_normalizer(value, error)`."
             )
-        self.weights = tuple(float(w) for w in sizes / sizes.sum())
+        if traced:
+            sizes = jnp.where(jnp.all(sizes >= 0), sizes, jnp.nan)  # no density
+            self.weights, self.traced_weights = None, sizes / sizes.sum()
+        else:
+            self.weights = tuple(float(w) for w in sizes / sizes.sum())
         self.log_normalizer = 0.0
         # Errors of single parts move the odds between them; of the whole, the mean is what can be said.
-        errors = (w * e.log_normalizer_error for w, e in zip(self.weights, energies, strict=True))
-        self.log_normalizer_error = math.sqrt(sum(error**2 for error in errors))
+        shares = (1.0,) * len(energies) if self.weights is None else self.weights  # at most
+        errors = [w * e.log_normalizer_error for w, e in zip(shares, energies, strict=True)]
+        total = math.sqrt(sum(error**2 for error in errors))
+        self.log_normalizer_error = max(errors) if self.weights is None else total
+
+    @property
+    def shares(self) -> Any:
+        """The weights, traced or not."""
+        return self.traced_weights if self.weights is None else self.weights
 
     @property
     def normalized(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -86,13 +103,15 @@ class Mixture(AbstractEnergy):
         """The mixture of parts that all have these times, with normalisers that hold at `t_min`."""
         low, high = self.t_min if t_min is None else t_min, self.t_max if t_max is None else t_max
         parts = [e.with_horizon(t_min=low, t_max=high) for e in self.energies]
-        return type(self)(parts, self.weights)
+        return type(self)(parts, self.shares)
 
     def part_log_densities(self, x: Array, t: Scalar) -> Array:
         r"""$\log \omega_i - E_i(x, t) - L_i$, of shape `(num_parts,)`."""
         values = [
-            math.log(w) - e.energy(x, t) - (e.log_normalizer or 0.0)
-            for w, e in zip(self.weights, self.energies, strict=True)
+            (jnp.log(w) if self.weights is None else math.log(w))
+            - e.energy(x, t)
+            - (e.log_normalizer or 0.0)
+            for w, e in zip(self.shares, self.energies, strict=True)
         ]
         return jnp.stack(values)
 
@@ -101,7 +120,7 @@ class Mixture(AbstractEnergy):
 
     def moments(self, t: Scalar) -> tuple[Array, Array]:
         parts = [e.moments(t) for e in self.energies]
-        pairs = list(zip(self.weights, parts, strict=True))
+        pairs = list(zip(self.shares, parts, strict=True))
         mean = sum(w * m for w, (m, _) in pairs)
         variance = sum(w * (v + (m - mean) ** 2) for w, (m, v) in pairs)
         return mean, variance  # pyright: ignore[reportReturnType]
@@ -112,5 +131,5 @@ class Mixture(AbstractEnergy):
         draws = [e.draw(key_draw, t) for e in self.energies]
         if any(draw is None for draw in draws) or not self.normalized:
             return None
-        part = jax.random.categorical(key_part, jnp.log(jnp.asarray(self.weights)))
+        part = jax.random.categorical(key_part, jnp.log(jnp.asarray(self.shares)))
         return jnp.stack(draws)[part]  # pyright: ignore[reportArgumentType]

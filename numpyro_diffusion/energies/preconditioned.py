@@ -175,9 +175,9 @@ class AbstractNetworkEnergy(AbstractEnergy):
         r"""Return the same energy under a condition: a label, or a vector, for a network that was trained
         with it.
 
-        `None` is no condition: the distribution over all, as far as training knew it. Conditions may be
-        traced. Where normalisers of the labels are known they are counted in, so that the energy is
-        normalised at `t_min` and energies of different labels compare.
+        `None` is no condition: the law over all, as far as training knew it. Conditions may be traced.
+        Where normalisers of the labels are known they are counted in, so that the energy is normalised at
+        `t_min` and energies of different labels compare there; at noisy levels they fade out.
 
         Args:
             condition: What the network's `condition` takes, `Labels` or `Vectors`; or `None`.
@@ -268,7 +268,18 @@ class AbstractNetworkEnergy(AbstractEnergy):
         energy += x.size * jnp.log(alpha_t) + self._offset(jnp.log(s), offset)
         if self.condition is None or self.label_normalizers is None:
             return energy
-        return energy + of_label(self.label_normalizers, self.condition).astype(x.dtype)
+        known = of_label(self.label_normalizers, self.condition).astype(x.dtype)
+        return energy + self._label_share(t).astype(x.dtype) * known
+
+    def _label_share(self, t: Scalar) -> Scalar:
+        r"""Share of a label's normaliser at a level: 1 at `t_min`, 0 where noise drowns all labels.
+
+        At noisy levels any function will do; with this one a cloud keeps about its prior of labels there.
+        """
+        variance = jnp.mean(self.scales**2)
+        least = self.schedule.noise_level(jnp.asarray(self.t_min, jnp.result_type(t))) ** 2
+        share = (variance + least) / (variance + self.schedule.noise_level(t) ** 2)
+        return jnp.where(t <= self.t_min, 1.0, share)
 
     def _offset(self, log_s: Scalar, coefficients: Array) -> Scalar:
         ends = jnp.asarray([self.t_min, self.t_max], log_s.dtype)

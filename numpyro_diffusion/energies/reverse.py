@@ -11,6 +11,8 @@ from ..schedules import reverse_moments
 from .algebra import Composed
 from .base import AbstractDenoiser, AbstractEnergy
 from .factored import Factored
+from .family import Family
+from .powered import PowerEnergy
 
 __all__ = ["draw_prior", "has_exact_draws", "is_composed", "reverse_process"]
 
@@ -82,5 +84,10 @@ def is_composed(energy: AbstractDenoiser) -> bool:
     The path of such an energy is not a distribution with growing noise, and the reverse process ends
     elsewhere.
     """
-    found = lambda part: isinstance(part, Composed | Factored)
+
+    def found(part):
+        if isinstance(part, PowerEnergy):
+            return not part.normalized
+        return isinstance(part, Composed | Factored | Family)
+
     return any(map(found, jax.tree.leaves(energy, is_leaf=found)))

@@ -12,7 +12,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import equinox as eqx
 
-from ..energies import AbstractDenoiser, AbstractFactor, Noised, Standardized
+from ..energies import (
+    AbstractDenoiser,
+    AbstractFactor,
+    Guidance,
+    Noised,
+    NormalizerTable,
+    Powers,
+    Standardized,
+)
 from ..energies.algebra import Inverse, PowerProduct
 from ..energies.optimize import OptimizeResult
 from ..energies.smoothed import DoubleWell
@@ -62,6 +70,7 @@ _PARTS = (
     Convolution,
     DiffusersUNet,
     DoubleWell,
+    Guidance,
     ImageBlock,
     Inverse,
     Linear,
@@ -71,8 +80,10 @@ _PARTS = (
     MixerNorm,
     Noised,
     NoiseLevel,
+    NormalizerTable,
     OptimizeResult,
     PowerProduct,
+    Powers,
     PriorCard,
     ResidualBlock,
     ResidualMLP,

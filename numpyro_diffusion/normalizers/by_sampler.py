@@ -11,7 +11,7 @@ from ..bridge import from_energy
 from ..energies import AbstractEnergy
 from ..schemes.annealed import Annealed
 from ..schemes.base import AbstractScheme, check_scheme
-from ..smc import log_mean_exp, run_smc
+from ..smc import SMCResult, log_mean_exp, run_smc
 from .thermodynamic import Normalizer
 
 __all__ = ["prior_normalizer"]
@@ -59,17 +59,24 @@ def prior_normalizer(
             "tell what that is. Use `Annealed()` or `ReverseDiffusion()`."
         )
     result = run_smc(key_run, model, num_particles, num_chains=num_chains, batch_size=batch_size)
-    log_z = np.asarray(result.log_evidence, float)
-    ratio = np.exp(log_z - log_z.max())
-    across = ratio.std(ddof=1) / ratio.mean()
-    own = np.sqrt(np.mean(np.asarray(result.log_evidence_error, float) ** 2))
+    value, error = summed_up(result)
     stored = energy.log_normalizer or 0.0  # was taken off on the way
     levels = result.num_levels_run
     a_level = scheme.evaluations_per_level(bridge, result.levels)
     total = None if a_level is None else (1 + a_level * levels) * num_particles * num_chains
     return Normalizer(
-        float(log_mean_exp(result.log_evidence)) + stored,
-        float(max(across, own)) / math.sqrt(num_chains),
+        value + stored,
+        error,
         f"{type(scheme).__name__}, {num_chains} clouds of {num_particles} particles, {levels} levels",
         None if total is None else round(total),
     )
+
+
+def summed_up(result: SMCResult) -> tuple[float, float]:
+    """Log evidence of several clouds together, and its standard error: theirs, or that of their spread."""
+    log_z = np.asarray(result.log_evidence, float)
+    ratio = np.exp(log_z - log_z.max())
+    across = ratio.std(ddof=1) / ratio.mean()
+    own = np.sqrt(np.mean(np.asarray(result.log_evidence_error, float) ** 2))
+    error = float(max(across, own)) / math.sqrt(len(log_z))
+    return float(log_mean_exp(result.log_evidence)), error

@@ -1,5 +1,7 @@
 """The NumPyro side: distributions, handlers, models as bridges, samplers and MCMC kernels."""
 
+from .choices import ChoiceEvidences as ChoiceEvidences
+from .choices import choice_evidences as choice_evidences
 from .distributions import DiffusionPrior as DiffusionPrior
 from .distributions import NoisedPrior as NoisedPrior
 from .handlers import NoisedReparam as NoisedReparam

@@ -6,6 +6,7 @@ observed sites and factors make up the likelihood. The model is otherwise run as
 and only through public API.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
@@ -17,11 +18,13 @@ from .checks import (
     check_model,
     check_site,
     diffusion_site,
-    refuse_varying_energies,
+    refuse_rebuilt_energies,
+    refuse_unknown_normalizers,
     values_needed,
 )
+from .dependence import refuse_impossible
 from .look import look
-from .model_bridge import LiveModel
+from .model_bridge import LiveModel, typical_sites
 from .sites import is_diffusion, is_other, taken_apart
 
 __all__ = ["from_model", "taken_apart"]
@@ -39,9 +42,11 @@ def from_model(
 
     At clock 0 and power 1 its density is the exponential of minus the model's own
     `potential_energy`, to rounding. A model without any `DiffusionPrior` works: its bridge is plain
-    likelihood tempering. A `TransformedDistribution` of a diffusion prior is taken apart: the
-    diffusion site is then `x_base`, and `x` its transform. Of data with an `obs_mask`, all draws
-    beside seen data keep their own distribution, where `potential_energy` leaves them without one.
+    likelihood tempering. An energy may depend on other latent sites if it is normalised, and one
+    choice among finitely many values becomes a uniform variable. A `TransformedDistribution` of a
+    diffusion prior is taken apart: the diffusion site is then `x_base`, and `x` its transform. Of data with
+    an `obs_mask`, all draws beside seen data keep their own law, where `potential_energy` leaves
+    them without one.
 
     Args:
         model: A NumPyro model.
@@ -55,8 +60,8 @@ def from_model(
 
     Raises:
         ValueError: For a discrete or non-finite site, a subsampled plate, a scaled or masked latent
-            site, a prior whose energy depends on other sites, no latent site at all, or a model that
-            needs the values of its arguments, not only their shapes.
+            site, a prior whose energy depends on other sites and is not normalised, no latent site at all,
+            or a model that needs the values of its arguments, not only their shapes.
         TypeError: For a diffusion site whose prior is a score without energy, unless in path space; for
             what is no function; for densities that are complex; for what is no type of bridge.
     """
@@ -75,7 +80,7 @@ def from_model(
         raise ValueError(
             f"`initial` names {unknown}, but the diffusion sites of the model are {sorted(sites)}."
         )
-    refuse_varying_energies(sites, again)
+    refuse_rebuilt_energies(sites, again)
     others = tuple(n for n, site in trace.items() if is_other(site))
     if not sites and not others:
         raise ValueError("the model has no latent site, so there is nothing to infer.")
@@ -86,6 +91,13 @@ def from_model(
     live = LiveModel(tuple(sites), others, model, args, kwargs)
     with values_needed():
         settled = live.settled(*seen_shapes(sites, twist))
+        path_space = bridge_type is not DensityBridge
+        refuse_unknown_normalizers(sites, {name for name, _ in settled.varying}, path_space)
+        if settled.drivers:  # what needs one energy, such as scales, has that of typical values
+            sites, share = typical_sites(settled, sites)
+            refuse_impossible(settled.drivers, share)
+        choices = tuple(n for n in others if "choice" in trace[n]["infer"])
+        settled = dataclasses.replace(settled, choices=choices)
         if twist.num_directions and isinstance(settled.observed, str):
             raise ValueError(settled.observed)
         return bridge_type.over(settled, sites, twist)

@@ -20,7 +20,8 @@ __all__ = [
     "check_model",
     "check_site",
     "diffusion_site",
-    "refuse_varying_energies",
+    "refuse_rebuilt_energies",
+    "refuse_unknown_normalizers",
     "values_needed",
 ]
 
@@ -61,7 +62,8 @@ def _check_latent(name: str, site: dict, trace: dict[str, dict]) -> None:
     if site["fn"].is_discrete:
         raise ValueError(
             f"latent site `{name}` is discrete ({type(site['fn']).__name__}); the moves need "
-            "continuous sites. Sum it out, for instance with `dist.MixtureGeneral`, or observe it."
+            "continuous sites, or single choices among finitely many values. Sum it out, for instance with "
+            "`dist.MixtureGeneral`, or observe it."
         )
     if not site.get("can_be_unconstrained", True):
         law = type(unwrapped(site["fn"])).__name__
@@ -151,20 +153,19 @@ def _warn_of_repeats(what: str, shape: tuple[int, ...], expected: tuple[int, ...
         )
 
 
-def refuse_varying_energies(sites: dict[str, DiffusionSite], again: dict[str, dict]) -> None:
-    """Refuse energies that are others in a second trace, at other values of the latent sites."""
+def refuse_rebuilt_energies(sites: dict[str, DiffusionSite], again: dict[str, dict]) -> None:
+    """Refuse energies that are others in a second trace, but for their arrays."""
     for name, site in sites.items():
-        if not _equal(site.energy, again[name]["energy"]):
+        if not _alike(site.energy, again[name]["energy"]):
             raise ValueError(
-                f"the energy of site `{name}` depends on other latent sites, or is built anew from new "
-                "functions whenever the model runs; its normaliser would be part of the posterior and "
-                "is not known. Use one fixed energy a site, made outside the model; for an unknown location "
-                "and scale write `x = mu + scale * z` with `z` from it."
+                f"the energy of site `{name}` is another one at other values of latent sites, or is built "
+                "anew from new functions whenever the model runs. Use one fixed energy a site, made outside "
+                "the model, or one whose arrays alone depend on latent sites."
             )
 
 
-def _equal(a: Any, b: Any) -> bool:
-    """Whether two pytrees are equal, compared on the host: nothing is compiled."""
+def _alike(a: Any, b: Any) -> bool:
+    """Whether two pytrees are equal but for numbers in arrays."""
     (leaves, structure), (others, same) = jax.tree.flatten(a), jax.tree.flatten(b)
     if structure != same:
         return False
@@ -174,10 +175,30 @@ def _equal(a: Any, b: Any) -> bool:
             return True
         if not (eqx.is_array_like(x) and eqx.is_array_like(y)):
             return x == y
-        x, y = np.asarray(x), np.asarray(y)
-        return x.shape == y.shape and x.dtype == y.dtype and bool((x == y).all())
+        return jnp.shape(x) == jnp.shape(y) and jnp.result_type(x) == jnp.result_type(y)
 
     return all(map(one, leaves, others))
+
+
+def refuse_unknown_normalizers(
+    sites: dict[str, DiffusionSite], varying: set[str], path_space: bool
+) -> None:
+    """Refuse energies that depend on other latent sites, unless they are normalised."""
+    for name in sorted(varying):
+        if path_space:
+            raise ValueError(
+                f"the energy of site `{name}` depends on other latent sites, which a scheme in path space "
+                "cannot move: their law holds all its steps. Use a scheme that needs energies, such as "
+                "`Annealed()`, or one fixed energy a site."
+            )
+        if sites[name].energy.log_normalizer is None:  # type: ignore[attr-defined]
+            raise ValueError(
+                f"the energy of site `{name}` depends on other latent sites; its normaliser would be part of "
+                "the posterior and is not known. Make a table of it, `family = "
+                "nd.normalizers.tabulate(function, grid, key=key)`, and write `family.given(value)`; for "
+                "labels see `with_label_normalizers`. Or use one fixed energy a site, made outside the "
+                "model; for an unknown location and scale write `x = mu + scale * z` with `z` from it."
+            )
 
 
 NEEDS_VALUES = (

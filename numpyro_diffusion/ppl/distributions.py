@@ -24,6 +24,7 @@ from .._arguments import whole_number
 from .._typing import Array, PRNGKey, Scalar
 from ..density.estimate import AbstractLogDensity
 from ..energies.base import AbstractDenoiser, AbstractEnergy
+from ..energies.powered import refuse_unknown_normalizer
 from ..energies.reverse import draw_prior, has_exact_draws, is_composed
 from ..energies.standardized import Standardized
 from ..twists import added_variance
@@ -218,8 +219,9 @@ class DiffusionPrior(_Noised):
         validate_args: As for every NumPyro distribution.
 
     Raises:
-        TypeError: If `energy` is neither energy nor denoiser, or `log_density` no estimator. `log_prob`
-            raises it for integers, and for score-only priors without an estimator.
+        TypeError: If `energy` is neither energy nor denoiser, or `log_density` no estimator; for a latent
+            power whose normaliser is not known. `log_prob` raises it for integers, and for score-only priors
+            without an estimator.
         ValueError: If `num_steps` is not a positive integer. `log_prob` raises it for wrong shapes.
 
     Example:
@@ -250,6 +252,8 @@ class DiffusionPrior(_Noised):
                 f"energy's own; got {log_density!r}. Instantiate the class."
             )
         self.log_density = log_density
+        if log_density is None and isinstance(energy, AbstractDenoiser):
+            refuse_unknown_normalizer(energy)
         super().__init__(energy, num_steps, validate_args)
 
     @property

@@ -12,9 +12,10 @@ from numpyro.distributions import biject_to
 
 from .._arguments import is_data
 from .._prng import lean, threefry
-from .._staging import Settled, settle
+from .._staging import Settled, brief_jit, settle
 from .._typing import Array, Position
 from ..bridge import AbstractModel, Edge, Rest
+from .dependence import arrays_of, varying_leaves, with_arrays
 from .observed import observed_laws
 from .sites import (
     log_densities,
@@ -23,10 +24,33 @@ from .sites import (
     never_zero,
     taken_apart,
     unmasked,
+    unwrapped,
 )
 from .tracing import tracing
 
-__all__ = ["LiveModel", "SettledModel"]
+__all__ = ["LiveModel", "SettledModel", "typical_sites"]
+
+
+@brief_jit
+def typical_sites(model: "SettledModel", sites: dict[str, Any]) -> tuple[dict[str, Any], Array]:
+    """The diffusion sites under the energies of the median of a few draws of the others.
+
+    And the share of the draws under which a site has no density at its centre.
+    """
+    x = {name: site.centre for name, site in sites.items()}
+    keys = jax.random.split(lean(jax.random.key(0)), 64)
+    draws = jax.vmap(lambda key: model.draw_others(x, key))(keys)
+
+    def impossible(z):
+        def value(site, u):
+            u = u.reshape(-1, *site.energy.shape)[0]
+            return site.energy.log_density(u, jnp.asarray(site.energy.t_min, u.dtype))
+
+        at = model.sites_at(sites, z)
+        return jnp.any(jnp.stack([jnp.isnan(value(s, x[n])) for n, s in at.items()]))
+
+    typical = jax.tree.map(lambda leaf: jnp.median(leaf, 0), draws)
+    return model.sites_at(sites, typical), jnp.mean(jax.vmap(impossible)(draws))
 
 
 class _NumPyroModel(AbstractModel):
@@ -110,6 +134,11 @@ class LiveModel(_NumPyroModel):
             if name in keep or site["type"] == "deterministic"
         }
 
+    def energy_leaves(self, z, x) -> dict[str, list[Array]]:
+        """The arrays of the energy of each diffusion site, in the order of the tree."""
+        trace = self.trace(self.values(z, x))
+        return {name: arrays_of(unwrapped(trace[name]["fn"]).energy) for name in self.diffusion}
+
     def settled(self, u: Position, x_hat: Position) -> "SettledModel":
         """The programs of this model.
 
@@ -125,6 +154,9 @@ class LiveModel(_NumPyroModel):
         draws = lambda data, x, key: with_data(data).draw_others(x, key)
         draw = settle(draws, data, x_hat, lean(jax.random.key(0)))
         z = jax.eval_shape(draws, data, x_hat, jax.random.key(0))
+        leaves = lambda data, z, x: with_data(data).energy_leaves(z, x)
+        varying, drivers = varying_leaves(leaves, draws, data, z, x_hat)
+        chosen = lambda d, z, x: [leaves(d, z, x)[name][i] for name, i in varying]
         observed: Settled | str
         try:
             observed = settle(lambda d, z, x: with_data(d).laws(z)(x), data, z, x_hat)
@@ -142,6 +174,9 @@ class LiveModel(_NumPyroModel):
             settle(lambda d, z, x: with_data(d).rest(z, x), data, z, x_hat),
             settle(lambda d, z: with_data(d).constrain(z), data, {**u, **z}),
             observed,
+            varying,
+            settle(chosen, data, z, x_hat) if varying else None,
+            drivers,
         )
 
     @staticmethod
@@ -164,6 +199,19 @@ class SettledModel(_NumPyroModel):
     density: Settled
     values: Settled
     observed: Settled | str
+    varying: tuple[tuple[str, int], ...] = eqx.field(static=True, default=())
+    energies: Settled | None = None
+    drivers: tuple[str, ...] = eqx.field(static=True, default=())  # pyright: ignore
+    choices: tuple[str, ...] = eqx.field(static=True, default=())  # pyright: ignore
+
+    def sites_at(self, sites, z):
+        assert self.energies is not None
+        x = {name: site.centre for name, site in sites.items()}  # no energy depends on it
+        new = dict(zip(self.varying, self.energies(self.data, self._others(z), x), strict=True))
+        of = lambda name: {i: leaf for (n, i), leaf in new.items() if n == name}
+        return {
+            n: dataclasses.replace(s, energy=with_arrays(s.energy, of(n))) for n, s in sites.items()
+        }
 
     def draw_others(self, x, key):
         return self.draw(self.data, self._diffusion(x), threefry(key))

@@ -58,7 +58,7 @@ def adapt(kernels: Kernels, pilot: PilotState, extra_rounds) -> tuple[PilotState
     cloud = pilot.particles.position
     scale = standard_deviations(cloud)
     joint = principal_directions(cloud, scale, rank) if rank else Preconditioner(scale)
-    names = kernels.bridge.other_sites if kernels.in_blocks else ()
+    names = kernels.block if kernels.in_blocks else ()
     block = {name: cloud[name] for name in names}
     block_scale = {name: scale[name] for name in names}
     other = Preconditioner(block_scale)

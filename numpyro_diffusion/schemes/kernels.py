@@ -20,7 +20,7 @@ from .particle import Particle
 from .settings import MOVES, Moves
 from .transport import AbstractTransport
 
-__all__ = ["Here", "Info", "Kernels", "Level", "Particle"]
+__all__ = ["CHOICE_MOVES", "Here", "Info", "Kernels", "Level", "Particle"]
 
 
 class Info(NamedTuple):
@@ -66,6 +66,9 @@ def _evaluated(state: Any, known: Scalar) -> Scalar:
     return jnp.where(jnp.isneginf(state.logdensity), known, state.logdensity)
 
 
+CHOICE_MOVES = 2  # a level
+
+
 class Kernels(eqx.Module):
     """The functions of the Feynman-Kac model; a pytree, so that new data compile nothing.
 
@@ -83,8 +86,13 @@ class Kernels(eqx.Module):
 
     @property
     def in_blocks(self) -> bool:
-        """True if there are both diffusion sites and other latent sites to move."""
-        return bool(self.bridge.other_sites) and bool(self.bridge.diffusion_sites)
+        """Whether there are both diffusion sites and other latent sites to move given what is seen."""
+        return bool(self.block) and bool(self.bridge.diffusion_sites)
+
+    @property
+    def block(self) -> tuple[str, ...]:
+        """Other latent sites that move without a network evaluation: no energy depends on them."""
+        return tuple(n for n in self.bridge.other_sites if n not in self.bridge.drivers)
 
     @property
     def has_joint_moves(self) -> bool:
@@ -161,7 +169,7 @@ class Kernels(eqx.Module):
         self, key, particle: Particle, given, step_size, preconditioner, by_part: bool = False
     ):
         """Moves of the non-diffusion sites given what was seen: no network evaluation."""
-        block = {name: particle.position[name] for name in self.bridge.other_sites}
+        block = {name: particle.position[name] for name in self.block}
         # What depends on the diffusion sites alone, such as an operator's image of them, is computed once.
         value_of = hoist(lambda block: given({**particle.position, **block}, particle.seen), block)
         logdensity_fn = lambda block: _finite(value_of(block))
@@ -178,6 +186,18 @@ class Kernels(eqx.Module):
         moved = preconditioner.to_model(state.position)
         value = _evaluated(state, particle.log_density)
         return {**particle.position, **moved}, value, acceptance / self.moves.num_other
+
+    def choose(self, key, particle: Particle, here: Here, name: str) -> Particle:
+        """A uniform variable drawn anew, and accepted or not: gradients say nothing of a choice."""
+        key_draw, key_accept = jax.random.split(key)
+        old = particle.position[name]
+        draw = jax.random.logistic(key_draw, jnp.shape(old), old.dtype)
+        new = self.remembered(self.evaluated(here, {**particle.position, name: draw}))
+        log_uniform = lambda z: -jax.nn.softplus(z) - jax.nn.softplus(-z)
+        proposals = jnp.sum(log_uniform(old) - log_uniform(draw))
+        log_ratio = _finite(new.log_density) - particle.log_density + proposals
+        accepts = jnp.log(jax.random.uniform(key_accept)) < log_ratio
+        return jax.tree.map(lambda a, b: jnp.where(accepts, a, b), new, particle)
 
     def run_moves(
         self,
@@ -275,6 +295,11 @@ class Kernels(eqx.Module):
         key_other, key_joint = jax.random.split(key)
         z, acceptance, other_acceptance = particle.position, jnp.ones(()), jnp.ones(())
         here = self.here(level.clock, level.power, level.floor, z, particle.seen, done)
+        for i, name in enumerate(self.bridge.choices * CHOICE_MOVES):
+            particle = self.choose(
+                jax.random.fold_in(key_joint, 2**31 - 1 - i), particle, here, name
+            )
+            z = particle.position
         if self.in_blocks:
             z, value, other_acceptance = self.move_others(
                 key_other, particle, here.given, level.other_step_size, level.other_preconditioner

@@ -10,7 +10,7 @@ from .._typing import Position, PRNGKey
 from ..bridge import Bridge
 from ..smc import Claims, FeynmanKac
 from .base import AbstractScheme
-from .kernels import Kernels
+from .kernels import CHOICE_MOVES, Kernels
 from .levels import Level, check_fit
 from .particle import Particle
 from .path import Path, likelihood_first, prior_first
@@ -132,7 +132,7 @@ class TunedScheme(AbstractScheme):
         on_the_way = kernels.transport.evaluations(bridge)
         if on_the_way is None:
             return None
-        weight = see + on_the_way
+        weight = see + on_the_way + CHOICE_MOVES * len(bridge.choices) * see
         if not kernels.has_joint_moves:
             return weight
         num_moves = kernels.moves.num

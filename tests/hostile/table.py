@@ -472,7 +472,7 @@ TABLE: dict[str, tuple[Case, ...]] = {
             for name, given, right, words in (
                 (
                     "discrete latent",
-                    'sample("k", Bernoulli(.3))',
+                    'sample("k", Poisson(.3))',
                     "sum it out",
                     "latent site `k` is discrete",
                 ),
