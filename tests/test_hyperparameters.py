@@ -232,6 +232,40 @@ def test_the_posterior_of_a_tabulated_power_by_nuts(family):
     assert largest_gap(mcmc.get_samples()["log_beta"], grid, cdf) < 0.06
 
 
+def test_twists_at_the_clean_end_have_derivatives_in_the_power():
+    """Nothing is left open there, whatever the power: no root of 0 is differentiated."""
+    for twist in (nd.Widened(), nd.twists.Moments(), nd.twists.MatrixFree()):
+        bridge = nd.from_model(of_gaussian, jnp.asarray([Y]), twist=twist)
+        z = {"x": jnp.asarray([0.3]), "log_beta": jnp.asarray(0.2)}
+        at = lambda z, bridge=bridge: nd.bridge.log_density(bridge, z, 0.0 * T_MIN, 1.0 + 0 * T_MIN)
+        slopes = jax.jit(jax.grad(lambda z, at=at: at(z)[0]))(z)
+        usual = nd.from_model(of_gaussian, jnp.asarray([Y]))
+        expected = jax.grad(
+            lambda z, b=usual: nd.bridge.log_density(b, z, 0.0 * T_MIN, 1.0 + 0 * T_MIN)[0]
+        )(z)
+        np.testing.assert_allclose(slopes["log_beta"], expected["log_beta"], rtol=1e-6)
+
+
+def test_the_posterior_of_a_power_by_reverse_diffusion():
+    smc = nd.SMC(of_gaussian, nd.ReverseDiffusion(), num_particles=400, progress_bar=False)
+    smc.run(jax.random.key(5), jnp.asarray([Y]))
+    log_evidence, grid, cdf = by_quadrature(None, marginal(GAUSSIAN))
+    assert abs(smc.log_evidence - log_evidence) < 4 * smc.log_evidence_error < 0.4
+    assert largest_gap(smc.get_samples()["log_beta"], grid, cdf) < 0.06
+
+
+def test_the_posterior_of_a_power_by_replica_exchange_and_the_refusal_of_split_samplers():
+    bridge = nd.from_model(of_gaussian, jnp.asarray([Y]))
+    found = nd.replica_exchange(jax.random.key(6), bridge)
+    log_evidence, grid, cdf = by_quadrature(None, marginal(GAUSSIAN))
+    assert abs(found.log_evidence - log_evidence) < 4 * found.log_evidence_error < 0.4
+    draws = jax.vmap(jax.vmap(bridge.constrain))(found.positions)["log_beta"]
+    assert largest_gap(draws, grid, cdf) < 0.06
+    for sampler in (nd.samplers.PnPDM(noise_level=0.3), nd.samplers.DAPS(noise_level=0.3)):
+        with pytest.raises(ValueError, match=r"depends on \['log_beta'\].*another distribution"):
+            nd.samplers.split_gibbs(jax.random.key(7), bridge, sampler)
+
+
 @pytest.mark.long
 @pytest.mark.filterwarnings("ignore:draws of")
 def test_the_posterior_of_a_tabulated_power_by_smc_and_particle_gibbs(family):

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._typing import Array, Position, Scalar
+from ..energies.noise import root_of
 from ..twists import LowRank, added_variance, denoised_mean
 from .observed import Curvature
 from .sites import DiffusionSite
@@ -82,7 +83,7 @@ def krylov(
         left = jnp.sum(probe**2, -1)
         share = jnp.sum(probe * jacobian(name, probe), -1) / jnp.maximum(left, 1e-3)
         floor = tau2[name] * jnp.clip(jnp.where(left > 1e-3, share, 0.0), 0.0, 1.0)
-        columns = jnp.sqrt(tau2[name]) * _nystrom(bases[name], images[name])
+        columns = root_of(tau2[name]) * _nystrom(bases[name], images[name])
         roots[name] = LowRank(columns, bases[name], floor)
     return jax.lax.stop_gradient(roots)
 

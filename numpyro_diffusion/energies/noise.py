@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from .._typing import Array, Scalar
 from .base import AbstractDenoiser
 
-__all__ = ["added_variance", "denoised_mean"]
+__all__ = ["added_variance", "denoised_mean", "root_of"]
 
 
 def added_variance(energy: AbstractDenoiser, t: Scalar) -> Scalar:
@@ -19,6 +19,16 @@ def added_variance(energy: AbstractDenoiser, t: Scalar) -> Scalar:
     gap = energy.kernel_noise(t) ** 2 - energy.kernel_noise(end) ** 2
     # Rounding may tell two equal levels apart; their times it cannot.
     return jnp.where(t <= end, 0.0, jnp.maximum(gap, 0.0))
+
+
+def root_of(variance: Array) -> Array:
+    """Square root of a variance, with derivative 0 where that is 0.
+
+    At the clean end nothing is left open, whatever the parameters of the prior are: the derivative of the
+    usual root in them would be infinity times 0.
+    """
+    positive = variance > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, variance, 1.0)), 0.0)
 
 
 def denoised_mean(energy: AbstractDenoiser, u: Array, t: Scalar) -> Array:

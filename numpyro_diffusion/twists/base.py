@@ -15,6 +15,7 @@ from .._typing import Array, Scalar, Shaped
 from ..energies.base import AbstractDenoiser, AbstractEnergy
 from ..energies.noise import added_variance as added_variance
 from ..energies.noise import denoised_mean as denoised_mean
+from ..energies.noise import root_of as root_of
 from .low_rank import LowRank
 
 __all__ = ["AbstractTwist", "added_variance", "denoised_mean"]

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from .._typing import Array
+from ..energies.noise import root_of
 
 __all__ = ["LowRank"]
 
@@ -25,13 +26,13 @@ class LowRank(NamedTuple):
     def times(self, along: Array, rest: Array) -> Array:
         r"""$R a + \sqrt \delta (I - V V^\top) r$, in the shape of `rest`."""
         rows = rest.reshape(self.floor.shape[0], -1)
-        wide = jnp.sqrt(self.floor)[:, None] * self.beside(rows)
+        wide = root_of(self.floor)[:, None] * self.beside(rows)
         return (jnp.einsum("ibs,ib->bs", self.columns, along) + wide).reshape(rest.shape)
 
     def transposed(self, v: Array) -> tuple[Array, Array]:
         """The transpose of `times`."""
         rows = v.reshape(self.floor.shape[0], -1)
-        wide = jnp.sqrt(self.floor)[:, None] * self.beside(rows)
+        wide = root_of(self.floor)[:, None] * self.beside(rows)
         return jnp.einsum("ibs,bs->ib", self.columns, rows), wide.reshape(v.shape)
 
     def side_by_side(self) -> "LowRank":

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from .._typing import Array, Scalar
 from ..energies.base import AbstractDenoiser, AbstractEnergy
-from .base import AbstractTwist, added_variance, denoised_mean
+from .base import AbstractTwist, added_variance, denoised_mean, root_of
 
 __all__ = ["Moments"]
 
@@ -41,5 +41,5 @@ class Moments(AbstractTwist):
         jacobian = jax.lax.stop_gradient(jax.jacfwd(mean)(flat))
         jacobian = jnp.nan_to_num(0.5 * (jacobian + jacobian.T), posinf=0.0, neginf=0.0)
         values, vectors = jnp.linalg.eigh(jacobian)
-        root = jnp.sqrt(jnp.clip(values, 0.0, 1.0) * added_variance(energy, t).astype(u.dtype))
+        root = root_of(jnp.clip(values, 0.0, 1.0) * added_variance(energy, t).astype(u.dtype))
         return jax.lax.stop_gradient((vectors * root) @ vectors.T)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from .._typing import Array, Scalar
 from ..energies.base import AbstractDenoiser, AbstractEnergy
-from .base import AbstractTwist, added_variance
+from .base import AbstractTwist, added_variance, root_of
 
 __all__ = ["Widened"]
 
@@ -41,5 +41,4 @@ class Widened(AbstractTwist):
         alpha_t, _ = energy.schedule(jnp.asarray(energy.t_min, tau.dtype))
         _, variance = energy.moments(jnp.asarray(energy.t_min, tau.dtype))
         d = (variance / alpha_t**2).astype(u.dtype)
-        # A root of 0 at t_min has no gradient in t; nothing asks for one.
-        return self.scale * jnp.sqrt(jnp.broadcast_to(tau * d / (tau + d), u.shape)).astype(u.dtype)
+        return self.scale * root_of(jnp.broadcast_to(tau * d / (tau + d), u.shape)).astype(u.dtype)

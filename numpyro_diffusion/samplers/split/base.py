@@ -163,6 +163,12 @@ def uses_energy(sampler: AbstractSplit, bridge: Bridge) -> bool:
             f"`{name}` splits a diffusion variable from the data, and the model has no `DiffusionPrior`. "
             "Use NUTS or `nd.SMC`."
         )
+    if bridge.drivers:
+        raise ValueError(
+            f"the prior of a diffusion site depends on {list(bridge.drivers)}, and the block of `{name}` that "
+            "moves the other sites looks at the data alone, so that they would follow another distribution. "
+            "Use `nd.SMC`, or `nd.MoveKernel` or NUTS in NumPyro's MCMC."
+        )
     if sampler.prior not in ("energy", "score", None):
         raise ValueError(
             f"`prior` of `{name}` is 'energy', 'score', or `None` for the energy where there is one; got "
