@@ -6,8 +6,9 @@ negative numbers, and steep steps. 4 clouds of 1,000 particles, or 4 ladders of 
 are the defaults, but for up to 1,000 levels of `ReverseDiffusion`. Floats have 32 bits, 64 with `--x64`.
 
 `worst z` is the largest distance from the truth over the keys, in stated standard errors; `z` that of the
-average mean of x, in those of an average. The evidence of `Twisted` is that of its own sampler, which in 100
-steps is some hundredths of a nat off.
+average mean of x, in those of an average. `Twisted` has the law of its own reverse sampler for a prior, which in
+100 steps is some hundredths of a nat off: what is exact for it are means over a million draws of that law, made
+without data, good to .006 nat.
 """
 
 from collections.abc import Callable
@@ -52,7 +53,7 @@ class Law(NamedTuple):
         return (np.array(self.weights) * stats.norm.pdf(X[:, None], self.means, sd)).sum(1)
 
 
-FIRST, SECOND = Law([0.6, 0.4], [-1.0, 1.5], [0.3, 0.5]), Law([0.3, 0.7], [-2.0, 1.0], [0.5, 0.2])
+FIRST, SECOND = Law((0.6, 0.4), (-1.0, 1.5), (0.3, 0.5)), Law((0.3, 0.7), (-2.0, 1.0), (0.5, 0.2))
 
 
 def hard(prior, low, high, within, elsewhere, y, sd):
@@ -94,7 +95,11 @@ class Problem(NamedTuple):
     args: tuple
     log_likelihood: np.ndarray
 
-    def exact(self) -> tuple[float, float]:
+    def exact(self, draws: np.ndarray | None = None) -> tuple[float, float]:
+        """Log evidence and posterior mean by quadrature, or under a prior that is known by draws."""
+        if draws is not None:
+            weights = np.interp(draws, X, np.exp(self.log_likelihood))
+            return float(np.log(weights.mean())), float(weights @ draws / weights.sum())
         terms = self.law.density() * np.exp(self.log_likelihood)
         total = np.trapezoid(terms, X)
         return float(np.log(total)), float(np.trapezoid(terms * X, X) / total)
@@ -161,6 +166,24 @@ def by_smc(scheme, problem: Problem, num_particles: int):
     return run
 
 
+def of_reverse_sampler(law: Law, number: int):
+    """Draws of the prior that `Twisted` has: without data its particles are that, and their weights equal."""
+
+    def prior():
+        numpyro.sample("x", nd.DiffusionPrior(law.energy()))
+
+    smc = nd.SMC(
+        prior,
+        SAMPLERS["Twisted"],
+        num_particles=number // 4,
+        num_chains=4,
+        batch_size=100_000,
+        progress_bar=False,
+    )
+    smc.run(jax.random.key(99))
+    return np.asarray(smc.get_weighted_samples()[0]["x"])[..., 0].ravel()
+
+
 def by_replicas(problem: Problem, num_draws: int):
     bridge = nd.from_model(problem.model, problem.law.energy(), *map(jnp.asarray, problem.args))
 
@@ -184,6 +207,10 @@ def main() -> None:
     for name, scheme in SAMPLERS.items():
         if options.only not in name:
             continue
+        own = {}
+        if name == "Twisted":
+            number = 4000 if options.tiny else 1_000_000
+            own = {law: of_reverse_sampler(law, number) for law in (FIRST, SECOND)}
         for what, problem in problems().items():
             run = by_replicas(problem, size) if scheme is None else by_smc(scheme, problem, size)
             try:
@@ -192,7 +219,8 @@ def main() -> None:
                 rows.append([name, what, "", type(error).__name__, "", "", "", ""])
                 print(error)
                 continue
-            (log_evidence, mean), (got, error, means, number) = problem.exact(), found.T
+            (log_evidence, mean) = problem.exact(own.get(problem.law))
+            got, error, means, number = found.T
             deviation = lambda values: values.std(ddof=1) if seeds > 1 else 0.0
             rows.append(
                 [
