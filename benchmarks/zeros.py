@@ -6,9 +6,9 @@ negative numbers, and steep steps. 4 clouds of 1,000 particles, or 4 ladders of 
 are the defaults, but for up to 1,000 levels of `ReverseDiffusion`. Floats have 32 bits, 64 with `--x64`.
 
 `worst z` is the largest distance from the truth over the keys, in stated standard errors; `z` that of the
-average mean of x, in those of an average. `Twisted` has the law of its own reverse sampler for a prior, which in
-100 steps is some hundredths of a nat off: what is exact for it are means over a million draws of that law, made
-without data, good to .006 nat.
+average mean of x, in those of an average. `Twisted` has the distribution of its own reverse sampler for a
+prior, which in 100 steps is some hundredths of a nat off: what is exact for it are means over a million draws
+of that prior, made without data, good to .006 nat.
 """
 
 from collections.abc import Callable
