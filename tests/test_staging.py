@@ -129,7 +129,7 @@ def test_packed_trees_come_back():
 def test_options_that_a_compiler_does_not_know_are_left_out(monkeypatch):
     known = {"xla_backend_optimization_level": 0}
     options = {"xla_no_such_option": True, **known, "xla_nor_this_one": 1}
-    monkeypatch.setattr(nd._staging, "_IN_A_HURRY", options)
+    monkeypatch.setattr(nd._staging.brief, "_IN_A_HURRY", options)
     double, before = brief_jit(lambda x: 2 * x), brief_jit(lambda x: x / 2)
     np.testing.assert_array_equal(double(X), 2 * X)
     assert options == known
@@ -143,10 +143,10 @@ def test_errors_of_a_program_are_not_mistaken_for_options():
 
     failing = brief_jit(lambda x: jax.pure_callback(complain, jax.typeof(x), x))
     brief_jit(lambda x: x + 1)(X)  # drops what the compiler does not know
-    before = dict(nd._staging._IN_A_HURRY)
+    before = dict(nd._staging.brief._IN_A_HURRY)
     with pytest.raises(jax.errors.JaxRuntimeError, match="xla_ of"):
         jax.block_until_ready(failing(X))
-    assert nd._staging._IN_A_HURRY == before
+    assert nd._staging.brief._IN_A_HURRY == before
 
 
 PRIOR = nd.Gaussian([0.0], [[1.0]])

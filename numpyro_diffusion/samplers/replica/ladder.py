@@ -162,7 +162,9 @@ def _weight(kernels: Kernels, particle: Particle) -> Any:
         return value
     # The other sites come from their own prior given what they see.
     x_hat = {} if particle.seen is None else particle.seen.x_hat
-    if not x_hat:  # all are sites on which energies depend: their prior does not look at diffusion sites
+    if (
+        not x_hat
+    ):  # all are sites on which energies depend: their prior does not look at diffusion sites
         x_hat = {name: z[name] for name in bridge.diffusion_sites}
     return value - bridge.rest(z, x_hat).log_prior
 

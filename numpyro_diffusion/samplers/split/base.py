@@ -165,9 +165,9 @@ def uses_energy(sampler: AbstractSplit, bridge: Bridge) -> bool:
         )
     if bridge.drivers:
         raise ValueError(
-            f"the prior of a diffusion site depends on {list(bridge.drivers)}, and the block of `{name}` that "
-            "moves the other sites looks at the data alone, so that they would follow another distribution. "
-            "Use `nd.SMC`, or `nd.MoveKernel` or NUTS in NumPyro's MCMC."
+            f"the prior of a diffusion site depends on {list(bridge.drivers)}, and the block of "
+            f"`{name}` that moves the other sites looks at the data alone, so that they would follow "
+            "another distribution. Use `nd.SMC`, or `nd.MoveKernel` or NUTS in NumPyro's MCMC."
         )
     if sampler.prior not in ("energy", "score", None):
         raise ValueError(
