@@ -90,7 +90,7 @@ TABLE: dict[str, tuple[Case, ...]] = {
         edge(
             "reverse-diffusion proposals and a cut",
             "SMC(model, ReverseDiffusion())",
-            "test_reverse_diffusion[above]",
+            "test_beside_another_latent[steep step-reverse]",
         ),
         edge("path-space weights and a gap", "SMC(model, Twisted())", "test_twisted"),
         edge(
@@ -105,7 +105,7 @@ TABLE: dict[str, tuple[Case, ...]] = {
         edge(
             "bounded noise of several data",
             'sample("y", Uniform(x - .5, x + .5), obs=[.6, .3, .9, .55])',
-            "test_bounded_noise_of_several_data[annealed]",
+            "test_beside_another_latent[a floor for each datum-annealed]",
         ),
         edge("in 32 bits", "float32 throughout", "test_in_single_precision"),
         edge(
@@ -149,12 +149,12 @@ TABLE: dict[str, tuple[Case, ...]] = {
         edge(
             "order of two latents",
             'factor("order", where(x < z, 0, -inf))',
-            "test_order_of_two_latents",
+            "test_beside_another_latent[order, y = 1.0-annealed]",
         ),
         edge(
             "gradient that is NaN where the density is 0",
             'factor("root", where(x < z, sqrt(z - x), -inf))',
-            "test_gradient_that_is_not_a_number",
+            "test_beside_another_latent[gradient that is not a number-annealed]",
         ),
         edge(
             "a cut and a large constant",
