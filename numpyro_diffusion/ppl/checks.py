@@ -154,7 +154,7 @@ def _warn_of_repeats(what: str, shape: tuple[int, ...], expected: tuple[int, ...
 def refuse_varying_energies(sites: dict[str, DiffusionSite], again: dict[str, dict]) -> None:
     """Refuse energies that are others in a second trace, at other values of the latent sites."""
     for name, site in sites.items():
-        if not _equal(site.energy, again[name]["energy"]):
+        if not equal(site.energy, again[name]["energy"]):
             raise ValueError(
                 f"the energy of site `{name}` depends on other latent sites, or is built anew from new "
                 "functions whenever the model runs; its normaliser would be part of the posterior and "
@@ -163,7 +163,7 @@ def refuse_varying_energies(sites: dict[str, DiffusionSite], again: dict[str, di
             )
 
 
-def _equal(a: Any, b: Any) -> bool:
+def equal(a: Any, b: Any) -> bool:
     """Whether two pytrees are equal, compared on the host: nothing is compiled."""
     (leaves, structure), (others, same) = jax.tree.flatten(a), jax.tree.flatten(b)
     if structure != same:
