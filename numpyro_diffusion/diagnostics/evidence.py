@@ -111,7 +111,7 @@ def log_increment_error(before: SMCResult, after: SMCResult) -> float:
     if np.sum(shares[0] ** 2) > 2 / 3:
         gain = np.asarray(after.log_evidence, float) - np.asarray(before.log_evidence, float)
         spread = max(spread, np.std(gain, ddof=1))
-    return float(max(error, spread / np.sqrt(count)))
+    return max(error, float(spread) * count**-0.5)
 
 
 _by_family = jax.jit(jax.vmap(family_weights))

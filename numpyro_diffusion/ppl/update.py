@@ -34,8 +34,8 @@ class Increment(NamedTuple):
 
     Attributes:
         log_evidence: $\log p(y_{new} \mid y_{old})$ in nats: log evidence after the update less
-            that before, in which the prior's normaliser cancels. Where the old data are part of the new ones it
-            is a prequential (one-step-ahead) score.
+            that before. The prior's normaliser cancels. Where the old data are part of the new ones it is a
+            prequential (one-step-ahead) score.
         error: Its standard error.
         num_levels: Levels that the update took.
     """
@@ -78,7 +78,7 @@ def check_can_update(scheme: AbstractScheme, bridge: Bridge, result: SMCResult) 
     if not (result.weighted and result.exact):
         raise ValueError(
             "`update` goes on from weighted draws of the old posterior; got those of a heuristic "
-            f"({scheme}), which follow another law, so that no weight would be right. Run "
+            f"(`{type(scheme).__name__}`), which follow another law, so that no weight would be right. Run "
             "`nd.Annealed()`, or the scheme without `unweighted`, first."
         )
     if not isinstance(bridge, DensityBridge):
