@@ -40,6 +40,9 @@ from .combined import combine as combine
 from .combined import floored as floored
 from .combined import log_density as log_density
 from .energy import from_energy as from_energy
+from .grown import Grown as Grown
+from .grown import grown as grown
+from .grown import nested as nested
 from .observed import Curvature as Curvature
 from .observed import Observed as Observed
 from .observed import curvature as curvature

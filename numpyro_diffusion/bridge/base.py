@@ -94,6 +94,8 @@ class Bridge(eqx.Module):
         log_peaks: Largest log densities found of the sites and factors that could be.
         floor: Of the level at hand: by edge, the log of what is added to its density, $-\infty$ or left
             out for nothing (see `combine`).
+        cloud: Positions of a cloud that stands for the prior, with a leading axis; `None` where the prior is
+            drawn from.
     """
 
     model: AbstractModel
@@ -104,6 +106,7 @@ class Bridge(eqx.Module):
     edges: tuple[str, ...] | None = eqx.field(static=True, default=None)
     log_peaks: dict[str, Array] = eqx.field(default_factory=dict)
     floor: dict[str, Scalar] = eqx.field(default_factory=dict)
+    cloud: Position | None = None
 
     site_type: ClassVar[type[DiffusionSite]]
     prior_type: ClassVar[type[AbstractDenoiser]]
@@ -148,6 +151,9 @@ class Bridge(eqx.Module):
     def _drawn(
         self, draw: Callable[[Any, PRNGKey], Array], clock: Scalar, key: PRNGKey
     ) -> Position:
+        if self.cloud is not None:
+            index = jax.random.randint(key, (), 0, len(jax.tree.leaves(self.cloud)[0]))
+            return jax.tree.map(lambda leaf: leaf[index], self.cloud)
         key_sites, key_model = jax.random.split(key)
         keys = jax.random.split(key_sites, max(len(self.sites), 1))
 
@@ -273,6 +279,8 @@ class DensityBridge(Bridge):
 
     @property
     def exact_prior(self) -> bool:
+        if self.cloud is not None:
+            return True
         return bool(self.sites) and all(site.exact for site in self.sites.values())
 
     @property

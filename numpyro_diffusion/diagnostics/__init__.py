@@ -8,6 +8,7 @@ number.
 from .audit import audit_to_arviz as audit_to_arviz
 from .evidence import cloud_shares as cloud_shares
 from .evidence import log_evidence_error as log_evidence_error
+from .evidence import log_increment_error as log_increment_error
 from .evidence import reservations as reservations
 from .export import array_arguments as array_arguments
 from .export import to_arviz as to_arviz

@@ -8,8 +8,16 @@ import numpy as np
 from scipy import stats
 
 from ..smc import SMCResult
+from ..smc.weights import family_weights
 
-__all__ = ["cloud_errors", "cloud_shares", "collapse", "log_evidence_error", "reservations"]
+__all__ = [
+    "cloud_errors",
+    "cloud_shares",
+    "collapse",
+    "log_evidence_error",
+    "log_increment_error",
+    "reservations",
+]
 
 # A posterior narrower than so many units in the last place of its location is not resolved.
 _ULPS = 500
@@ -69,6 +77,46 @@ def log_evidence_error(result: SMCResult) -> float:
     if np.sum(share**2) > 2 / 3:
         spread = max(spread, np.std(log_evidence, ddof=1))
     return float(max(error, spread / np.sqrt(count)))
+
+
+def log_increment_error(before: SMCResult, after: SMCResult) -> float:
+    r"""Standard error of the log evidence that clouds gained when they went on from an earlier run.
+
+    With the clouds' shares $W_c$ before and after, and $W_{c,e}$ the weight within a cloud of the descendants
+    of starting particle $e$ of the earlier run: the larger of
+    $\sqrt{\frac{N}{N-1} \sum_{c,e} (W_c W_{c,e} - W^0_c W^0_{c,e})^2}$, the delta method for a ratio of
+    evidences, widened as in `cloud_errors`, and of $\mathrm{sd}(C W_c - C W^0_c) / \sqrt C$. In waste-free
+    clouds the chains' variances since then take the place of the families.
+
+    Args:
+        before: Result with an axis of clouds.
+        after: Of the run that went on from it.
+    """
+    shares = cloud_shares(after), cloud_shares(before)
+    own = np.asarray(after.log_evidence_error, float)
+    widening = cloud_errors(after) / np.where(own > 0, own, 1.0)
+    if after.chain_length is not None:
+        earlier = np.asarray(before.log_evidence_error, float)
+        each = np.sqrt(np.maximum(own**2 - earlier**2, 0.0)) * shares[0]
+    else:
+        weights, old = (
+            np.asarray(_by_family(r.log_weights, r.state.ancestors), float) * share[:, None]
+            for r, share in zip((after, before), shares, strict=True)
+        )
+        count = weights.shape[1]
+        each = np.sqrt(np.sum((weights - old) ** 2, 1) * count / (count - 1))
+    error = float(np.sqrt(np.sum((each * widening) ** 2)))
+    count = len(own)
+    if count < 2:
+        return error
+    spread = np.std(count * (shares[0] - shares[1]), ddof=1)
+    if np.sum(shares[0] ** 2) > 2 / 3:
+        gain = np.asarray(after.log_evidence, float) - np.asarray(before.log_evidence, float)
+        spread = max(spread, np.std(gain, ddof=1))
+    return max(error, float(spread) * count**-0.5)
+
+
+_by_family = jax.jit(jax.vmap(family_weights))
 
 
 def reservations(result: SMCResult) -> list[str]:

@@ -44,7 +44,7 @@ def to_arviz(
         groups: Arrays by group and variable, as `variable_names` calls them.
         result: Result with an axis of clouds.
         level_times: Schedule time at the end of each level, if there is one.
-        attributes: Kept on the object and on its posterior, as text and numbers.
+        attributes: Kept on the object and on its posterior, as text, numbers and arrays of them.
         marks: Attributes of single groups.
     """
     import arviz
@@ -151,10 +151,10 @@ def _storable(values: np.ndarray) -> np.ndarray:
     return values
 
 
-def _plain(value: Any) -> str | int | float:
+def _plain(value: Any) -> str | int | float | np.ndarray:
     if isinstance(value, bool | np.bool_):
         return int(value)
-    return value if isinstance(value, str | int | float) else str(value)
+    return value if isinstance(value, str | int | float | np.ndarray) else str(value)
 
 
 def array_arguments(

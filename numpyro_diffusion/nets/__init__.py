@@ -1,5 +1,6 @@
 """Small neural networks: backbones of learned energies."""
 
+from .applied import Applied as Applied
 from .condition import AbstractCondition as AbstractCondition
 from .condition import Labels as Labels
 from .condition import Vectors as Vectors

@@ -24,10 +24,11 @@ from .. import diagnostics
 from .._arguments import check_instance, whole_number
 from .._prng import alike, check_key, lean
 from .._typing import Array, PRNGKey
-from ..bridge import Bridge
+from ..bridge import Bridge, grown
 from ..schemes import AbstractScheme, Annealed
 from ..schemes.base import check_scheme
-from ..smc import SMCResult, run_smc
+from ..schemes.data_tempered import DataTempered
+from ..smc import FeynmanKac, SMCResult, run_smc
 from ..smc.resampling import check_threshold, scheme_of
 from ..smc.step import Resampler
 from ..twists import AbstractTwist
@@ -35,6 +36,15 @@ from .bridge import from_model
 from .checks import check_model
 from .draws import constrained, drawn, drawn_by_cloud, log_mean, pooled_log_weights, take
 from .groups import Run, arviz_groups, level_times, prior_marks
+from .update import (
+    Increment,
+    attributes_of,
+    between,
+    check_can_update,
+    in_words,
+    scheme_for,
+    warn_of_fewer,
+)
 
 __all__ = ["SMC"]
 
@@ -114,6 +124,10 @@ class SMC:
         self._result: SMCResult | None = None
         self._arguments: tuple[tuple, dict] = ((), {})
         self._keys: dict[str, PRNGKey] = {}
+        self._increments: tuple[Increment, ...] = ()
+        self._earlier: tuple[SMCResult, tuple[tuple, dict]] | None = None  # than the update at hand
+        self._tempered: DataTempered | None = None  # the scheme of the last update
+        self._spent: int | None = 0  # network evaluations before that
 
     def __repr__(self) -> str:
         name = getattr(self.model, "__name__", repr(self.model))
@@ -145,12 +159,88 @@ class SMC:
         self._keys = dict(zip(names, _split(check_key(key), len(names)), strict=True))
         self._arguments = args, kwargs
         self._result = self._bridge = self._feynman_kac = None
-        self._bridge = self._made()
+        self._earlier = self._tempered = None
+        self._increments, self._spent = (), 0
+        self._bridge = self._made(self._arguments)
         return self._go(None)
 
-    def _made(self) -> Bridge:
-        """The bridge at the arguments of this run."""
-        args, kwargs = self._arguments
+    def update(self, *args: Any, **kwargs: Any) -> "SMC":
+        r"""Go on from a finished run to the posterior of the model at other arguments, such as more data.
+
+        Each cloud goes on from its own particles: they are weighed by the model's joint density at the new
+        arguments over that at the old ones, in steps of a power where that leaves too little of the
+        effective sample size, resampled, and moved at clock 0 by the scheme's own moves, which a pilot cloud
+        drawn from the old posterior tunes (see `schemes.data_tempered`). Then everything here is of the new
+        posterior: `log_evidence` is that of all data, with an error that holds both runs', and `increments`
+        says what the update added.
+
+        Arguments are all those of `run` but the key: the new data beside the old, not instead of
+        them. Arrays of the same shapes compile nothing anew; a mask of what has been seen so far keeps them.
+        Since the pilot draws from the clouds that are then weighed, the evidence is no longer unbiased but
+        consistent, with a bias of the order of one over the number of particles.
+
+        Args:
+            *args: Arguments of the model.
+            **kwargs: Keyword arguments of the model.
+
+        Raises:
+            RuntimeError: If nothing was run, or the run was interrupted.
+            ValueError: If the run was a heuristic or in path space, if the model's latent sites or priors
+                are others at these arguments, if data are not finite, or if they allow what the old ones
+                ruled out.
+            KeyboardInterrupt: As for `run`; `resume` goes on. After any other error the object is as it was.
+
+        Warns:
+            UserWarning: If the new data are fewer than the old.
+
+        Example:
+            >>> smc.run(jax.random.key(0), y[:10])
+            >>> for n in (20, 30, 40):
+            ...     smc.update(y[:n])
+            >>> smc.increments[-1].log_evidence  # log p(y[30:40] | y[:30])
+
+        References:
+            Chopin (2002), A sequential particle filter method for static models, Biometrika. Del Moral,
+            Doucet & Jasra (2006), Sequential Monte Carlo samplers, JRSS B. Dawid (1984), The prequential
+            approach, JRSS A.
+        """
+        if self._result is None:
+            raise RuntimeError(
+                "`update` goes on from a finished run, and there is none: call `run` with a key first."
+            )
+        before = self._finished
+        check_can_update(self.scheme, self.bridge, before)
+        state = dict(self.__dict__)
+        try:
+            warn_of_fewer(self.model, self._arguments, (args, kwargs))
+            self._spent = self.network_evaluations
+            self._earlier = before, self._arguments
+            self._arguments, self._feynman_kac = (args, kwargs), None
+            old, self._bridge = self.bridge, self._made(self._arguments)
+            self._feynman_kac, start = self._between(old)
+            return self._go(start)
+        except BaseException as error:
+            if not (isinstance(error, KeyboardInterrupt) and self._interrupted):
+                self.__dict__.update(state)
+            raise
+
+    @property
+    def _interrupted(self) -> bool:
+        return self._result is not None and not self._result.completed
+
+    def _between(self, old: Bridge) -> tuple[FeynmanKac, SMCResult]:
+        """The Feynman-Kac model of the update at hand, and the clouds that it starts from."""
+        assert self._earlier is not None
+        before, self._tempered = self._earlier[0], scheme_for(self.scheme)
+        # Numbers that no split of this key has reached; one more for each update.
+        key = jax.random.fold_in(lean(self._keys["pilot"]), 2**20 + len(self._increments))
+        return between(
+            key, self._tempered, old, self.bridge, before, self.batch_size, self.progress_bar
+        )
+
+    def _made(self, arguments: tuple[tuple, dict]) -> Bridge:
+        """The bridge at the arguments of a run."""
+        args, kwargs = arguments
         return from_model(
             self.model,
             *args,
@@ -171,7 +261,9 @@ class SMC:
         return self._go(self._result)
 
     def _go(self, state: SMCResult | None) -> "SMC":
-        if self._feynman_kac is None:
+        if self._feynman_kac is None and self._earlier is not None:  # an update that was pickled
+            self._feynman_kac, _ = self._between(self._made(self._earlier[1]))
+        elif self._feynman_kac is None:
             self._feynman_kac = self.scheme(
                 self.bridge, self._keys["pilot"], progress_bar=self.progress_bar
             )
@@ -199,6 +291,9 @@ class SMC:
         except FloatingPointError as error:
             self._result = getattr(error, "result", None)
             raise
+        if self._earlier is not None:
+            self._increments += (Increment.of(self._earlier[0], self._result),)
+            self._earlier = None
         return self
 
     @property
@@ -212,7 +307,7 @@ class SMC:
     def bridge(self) -> Bridge:
         """The bridge from noise to the posterior."""
         if self._bridge is None and self._result is not None:  # it was pickled
-            self._bridge = self._made()
+            self._bridge = self._made(self._arguments)
         if self._bridge is None:
             raise RuntimeError("there is no bridge yet; call `run` first.")
         return self._bridge
@@ -258,6 +353,14 @@ class SMC:
         return math.hypot(error, self.bridge.log_normalizer_error or 0.0)
 
     @property
+    def increments(self) -> tuple[Increment, ...]:
+        """What each `update` added to the log evidence, with its error; empty before the first.
+
+        `log_evidence` is that of `run` and the sum of these.
+        """
+        return self._increments
+
+    @property
     def evidence_is_normalized(self) -> bool:
         """True if the scheme needs no normaliser, or that of every diffusion prior is known."""
         return self.result.normalized or self.bridge.log_normalizer_error is not None
@@ -291,18 +394,21 @@ class SMC:
 
     @property
     def network_evaluations(self) -> int | None:
-        """Network evaluations of the run, pilot apart: over particles, levels and clouds.
+        """Network evaluations of the run and its updates, pilots apart, over particles, levels, clouds.
 
         `None` where the scheme does not say how many a level has.
         """
         if not self.bridge.diffusion_sites:
             return 0
         levels, chain = self.result.levels, self.chain_length
-        per_level = self.scheme.evaluations_per_level(self.bridge, levels, chain)
-        if per_level is None:
+        scheme, bridge = self.scheme, self.bridge
+        if self._tempered is not None:
+            scheme, bridge = self._tempered, grown(bridge, bridge, self.result.positions)
+        per_level = scheme.evaluations_per_level(bridge, levels, chain)
+        if per_level is None or self._spent is None:
             return None
-        per_particle = self.bridge.evaluations + per_level * self.result.num_levels_run
-        return round(per_particle * self.num_particles * self.num_chains)
+        per_particle = bridge.evaluations + per_level * self.result.num_levels_run
+        return self._spent + round(per_particle * self.num_particles * self.num_chains)
 
     def print_summary(self, prob: float = 0.9, max_rows: int = 24) -> None:
         """Print a table of the posterior, the evidence, and a verdict on the run in plain words.
@@ -323,8 +429,8 @@ class SMC:
             f"evidence: {self.result.evidence}\n"
             f"target: {self.result.target}; "
             f"{'exact as the number of particles grows' if self.result.exact else 'heuristic'}\n"
-            f"{self.num_chains} clouds of {self.num_particles} particles, "
-            f"{self.result.num_levels_run} levels, "
+            f"{in_words(self._increments)}{self.num_chains} clouds of {self.num_particles} particles, "
+            f"{self.result.num_levels_run} levels{' of the last update' * bool(self._increments)}, "
             f"{'unknown number of' if count is None else f'{count:,}'} network evaluations\n"
             f"{diagnostics.verdict(self.result, self.bridge)}"
         )
@@ -360,6 +466,7 @@ class SMC:
             "exact": self.result.exact,
             "scheme": repr(self.scheme),
             "chains": "clouds, which count alike here; by their evidence in weighted_particles",
+            **attributes_of(self._increments),
             "evidence_reservations": " ".join(diagnostics.reservations(result)),
         }
         return diagnostics.to_arviz(

@@ -265,14 +265,24 @@ class Kernels(eqx.Module):
         """`init` with all that was evaluated, for a pilot."""
         one, zero = jnp.ones(()), jnp.zeros(())
         if self.from_prior:
-            particle = self.evaluate(self.bridge.sample_prior(key), zero, zero, {})
-            log_weight = zero
-        else:
-            z = self.bridge.sample_base(key)
-            particle = self.evaluate(z, one, zero, {})
-            # The initial weight against the base law; the other sites come from their own prior.
-            log_weight = particle.log_density - particle.rest.log_prior - self.bridge.log_base(z)
+            particle, info = self.entered(self.bridge.sample_prior(key))
+            return particle, zero, info
+        z = self.bridge.sample_base(key)
+        particle = self.evaluate(z, one, zero, {})
+        # The initial weight against the base law; the other sites come from their own prior.
+        log_weight = particle.log_density - particle.rest.log_prior - self.bridge.log_base(z)
         return particle, log_weight, self.info(particle, one, one)
+
+    def entered(self, z: Position) -> tuple[Particle, Info]:
+        """A particle at clock 0 and power 0 with all that was evaluated, and an info."""
+        one, zero = jnp.ones(()), jnp.zeros(())
+        particle = self.evaluate(z, zero, zero, {})
+        return particle, self.info(particle, one, one)
+
+    def enter(self, z: Position) -> tuple[Particle, Info]:
+        """`entered` for a run that goes on from another one's cloud."""
+        particle, info = self.entered(z)
+        return self.remembered(particle), info
 
     def info(self, particle: Particle, acceptance, other_acceptance) -> Info:
         sites = {**particle.seen.sites, **particle.rest.sites}

@@ -14,6 +14,7 @@ from .feynman_kac import unresampled as unresampled
 from .feynman_kac import unweighted as unweighted
 from .result import SMCResult as SMCResult
 from .result import Trace as Trace
+from .result import onward as onward
 from .weights import SMCState as SMCState
 from .weights import conditional_ess as conditional_ess
 from .weights import effective_sample_size as effective_sample_size
