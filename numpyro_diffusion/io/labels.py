@@ -27,6 +27,7 @@ from ..energies.smoothed import DoubleWell
 from ..factors import AbstractKernel, AbstractValue
 from ..nets import (
     AbstractCondition,
+    Applied,
     Convolution,
     ImageBlock,
     Linear,
@@ -57,6 +58,7 @@ _PACKAGE = __name__.partition(".")[0]
 # Every final class of this package below one of these can be saved, wherever it stands ...
 _ROLES = (
     AbstractCondition,
+    Applied,
     AbstractDenoiser,
     AbstractFactor,
     AbstractKernel,
@@ -67,6 +69,7 @@ _ROLES = (
 )
 # ... and so can these, of which they are made.
 _PARTS = (
+    Applied,
     Convolution,
     DiffusersUNet,
     DoubleWell,
