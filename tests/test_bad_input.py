@@ -29,7 +29,7 @@ def diffusion(y):
     observed(numpyro.sample("x", nd.DiffusionPrior(energy)), y)
 
 
-def discrete(y):
+def unbounded(y):
     x = numpyro.sample("x", nd.DiffusionPrior(energy))
     k = numpyro.sample("k", dist.Poisson(0.3))
     observed(x + k, y)
@@ -136,7 +136,7 @@ def nothing(y):
 @pytest.mark.parametrize(
     ("model", "error", "message"),
     [
-        (discrete, ValueError, "`k` is discrete.*Sum it out"),
+        (unbounded, ValueError, "discrete latent site `k`.*no finite list.*Give it one"),
         (improper, ValueError, "`shift` has no sampler.*proper one"),
         (subsampled, ValueError, "`data` subsamples 1 of 2.*whole plate"),
         (masked, ValueError, "`x` is masked.*mask the observed"),

@@ -313,8 +313,8 @@ def test_a_latent_label_by_its_share_and_by_its_evidence():
 def in_a_plate(y):
     with numpyro.plate("many", 2):
         c = numpyro.sample("c", dist.Bernoulli(0.5))
-    x = numpyro.sample("x", nd.DiffusionPrior(GAUSSIAN))
-    numpyro.sample("y", dist.Normal(x + c.sum(), 1.0).to_event(1), obs=y)
+    x = numpyro.sample("x", nd.DiffusionPrior((1.0 + c.sum()) * GAUSSIAN))
+    numpyro.sample("y", dist.Normal(x, 1.0).to_event(1), obs=y)
 
 
 def of_powers_in_a_plate(y):
@@ -337,7 +337,7 @@ def followed(y):
 @pytest.mark.parametrize(
     ("refused", "error", "message"),
     [
-        (in_a_plate, ValueError, "`c` is discrete"),
+        (in_a_plate, ValueError, r"depends on the discrete site `c` of shape \(2,\)"),
         (of_powers_in_a_plate, TypeError, "latent power for each example of a plate.*Joint"),
         (of_any_sign, ValueError, "% of the draws of \\['beta'\\].*not positive.*Uniform"),
         (followed, ValueError, "energy of site `w` depends on a diffusion site, through.*'z'"),

@@ -39,10 +39,15 @@ from .base import seen_shapes as seen_shapes
 from .combined import combine as combine
 from .combined import floored as floored
 from .combined import log_density as log_density
+from .edges import with_finite_gradients as with_finite_gradients
 from .energy import from_energy as from_energy
 from .grown import Grown as Grown
 from .grown import grown as grown
 from .grown import nested as nested
+from .labels import LabelledData as LabelledData
+from .labels import LabelsGiven as LabelsGiven
+from .labels import Sums as Sums
+from .labels import less as less
 from .observed import Curvature as Curvature
 from .observed import Observed as Observed
 from .observed import curvature as curvature

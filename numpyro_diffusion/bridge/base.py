@@ -16,6 +16,7 @@ from ..energies import AbstractDenoiser, AbstractEnergy
 from ..twists import AbstractTwist
 from .edges import Doubts, doubtful, with_finite_gradients
 from .krylov import krylov
+from .labels import LabelsGiven
 from .observed import Observed, curvature
 from .sites import DensitySite, DiffusionSite, PathSite, open_share
 from .tempering import Tempering
@@ -37,10 +38,12 @@ class AbstractModel(eqx.Module):
     Attributes:
         diffusion: Names of the diffusion sites.
         others: Names of the other latent sites.
+        discrete: Names of the discrete latent sites, which are summed out and no part of a position.
     """
 
     diffusion: eqx.AbstractVar[tuple[str, ...]]
     others: eqx.AbstractVar[tuple[str, ...]]
+    discrete: eqx.AbstractVar[tuple[str, ...]]
 
     @property
     def drivers(self) -> tuple[str, ...]:
@@ -66,8 +69,12 @@ class AbstractModel(eqx.Module):
         """The other sites from their prior, unconstrained."""
 
     @abc.abstractmethod
+    def discrete_given(self, z: Position, key: PRNGKey) -> LabelsGiven:
+        """The discrete sites given all others and the data."""
+
+    @abc.abstractmethod
     def constrain(self, z: Position) -> dict[str, Array]:
-        """Values of all latent and deterministic sites."""
+        """Values of all latent and deterministic sites; `z` holds the discrete ones, too."""
 
     @abc.abstractmethod
     def target(self, prior: str) -> str:
@@ -208,8 +215,19 @@ class Bridge(eqx.Module):
             log_det = log_det + one
         return carried, log_det
 
+    def draw_discrete(self, z: Position, key: PRNGKey) -> Position:
+        """A joint draw of the discrete sites from their distribution given all others and the data."""
+        return self.model.discrete_given(z, key).drawn
+
+    def discrete_probabilities(self, z: Position) -> dict[str, Array]:
+        """Probabilities of the values of the discrete sites given all others, values as the last axis."""
+        return self.model.discrete_given(z, lean(jax.random.key(0))).probabilities
+
     def constrain(self, z: Position) -> dict[str, Array]:
-        """Model values of all latent and deterministic sites at clock 0."""
+        """Model values of all latent and deterministic sites at clock 0.
+
+        Where the model has discrete sites `z` must hold their values, too (see `draw_discrete`).
+        """
         return self.model.constrain(z)
 
     def times(self, clock: Scalar) -> dict[str, Scalar]:
@@ -251,6 +269,11 @@ class Bridge(eqx.Module):
     def choices(self) -> tuple[str, ...]:
         """Names of the other sites of which discrete choices are made."""
         return self.model.choices
+
+    @property
+    def discrete_sites(self) -> tuple[str, ...]:
+        """Names of the discrete latent sites, which are summed out."""
+        return self.model.discrete
 
     @property
     def target(self) -> str:

@@ -40,10 +40,15 @@ def combine(
         The value, and the log likelihood of the entries of each edge, without floors.
     """
     fixed, edges = _likelihood(bridge, z, clock, seen, rest)
+    labelled = jnp.zeros(())
+    if rest.labelled is not None and not seen.roots:
+        labelled = rest.labelled.softened(bridge.exponent(z, clock), power)
     total = fixed + sum(
         (jnp.sum(floored(r, bridge.floor.get(name))) for name, r in edges.items()), jnp.zeros(())
     )
-    return seen.log_density + rest.log_prior + jnp.where(power > 0, power * total, 0.0), edges
+    return seen.log_density + rest.log_prior + jnp.where(
+        power > 0, power * total + labelled, 0.0
+    ), edges
 
 
 def _likelihood(
@@ -53,7 +58,7 @@ def _likelihood(
 
     Returns:
         A sum over what is positive everywhere, and by edge the entries of what is not. Where a twist widens
-        the former, the latter are averaged over a few points.
+        the former, with what depends on labels, the latter are averaged over a few points.
     """
     g = bridge.exponent(z, clock)
     softened, offset = jnp.zeros(()), jnp.zeros(())
@@ -64,7 +69,7 @@ def _likelihood(
     offset = sum((one for _, one in parts.values()), offset)
     if not seen.roots:
         return softened + offset, edges
-    if rest.smooth is not None:
+    if rest.smooth is not None or rest.labelled is not None:
         softened = _widened(bridge, z, seen, softened)
     if edges and not isinstance(next(iter(seen.roots.values())), LowRank):
         points = around(seen.x_hat, seen.roots)  # type: ignore[arg-type]
@@ -84,7 +89,7 @@ def floored(entries: Array, floor: Scalar | None) -> Array:
 
 
 def _widened(bridge: Bridge, z: Position, seen: Seen, otherwise: Scalar) -> Scalar:
-    log_likelihood = lambda x: bridge.rest(z, x).smooth
+    log_likelihood = lambda x: bridge.rest(z, x).positive
     if not isinstance(next(iter(seen.roots.values())), LowRank):
         return widened(log_likelihood, seen.x_hat, seen.roots, otherwise)  # type: ignore[arg-type]
     bend = curvature(bridge.laws(z), log_likelihood, jax.lax.stop_gradient(seen.x_hat))

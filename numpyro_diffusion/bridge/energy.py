@@ -12,6 +12,7 @@ from .._typing import Array, Scalar
 from ..energies import AbstractDenoiser
 from ..twists import AbstractTwist, Tweedie
 from .base import AbstractModel, Bridge, DensityBridge, check_bridge_type, seen_shapes
+from .labels import LabelsGiven
 from .tempering import Tempering
 from .terms import Edge, Rest
 
@@ -25,6 +26,7 @@ class LogLikelihood(AbstractModel):
     data: Any = None
     diffusion: ClassVar[tuple[str, ...]] = ("x",)
     others: ClassVar[tuple[str, ...]] = ()
+    discrete: ClassVar[tuple[str, ...]] = ()
 
     def rest(self, z, x_hat):
         zero = jnp.zeros((), x_hat["x"].dtype)
@@ -36,6 +38,9 @@ class LogLikelihood(AbstractModel):
 
     def draw_others(self, x, key):
         return {}
+
+    def discrete_given(self, z, key):
+        return LabelsGiven({}, {}, jnp.ones((), bool))
 
     def constrain(self, z):
         return dict(z)

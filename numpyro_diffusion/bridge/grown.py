@@ -52,6 +52,14 @@ class Grown(AbstractModel):
     def draw_others(self, x, key):
         return self.new.draw_others(x, key)
 
+    @property
+    def discrete(self) -> tuple[str, ...]:
+        """Names of the discrete latent sites."""
+        return self.new.discrete
+
+    def discrete_given(self, z, key):
+        return self.new.discrete_given(z, key)
+
     def constrain(self, z):
         return self.new.constrain(z)
 

@@ -94,7 +94,7 @@ class Tempering(eqx.Module):
 def _entries(rests: Rest) -> list[Array]:
     """Log likelihoods at some points: of what is positive everywhere, and of each entry of the edges."""
     edges = [edge.log_density for edge in rests.edges.values()]
-    return edges if rests.smooth is None else [rests.smooth, *edges]
+    return [jax.vmap(lambda rest: rest.expected)(rests), *edges]
 
 
 def _bend(values: Array) -> Scalar:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from .._typing import Array, Scalar
 from ..twists import LowRank
+from .labels import LabelledData
 
 __all__ = ["Edge", "Rest", "Seen"]
 
@@ -73,6 +74,7 @@ class Rest(NamedTuple):
         num_data: Number of these data.
         edges: The other observed sites, and factors, by name.
         sites: Log density of each site.
+        labelled: Other such data, which depend on discrete sites; `None` if there are none.
     """
 
     log_prior: Scalar
@@ -81,14 +83,25 @@ class Rest(NamedTuple):
     num_data: Scalar
     edges: dict[str, Edge]
     sites: dict[str, Scalar]
+    labelled: LabelledData | None = None
 
     @property
     def log_likelihood(self) -> Scalar:
         """Log likelihood of observed sites and factors."""
         terms = [jnp.sum(edge.log_density) for edge in self.edges.values()]
-        if self.smooth is not None:
-            terms.append(self.smooth)
-        return sum(terms, jnp.zeros_like(self.log_prior))
+        return sum(terms, jnp.zeros_like(self.log_prior) + self.positive)
+
+    @property
+    def positive(self) -> Scalar:
+        """Log likelihood of all that is positive everywhere."""
+        smooth = jnp.zeros(()) if self.smooth is None else self.smooth
+        return smooth if self.labelled is None else smooth + self.labelled.log_likelihood
+
+    @property
+    def expected(self) -> Scalar:
+        """`positive`, its log averaged over labels from their prior."""
+        smooth = jnp.zeros(()) if self.smooth is None else self.smooth
+        return smooth if self.labelled is None else smooth + self.labelled.expected
 
     def with_edges(self, names: tuple[str, ...], log_peaks: dict[str, Array]) -> "Rest":
         """Return the same terms, with all edges but these taken to be positive everywhere.

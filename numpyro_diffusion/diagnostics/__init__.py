@@ -14,6 +14,7 @@ from .export import array_arguments as array_arguments
 from .export import to_arviz as to_arviz
 from .names import real_parts as real_parts
 from .names import variable_names as variable_names
+from .table import probability_table as probability_table
 from .table import r_hat as r_hat
 from .table import summary_table as summary_table
 from .tails import pareto_k as pareto_k

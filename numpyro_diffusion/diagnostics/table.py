@@ -7,7 +7,7 @@ import numpy as np
 
 from .names import real_parts
 
-__all__ = ["r_hat", "summary_table"]
+__all__ = ["probability_table", "r_hat", "summary_table"]
 
 
 def r_hat(values: np.ndarray) -> np.ndarray:
@@ -118,3 +118,24 @@ def _quantiles(values: np.ndarray, weights: np.ndarray, levels: list[float]) -> 
 
 def _number(value: float) -> str:
     return f"{value:.2f}" if 0.1 <= abs(value) < 1e5 or value == 0 else f"{value:.2e}"
+
+
+def probability_table(probabilities: Mapping[str, Any], max_rows: int = 24) -> str:
+    """Probabilities of the values of discrete sites, the first of each being that of the smallest value.
+
+    Args:
+        probabilities: By site, values as the last axis.
+        max_rows: Rows a site.
+    """
+    lines = ["probabilities of values, in order:"]
+    for site, values in probabilities.items():
+        values = np.asarray(values, float)
+        rows = values.reshape(-1, values.shape[-1])
+        for i, row in enumerate(rows[:max_rows]):
+            index = ",".join(str(j) for j in np.unravel_index(i, values.shape[:-1]))
+            name = f"{site}[{index}]" if values.ndim > 1 else site
+            shown = "  ".join(f"{p:.3f}" for p in row[:max_rows])
+            lines.append(f"  {name}: {shown}" + ("  ..." if len(row) > max_rows else ""))
+        if len(rows) > max_rows:
+            lines.append(f"  {site}: {len(rows) - max_rows} more")
+    return "\n".join(lines)

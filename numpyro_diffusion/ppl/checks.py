@@ -13,7 +13,7 @@ import numpy as np
 from numpyro import distributions as dist
 
 from ..bridge import Bridge, DiffusionSite
-from .sites import refuse_estimator, site_shape, takes_complex, unwrapped
+from .sites import is_discrete, refuse_estimator, site_shape, takes_complex, unwrapped
 
 __all__ = [
     "NEEDS_VALUES",
@@ -22,8 +22,16 @@ __all__ = [
     "diffusion_site",
     "refuse_rebuilt_energies",
     "refuse_unknown_normalizers",
+    "support_values",
     "values_needed",
 ]
+
+NEEDS_VALUES = (
+    jax.errors.ConcretizationTypeError,
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerIntegerConversionError,
+    jax.errors.NonConcreteBooleanIndexError,
+)
 
 
 def check_model(model: Any) -> None:
@@ -59,11 +67,13 @@ def check_site(name: str, site: dict, trace: dict[str, dict]) -> None:
 
 
 def _check_latent(name: str, site: dict, trace: dict[str, dict]) -> None:
-    if site["fn"].is_discrete:
+    if is_discrete(site) and site["support"] is None:
+        law = type(unwrapped(site["fn"])).__name__
         raise ValueError(
-            f"latent site `{name}` is discrete ({type(site['fn']).__name__}); the moves need "
-            "continuous sites, or single choices among finitely many values. Sum it out, for instance with "
-            "`dist.MixtureGeneral`, or observe it."
+            f"the discrete latent site `{name}` ({law}) has no finite list of values that is known when the "
+            "model is traced, and is summed out value by value. Give it one: for counts "
+            "`dist.Categorical(logits=dist.Poisson(rate).log_prob(jnp.arange(20)))`, and bounds or a "
+            "`total_count` as plain Python numbers that depend on no other site."
         )
     if not site.get("can_be_unconstrained", True):
         law = type(unwrapped(site["fn"])).__name__
@@ -86,6 +96,17 @@ def _check_latent(name: str, site: dict, trace: dict[str, dict]) -> None:
             "from a power of it. Scale the observed sites only; for a diffusion prior raised to a "
             "power write `power * energy`."
         )
+
+
+def support_values(fn: Any) -> Any:
+    """Values of one entry of a discrete law, in order; `None` where they have no end or are not known."""
+    fn = unwrapped(fn)
+    if not fn.has_enumerate_support:
+        return None
+    try:
+        return jnp.ravel(fn.enumerate_support(expand=False))
+    except (NotImplementedError, *NEEDS_VALUES):
+        return None
 
 
 def _check_param(name: str, site: dict, trace: dict[str, dict]) -> None:
@@ -204,31 +225,34 @@ def refuse_unknown_normalizers(
                 f"the energy of site `{name}` depends on other latent sites; its normaliser would be part of "
                 "the posterior and is not known. Make a table of it, `family = "
                 "nd.normalizers.tabulate(function, grid, key=key)`, and write `family.given(value)`; for "
-                "labels see `with_label_normalizers`. Or use one fixed energy a site, made outside the "
+                "labels see `with_label_normalizers`, or give each value a site of its own, "
+                "`x = jnp.stack([x0, x1])[k]`. Or use one fixed energy a site, made outside the "
                 "model; for an unknown location and scale write `x = mu + scale * z` with `z` from it."
             )
 
 
-NEEDS_VALUES = (
-    jax.errors.ConcretizationTypeError,
-    jax.errors.TracerArrayConversionError,
-    jax.errors.TracerIntegerConversionError,
-    jax.errors.NonConcreteBooleanIndexError,
-)
-
-
 @contextlib.contextmanager
-def values_needed():
+def values_needed(discrete: tuple[str, ...] = ()):
     """Say in plain words that a model cannot be traced."""
     try:
         yield
     except NEEDS_VALUES as error:
+        summed = ""
+        if discrete:
+            summed = (
+                f" Nor may an `if` or a `range` ask for the discrete site {_listed(discrete)}, which is "
+                "summed over all its values at once: write `jnp.where(flag, a, b)`."
+            )
         raise ValueError(
             "the model needs the values of its array arguments or latent sites, not only their shapes, so it "
             "cannot be compiled for all of them at once: this comes from an `if`, a NumPy function or an "
             "index made from one, or from a plain number in `log_prob` of a law with bounds, which NumPyro "
-            "checks with NumPy. Pass sizes and switches as Python numbers, and use `jax.numpy`."
+            f"checks with NumPy. Pass sizes and switches as Python numbers, and use `jax.numpy`.{summed}"
         ) from error
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    return " or ".join(f"`{name}`" for name in names)
 
 
 def diffusion_site(name: str, site: dict, bridge_type: type[Bridge], initial: Any) -> DiffusionSite:

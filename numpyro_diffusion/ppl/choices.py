@@ -63,7 +63,7 @@ def choice_evidences(
         ValueError: If the model has no such site.
     """
     options = {} if smc is None else _options(smc)
-    values = choice_values(look(LiveModel((), (), model, args, kwargs), 0.0), site)
+    values = choice_values(look(LiveModel((), (), (), model, args, kwargs), 0.0), site)
     runs = []
     for value, one in zip(values, jax.random.split(key, len(values)), strict=True):
         given = handlers.condition(model, {site: jnp.asarray(value)})

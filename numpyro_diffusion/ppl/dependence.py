@@ -10,7 +10,7 @@ from jax.extend.core import Literal
 
 from .._typing import Array, Position
 
-__all__ = ["arrays_of", "refuse_impossible", "varying_leaves", "with_arrays"]
+__all__ = ["arrays_of", "energies_depend_on", "refuse_impossible", "varying_leaves", "with_arrays"]
 
 
 def arrays_of(energy: Any) -> list[Array]:
@@ -58,6 +58,32 @@ def varying_leaves(
                 "`numpyro.factor`."
             )
     return tuple(sorted(varying)), tuple(sorted(drivers))
+
+
+def energies_depend_on(
+    leaves: Callable, z: Position, x: Position, labels: dict[str, Array]
+) -> tuple[str, ...]:
+    """The discrete sites on which energies depend.
+
+    Args:
+        leaves: `(z, x) -> {site: arrays}`, of the energies; `x` holds labels, too.
+        z: The other sites, or their shapes.
+        x: The diffusion sites, or their shapes.
+        labels: The discrete sites.
+
+    Raises:
+        ValueError: If one is more than a single choice.
+    """
+    function = lambda z, x, k: leaves(z, {**x, **k})
+    found = _dependence(function, {"z": z, "x": x, "k": labels})
+    pairs = sorted({(n, site) for (site, _), names in found.items() for k, n in names if k == "k"})
+    for name, site in pairs:
+        if labels[name].shape != ():
+            raise ValueError(
+                f"the energy of site `{site}` depends on the discrete site `{name}` of shape "
+                f"{labels[name].shape}; it may depend on single choices. Give each entry a site of its own."
+            )
+    return tuple(dict.fromkeys(name for name, _ in pairs))
 
 
 def refuse_impossible(drivers: tuple[str, ...], share: Any) -> None:

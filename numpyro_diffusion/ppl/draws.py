@@ -4,15 +4,25 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 from scipy.special import logsumexp
 
 from .._prng import lean
 from .._typing import Array, PRNGKey
-from ..bridge import Bridge
+from ..bridge import AbstractModel, Bridge
 from ..smc import SMCResult, log_mean_exp, resample_equal
 
-__all__ = ["constrained", "drawn", "drawn_by_cloud", "log_mean", "pooled_log_weights", "take"]
+__all__ = [
+    "constrained",
+    "discrete_probabilities",
+    "drawn",
+    "drawn_by_cloud",
+    "log_mean",
+    "pooled_log_weights",
+    "take",
+    "with_discrete",
+]
 
 
 def log_mean(values: Array) -> float:
@@ -73,3 +83,41 @@ def _constrained(constrain: Any, positions: dict[str, Array], num_axes: int) -> 
     for _ in range(num_axes):
         constrain = jax.vmap(constrain)
     return constrain(positions)
+
+
+def with_discrete(bridge: Bridge, result: SMCResult, key: PRNGKey) -> SMCResult:
+    """The result with one draw of the discrete sites for each particle, from their conditional law.
+
+    Raises:
+        ValueError: If labels that were summed entry by entry turn out to act together.
+    """
+    if not bridge.discrete_sites:
+        return result
+    keys = jax.random.split(jax.random.fold_in(lean(key), 1), result.log_weights.shape)
+    discrete, sound = _drawn_discrete(bridge.model, result.positions, keys)
+    if not (sound := np.asarray(sound)).all():
+        raise ValueError(
+            f"entries of the discrete sites {list(bridge.discrete_sites)} were summed one by one, as each log"
+            " density depended on one of them alone where that was looked at; at "
+            f"{np.sum(~sound)} of {sound.size} particles it depends on several, so that evidence and draws "
+            "are wrong. Sum over some sites by hand, or leave entries out until all joint values are few."
+        )
+    return result._replace(positions={**result.positions, **discrete})
+
+
+@eqx.filter_jit
+def _drawn_discrete(
+    model: AbstractModel, positions: dict[str, Array], keys: Array
+) -> tuple[dict[str, Array], Array]:
+    given = jax.vmap(jax.vmap(model.discrete_given))(positions, keys)
+    return given.drawn, given.sound
+
+
+@eqx.filter_jit
+def discrete_probabilities(
+    bridge: Bridge, positions: dict[str, Array], log_weights: Array
+) -> dict[str, Array]:
+    """Means over weighted particles of the probabilities of discrete sites given the others."""
+    each = jax.vmap(jax.vmap(bridge.discrete_probabilities))(positions)
+    weights = jax.nn.softmax(log_weights.ravel()).reshape(log_weights.shape)
+    return jax.tree.map(lambda leaf: jnp.tensordot(weights, leaf, 2), each)

@@ -19,7 +19,7 @@ from ..energies.reverse import is_composed
 from ..smc import SMCResult
 from .draws import constrained, drawn_by_cloud, pooled_log_weights, take
 from .look import look
-from .model_bridge import LiveModel
+from .model_bridge import LiveModel, chosen_sites
 from .sites import taken_apart
 from .tracing import tracing
 
@@ -34,7 +34,7 @@ class Run(NamedTuple):
         args: Its arguments.
         kwargs: Its keyword arguments.
         bridge: The bridge to its posterior.
-        result: With an axis of clouds.
+        result: With an axis of clouds, and discrete sites among the positions.
         keys: PRNG keys `resample`, `prior` and `predict`.
     """
 
@@ -62,14 +62,20 @@ def arviz_groups(
     model, args, kwargs, bridge, result, keys = run
     index = drawn_by_cloud(keys["resample"], result)
     samples = constrained(bridge, take(index, result.positions), num_axes=2)
-    latent = {n: samples[n] for n in (*bridge.diffusion_sites, *bridge.other_sites)}
+    latent_sites = (*bridge.diffusion_sites, *bridge.other_sites, *bridge.discrete_sites)
+    latent = {n: samples[n] for n in latent_sites}
     observed = _observed(run)
     groups: dict[str, Any] = {"posterior": samples}
     if predictive:
         groups |= _predictions(run, latent, tuple(samples), tuple(observed), num_prior)
     if log_likelihood and observed:
         each = lambda latent: pointwise_log_likelihood(
-            taken_apart(model), latent, *args, parallel=True, batch_ndims=2, **kwargs
+            taken_apart(model, chosen_sites(bridge)),
+            latent,
+            *args,
+            parallel=True,
+            batch_ndims=2,
+            **kwargs,
         )
         with tracing:
             pointwise = jax.jit(each)(latent)
@@ -98,7 +104,7 @@ def _renamed(groups: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 def _observed(run: Run) -> dict[str, Any]:
     """Observed values by site."""
-    trace = look(LiveModel((), (), run.model, run.args, run.kwargs), 0.0)
+    trace = look(LiveModel((), (), (), run.model, run.args, run.kwargs), 0.0)
     return {
         n: s["value"]
         for n, s in trace.items()
@@ -120,7 +126,7 @@ def _sample_stats(index: Array, result: SMCResult) -> dict[str, Array]:
 
 def _predictions(run: Run, latent, sites, observed, num_prior: int) -> dict[str, Any]:
     """Draws of the prior and of new data; data among the arguments stay where they are."""
-    model = handlers.uncondition(taken_apart(run.model))
+    model = handlers.uncondition(taken_apart(run.model, chosen_sites(run.bridge)))
     prior = Predictive(model, num_samples=num_prior, return_sites=[*sites, *observed])
     with tracing:
         drawn = prior(run.keys["prior"], *run.args, **run.kwargs)

@@ -14,9 +14,9 @@ from jax.extend.core import ClosedJaxpr, Literal, jaxpr_as_fun
 from numpyro import distributions as dist
 from numpyro.distributions import biject_to
 
-from .checks import NEEDS_VALUES
+from .checks import NEEDS_VALUES, support_values
 from .model_bridge import LiveModel
-from .sites import counts, is_diffusion, stand_in, unwrapped
+from .sites import counts, is_diffusion, is_discrete, stand_in, unwrapped
 
 __all__ = ["look"]
 
@@ -25,7 +25,8 @@ def look(live: LiveModel, deviations: float) -> dict[str, dict]:
     """The trace of a model, of which shapes, kinds and the entries below may be read.
 
     Sites of the trace get `counts`, which entries their masks leave (`None` where there is none to look at);
-    diffusion sites get `energy`, other latent ones `can_be_unconstrained`; observed sites have their `value`.
+    diffusion sites get `energy`, discrete ones `support` (`None` where it has no end or is not known), other
+    latent ones `can_be_unconstrained`; observed sites have their `value`.
 
     Args:
         live: The model and its data.
@@ -74,6 +75,9 @@ def _kept(site: dict) -> dict[str, Any]:
     if is_diffusion(site):
         energy = unwrapped(site["fn"]).energy
         return {"energy": energy, "counts": counts(site["fn"], site["fn"].shape())}
+    if is_discrete(site):
+        fn = site["fn"]
+        return {"counts": counts(fn, fn.shape()), "support": support_values(fn)}
     if not site["is_observed"]:
         fn = site["fn"]
         return {"counts": counts(fn, fn.shape()), "can_be_unconstrained": _has_bijection(fn)}

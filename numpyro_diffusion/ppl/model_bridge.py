@@ -7,6 +7,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from numpyro import handlers
 from numpyro.distributions import biject_to
 
@@ -14,21 +15,22 @@ from .._arguments import is_data
 from .._prng import lean, threefry
 from .._staging import Settled, brief_jit, settle
 from .._typing import Array, Position
-from ..bridge import AbstractModel, Edge, Rest
+from ..bridge import AbstractModel, Bridge, LabelsGiven, with_finite_gradients
 from .dependence import arrays_of, varying_leaves, with_arrays
+from .enumeration import NUM_PLACES, Key, enumeration
 from .observed import observed_laws
 from .sites import (
     log_densities,
-    log_density,
     log_peaks_and_numbers,
     never_zero,
     taken_apart,
     unmasked,
     unwrapped,
 )
+from .summation import labels_given, rest_of, summed
 from .tracing import tracing
 
-__all__ = ["LiveModel", "SettledModel", "typical_sites"]
+__all__ = ["LiveModel", "SettledModel", "chosen_sites", "typical_sites"]
 
 
 @brief_jit
@@ -53,23 +55,34 @@ def typical_sites(model: "SettledModel", sites: dict[str, Any]) -> tuple[dict[st
     return model.sites_at(sites, typical), jnp.mean(jax.vmap(impossible)(draws))
 
 
+def chosen_sites(bridge: Bridge) -> tuple[str, ...]:
+    """Choices on which an energy depends, which are made of uniform variables."""
+    return tuple(name.removesuffix("_base") for name in bridge.choices)
+
+
 class _NumPyroModel(AbstractModel):
     def target(self, prior):
         return f"the posterior of the model under {prior}" if self.diffusion else "the posterior"
 
 
 class LiveModel(_NumPyroModel):
-    """A NumPyro model at one data set, run anew for every answer."""
+    """A NumPyro model at one data set, run anew for every answer, at given values of its discrete sites."""
 
     diffusion: tuple[str, ...] = eqx.field(static=True)
     others: tuple[str, ...] = eqx.field(static=True)
+    discrete: tuple[str, ...] = eqx.field(static=True)
     model: Callable = eqx.field(static=True)
     args: tuple
     kwargs: dict[str, Any]
+    chosen: tuple[str, ...] = eqx.field(
+        static=True, default=()
+    )  # choices made of uniform variables
 
     def trace(self, values: Callable, key: Array | None = None) -> dict[str, dict]:
         """Trace of the model with latent sites given by `values(site)`; `None` lets them be drawn."""
-        model = handlers.substitute(taken_apart(self.model, drawn=False), substitute_fn=values)
+        model = handlers.substitute(
+            taken_apart(self.model, self.chosen, drawn=False), substitute_fn=values
+        )
         if key is not None:
             model = handlers.seed(model, key)
         with tracing:
@@ -98,36 +111,39 @@ class LiveModel(_NumPyroModel):
         return value
 
     def rest(self, z, x_hat):
-        log_prior, log_peak, num_data = (jnp.zeros(()),) * 3
-        smooth, edges, sites = [], {}, {}
-        for name, site in self.trace(self.values(z, x_hat)).items():
+        return rest_of(self.terms(z, x_hat))
+
+    def terms(self, z: Position, given: Position) -> dict[Key, Array]:
+        """Log densities of all entries of sites that are no diffusion sites, by kind and site.
+
+        Args:
+            z: Other sites, unconstrained.
+            given: What the model sees of diffusion sites, and values of discrete sites.
+        """
+        terms: dict[Key, Array] = {}
+        for name, site in self.trace(self.values(z, given)).items():
             if site["type"] != "sample" or name in self.diffusion:
                 continue
             if site["is_observed"]:
-                terms = log_densities(site, site["fn"])
-                peaks, numbers = log_peaks_and_numbers(site)
-                if never_zero(site["fn"]):
-                    smooth.append(jnp.sum(terms))
-                    log_peak = log_peak + jnp.sum(peaks)
-                    num_data = num_data + jnp.sum(numbers)
-                else:
-                    edges[name] = Edge(terms, peaks, numbers)
-                term = jnp.sum(terms)
-            else:
-                # Without the mask of `obs_mask`: where a datum is seen the draw beside it is free, and
-                # keeps its own normalised law, which changes neither evidence nor posterior.
-                term = log_density(site, unmasked(site["fn"]))
+                kind = "smooth" if never_zero(site["fn"]) else "edge"
+                terms[kind, name] = log_densities(site, site["fn"])
+                terms["peak", name], terms["number", name] = log_peaks_and_numbers(site)
+                continue
+            # Without the mask of `obs_mask`: where a datum is seen the draw beside it is free, and
+            # keeps its own normalised law, which changes neither evidence nor posterior.
+            terms["prior", name] = log_densities(site, unmasked(site["fn"]))
+            if name in z:
                 transform = biject_to(site["fn"].support)
-                log_det = transform.log_abs_det_jacobian(z[name], site["value"])
-                term = term + jnp.sum(log_det)
-                log_prior = log_prior + term
-            sites[name] = term
-        total = sum(smooth, jnp.zeros(())) if smooth else None
-        return Rest(log_prior, total, log_peak, num_data, edges, sites)
+                terms["volume", name] = transform.log_abs_det_jacobian(z[name], site["value"])
+        return terms
+
+    def discrete_given(self, z, key):
+        raise NotImplementedError("discrete sites are summed out by the programs of a model alone.")
 
     def constrain(self, z):
-        trace = self.trace(self.values(z, {n: z[n] for n in self.diffusion}))
-        keep = (*self.diffusion, *self.others)
+        given = (*self.diffusion, *self.discrete)
+        trace = self.trace(self.values(z, {n: z[n] for n in given}))
+        keep = (*given, *self.others)
         return {
             name: site["value"]
             for name, site in trace.items()
@@ -139,12 +155,20 @@ class LiveModel(_NumPyroModel):
         trace = self.trace(self.values(z, x))
         return {name: arrays_of(unwrapped(trace[name]["fn"]).energy) for name in self.diffusion}
 
-    def settled(self, u: Position, x_hat: Position) -> "SettledModel":
+    def settled(
+        self,
+        u: Position,
+        x_hat: Position,
+        discrete: dict[str, tuple[np.ndarray, tuple[int, ...]]],
+        places: Position,
+    ) -> "SettledModel":
         """The programs of this model.
 
         Args:
             u: Diffusion sites, or their shapes.
             x_hat: What the model sees of them, or its shapes.
+            discrete: By discrete site the values of an entry, and the shape.
+            places: Values of the diffusion sites at which to look what depends on which label.
         """
         dynamic, static = eqx.partition((self.args, self.kwargs), is_data)
         data = jax.tree.leaves(dynamic)
@@ -154,25 +178,44 @@ class LiveModel(_NumPyroModel):
         draws = lambda data, x, key: with_data(data).draw_others(x, key)
         draw = settle(draws, data, x_hat, lean(jax.random.key(0)))
         z = jax.eval_shape(draws, data, x_hat, jax.random.key(0))
-        leaves = lambda data, z, x: with_data(data).energy_leaves(z, x)
+        labels = {n: jnp.zeros(shape, values.dtype) for n, (values, shape) in discrete.items()}
+        leaves = lambda data, z, x: with_data(data).energy_leaves(z, {**x, **labels})
         varying, drivers = varying_leaves(leaves, draws, data, z, x_hat)
         chosen = lambda d, z, x: [leaves(d, z, x)[name][i] for name, i in varying]
+        density, given = lambda d, z, x: with_data(d).rest(z, x), None
         observed: Settled | str
-        try:
-            observed = settle(lambda d, z, x: with_data(d).laws(z)(x), data, z, x_hat)
-        except (
-            AttributeError,
-            TypeError,
-            ValueError,
-        ) as error:  # a law that is not known; only some twists ask for it
-            observed = str(error)
+        if discrete:
+            run = lambda d, z, x, labels: with_data(d).terms(z, {**x, **labels})
+            terms = settle(run, data, z, x_hat, labels)
+            found = enumeration(discrete, terms, data, lambda: _points(draw, data, places))
+            one = lambda d, z, x: lambda labels: terms(d, z, x, labels)
+            clear = with_finite_gradients  # a value that is impossible may have any gradient
+            density = lambda d, z, x: summed(found.each_run(one(d, clear(z), clear(x))), found)
+            known = lambda d, z, u, key: labels_given(one(d, z, u), found, key)
+            given = settle(known, data, z, u, lean(jax.random.key(0)))
+            observed = (
+                f"the discrete sites {sorted(discrete)} are summed out, so that the data have no single mean "
+                "and no single noise to read off the model. Use a twist or a scheme that does not ask for "
+                "them: `nd.Tweedie()`, `nd.Widened()`; `conjugate=False`."
+            )
+        else:
+            try:
+                observed = settle(lambda d, z, x: with_data(d).laws(z)(x), data, z, x_hat)
+            except (
+                AttributeError,
+                TypeError,
+                ValueError,
+            ) as error:  # a law that is not known; only some twists ask for it
+                observed = str(error)
         return SettledModel(
             self.diffusion,
             self.others,
+            self.discrete,
             data,
             draw,
-            settle(lambda d, z, x: with_data(d).rest(z, x), data, z, x_hat),
-            settle(lambda d, z: with_data(d).constrain(z), data, {**u, **z}),
+            settle(density, data, z, x_hat),
+            settle(lambda d, z: with_data(d).constrain(z), data, {**u, **z, **labels}),
+            given,
             observed,
             varying,
             settle(chosen, data, z, x_hat) if varying else None,
@@ -194,10 +237,12 @@ class SettledModel(_NumPyroModel):
 
     diffusion: tuple[str, ...] = eqx.field(static=True)
     others: tuple[str, ...] = eqx.field(static=True)
+    discrete: tuple[str, ...] = eqx.field(static=True)
     data: list[Array]
     draw: Settled
     density: Settled
     values: Settled
+    labels: Settled | None
     observed: Settled | str
     varying: tuple[tuple[str, int], ...] = eqx.field(static=True, default=())
     energies: Settled | None = None
@@ -220,7 +265,19 @@ class SettledModel(_NumPyroModel):
         return self.density(self.data, self._others(z), self._diffusion(x_hat))
 
     def constrain(self, z):
-        return self.values(self.data, {**self._diffusion(z), **self._others(z)})
+        missing = [name for name in self.discrete if name not in z]
+        if missing:
+            raise ValueError(
+                f"the discrete sites {missing} are summed out, and no part of a position. Draw them first: "
+                "`bridge.constrain({**z, **bridge.draw_discrete(z, key)})`."
+            )
+        discrete = {name: z[name] for name in self.discrete}
+        return self.values(self.data, {**self._diffusion(z), **self._others(z), **discrete})
+
+    def discrete_given(self, z, key):
+        if self.labels is None:
+            return LabelsGiven({}, {}, jnp.ones((), bool))
+        return self.labels(self.data, self._others(z), self._diffusion(z), threefry(key))
 
     def laws(self, z):
         if isinstance(self.observed, str):
@@ -233,3 +290,10 @@ class SettledModel(_NumPyroModel):
 
     def _diffusion(self, x):
         return {name: x[name] for name in self.diffusion}
+
+
+@eqx.filter_jit
+def _points(draw: Settled, data: list[Array], x: Position) -> tuple[Position, Position]:
+    """Other sites drawn beside each of some values of the diffusion sites."""
+    keys = jax.random.split(lean(jax.random.key(0)), NUM_PLACES)
+    return jax.vmap(lambda x, key: draw(data, x, key))(x, keys), x

@@ -71,6 +71,11 @@ def model_energy(
             f"`model_energy` expects a model without diffusion priors; got {list(bridge.diffusion_sites)}. "
             "`nd.SMC` samples such a model as it is."
         )
+    if bridge.discrete_sites:
+        raise ValueError(
+            "`model_energy` expects a model of continuous sites; got the discrete "
+            f"{list(bridge.discrete_sites)}. `nd.SMC(model, nd.LikelihoodTempered())` sums them out."
+        )
     keys = jax.random.split(jax.random.key(0), num_prior_draws)
     draws = jax.jit(jax.vmap(bridge.sample_base))(keys)
     flat = jax.vmap(lambda z: ravel_pytree(z)[0])(draws)

@@ -25,6 +25,7 @@ __all__ = [
     "counts",
     "is_choice",
     "is_diffusion",
+    "is_discrete",
     "is_other",
     "log_densities",
     "log_density",
@@ -85,19 +86,21 @@ def site_shape(site: dict) -> tuple[int, ...]:
     return site["fn"].shape(site["kwargs"]["sample_shape"])
 
 
-def taken_apart(model: Callable, drawn: bool = True) -> Callable:
+def taken_apart(model: Callable, chosen: tuple[str, ...] = (), drawn: bool = True) -> Callable:
     """The model in which `x = f(diffusion)` is a diffusion site `x_base` and its transform `x`.
 
-    A latent choice among finitely many values, such as a label, is likewise one of a uniform `c_base`.
+    A latent choice `c` among finitely many values, on which an energy depends, is likewise one of a uniform
+    `c_base`.
 
     Args:
         model: The model.
+        chosen: Names of such choices.
         drawn: Whether it is run to draw from it; if not, it is refused if it draws without a site.
     """
 
     def config(site):
         fn = unwrapped(site["fn"])
-        if is_choice(site):
+        if site["name"] in chosen and is_choice(site):
             return ChoiceReparam()
         transformed = isinstance(fn, dist.TransformedDistribution)
         if site["value"] is None and transformed and _is_prior(fn.base_dist):
@@ -133,22 +136,18 @@ class ChoiceReparam(Reparam):
 
 
 def choice_values(trace: dict[str, dict], name: str) -> np.ndarray:
-    """The values of a choice that `ChoiceReparam` has replaced.
+    """The values of a latent choice, of a model as `look` sees it.
 
     Raises:
         ValueError: If there is none of that name.
     """
-    found = {n.removesuffix("_base"): s["infer"]["choice"] for n, s in trace.items() if _choice(s)}
+    found = {n: s["support"] for n, s in trace.items() if is_discrete(s) and site_shape(s) == ()}
     if name not in found:
         raise ValueError(
             f"expected a latent site with finitely many values, outside of plates; got {name!r}, and there "
             f"are {sorted(found)}."
         )
     return np.asarray(found[name])
-
-
-def _choice(site: dict) -> bool:
-    return site["type"] == "sample" and not site["is_observed"] and "choice" in site["infer"]
 
 
 def _is_prior(fn: Any) -> bool:
@@ -161,9 +160,15 @@ def is_diffusion(site: dict) -> bool:
     return latent and _is_prior(site["fn"])
 
 
+def is_discrete(site: dict) -> bool:
+    """Test whether it is a latent site with a discrete prior."""
+    return site["type"] == "sample" and not site["is_observed"] and bool(site["fn"].is_discrete)
+
+
 def is_other(site: dict) -> bool:
-    """Test whether it is a latent site with any other prior."""
-    return site["type"] == "sample" and not site["is_observed"] and not is_diffusion(site)
+    """Test whether it is a latent site with any other continuous prior."""
+    latent = site["type"] == "sample" and not site["is_observed"]
+    return latent and not is_diffusion(site) and not is_discrete(site)
 
 
 def stand_in(site, deviations: float = 0.0):

@@ -34,7 +34,16 @@ from ..smc.step import Resampler
 from ..twists import AbstractTwist
 from .bridge import from_model
 from .checks import check_model
-from .draws import constrained, drawn, drawn_by_cloud, log_mean, pooled_log_weights, take
+from .draws import (
+    constrained,
+    discrete_probabilities,
+    drawn,
+    drawn_by_cloud,
+    log_mean,
+    pooled_log_weights,
+    take,
+    with_discrete,
+)
 from .groups import Run, arviz_groups, level_times, prior_marks
 from .update import (
     Increment,
@@ -54,7 +63,7 @@ class SMC:
 
     The weighted particles follow the model's posterior under $e^{-E(\cdot, t_{\min})}$ as their number
     grows, at any number of levels. A model without a `DiffusionPrior` is sampled by likelihood
-    tempering.
+    tempering. Discrete latent sites are summed out, and drawn given the rest when the run is done.
 
     Args:
         model: A NumPyro model.
@@ -294,6 +303,7 @@ class SMC:
         if self._earlier is not None:
             self._increments += (Increment.of(self._earlier[0], self._result),)
             self._earlier = None
+        with_discrete(self.bridge, self._result, self._keys["resample"])  # refuses a wrong sum
         return self
 
     @property
@@ -319,6 +329,11 @@ class SMC:
                 f"the run was interrupted after {self.result.num_levels_run} levels; call `resume()`."
             )
         return self.result
+
+    @property
+    def _drawn(self) -> SMCResult:
+        """The result with the discrete sites of each particle among its positions."""
+        return with_discrete(self.bridge, self._finished, self._keys["resample"])
 
     @property
     def log_evidence(self) -> float:
@@ -371,7 +386,7 @@ class SMC:
         Weights sum to 1 over all clouds; a cloud counts by its evidence, so that the bias of means falls
         with the number of clouds as it does with that of particles.
         """
-        result = self._finished
+        result = self._drawn
         values = constrained(self.bridge, result.positions, num_axes=2)
         return values, _exp(pooled_log_weights(result))
 
@@ -386,11 +401,22 @@ class SMC:
         A mean over grouped draws counts all clouds alike. It has the bias of a single cloud, however many
         there are; that of `print_summary`, `get_weighted_samples` and ungrouped draws has not.
         """
-        result = self._finished
+        result = self._drawn
         if group_by_chain:
             index = drawn_by_cloud(self._keys["resample"], result)
             return constrained(self.bridge, take(index, result.positions), num_axes=2)
         return constrained(self.bridge, drawn(self._keys["resample"], result), num_axes=1)
+
+    def discrete_probabilities(self) -> dict[str, Array]:
+        """Posterior probabilities of the values of each discrete site, in order, as the last axis.
+
+        Weighted means of probabilities given the other sites of a particle: of less variance than shares of
+        draws. Empty for a model without discrete sites.
+        """
+        result = self._finished
+        if not self.bridge.discrete_sites:
+            return {}
+        return discrete_probabilities(self.bridge, result.positions, pooled_log_weights(result))
 
     @property
     def network_evaluations(self) -> int | None:
@@ -422,6 +448,8 @@ class SMC:
         grouped = {n: np.asarray(v) for n, v in self.get_samples(group_by_chain=True).items()}
         shares = diagnostics.cloud_shares(self.result)
         print(diagnostics.summary_table(grouped, prob, max_rows, shares))
+        if self.bridge.discrete_sites:
+            print(diagnostics.probability_table(self.discrete_probabilities(), max_rows))
         kind = "" if self.evidence_is_normalized else " (up to the prior's normaliser)"
         count = self.network_evaluations
         print(
@@ -454,7 +482,7 @@ class SMC:
                 `az.compare` are those of the data; the Monte Carlo error of the draws comes on top.
             num_prior: Prior draws; 200 by default.
         """
-        result, (args, kwargs) = self._finished, self._arguments
+        result, (args, kwargs) = self._drawn, self._arguments
         run = Run(self.model, args, kwargs, self.bridge, result, self._keys)
         groups = arviz_groups(run, predictive, log_likelihood, num_prior or 200)
         attributes = {

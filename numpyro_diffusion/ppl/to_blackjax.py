@@ -16,7 +16,7 @@ from .._typing import Array, Position, PRNGKey, Scalar
 from ..bridge import Bridge
 from ..twists import Identity
 from .bridge import from_model
-from .model_bridge import LiveModel
+from .model_bridge import LiveModel, chosen_sites
 from .sites import log_densities
 
 __all__ = ["BlackJAXModel", "to_blackjax"]
@@ -90,8 +90,15 @@ def to_blackjax(model: Callable, *args: Any, **kwargs: Any) -> BlackJAXModel:
         >>> state = smc.init(particles)
     """
     bridge = from_model(model, *args, twist=Identity(), **kwargs)
+    if bridge.discrete_sites:
+        raise ValueError(
+            f"`to_blackjax` expects a model of continuous sites; got the discrete "
+            f"{list(bridge.discrete_sites)}. `nd.SMC` sums them out."
+        )
     args, kwargs = as_arrays(model, args, kwargs)
-    live = LiveModel(bridge.diffusion_sites, bridge.other_sites, model, args, kwargs)
+    live = LiveModel(
+        bridge.diffusion_sites, bridge.other_sites, (), model, args, kwargs, chosen_sites(bridge)
+    )
     shapes = jax.eval_shape(bridge.sample_base, jax.random.key(0))
     target = _Target(bridge, live, {name: leaf.shape for name, leaf in shapes.items()})
     entries = jax.eval_shape(target.log_likelihoods, shapes)

@@ -180,7 +180,7 @@ def warn_of_fewer(model: Callable, old: tuple[tuple, dict], new: tuple[tuple, di
 
 
 def _num_data(model: Callable, args: tuple, kwargs: dict) -> int:
-    trace = look(LiveModel((), (), model, args, kwargs), 0.0)
+    trace = look(LiveModel((), (), (), model, args, kwargs), 0.0)
     observed = [s for s in trace.values() if s["type"] == "sample" and s["is_observed"]]
     masks = [
         np.broadcast_to(site["counts"], np.shape(site["value"]))

@@ -471,10 +471,10 @@ TABLE: dict[str, tuple[Case, ...]] = {
             refused(name, given, right, words, BAD + "test_models_that_cannot_be_sampled")
             for name, given, right, words in (
                 (
-                    "discrete latent",
+                    "discrete latent without end",
                     'sample("k", Poisson(.3))',
-                    "sum it out",
-                    "latent site `k` is discrete",
+                    "give it an end",
+                    "has no finite list of values",
                 ),
                 (
                     "improper prior",

@@ -26,7 +26,7 @@ from ...schemes.levels import Level
 from ...schemes.retrace import needed, way_back
 from ...twists import AbstractTwist
 from ..bridge import from_model
-from ..model_bridge import LiveModel
+from ..model_bridge import LiveModel, chosen_sites
 from ..sites import is_diffusion, stand_in, unwrapped
 from ..tracing import tracing
 
@@ -59,7 +59,9 @@ class Problem(NamedTuple):
 def given(model: Callable, bridge: Bridge, args: tuple, kwargs: dict[str, Any]) -> Bridge:
     """The bridge of a model at other arguments of the same shapes; energies may depend on them."""
     args, kwargs = as_arrays(model, args, kwargs)
-    live = LiveModel(bridge.diffusion_sites, bridge.other_sites, model, args, kwargs)
+    live = LiveModel(
+        bridge.diffusion_sites, bridge.other_sites, (), model, args, kwargs, chosen_sites(bridge)
+    )
     bridge = dataclasses.replace(bridge, model=live)
     if isinstance(bridge, DensityBridge):  # in path space the law of the steps is fixed
         trace = live.trace(stand_in, jax.random.key(0))
@@ -166,7 +168,7 @@ def prepare(
         if trace[n]["fn"].is_discrete:
             raise ValueError(
                 f"latent site `{n}` is discrete; `{name}` cannot move it. Give it a block of its own: "
-                f"`Gibbs([(DiscreteGibbs(model), ['{n}']), ...])`."
+                f"`Gibbs([(DiscreteGibbs(model), ['{n}']), ...])`, or sum it out with `nd.SMC`."
             )
     check(sites, others)
     rest = [n for n in latent_sample_sites(trace) if n not in sites]

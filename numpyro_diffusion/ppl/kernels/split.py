@@ -91,6 +91,12 @@ class SplitKernel(AbstractKernel):
         bridge = from_model(
             conditioned(self.model), *args, bridge_type=self.bridge_type, **{**plain, **chosen}
         )
+        if bridge.discrete_sites:
+            names = list(bridge.discrete_sites)
+            raise ValueError(
+                f"`SplitKernel` cannot move the discrete sites {names}. Give them a block of their own, "
+                f"`Gibbs([(DiscreteGibbs(model), {names}), ...])`, or sum them out with `nd.SMC`."
+            )
         uses_energy(self.sampler, bridge)
         values = {} if values is None else values
         known = {*bridge.diffusion_sites, *bridge.other_sites}
