@@ -159,8 +159,9 @@ def _places(sites: dict[str, DiffusionSite]) -> Position:
 def _nothing_to_move(discrete: tuple[str, ...]) -> str:
     if not discrete:
         return "the model has no latent site, so there is nothing to infer."
+    names = ", ".join(f"`{name}`" for name in discrete)
     return (
-        f"all latent sites of the model are discrete ({', '.join(f'`{n}`' for n in discrete)}), so there is nothing to sample: "
-        "their sum is a number. Ask NumPyro for it: `numpyro.contrib.funsor.infer_discrete`, or "
+        f"all latent sites of the model are discrete ({names}), so there is nothing to sample: their sum is "
+        "a number. Ask NumPyro for it: `numpyro.contrib.funsor.infer_discrete`, or "
         "`numpyro.infer.DiscreteGibbs` for many."
     )
