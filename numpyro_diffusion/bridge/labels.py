@@ -69,7 +69,7 @@ class LabelledData(NamedTuple):
     Attributes:
         prior: Log density of the labels, and of other sites that depend on them.
         log_density: Log density of the data.
-        log_peak: What it would be if every datum lay at the centre of its law.
+        log_peak: What it would be if every datum lay at the centre of its distribution.
         num_data: Number of these data.
     """
 

@@ -23,7 +23,7 @@ class Potential(NamedTuple):
         potential_fn: `z -> ()`: $-\log \gamma_{c, \beta}(z)$ in nats.
         init_params: `(key, num_chains=None) -> z`: where chains may start; with a number, that many along a
             leading axis. From the Gaussian approximation of the level, the other sites from their prior:
-            near the law at clock 1, rough below.
+            near the distribution at clock 1, rough below.
         postprocess_fn: `z -> values` of all latent and deterministic sites. Diffusion sites keep the noised
             variable $u = x_t / \alpha_t$ that was sampled; all else is what the model makes of $\hat x(u)$,
             which it sees in its place. At clock 0 the two are the same.
@@ -35,11 +35,11 @@ class Potential(NamedTuple):
 
 
 def at_level(bridge: Bridge, clock: Any = 0.0, power: Any = 1.0) -> Potential:
-    r"""The law $\gamma_{c, \beta}$ of a bridge for samplers that take a potential.
+    r"""The distribution $\gamma_{c, \beta}$ of a bridge for samplers that take a potential.
 
     NumPyro's `HMC`, `NUTS`, `BarkerMH`, `SA` and its ensemble samplers run on the whole noised model, at any
     noise level: at clock 0 and power 1 on the user's posterior, at clock 0 and power 0 on the prior, and
-    above on the laws that a sampler of particles goes through, to see how they mix.
+    above on the distributions that a sampler of particles goes through, to see how they mix.
 
     Args:
         bridge: From `nd.from_model` or `nd.from_energy`.

@@ -1,4 +1,4 @@
-r"""Families of laws $p(x \mid \theta)$ whose normalisers are known from a table."""
+r"""Families of distributions $p(x \mid \theta)$ whose normalisers are known from a table."""
 
 from collections.abc import Callable
 from typing import Any, Self
@@ -107,11 +107,13 @@ class NormalizerTable(eqx.Module):
 
 
 class Family(AbstractEnergy):
-    r"""$E(x, t; \theta) + L(\theta, t)$: a law with parameters that may be latent variables of a model.
+    r"""$E(x, t; \theta) + L(\theta, t)$: a distribution with parameters that may be latent variables of a
+    model.
 
-    Made by `normalizers.tabulate`, saved and loaded like any energy. As it stands it is the law at the first
-    of its nodes; `given` takes it elsewhere. At `t_min` it is normalised by its table. At noisy levels it is
-    roughly normalised, so that a cloud keeps about the prior of $\theta$ there; what is missing is weighed.
+    Made by `normalizers.tabulate`, saved and loaded like any energy. As it stands it is the distribution at
+    the first of its nodes; `given` takes it elsewhere. At `t_min` it is normalised by its table. At noisy
+    levels it is roughly normalised, so that a cloud keeps about the prior of $\theta$ there; what is missing
+    is weighed.
 
     Outside the grid of the table nothing is known: plain numbers are refused and traced ones have the
     density NaN, which samplers take for 0 and tell of. Let the prior of the parameter end with the grid.
@@ -119,7 +121,7 @@ class Family(AbstractEnergy):
     Attributes:
         family: From `theta` to an energy that may not be normalised.
         table: Its normalisers.
-        theta: Where the law is read, of shape `()` or `(num_coordinates,)`.
+        theta: Where the distribution is read, of shape `()` or `(num_coordinates,)`.
         log_normalizer: 0.
         log_normalizer_error: The largest standard error of the table at its nodes, in nats.
     """
@@ -136,7 +138,7 @@ class Family(AbstractEnergy):
         return self.family(self.theta)
 
     def given(self, theta: Any) -> Self:
-        r"""The law at $\theta$.
+        r"""The distribution at $\theta$.
 
         Raises:
             ValueError: If `theta` has another shape than the grid, or is known to be outside of it.

@@ -281,7 +281,7 @@ class Gaussian(AbstractEnergy):
         return jnp.log(alpha_t**2 * self.eigenvalues + sigma_t**2)
 
     def natural(self, t: Scalar) -> tuple[Array, Array, Scalar]:
-        r"""Of the law at a level: precision $P$, $P m$ and $m^\top P m + \log \det 2 \pi P^{-1}$."""
+        r"""Of the distribution at a level: precision $P$, $P m$ and $m^\top P m + \log \det 2 \pi P^{-1}$."""
         alpha_t, sigma_t = self.schedule(t)
         mean = alpha_t * self.mean
         if self.eigenvalues is None:

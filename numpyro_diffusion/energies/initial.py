@@ -7,7 +7,7 @@ noised exactly is close to $p_t$ much earlier, and a short horizon needs fewer l
 
 Every distribution here has `sample(key)` and `log_prob(u)` for ONE example, and `at(t)`, the same
 distribution at another time. `DiffusionSite`, `from_energy(..., initial=law)` and `SMC(..., initial={"x":
-law})` take them.
+distribution})` take them.
 """
 
 import equinox as eqx

@@ -34,15 +34,15 @@ class PowerEnergy(AbstractSum, AbstractEnergy):
     r"""$E(x, t) = \sum_i \beta_i E_i(x, t) + L(t; \beta)$ with powers that are arrays, and may be traced.
 
     Where all parts are Gaussians $L(t; \beta) = \log \int \prod_i p_i(x_t)^{\beta_i} dx_t$, in closed form,
-    so that the law is normalised at every level; with precisions $P_i$ and $\Lambda = \sum_i \beta_i P_i$,
-    $h = \sum_i \beta_i P_i m_i$
+    so that the distribution is normalised at every level; with precisions $P_i$ and $\Lambda = \sum_i
+    \beta_i P_i$, $h = \sum_i \beta_i P_i m_i$
 
     $$L = \tfrac12 \Big(d \log 2\pi - \log \det \Lambda + h^\top \Lambda^{-1} h
       - \sum_i \beta_i (m_i^\top P_i m_i + \log \det 2\pi P_i^{-1})\Big) ,$$
 
-    NaN where $\Lambda$ is not positive definite, which is no law. Otherwise $L = 0$ and `log_normalizer` is
-    `None`: a `DiffusionPrior` refuses it. What `power * energy` makes of an array; of plain numbers it makes
-    `Composed`, which knows no normaliser.
+    NaN where $\Lambda$ is not positive definite, which is no distribution. Otherwise $L = 0$ and
+    `log_normalizer` is `None`: a `DiffusionPrior` refuses it. What `power * energy` makes of an array; of
+    plain numbers it makes `Composed`, which knows no normaliser.
 
     Attributes:
         energies: The parts, all of one shape and one schedule.
@@ -152,10 +152,12 @@ class PowerEnergy(AbstractSum, AbstractEnergy):
 
 
 def refuse_unknown_normalizer(energy: AbstractDenoiser) -> None:
-    """Refuse a law with a latent power, or made of a law with latent parameters, that is not normalised.
+    """Refuse a distribution with a latent power, or made of a distribution with latent parameters, that is
+    not normalised.
 
     Raises:
-        TypeError: For such a law. The posterior of its parameters would be another, and nothing would tell.
+        TypeError: For such a distribution. The posterior of its parameters would be another, and nothing
+        would tell.
     """
     from .family import Family
 

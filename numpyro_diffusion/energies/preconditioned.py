@@ -175,9 +175,9 @@ class AbstractNetworkEnergy(AbstractEnergy):
         r"""Return the same energy under a condition: a label, or a vector, for a network that was trained
         with it.
 
-        `None` is no condition: the law over all, as far as training knew it. Conditions may be traced.
-        Where normalisers of the labels are known they are counted in, so that the energy is normalised at
-        `t_min` and energies of different labels compare there; at noisy levels they fade out.
+        `None` is no condition: the distribution over all, as far as training knew it. Conditions may be
+        traced. Where normalisers of the labels are known they are counted in, so that the energy is
+        normalised at `t_min` and energies of different labels compare there; at noisy levels they fade out.
 
         Args:
             condition: What the network's `condition` takes, `Labels` or `Vectors`; or `None`.

@@ -91,7 +91,7 @@ def fit_power(
 
     Raises:
         ValueError: If `start` is not inside `bounds`, or a number is out of range.
-        PilotError: If a law is too hard for the allowed number of levels.
+        PilotError: If a distribution is too hard for the allowed number of levels.
 
     References:
         Younes (1989), Parametric inference for imperfectly observed Gibbsian fields, PTRF.

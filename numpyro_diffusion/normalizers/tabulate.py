@@ -37,7 +37,7 @@ def tabulate(
     degree: int | None = None,
     batch_size: int | None = None,
 ) -> Family:
-    r"""A family of laws with a table of its normalisers, for parameters that are latent variables.
+    r"""A family of distributions with a table of its normalisers, for parameters that are latent variables.
 
     A run of the sampler on the prior alone at each node of the grid, through noise, so that modes are no
     barrier. Each run gives $L$ without bias in $e^L$, and its slope
@@ -62,12 +62,12 @@ def tabulate(
         batch_size: Particles that step at once, to bound memory.
 
     Returns:
-        The family, an energy: `family.given(theta)` is the law at a parameter.
+        The family, an energy: `family.given(theta)` is the distribution at a parameter.
 
     Raises:
         TypeError: If the family gives no energy.
-        ValueError: If the grid cannot be used, the laws are normalised as they are, or a number is wrong.
-        PilotError: If a law is too hard for the allowed number of levels.
+        ValueError: If the grid cannot be used, the distributions are normalised as they are, or a number is
+        wrong. PilotError: If a distribution is too hard for the allowed number of levels.
 
     Warns:
         UserWarning: If the polynomials miss the nodes by more than three standard errors.

@@ -51,7 +51,7 @@ def from_model(
     likelihood tempering. An energy may depend on other latent sites if it is normalised; a choice
     among finitely many values on which one depends becomes a uniform variable. A
     `TransformedDistribution` of a diffusion prior is taken apart: the diffusion site is then `x_base`,
-    and `x` its transform. Of data with an `obs_mask`, all draws beside seen data keep their own law,
+    and `x` its transform. Of data with an `obs_mask`, all draws beside seen data keep their own distribution,
     where `potential_energy` leaves them without one.
 
     All other discrete latent sites are summed out: the density is that of the marginal model. All their

@@ -99,7 +99,9 @@ def _check_latent(name: str, site: dict, trace: dict[str, dict]) -> None:
 
 
 def support_values(fn: Any) -> Any:
-    """Values of one entry of a discrete law, in order; `None` where they have no end or are not known."""
+    """Values of one entry of a discrete distribution, in order; `None` where they have no end or are not
+    known.
+    """
     fn = unwrapped(fn)
     if not fn.has_enumerate_support:
         return None

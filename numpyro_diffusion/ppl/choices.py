@@ -48,8 +48,8 @@ def choice_evidences(
     r"""A discrete latent site summed out: a run of `SMC` for each of its values, weighed by the evidence.
 
     `SMC` on the model itself finds the same probabilities, from the shares of the values among its particles.
-    Where laws of different values are far apart in many dimensions those shares are decided early, by few
-    particles; a run for each value has no such trouble, and its errors are known.
+    Where distributions of different values are far apart in many dimensions those shares are decided early,
+    by few particles; a run for each value has no such trouble, and its errors are known.
 
     Args:
         model: A NumPyro model.

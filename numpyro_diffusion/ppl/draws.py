@@ -86,7 +86,7 @@ def _constrained(constrain: Any, positions: dict[str, Array], num_axes: int) -> 
 
 
 def with_discrete(bridge: Bridge, result: SMCResult, key: PRNGKey) -> SMCResult:
-    """The result with one draw of the discrete sites for each particle, from their conditional law.
+    """The result with one draw of the discrete sites for each particle, from their conditional distribution.
 
     Raises:
         ValueError: If labels that were summed entry by entry turn out to act together.

@@ -123,7 +123,7 @@ class ChoiceReparam(Reparam):
     r"""Replaces a latent choice `c` by a uniform variable `c_base`, of which it is the quantile.
 
     $c$ is the first of the values whose probabilities add up to more than $u \sim \mathcal{U}(0, 1)$, so that
-    its law is the same. Moves that ask for a gradient meet steps, which their acceptance pays for.
+    its distribution is the same. Moves that ask for a gradient meet steps, which their acceptance pays for.
     """
 
     def __call__(self, name, fn, obs):

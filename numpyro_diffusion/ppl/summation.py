@@ -1,4 +1,6 @@
-"""Sums over discrete sites: the marginal density of a model, and the law of labels given the rest."""
+"""Sums over discrete sites: the marginal density of a model, and the distribution of labels given the
+rest.
+"""
 
 from collections.abc import Callable
 

@@ -64,10 +64,11 @@ def to_blackjax(model: Callable, *args: Any, **kwargs: Any) -> BlackJAXModel:
     tempered and persistent SMC and nested sampling weigh with `loglikelihood_fn` alone, so theirs is the
     evidence under the normalised prior.
 
-    Such samplers need exact draws. A reverse diffusion of a learned prior is none: its law is near that of
-    the energy, not the same, and nothing would correct for it. `sample_prior` then raises an error that names
-    the ways out: `nd.NoiseReparam`, under which the law of the reverse sampler is itself the prior and its
-    noise is drawn exactly; or a sampler that weighs its way from noise to the prior, such as
+    Such samplers need exact draws. A reverse diffusion of a learned prior is none: its distribution is near
+    that of the energy, not the same, and nothing would correct for it. `sample_prior` then raises an error
+    that names
+    the ways out: `nd.NoiseReparam`, under which the distribution of the reverse sampler is itself the prior
+    and its noise is drawn exactly; or a sampler that weighs its way from noise to the prior, such as
     `nd.SMC(model, nd.LikelihoodTempered())`.
 
     Args:

@@ -66,5 +66,5 @@ class DataTempered(TunedScheme):
         return Kernels(bridge, self.moves, Carry(), from_prior=True)
 
     def claims(self, bridge: Bridge) -> Claims:
-        """The model's own posterior; an evidence relative to the law that the draws are of."""
+        """The model's own posterior; an evidence relative to the distribution that the draws are of."""
         return Claims(bridge.target, "p(y) under the law that was started from", normalized=True)
