@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from .._arguments import whole_number
 from .names import real_parts
 
 __all__ = ["probability_table", "r_hat", "summary_table"]
@@ -127,6 +128,7 @@ def probability_table(probabilities: Mapping[str, Any], max_rows: int = 24) -> s
         probabilities: By site, values as the last axis.
         max_rows: Rows a site.
     """
+    max_rows = whole_number("max_rows", max_rows, 0)
     lines = ["probabilities of values, in order:"]
     for site, values in probabilities.items():
         values = np.asarray(values, float)

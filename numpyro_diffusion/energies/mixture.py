@@ -66,7 +66,7 @@ class Mixture(AbstractEnergy):
             sizes = jnp.where(jnp.all(sizes >= 0), sizes, jnp.nan)  # no density
             self.weights, self.traced_weights = None, sizes / sizes.sum()
         else:
-            self.weights = tuple(float(w) for w in sizes / sizes.sum())
+            self.weights, self.traced_weights = tuple(float(w) for w in sizes / sizes.sum()), None
         self.log_normalizer = 0.0
         # Errors of single parts move the odds between them; of the whole, the mean is what can be said.
         shares = (1.0,) * len(energies) if self.weights is None else self.weights  # at most

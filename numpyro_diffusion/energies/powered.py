@@ -76,7 +76,9 @@ class PowerEnergy(AbstractSum, AbstractEnergy):
 
     def __init__(self, energies, powers, log_normalizer=None, log_normalizer_error=0.0):
         check_alike("composed energies", energies)
-        powers = jnp.asarray(powers, jnp.result_type(float))
+        powers = jnp.asarray(powers)
+        if not jnp.issubdtype(powers.dtype, jnp.floating):
+            powers = powers.astype(float)
         if powers.shape != (len(energies),) or not energies:
             raise ValueError(
                 f"`PowerEnergy` expects one power an energy; got {len(energies)} energies and powers of "
@@ -138,7 +140,9 @@ class PowerEnergy(AbstractSum, AbstractEnergy):
             mean, variance = self.energies[0].moments(t)
             return mean, variance / jnp.where(self.powers[0] > 0, self.powers[0], jnp.nan)
         root, linear, _ = self._natural(t)
-        inverse = jax.scipy.linalg.solve_triangular(root, jnp.eye(linear.size), lower=True)
+        inverse = jax.scipy.linalg.solve_triangular(
+            root, jnp.eye(linear.size, dtype=linear.dtype), lower=True
+        )
         return inverse.T @ (inverse @ linear), jnp.sum(inverse**2, 0)
 
     def draw(self, key: PRNGKey, t: Scalar) -> Array | None:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._arguments import whole_number, whole_numbers, whole_or_none
+from .._arguments import whole_numbers, whole_or_none
 from .._typing import Array, PRNGKey
 from ..bridge import from_energy
 from ..energies import AbstractEnergy, Family, NormalizerTable, Powers
@@ -76,12 +76,11 @@ def tabulate(
         Gelman & Meng (1998), Simulating normalizing constants, Statistical Science.
     """
     check_scheme(scheme)
+    degree = whole_or_none("degree", degree, 1, "`None` takes one a node.")
     num_particles, num_chains = whole_numbers(2, num_particles=num_particles, num_chains=num_chains)
     batch_size = whole_or_none("batch_size", batch_size, 1, "`None` takes all.")
     family = Powers(family) if isinstance(family, AbstractEnergy) else family
     axes, scalar = _axes(grid)
-    if degree is not None:
-        degree = whole_number("degree", degree, 1, "`None` takes one a node.")
     nodes = np.stack([axis.ravel() for axis in np.meshgrid(*axes, indexing="ij")], 1)
     member = eqx.filter_jit(family)
     run = _Runs(Annealed() if scheme is None else scheme, num_particles, num_chains, batch_size)

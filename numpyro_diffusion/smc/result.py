@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._arguments import whole_or_none
 from .._finite import in_words
 from .._typing import Array, PyTree
 from .batching import flat, over_particles
@@ -200,6 +201,7 @@ def onward(
     Returns:
         What `run_smc(..., state=)` goes on from, with no level run.
     """
+    batch_size = whole_or_none("batch_size", batch_size, 1, "`None` takes all.")
     num_chains, num_particles = result.log_weights.shape
     particles, info = _entered(start, result.positions, num_chains, num_particles, batch_size)
     info = jax.tree.map(jax.device_put, info.unpack())

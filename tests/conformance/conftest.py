@@ -27,12 +27,35 @@ def _card():
     )
 
 
+def _table():
+    """Of one parameter from 1/2 to 2, 0 at 1."""
+    return nd.energies.NormalizerTable(
+        low=(0.5,),
+        high=(2.0,),
+        logarithmic=(True,),
+        degrees=(1,),
+        clocks=jnp.array([0.0, 1.0]),
+        coefficients=jnp.array([[0.0, -0.3], [0.0, 0.1]]),
+        covariance=1e-6 * jnp.eye(2),
+        nodes=jnp.array([[0.5], [1.0], [2.0]]),
+        values=jnp.array([0.3, 0.0, -0.3]),
+        standard_errors=jnp.full(3, 0.001),
+        misfit=1.0,
+    )
+
+
 FACTORIES = {
     "AsPublished": lambda: schemes.unresampled(nd.Annealed()),
     "Composed": lambda: (nd.Gaussian() + 0.5 * nd.GaussianMixture()) / 0.8,
     "ComposedDenoiser": lambda: 1.5 * FACTORIES["ScoreFunction"]() + 0.5 * nd.Gaussian(),
     "Factored": lambda: nd.GaussianMixture() + nd.factors.LawFactor(power=0.5),
     "FactoredDenoiser": lambda: FACTORIES["ScoreFunction"]() + nd.factors.LawFactor(power=0.5),
+    "PowerEnergy": lambda: nd.energies.PowerEnergy(
+        (nd.Gaussian(), nd.Gaussian([0.5, -0.3], [[0.8, 0.2], [0.2, 0.6]])), [0.7, 0.6]
+    ),
+    "Family": lambda: nd.energies.Family(
+        nd.energies.Powers(nd.GaussianMixture()), _table(), jnp.asarray(0.8)
+    ),
     "Joint": lambda: nd.energies.Joint([nd.Gaussian(), nd.GaussianMixture()]),
     "Mixture": lambda: nd.energies.Mixture([nd.Gaussian(), nd.GaussianMixture()], [1.0, 3.0]),
     "MMD": lambda: nd.factors.MMD(jnp.array([[0.3, -1.0], [1.2, 0.4], [-0.6, 0.1]]), strength=2.0),
