@@ -161,7 +161,7 @@ def refuse_unknown_normalizer(energy: AbstractDenoiser) -> None:
 
     Raises:
         TypeError: For such a distribution. The posterior of its parameters would be another, and nothing
-        would tell.
+            would tell.
     """
     from .family import Family
 
