@@ -53,6 +53,8 @@ from .observed import Observed as Observed
 from .observed import curvature as curvature
 from .potential import Potential as Potential
 from .potential import at_level as at_level
+from .proposal import Proposal as Proposal
+from .proposal import proposed as proposed
 from .sites import DensitySite as DensitySite
 from .sites import DiffusionSite as DiffusionSite
 from .sites import PathSite as PathSite

@@ -103,6 +103,7 @@ class Bridge(eqx.Module):
             out for nothing (see `combine`).
         cloud: Positions of a cloud that stands for the prior, with a leading axis; `None` where the prior is
             drawn from.
+        proposal: Of all latent sites at clock 0, in the place of the prior (see `proposed`); `None` without.
     """
 
     model: AbstractModel
@@ -114,6 +115,7 @@ class Bridge(eqx.Module):
     log_peaks: dict[str, Array] = eqx.field(default_factory=dict)
     floor: dict[str, Scalar] = eqx.field(default_factory=dict)
     cloud: Position | None = None
+    proposal: Any = None
 
     site_type: ClassVar[type[DiffusionSite]]
     prior_type: ClassVar[type[AbstractDenoiser]]
@@ -131,7 +133,7 @@ class Bridge(eqx.Module):
     @property
     @abc.abstractmethod
     def exact_prior(self) -> bool:
-        """True if every diffusion site can be drawn exactly at clock 0."""
+        """True if every diffusion site, or what stands for the prior, can be drawn exactly at clock 0."""
 
     @property
     @abc.abstractmethod
@@ -152,7 +154,9 @@ class Bridge(eqx.Module):
         return self._drawn(lambda site, key: site.sample_base(key), jnp.asarray(1.0), key)
 
     def sample_prior(self, key: PRNGKey) -> Position:
-        """Exact draws of the prior at clock 0; only where `exact_prior`."""
+        """Exact draws at clock 0 of the prior, or of what stands for it; only where `exact_prior`."""
+        if self.proposal is not None:
+            return self.proposal.sample(key, self)
         return self._drawn(lambda site, key: site.sample_prior(key), jnp.asarray(0.0), key)
 
     def _drawn(
@@ -302,7 +306,7 @@ class DensityBridge(Bridge):
 
     @property
     def exact_prior(self) -> bool:
-        if self.cloud is not None:
+        if self.cloud is not None or self.proposal is not None:
             return True
         return bool(self.sites) and all(site.exact for site in self.sites.values())
 

@@ -36,9 +36,13 @@ def combine(
     only where a level's density is positive wherever the next one's is: a particle of density 0 at a noisy
     level has no offspring, and the clean values that it would have come to may be possible.
 
+    Over a bridge that starts from a proposal $q$ it is $\log q(z)^{1 - \beta}\, p(z, y)^\beta$, at clock 0.
+
     Returns:
         The value, and the log likelihood of the entries of each edge, without floors.
     """
+    if bridge.proposal is not None:
+        return _from_proposal(bridge, z, power, seen, rest)
     fixed, edges = _likelihood(bridge, z, clock, seen, rest)
     labelled = jnp.zeros(())
     if rest.labelled is not None and not seen.roots:
@@ -49,6 +53,17 @@ def combine(
     return seen.log_density + rest.log_prior + jnp.where(
         power > 0, power * total + labelled, 0.0
     ), edges
+
+
+def _from_proposal(
+    bridge: Bridge, z: Position, power: Scalar, seen: Seen, rest: Rest
+) -> tuple[Scalar, dict[str, Array]]:
+    r"""$\log q(z)^{1 - \beta}\, p(z, y)^\beta$ at clock 0, for a proposal $q$ that is positive everywhere."""
+    log_prior = seen.log_density + rest.log_prior
+    log_joint = log_prior + rest.log_likelihood
+    start = (1 - power) * bridge.proposal.log_prob(z, log_prior)
+    value = start + jnp.where(power > 0, power * log_joint, 0.0)
+    return value, {name: edge.log_density for name, edge in rest.edges.items()}
 
 
 def _likelihood(

@@ -18,5 +18,6 @@ from .table import probability_table as probability_table
 from .table import r_hat as r_hat
 from .table import summary_table as summary_table
 from .tails import pareto_k as pareto_k
+from .tails import tail_shape as tail_shape
 from .words import non_finite as non_finite
 from .words import verdict as verdict

@@ -5,7 +5,7 @@ import numpy as np
 from ..samplers.split import SplitResult
 from ..smc import SMCResult
 
-__all__ = ["pareto_k"]
+__all__ = ["pareto_k", "tail_shape"]
 
 
 def pareto_k(result: SMCResult | SplitResult) -> np.ndarray:
@@ -21,10 +21,12 @@ def pareto_k(result: SMCResult | SplitResult) -> np.ndarray:
         Vehtari, Simpson, Gelman, Yao & Gabry (2024), Pareto Smoothed Importance Sampling, JMLR.
     """
     log_weights = np.atleast_2d(np.asarray(result.log_weights, float))
-    return np.array([_fit(cloud[np.isfinite(cloud)]) for cloud in log_weights])
+    return np.array([tail_shape(cloud) for cloud in log_weights])
 
 
-def _fit(log_weights: np.ndarray) -> float:
+def tail_shape(log_weights: np.ndarray) -> float:
+    """Pareto shape of some importance weights, by ArviZ; `nan` where there are few or they are equal."""
+    log_weights = log_weights[np.isfinite(log_weights)]
     if len(log_weights) < 20 or np.ptp(log_weights) < 1e-6:
         return float("nan")
     try:  # ArviZ 1.x, whose argument is minus the log weights

@@ -1,5 +1,8 @@
 """The NumPyro side: distributions, handlers, models as bridges, samplers and MCMC kernels."""
 
+from .amortised import AmortisedProposal as AmortisedProposal
+from .amortised import ProposalDiagnostics as ProposalDiagnostics
+from .amortised import fit_proposal as fit_proposal
 from .choices import ChoiceEvidences as ChoiceEvidences
 from .choices import choice_evidences as choice_evidences
 from .distributions import DiffusionPrior as DiffusionPrior

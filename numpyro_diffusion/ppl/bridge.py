@@ -74,11 +74,17 @@ def from_model(
             is not finite, a subsampled plate, a scaled or masked latent site, a prior whose energy depends
             on other sites and is not normalised, no latent site at all, or a model that needs the values of
             its arguments, not only their shapes.
-        TypeError: For a diffusion site whose prior is a score without energy, unless in path space; for
+        TypeError: If `initial` is no dictionary;
+            for a diffusion site whose prior is a score without energy, unless in path space; for
             what is no function; for densities that are complex; for what is no type of bridge.
     """
     check_model(model)
     check_bridge_type(bridge_type)
+    if not isinstance(initial, dict | None):
+        raise TypeError(
+            "`initial` is a dictionary of distributions by diffusion site; got "
+            f"{type(initial).__name__}. A proposal for all sites is for `nd.SMC(model, initial=proposal)`."
+        )
     args, kwargs = as_arrays(model, args, kwargs)
     live = LiveModel((), (), (), model, args, kwargs)
     trace = look(live, 0.0)

@@ -32,6 +32,14 @@ from ..smc import FeynmanKac, SMCResult, run_smc
 from ..smc.resampling import check_threshold, scheme_of
 from ..smc.step import Resampler
 from ..twists import AbstractTwist
+from .amortised import (
+    AmortisedProposal,
+    ProposalDiagnostics,
+    attributes_of_proposal,
+    check_start,
+    from_proposal,
+    started_in_words,
+)
 from .bridge import from_model
 from .checks import check_model
 from .draws import (
@@ -45,6 +53,7 @@ from .draws import (
     with_discrete,
 )
 from .groups import Run, arviz_groups, level_times, prior_marks
+from .simulate import Observations
 from .update import (
     Increment,
     attributes_of,
@@ -67,13 +76,14 @@ class SMC:
 
     Args:
         model: A NumPyro model.
-        scheme: The sampler; `Annealed()` by default.
+        scheme: The sampler; `Annealed()` by default, `schemes.DataTempered()` from a proposal.
         num_particles: Particles a cloud.
         num_chains: Independent clouds, at least 1; two or more give R-hat and a standard error of
             the evidence across clouds.
         twist: What the likelihood sees at noisy levels; what the scheme prefers by default.
         initial: By diffusion site, the distribution from which its particles start at the noisy end, in
-            units of the data; the Gaussian of the energy's moments by default. Weights correct for it.
+            units of the data; the Gaussian of the energy's moments by default. Or a proposal for all latent
+            sites from `nd.ppl.fit_proposal`, from which they start at the clean end. Weights correct for it.
         resampling: `"systematic"`, `"stratified"`, `"multinomial"` or `"residual"`; or a function
             `(key, weights, num_samples) -> indices`.
         threshold: Resample when the effective sample size falls below this share of the particles: 0 for
@@ -102,7 +112,7 @@ class SMC:
         num_particles: int = 512,
         num_chains: int = 4,
         twist: AbstractTwist | None = None,
-        initial: dict[str, Any] | None = None,
+        initial: dict[str, Any] | AmortisedProposal | None = None,
         resampling: str | Resampler = "systematic",
         threshold: float = 0.5,
         chain_length: int | None = None,
@@ -120,6 +130,8 @@ class SMC:
         if batch_size is not None:
             batch_size = whole_number("batch_size", batch_size, 1)
         self.model = model
+        if isinstance(initial, AmortisedProposal):
+            scheme = check_start(scheme, twist)
         self.scheme = Annealed() if scheme is None else scheme
         self.num_particles, self.num_chains = num_particles, num_chains
         self.twist, self.initial = twist, initial
@@ -134,6 +146,7 @@ class SMC:
         self._arguments: tuple[tuple, dict] = ((), {})
         self._keys: dict[str, PRNGKey] = {}
         self._increments: tuple[Increment, ...] = ()
+        self._proposal_diagnostics: ProposalDiagnostics | None = None
         self._earlier: tuple[SMCResult, tuple[tuple, dict]] | None = None  # than the update at hand
         self._tempered: DataTempered | None = None  # the scheme of the last update
         self._spent: int | None = 0  # network evaluations before that
@@ -170,6 +183,7 @@ class SMC:
         self._result = self._bridge = self._feynman_kac = None
         self._earlier = self._tempered = None
         self._increments, self._spent = (), 0
+        self._proposal_diagnostics = None
         self._bridge = self._made(self._arguments)
         return self._go(None)
 
@@ -250,14 +264,19 @@ class SMC:
     def _made(self, arguments: tuple[tuple, dict]) -> Bridge:
         """The bridge at the arguments of a run."""
         args, kwargs = arguments
-        return from_model(
+        proposal = self.initial if isinstance(self.initial, AmortisedProposal) else None
+        bridge = from_model(
             self.model,
             *args,
             twist=self.scheme.twist if self.twist is None else self.twist,
             bridge_type=self.scheme.bridge_type,
-            initial=self.initial,
+            initial=None if isinstance(self.initial, AmortisedProposal) else self.initial,
             **kwargs,
         )
+        # An update goes on from the clouds that are there.
+        if proposal is None or self._earlier is not None or self._increments:
+            return bridge
+        return proposal.bridge(bridge, Observations.of(self.model, args, kwargs))
 
     def __getstate__(self) -> dict[str, Any]:
         # Compiled programs cannot be pickled; they are made again from the model and its arguments.
@@ -272,6 +291,10 @@ class SMC:
     def _go(self, state: SMCResult | None) -> "SMC":
         if self._feynman_kac is None and self._earlier is not None:  # an update that was pickled
             self._feynman_kac, _ = self._between(self._made(self._earlier[1]))
+        elif self._feynman_kac is None and self.bridge.proposal is not None:
+            self._feynman_kac, self._proposal_diagnostics = from_proposal(
+                self._keys["pilot"], self.scheme, self.bridge, self.progress_bar
+            )
         elif self._feynman_kac is None:
             self._feynman_kac = self.scheme(
                 self.bridge, self._keys["pilot"], progress_bar=self.progress_bar
@@ -376,6 +399,11 @@ class SMC:
         return self._increments
 
     @property
+    def proposal_diagnostics(self) -> ProposalDiagnostics | None:
+        """How close the proposal of the run is to the posterior; `None` for a run from noise or the prior."""
+        return self._proposal_diagnostics
+
+    @property
     def evidence_is_normalized(self) -> bool:
         """True if the scheme needs no normaliser, or that of every diffusion prior is known."""
         return self.result.normalized or self.bridge.log_normalizer_error is not None
@@ -457,7 +485,8 @@ class SMC:
             f"evidence: {self.result.evidence}\n"
             f"target: {self.result.target}; "
             f"{'exact as the number of particles grows' if self.result.exact else 'heuristic'}\n"
-            f"{in_words(self._increments)}{self.num_chains} clouds of {self.num_particles} particles, "
+            f"{in_words(self._increments)}{started_in_words(self._proposal_diagnostics)}"
+            f"{self.num_chains} clouds of {self.num_particles} particles, "
             f"{self.result.num_levels_run} levels{' of the last update' * bool(self._increments)}, "
             f"{'unknown number of' if count is None else f'{count:,}'} network evaluations\n"
             f"{diagnostics.verdict(self.result, self.bridge)}"
@@ -495,6 +524,7 @@ class SMC:
             "scheme": repr(self.scheme),
             "chains": "clouds, which count alike here; by their evidence in weighted_particles",
             **attributes_of(self._increments),
+            **attributes_of_proposal(self._proposal_diagnostics),
             "evidence_reservations": " ".join(diagnostics.reservations(result)),
         }
         return diagnostics.to_arviz(

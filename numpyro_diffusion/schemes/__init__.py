@@ -13,6 +13,7 @@ from .covariance import Diagonal as Diagonal
 from .covariance import Full as Full
 from .covariance import Isotropic as Isotropic
 from .covariance import Local as Local
+from .data_tempered import DataTempered as DataTempered
 from .driftlite import DriftLite as DriftLite
 from .flow import ProbabilityFlow as ProbabilityFlow
 from .heuristics import unresampled as unresampled

@@ -1,7 +1,8 @@
 r"""Data tempering: from draws that stand for a prior to the posterior, at clock 0.
 
 $\gamma_\beta \propto p(z)\, p(y \mid z)^\beta$ with $\beta$ from 0 to 1. Over the bridge of `bridge.grown`
-the prior is the posterior given old data, and the likelihood what new data add.
+the prior is the posterior given old data, and the likelihood what new data add. Over that of
+`bridge.proposed` it is a proposal, and the likelihood the ratio of the joint density to it.
 """
 
 import equinox as eqx
@@ -23,7 +24,10 @@ _MOVES, _PILOT = MOVES.but(Moves(hmc(4), 3)), PILOT.but(Pilot(conditional_ess=0.
 
 
 class DataTempered(TunedScheme):
-    r"""Reweigh, resample and move a cloud from one posterior to the next: what `SMC.update` runs.
+    r"""Reweigh, resample and move a cloud from one posterior to the next.
+
+    What `SMC.update` runs, from the old posterior to the new one; and `SMC(initial=proposal)`, from a
+    proposal to the posterior.
 
     Particles are weighed by the new density over the old one; where that leaves too little of the effective
     sample size, in several steps of a power that rises to 1. Every step but the first begins with moves, and
@@ -66,5 +70,10 @@ class DataTempered(TunedScheme):
         return Kernels(bridge, self.moves, Carry(), from_prior=True)
 
     def claims(self, bridge: Bridge) -> Claims:
-        """The model's own posterior; an evidence relative to the distribution that the draws are of."""
+        """The model's own posterior; an evidence relative to the distribution that the draws are of.
+
+        From a proposal, which is normalised, it holds the prior's normaliser unless that is known.
+        """
+        if bridge.proposal is not None:
+            return Claims(bridge.target)
         return Claims(bridge.target, "p(y) under the law that was started from", normalized=True)
