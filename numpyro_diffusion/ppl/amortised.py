@@ -162,7 +162,7 @@ def fit_proposal(
         >>> smc = nd.SMC(model, initial=proposal).run(jax.random.key(1), y=y)
         >>> smc.proposal_diagnostics.pareto_k
     """
-    simulations = whole_number("simulations", simulations, 200)
+    simulations = whole_number("simulations", simulations, 400)
     bridge = from_model(model, *args, **kwargs)
     simulator = Simulator.of(model, args, kwargs, bridge)
     if not simulator.observations.values:

@@ -125,9 +125,15 @@ class BlackJAXTempered(AbstractScheme):
             progress_bar: Show the pilot's progress.
 
         Raises:
-            ValueError: If the prior can't be drawn exactly, or frozen levels do not fit.
+            ValueError: If the prior can't be drawn exactly, frozen levels do not fit, or the bridge starts
+                from a proposal.
             PilotError: If there are too many powers, or every particle of the pilot is impossible.
         """
+        if bridge.proposal is not None:
+            raise ValueError(
+                "`BlackJAXTempered` starts from draws of the prior, and the bridge from a proposal. Use "
+                "`nd.schemes.DataTempered()`, or a bridge without a proposal."
+            )
         if bridge.diffusion_sites and not bridge.exact_prior:
             raise ValueError(
                 "`BlackJAXTempered` starts from exact draws of the prior; got a learned prior at "

@@ -5,6 +5,8 @@ the prior is the posterior given old data, and the likelihood what new data add.
 `bridge.proposed` it is a proposal, and the likelihood the ratio of the joint density to it.
 """
 
+from typing import ClassVar
+
 import equinox as eqx
 
 from ..bridge import Bridge
@@ -46,6 +48,8 @@ class DataTempered(TunedScheme):
     moves: Moves = eqx.field(default=_MOVES, converter=_MOVES.but)
     levels: Level | None = None
     pilot: Pilot = eqx.field(default=_PILOT, converter=_PILOT.but)
+
+    takes_proposals: ClassVar[bool] = True
 
     def __check_init__(self):
         if isinstance(self.levels, int):

@@ -33,6 +33,7 @@ class TunedScheme(AbstractScheme):
     # Without annotations, as in `AbstractScheme`.
     moves = MOVES
     pilot = PILOT
+    takes_proposals = False  # whether it may start from the proposal of a bridge
 
     @property
     def path(self) -> Path:
@@ -98,8 +99,13 @@ class TunedScheme(AbstractScheme):
         """Refuse a bridge of another type.
 
         Raises:
-            ValueError: If it is one.
+            ValueError: If it is one, or starts from a proposal where that is not followed.
         """
+        if bridge.proposal is not None and not self.takes_proposals:
+            raise ValueError(
+                f"the bridge starts from a proposal, and `{type(self).__name__}` from noise or the prior: its "
+                "weights would be wrong. Use `nd.schemes.DataTempered()`, or a bridge without a proposal."
+            )
         if isinstance(bridge, self.bridge_type):
             return
         raise ValueError(
