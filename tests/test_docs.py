@@ -52,6 +52,7 @@ SCRIPTS = {str(page.relative_to(ROOT)): as_script(page.read_text()) for page in 
 LONG = {
     f"docs/{name}.md"
     for name in (
+        "amortised",
         "audit",
         "classifying-and-comparing",
         "composition",

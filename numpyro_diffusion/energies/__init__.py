@@ -38,3 +38,4 @@ from .powered import Powers as Powers
 from .preconditioned import AbstractNetworkEnergy as AbstractNetworkEnergy
 from .smoothed import SmoothedDensity as SmoothedDensity
 from .standardized import Standardized as Standardized
+from .student import StudentMixture as StudentMixture

@@ -1,7 +1,6 @@
 """The NumPyro side: distributions, handlers, models as bridges, samplers and MCMC kernels."""
 
 from .amortised import AmortisedProposal as AmortisedProposal
-from .amortised import ProposalDiagnostics as ProposalDiagnostics
 from .amortised import fit_proposal as fit_proposal
 from .choices import ChoiceEvidences as ChoiceEvidences
 from .choices import choice_evidences as choice_evidences
@@ -11,3 +10,4 @@ from .handlers import NoisedReparam as NoisedReparam
 from .handlers import noised as noised
 from .observed import observed_law as observed_law
 from .reparam import NoiseReparam as NoiseReparam
+from .start import ProposalDiagnostics as ProposalDiagnostics

@@ -12,9 +12,8 @@ References:
 """
 
 import dataclasses
-import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -22,31 +21,20 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from .. import diagnostics
 from .._arguments import whole_number
 from .._prng import check_key, lean
 from .._typing import Array, PRNGKey
-from ..bridge import Bridge, DensityBridge, Proposal, log_density, proposed
-from ..schemes import Pilot
-from ..schemes.data_tempered import DataTempered
-from ..smc import FeynmanKac
-from ..train.mixture_density import MixtureDensityNetwork, StudentMixture, fit_mixture_density
+from ..bridge import Bridge, DensityBridge, Proposal, proposed
+from ..energies import StudentMixture
+from ..train.mixture_density import MixtureDensityNetwork, fit_mixture_density
 from ..train.result import FitResult
 from .bridge import from_model
 from .simulate import Observations, Simulator
 
-__all__ = [
-    "AmortisedProposal",
-    "ProposalDiagnostics",
-    "attributes_of_proposal",
-    "check_start",
-    "fit_proposal",
-    "from_proposal",
-    "started_in_words",
-]
+__all__ = ["AmortisedProposal", "fit_proposal"]
 
 GUARD = 0.05  # share of the prior, or of what is as wide
-HEAVY = 0.7  # Pareto k-hat above which importance weights are not relied on
+LARGE = 1e18  # numbers whose squares would overflow in 32 bits
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -174,11 +162,11 @@ def fit_proposal(
     keys = jax.random.split(key_latent, simulations)
     z, values, y = _simulated(simulator, keys, jax.random.split(key_data, simulations))
     z, y = np.asarray(z), np.asarray(y)
-    kept = np.flatnonzero(np.isfinite(z).all(1) & np.isfinite(y).all(1))
+    kept = np.flatnonzero((np.abs(z) < LARGE).all(1) & (np.abs(y) < LARGE).all(1))
     if len(kept) < simulations // 2:
         raise ValueError(
-            f"only {len(kept)} of {simulations} simulations of the model are finite, in unconstrained space. "
-            "Look at the scales of its priors, or use 64 bits: `jax.config.update('jax_enable_x64', True)`."
+            f"only {len(kept)} of {simulations} simulations of the model are finite, or below {LARGE:g}, in "
+            "unconstrained space. Look at the scales of its priors."
         )
     first, rest = kept[: len(kept) // 10], kept[len(kept) // 10 :]
     bank, told = jnp.asarray(z[rest]), jax.tree.map(lambda leaf: leaf[rest], values)
@@ -187,8 +175,8 @@ def fit_proposal(
         key_which, key_data = jax.random.split(key)
         i = jax.random.randint(key_which, (), 0, len(bank))
         data = simulator.data(key_data, jax.tree.map(lambda leaf: leaf[i], told))
-        # Of data that overflow, those of the middle: a rare pair that says nothing.
-        return jnp.where(jnp.isfinite(data), data, 0.0), bank[i]
+        # A rare pair that says nothing, in the place of one that overflows.
+        return jnp.where(jnp.abs(data) < LARGE, data, 0.0), bank[i]
 
     found = fit_mixture_density(
         key_fit, y[first], z[first], draw=draw, start=(y[rest], z[rest]),
@@ -216,108 +204,7 @@ def _wide(z: np.ndarray) -> StudentMixture:
     """Student's distribution with the mean and the covariance of some draws."""
     z = np.asarray(z, np.float64)
     variance = np.var(z, 0)
-    covariance = np.cov(z.T, bias=True).reshape(2 * z.shape[1:]) + np.diag(
-        1e-4 * variance + 1e-12
-    )
+    covariance = np.cov(z.T, bias=True).reshape(2 * z.shape[1:]) + np.diag(1e-4 * variance + 1e-12)
     root = np.linalg.inv(np.linalg.cholesky(covariance))
     one = jnp.ones(1)
     return StudentMixture(0 * one, jnp.asarray(z.mean(0))[None], jnp.asarray(root)[None], one)
-
-
-class ProposalDiagnostics(NamedTuple):
-    r"""How close a proposal is to the posterior, from draws of it that the run does not use.
-
-    Attributes:
-        pareto_k: Pareto $\hat k$ of the weights $p(z, y) / q(z)$: up to 0.7 importance sampling is to be
-            relied on, above a path from the proposal to the posterior is needed.
-        ess: Their effective sample size, as a share of the draws.
-        num_draws: Number of these draws.
-        num_levels: Levels that the run takes from there; 1 for importance sampling alone.
-    """
-
-    pareto_k: float
-    ess: float
-    num_draws: int
-    num_levels: int
-
-    def __str__(self) -> str:
-        how = "importance sampling alone"
-        if self.num_levels > 1:
-            how = f"{self.num_levels} levels from there to the posterior"
-        return f"proposal: Pareto k-hat {self.pareto_k:.2f}, effective share {self.ess:.1%}; {how}"
-
-
-def started_in_words(found: ProposalDiagnostics | None) -> str:
-    """A line of a summary; nothing without a proposal."""
-    return "" if found is None else f"{found}\n"
-
-
-def attributes_of_proposal(found: ProposalDiagnostics | None) -> dict[str, float]:
-    """Attributes of an ArviZ object; none without a proposal."""
-    if found is None:
-        return {}
-    return {"proposal_pareto_k": found.pareto_k, "proposal_ess": found.ess}
-
-
-def check_start(scheme: Any, twist: Any) -> DataTempered:
-    """The scheme that leads from a proposal to the posterior.
-
-    Raises:
-        ValueError: If another one is asked for, or a twist, which is for noisy levels.
-    """
-    if isinstance(scheme, DataTempered) and twist is None:
-        return scheme
-    if scheme is None and twist is None:
-        return DataTempered()
-    got = f"`{type(twist if scheme is None else scheme).__name__}`"
-    raise ValueError(
-        "from a proposal a run goes straight to the posterior, and noise levels play no part: `scheme` is "
-        f"`nd.schemes.DataTempered(moves=..., pilot=...)` or `None`, and `twist` is `None`; got {got}. To "
-        "come from noise, leave `initial` out."
-    )
-
-
-def from_proposal(
-    key: PRNGKey, scheme: DataTempered, bridge: DensityBridge, progress_bar: bool
-) -> tuple[FeynmanKac, ProposalDiagnostics]:
-    """The Feynman-Kac model that starts from a proposal, and how good that is.
-
-    Where the weights of the proposal have a tail that can be relied on and the pilot sees no need for a step
-    in between, importance sampling is all; otherwise the likelihood ratio to the proposal fades in, with
-    moves. Both are decided on draws of their own, which leaves the evidence unbiased.
-
-    Args:
-        key: PRNG key of the pilot.
-        scheme: Moves and pilot.
-        bridge: From the proposal.
-        progress_bar: Show the pilot's progress.
-    """
-    key_weights, key_pilot = jax.random.split(lean(key))
-    number = max(1000, scheme.pilot.num_particles)
-    log_weights = np.asarray(_importance(bridge, jax.random.split(key_weights, number)), float)
-    k = diagnostics.tail_shape(log_weights)
-    model = scheme.run(scheme.kernels(bridge), key_pilot, progress_bar=progress_bar)
-    if scheme.levels is None and len(model.levels.power) == 2:
-        if not k > HEAVY:
-            model = model._replace(levels=jax.tree.map(lambda leaf: leaf[:1], model.levels))
-        else:  # in steps, whatever few particles say
-            careful = scheme.pilot.but(Pilot(conditional_ess=max(0.9, scheme.pilot.conditional_ess)))
-            scheme = dataclasses.replace(scheme, pilot=careful)
-            model = scheme.run(scheme.kernels(bridge), key_pilot, progress_bar=progress_bar)
-    weights = np.exp(log_weights - log_weights.max())
-    share = float(weights.sum() ** 2 / np.sum(weights**2) / number)
-    return model, ProposalDiagnostics(k, share, number, len(model.levels.power))
-
-
-@eqx.filter_jit
-def _importance(bridge: DensityBridge, keys: Array) -> Array:
-    """Log weights of draws of the proposal against the posterior."""
-    zero, one = jnp.zeros(()), jnp.ones(())
-
-    def each(key):
-        z = bridge.sample_prior(key)
-        log_joint, (seen, rest, _) = log_density(bridge, z, zero, one)
-        log_weight = log_joint - bridge.proposal.log_prob(z, seen.log_density + rest.log_prior)
-        return jnp.where(jnp.isfinite(log_weight), log_weight, -math.inf)
-
-    return jax.lax.map(each, keys, batch_size=256)

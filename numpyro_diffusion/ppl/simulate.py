@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 from numpyro import distributions as dist
@@ -40,7 +39,7 @@ class Observations(eqx.Module):
         trace = look(LiveModel((), (), (), model, args, kwargs), 0.0)
         found = {n: s for n, s in trace.items() if s["type"] == "sample" and s["is_observed"]}
         found = {n: s for n, s in found.items() if not isinstance(unwrapped(s["fn"]), dist.Unit)}
-        found = {n: s for n, s in found.items() if np.size(s.get("value")) and "value" in s}
+        found = {n: s for n, s in found.items() if s["value"] is not None and np.size(s["value"])}
         return cls(
             {n: jnp.asarray(s["value"]) for n, s in found.items()},
             {n: s["counts"] for n, s in found.items()},
@@ -106,7 +105,7 @@ class Simulator(eqx.Module):
             return handlers.trace(handlers.seed(free, key)).get_trace(*self.args, **self.kwargs)
 
     def latent(self, key: PRNGKey) -> tuple[Position, dict[str, Array]]:
-        """A draw of the prior: continuous sites in unconstrained space, and the values of all latent sites."""
+        """A draw of the prior: continuous sites in unconstrained space, and the values of all latent ones."""
         trace = self._trace(key, {})
         z = {n: trace[n]["value"] for n in self.diffusion}
         for n in self.others:

@@ -32,14 +32,7 @@ from ..smc import FeynmanKac, SMCResult, run_smc
 from ..smc.resampling import check_threshold, scheme_of
 from ..smc.step import Resampler
 from ..twists import AbstractTwist
-from .amortised import (
-    AmortisedProposal,
-    ProposalDiagnostics,
-    attributes_of_proposal,
-    check_start,
-    from_proposal,
-    started_in_words,
-)
+from .amortised import AmortisedProposal
 from .bridge import from_model
 from .checks import check_model
 from .draws import (
@@ -54,6 +47,13 @@ from .draws import (
 )
 from .groups import Run, arviz_groups, level_times, prior_marks
 from .simulate import Observations
+from .start import (
+    ProposalDiagnostics,
+    attributes_of_proposal,
+    check_start,
+    from_proposal,
+    started_in_words,
+)
 from .update import (
     Increment,
     attributes_of,

@@ -103,8 +103,8 @@ class TunedScheme(AbstractScheme):
         """
         if bridge.proposal is not None and not self.takes_proposals:
             raise ValueError(
-                f"the bridge starts from a proposal, and `{type(self).__name__}` from noise or the prior: its "
-                "weights would be wrong. Use `nd.schemes.DataTempered()`, or a bridge without a proposal."
+                f"the bridge starts from a proposal, and `{type(self).__name__}` from noise or the prior: "
+                "its weights would be wrong. Use `nd.schemes.DataTempered()`, or a bridge without a proposal."
             )
         if isinstance(bridge, self.bridge_type):
             return

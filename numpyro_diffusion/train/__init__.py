@@ -24,7 +24,6 @@ from .losses import denoising_loss as denoising_loss
 from .losses import energy_loss as energy_loss
 from .losses import level_loss as level_loss
 from .mixture_density import MixtureDensityNetwork as MixtureDensityNetwork
-from .mixture_density import StudentMixture as StudentMixture
 from .mixture_density import fit_mixture_density as fit_mixture_density
 from .ratio import density_ratio_classifier as density_ratio_classifier
 from .ratio import fit_ratio as fit_ratio

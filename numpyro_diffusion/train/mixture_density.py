@@ -20,79 +20,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.linalg import solve_triangular
-from jax.scipy.special import gammaln
 
 from .._arguments import whole_numbers
 from .._typing import Array, PRNGKey, Scalar
+from ..energies import StudentMixture
 from ..nets import Linear
 from .fit import fit
 from .result import FitResult
 
-__all__ = ["MixtureDensityNetwork", "StudentMixture", "fit_mixture_density"]
+__all__ = ["MixtureDensityNetwork", "fit_mixture_density"]
 
-FREEDOM = 5.0  # of Student's distributions
 TAIL = 0.1  # share of a component's mass that is Student's
 LARGEST = 512  # coordinates of z: a full covariance has half the square of that
 _CLIP = 8.0  # standard deviations beyond which the regression does not go on
-
-
-class StudentMixture(eqx.Module):
-    r"""A mixture of Gaussians over vectors, each with a share of Student's distribution for its tails.
-
-    $u = m_k + Q_k^{-1} e$ with $e$ standard normal, or with probability `tails[k]` of Student's distribution
-    with 5 degrees of freedom, $e / \sqrt{\chi^2_5 / 5}$.
-
-    Attributes:
-        log_weights: Of the components, normalised, shape `(num,)`.
-        means: $m_k$, shape `(num, d)`.
-        roots: $Q_k$, lower triangular, $Q_k^\top Q_k$ the inverse covariance; shape `(num, d, d)`.
-        tails: Share of Student's distribution, shape `(num,)`, in [0, 1].
-    """
-
-    log_weights: Array
-    means: Array
-    roots: Array
-    tails: Array
-
-    def log_prob(self, u: Array) -> Scalar:
-        """Log density of one vector, of shape `()`, in nats."""
-        dimension = u.shape[-1]
-
-        def one(mean, root, tail):
-            squares = jnp.sum((root @ (u - mean)) ** 2)
-            volume = jnp.sum(jnp.log(jnp.abs(jnp.diag(root))))
-            normal = -0.5 * squares - 0.5 * dimension * math.log(2 * math.pi)
-            half = 0.5 * (FREEDOM + dimension)
-            student = (
-                gammaln(half)
-                - gammaln(0.5 * FREEDOM)
-                - 0.5 * dimension * math.log(FREEDOM * math.pi)
-                - half * jnp.log1p(squares / FREEDOM)
-            )
-            return volume + jnp.logaddexp(jnp.log1p(-tail) + normal, jnp.log(tail) + student)
-
-        each = jax.vmap(one)(self.means, self.roots, self.tails)
-        return jax.nn.logsumexp(self.log_weights + each)
-
-    def sample(self, key: PRNGKey) -> Array:
-        """A draw of shape `(d,)`."""
-        key_which, key_tail, key_normal, key_square = jax.random.split(key, 4)
-        k = jax.random.categorical(key_which, self.log_weights)
-        e = jax.random.normal(key_normal, self.means.shape[1:], self.means.dtype)
-        spread = jnp.sqrt(2 * jax.random.gamma(key_square, 0.5 * FREEDOM) / FREEDOM)
-        far = jax.random.bernoulli(key_tail, self.tails[k])
-        e = e / jnp.where(far, spread, 1.0).astype(e.dtype)
-        return self.means[k] + solve_triangular(self.roots[k], e, lower=True)
-
-    def beside(self, other: "StudentMixture", share: float) -> "StudentMixture":
-        """The mixture in which another one has a share of the mass."""
-        weights = (1 - share, self.log_weights), (share, other.log_weights)
-        log_weights = [math.log(w) + log_weights for w, log_weights in weights]
-        parts = [
-            jnp.concatenate([getattr(self, n), getattr(other, n)])
-            for n in ("means", "roots", "tails")
-        ]
-        return StudentMixture(jnp.concatenate(log_weights), *parts)
 
 
 class MixtureDensityNetwork(eqx.Module):
@@ -123,7 +63,7 @@ class MixtureDensityNetwork(eqx.Module):
 
     @classmethod
     def of(
-        cls, key: PRNGKey, observed: Array, latent: Array, components: int, width: int
+        cls, key: PRNGKey, observed: Any, latent: Any, components: int, width: int
     ) -> "MixtureDensityNetwork":
         """The regression of some pairs, and a network that has not learned anything yet.
 
@@ -137,6 +77,7 @@ class MixtureDensityNetwork(eqx.Module):
         y, z = np.asarray(observed, np.float64), np.asarray(latent, np.float64)
         low, location, high = np.quantile(y, [0.16, 0.5, 0.84], axis=0)
         scale = np.where(high > low, 0.5 * (high - low), np.std(y, 0))
+        scale = np.maximum(scale, 1e-30 * np.max(np.abs(y), 0))  # nothing overflows
         scale = np.where(scale > 0, scale, 1.0)
         w = np.clip((y - location) / scale, -_CLIP, _CLIP)
         centred, z_mean = w - w.mean(0), z.mean(0)
@@ -148,15 +89,19 @@ class MixtureDensityNetwork(eqx.Module):
         root = np.linalg.inv(np.linalg.cholesky(rest.T @ rest / len(w) + floor))
         size = z.shape[1]
         keys = jax.random.split(key, 7)
-        hidden = [Linear(k, width, width, gain) for k, gain in zip(keys[1:5], (1, 0.5) * 2)]
+        hidden = [
+            Linear(k, width, width, gain) for k, gain in zip(keys[1:5], (1, 0.5) * 2, strict=True)
+        ]
         write = Linear(keys[5], width, components * _outputs(size), gain=0.0)
         # Components that were alike would stay so.
         apart = jax.random.normal(keys[6], (components, size)) / math.sqrt(size)
         bias = write.bias.reshape(components, -1).at[:, 1 : 1 + size].set(apart).ravel()
         write = eqx.tree_at(lambda layer: layer.bias, write, bias)
-        layers = (Linear(keys[0], y.shape[1], width), *hidden, write)
-        arrays = (jnp.asarray(a) for a in (location, scale, slope, offset, root))
-        return cls(layers, *arrays, components)
+        return cls(
+            (Linear(keys[0], y.shape[1], width), *hidden, write),
+            *(jnp.asarray(a) for a in (location, scale, slope, offset, root)),
+            components=components,
+        )  # pyright: ignore[reportCallIssue]
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -201,11 +146,11 @@ def _outputs(size: int) -> int:
 
 def fit_mixture_density(
     key: PRNGKey,
-    observed: Array,
-    latent: Array,
+    observed: Any,
+    latent: Any,
     *,
     draw: Callable[[PRNGKey], tuple[Array, Array]] | None = None,
-    start: tuple[Array, Array] | None = None,
+    start: tuple[Any, Any] | None = None,
     components: int = 8,
     width: int = 128,
     steps: int = 3000,
@@ -252,8 +197,8 @@ def fit_mixture_density(
             "Sample such a model without a proposal: `nd.SMC(model)`."
         )
     key_net, key = jax.random.split(key)
-    first: Any = (observed, latent) if start is None else start
-    network = MixtureDensityNetwork.of(key_net, *first, components, width)
+    first, then = (observed, latent) if start is None else start
+    network = MixtureDensityNetwork.of(key_net, first, then, components, width)
     pairs = np.concatenate([observed, latent], 1)
     data: Any = pairs
     if draw is not None:
