@@ -16,6 +16,7 @@ effective samples an evaluation, proposal over ordinary. Pareto k-hat is the med
 What the proposal costs once, simulations and training, is below the table.
 """
 
+import functools
 import time
 from typing import Any, NamedTuple
 
@@ -108,7 +109,7 @@ def run(make, data: tuple, seeds) -> Runs:
         values = np.concatenate(flat, -1)
         found = smc.proposal_diagnostics
         k = np.nan if found is None else found.pareto_k
-        mean = lambda f: np.einsum("cn,cnd->d", weights, f)
+        mean = functools.partial(np.einsum, "cn,cnd->d", weights)
         rows.append((smc._log_evidence, smc.log_evidence_error, mean(values), mean(values**2),
                      smc.network_evaluations, k))  # fmt: skip
     columns = [np.array(column) for column in zip(*rows, strict=True)]
@@ -168,18 +169,17 @@ def main() -> None:
             f"{proposal.fit.verdict}"
         )
         sizes = {"num_particles": task.num_particles, "progress_bar": False}
-        plain = lambda task=task, sizes=sizes: nd.SMC(task.model, **sizes)
-        quick = lambda task=task, sizes=sizes, p=proposal: nd.SMC(task.model, initial=p, **sizes)
+        sampler = functools.partial(nd.SMC, task.model, **sizes)
         for i, data in enumerate(task.data):
-            ordinary = run(plain, data, range(seeds))
+            ordinary = run(sampler, data, range(seeds))
             large = None
             if task.problems is None:
-                sizes_large = {**sizes, "num_particles": 4 * task.num_particles}
-                large = run(lambda: nd.SMC(task.model, **sizes_large), data, [999])
+                more = functools.partial(sampler, num_particles=4 * task.num_particles)
+                large = run(more, data, [999])
             log_evidence, mean, variance = truth(task, i, ordinary, large)
-            started_at = run(quick, data, range(seeds))
+            from_proposal = run(functools.partial(sampler, initial=proposal), data, range(seeds))
             each = []
-            for name, runs in (("ordinary", ordinary), ("from proposal", started_at)):
+            for name, runs in (("ordinary", ordinary), ("from proposal", from_proposal)):
                 errors = runs.log_evidence - log_evidence
                 effective = float(np.median(variance / np.mean((runs.means - mean) ** 2, 0)))
                 each.append(effective / runs.evaluations)
