@@ -1,5 +1,5 @@
 # make demo   restore a held-out digit (makes its own virtual environment first)
-# make test   lint, types, import layers, tests of every law, short pages and examples, documentation
+# make test   lint, types, import layers, tests of every formula, short pages and examples, the site in a browser
 # make test-long   long pages, more keys, larger clouds and further combinations: hours
 # make test-lowest   core tests with the oldest versions that pyproject.toml allows, in an environment of its own
 #
@@ -45,7 +45,6 @@ demo: $(VENV)/.stamp-demo
 test: lint $(VENV)/.stamp-test
 	$(TEST_ENV) $(call hurry,$(BIN)) $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not long" $(PYTEST_ARGS)
 	$(TEST_ENV) $(call hurry,$(BIN)) $(BIN)/python -m pytest -n 2 --dist worksteal -m slow $(PYTEST_ARGS)
-	$(BIN)/python -m mkdocs build --strict
 
 test-long: $(VENV)/.stamp-test
 	$(TEST_ENV) $(BIN)/python -m pytest -n 2 --dist loadfile -m long $(PYTEST_ARGS)

@@ -219,3 +219,18 @@ def test_what_does_not_matter_compiles_nothing():
         run(make(), jnp.array([1.7]), 1)  # another function, other data, another key
         run(make(), np.array([-0.7]), 2, levels=7)  # and another number of levels
     assert 0 < first[0] <= 15 and again[0] == 0, (first, again)
+
+
+def test_a_model_is_looked_at_in_few_programs():
+    """Each operation that runs outside a program is a program of its own: there were thirty."""
+    means, y = np.linspace(-1.0, 1.0, 14).reshape(2, 7), jnp.linspace(0.0, 1.0, 7)
+    energy = nd.GaussianMixture([0.3, 0.7], means, np.stack([np.eye(7), 2 * np.eye(7)]))
+
+    def model(y):
+        x = numpyro.sample("x", nd.DiffusionPrior(energy))
+        scale = numpyro.sample("scale", dist.HalfNormal(1.0))
+        numpyro.sample("y", dist.Normal(x, scale).to_event(1), obs=y)
+
+    with counting_programs() as count:
+        nd.from_model(model, y)
+    assert count[0] <= 6

@@ -10,9 +10,8 @@ in the coordinates and the clock of `WhitenedFlow`, the integral from noise to d
 """
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -24,9 +23,20 @@ from .estimate import AbstractLogDensity, DensityEstimate, Point
 from .trace import AbstractDivergence, ExactDivergence, Hutchinson
 from .whitened import WhitenedFlow
 
+if (
+    TYPE_CHECKING
+):  # it takes a third of a second to import, so only those who solve an equation wait for it
+    import diffrax
+
 __all__ = ["FlowDensity", "probability_flow"]
 
 FIRST_STEP = 0.1  # of the clock: a tenth of an e-fold of the noise
+
+
+def _default_solver() -> "diffrax.AbstractERK":
+    import diffrax
+
+    return diffrax.Tsit5()
 
 
 class FlowDensity(AbstractLogDensity):
@@ -48,13 +58,15 @@ class FlowDensity(AbstractLogDensity):
     """
 
     divergence: AbstractDivergence = eqx.field(default_factory=ExactDivergence)
-    solver: diffrax.AbstractERK = eqx.field(default_factory=diffrax.Tsit5)
+    solver: "diffrax.AbstractERK" = eqx.field(default_factory=_default_solver)
     rtol: float = eqx.field(static=True, default=1e-5)
     atol: float = eqx.field(static=True, default=1e-5)
     max_steps: int = eqx.field(static=True, converter=plain, default=1000)
     num_steps: int | None = eqx.field(static=True, converter=plain, default=None)
 
     def __check_init__(self):
+        import diffrax
+
         check_counts(self, max_steps=1)
         if isinstance(self.divergence, Hutchinson) and self.divergence.num_probes < 2:
             raise ValueError(
@@ -88,6 +100,8 @@ class FlowDensity(AbstractLogDensity):
     def point(
         self, prior: AbstractDenoiser, shared: Any, x: Array, key: PRNGKey, at_once: int
     ) -> Point:
+        import diffrax
+
         del shared, at_once
         flow = WhitenedFlow.of(prior, x.dtype)
         noise, data = flow.ends()
@@ -131,7 +145,7 @@ class FlowDensity(AbstractLogDensity):
         return Point(jnp.mean(replicates), variance, count, replicates)
 
 
-def _stages(solver: diffrax.AbstractERK, num_steps: Array) -> Array:
+def _stages(solver: "diffrax.AbstractERK", num_steps: Array) -> Array:
     """Evaluations of the flow in so many steps, rejected ones included."""
     tableau: Any = solver.tableau
     if tableau.fsal:  # the last stage of a step is the first of the next
@@ -151,7 +165,7 @@ def probability_flow(
     key: PRNGKey | None = None,
     *,
     divergence: AbstractDivergence | None = None,
-    solver: diffrax.AbstractERK | None = None,
+    solver: "diffrax.AbstractERK | None" = None,
     rtol: float = 1e-5,
     atol: float = 1e-5,
     max_steps: int = 1000,
@@ -208,7 +222,7 @@ def probability_flow(
     """
     estimator = FlowDensity(
         ExactDivergence() if divergence is None else divergence,
-        diffrax.Tsit5() if solver is None else solver,
+        _default_solver() if solver is None else solver,
         rtol,
         atol,
         max_steps,

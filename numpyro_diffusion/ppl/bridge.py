@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._arguments import as_arrays
+from .._staging import brief_jit, settle
 from .._typing import Position
 from ..bridge import Bridge, DensityBridge, DiffusionSite, check_bridge_type, seen_shapes
 from ..twists import AbstractTwist, Tweedie
@@ -159,7 +160,11 @@ def _places(sites: dict[str, DiffusionSite]) -> Position:
         scaled = scales.reshape(-1, *(1,) * len(site.shape)) * normals
         return site.centre + site.scale * scaled.astype(site.dtype)
 
-    return {name: at(site) for name, site in sites.items()}
+    # One program, and equal ones are compiled once.
+    return _values(settle(lambda: {name: at(site) for name, site in sites.items()}))
+
+
+_values = brief_jit(lambda program: program())
 
 
 def _nothing_to_move(discrete: tuple[str, ...]) -> str:
