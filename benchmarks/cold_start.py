@@ -96,9 +96,7 @@ def child(name: str, num_particles: int) -> dict:
     model, operator, data = problem(name)
     options = {"num_particles": num_particles, "num_chains": 4, "progress_bar": False}
     if name.startswith("U-Net"):  # four levels of few particles: what is compiled is the same
-        now = hasattr(
-            nd.schemes, "Pilot"
-        )
+        now = hasattr(nd.schemes, "Pilot")
         pilot = {"pilot": 16} if now else {"num_pilot": 16}
         options |= {"scheme": nd.Annealed(levels=4, **pilot), "num_particles": 8}
     smc, times, counts = nd.SMC(model, **options), [], []
