@@ -313,9 +313,7 @@ def test_places_in_words():
     )
 
 
-CUT = nd.EnergyFunction(
-    lambda x, t: 0.5 * jnp.sum(x**2) + jnp.where(x[0] > 1, jnp.nan, 0.0), (1,)
-)
+CUT = nd.EnergyFunction(lambda x, t: 0.5 * jnp.sum(x**2) + jnp.where(x[0] > 1, jnp.nan, 0.0), (1,))
 BY_SCORE = {
     "Twisted": (
         lambda key, path: nd.run_smc(key, nd.Twisted(levels=50)(path), 1000, num_chains=4),

@@ -45,7 +45,7 @@ def test_a_collapsed_run_hands_out_no_small_error(smc, key):
 
 
 def test_ladders_that_nothing_refreshes_hand_out_no_small_error(key):
-    """A mode of weight 1e-6 holds all the posterior: its replicas start there, and hardly any state returns."""
+    """A mode of weight 1e-6 holds all the posterior: replicas start there, and hardly any state returns."""
     prior = nd.GaussianMixture([1 - 1e-6, 1e-6], [[0.0], [9.0]], [[[1.0]], [[0.04]]])
     bridge = nd.from_energy(prior, lambda x: jax.scipy.stats.norm.logpdf(9.0, x[0], 0.3))
     found = nd.replica_exchange(key, bridge, num_draws=100, num_burn_in=20, num_chains=3)

@@ -334,7 +334,7 @@ class PathBridge(Bridge):
         return self.see(u, clock).scores
 
     def log_factors(self, x: dict[str, Array]) -> Scalar:
-        """Log of what multiplies the sampler's distribution, at clean values; the sampler is not evaluated."""
+        """Log of what multiplies the sampler's distribution, at clean values; no sampler is evaluated."""
         return sum((site.log_factors(x[n]) for n, site in self.sites.items()), jnp.zeros(()))
 
 

@@ -192,8 +192,8 @@ class PathSite(DiffusionSite):
     """A diffusion variable whose distribution is that of a reverse sampler, known by its steps alone: no
     density.
 
-    An energy has a value beside its score. Where that is NaN or infinite at clock 0, so is the density here: the
-    score may be a number there, and then nothing else would show it.
+    An energy has a value beside its score. Where that is NaN or infinite at clock 0, so is the density here:
+    the score may be a number there, and then nothing else would show it.
     """
 
     def __check_init__(self):

@@ -1,7 +1,6 @@
 """The standard error of a run's log evidence, and reasons not to trust it."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import jax
 import numpy as np
