@@ -177,7 +177,7 @@ def test_three_steps_of_two_sites_and_a_plate(conjugate):
 
 
 def test_guidance_that_is_steep_is_shortened(key):
-    """At the end of the density of log(x - .2) the gradient is unbounded; without weights it stays as it is."""
+    """At the end of the density of log(x - .2) the gradient is unbounded; without weights it stays so."""
     prior = nd.GaussianMixture([0.6, 0.4], [[-1.0], [1.5]], [[[0.3]], [[0.5]]])
 
     def likelihood(x):
