@@ -174,3 +174,24 @@ def test_three_steps_of_two_sites_and_a_plate(conjugate):
     floor = {n: float(s) ** 2 for n, s in bridge.noise(jnp.zeros(())).items()}
     total = COVARIANCE[0, 0] + floor["z"] + (1.1 + floor["a"] + SIGMA**2) * np.eye(2)
     assert_unbiased(result.log_evidence, multivariate_normal.logpdf(data, [1.4, 1.4], total))
+
+
+def test_guidance_that_is_steep_is_shortened(key):
+    """At the end of the density of log(x - .2) the gradient is unbounded; without weights it stays so."""
+    prior = nd.GaussianMixture([0.6, 0.4], [[-1.0], [1.5]], [[[0.3]], [[0.5]]])
+
+    def likelihood(x):
+        return jax.scipy.stats.norm.logpdf(0.6, x[0], 0.4) + jnp.log(jnp.maximum(x[0] - 0.2, 0.0))
+
+    bridge = nd.from_energy(prior, likelihood, bridge_type=nd.bridge.PathBridge)
+    result = nd.run_smc(key, nd.Twisted()(bridge), 500, num_chains=8)
+    found = np.asarray(result.log_evidence)
+    assert found.std(ddof=1) < 0.12
+    assert (
+        abs(found.mean() + 2.66) < 0.08
+    )  # of the sampler's own distribution, `benchmarks/zeros.py`
+    transport = nd.Twisted().kernels(bridge).transport
+    step = Step(jnp.asarray(True), jnp.ones(()), jnp.zeros(1), 0.5 * jnp.ones(1), None)
+    moved = lambda t: float(t.guidance(step, jnp.full(1, -1e3), jnp.asarray(2.0))[0])
+    assert moved(transport) == pytest.approx(-0.25 * 3 / 2)
+    assert moved(transport.as_published()) == pytest.approx(-0.25 * 1e3)

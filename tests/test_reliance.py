@@ -44,6 +44,19 @@ def test_a_collapsed_run_hands_out_no_small_error(smc, key):
     assert "collapsed" in exported["posterior"].attrs["evidence_reservations"]
 
 
+def test_ladders_that_nothing_refreshes_hand_out_no_small_error(key):
+    """A mode of weight 1e-6 holds all the posterior: replicas start there, and hardly any state returns."""
+    prior = nd.GaussianMixture([1 - 1e-6, 1e-6], [[0.0], [9.0]], [[[1.0]], [[0.04]]])
+    bridge = nd.from_energy(prior, lambda x: jax.scipy.stats.norm.logpdf(9.0, x[0], 0.3))
+    found = nd.replica_exchange(key, bridge, num_draws=100, num_burn_in=20, num_chains=3)
+    exact = np.log(1e-6) + stats.norm.logpdf(0.0, 0.0, np.sqrt(0.04 + 0.09 + NOISE))
+    assert abs(found.log_evidence - exact) > 3, "this run was to fail"
+    assert np.asarray(found.round_trips).min() == 0
+    assert abs(found.log_evidence - exact) < 3 * found.log_evidence_error
+    words = diagnostics.verdict(found)
+    assert "drawn afresh reached the target" in words and "neither means much" in words
+
+
 def test_print_summary_counts_clouds_by_their_evidence(smc, key, capsys):
     smc.run(key, y=jnp.asarray(0.3))
     values, weights = smc.get_weighted_samples()

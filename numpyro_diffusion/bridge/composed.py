@@ -4,9 +4,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._typing import Array, Scalar
-from ..energies import AbstractDenoiser, Composed, ComposedDenoiser, added_variance
+from ..energies import AbstractDenoiser, AbstractEnergy, Composed, ComposedDenoiser, added_variance
 
-__all__ = ["log_integral", "powers", "scores"]
+__all__ = ["log_integral", "powers", "scores", "value_and_score"]
 
 
 def powers(sampler: AbstractDenoiser) -> tuple[float, ...]:
@@ -26,12 +26,26 @@ def powers(sampler: AbstractDenoiser) -> tuple[float, ...]:
     return tuple(float(power) for power in sampler.powers)  # pyright: ignore[reportArgumentType]
 
 
-def scores(sampler: AbstractDenoiser, u: Array, t: Scalar) -> tuple[Array, Array]:
-    r"""$\nabla_u \log p_{i,t}(u)$ of all parts, and the denoised mean of the composition."""
+def value_and_score(sampler: AbstractDenoiser, u: Array, t: Scalar) -> tuple[Scalar, Array]:
+    r"""$\log p_t(u)$ of an energy, 0 of what has none, and $\nabla_u \log p_t(u)$, from one evaluation."""
+    if not isinstance(sampler, AbstractEnergy):
+        return jnp.zeros(()), sampler.data_score(u, t)
+    own = type(sampler)
+    if own.data_score is AbstractEnergy.data_score and own.score is AbstractEnergy.score:
+        return sampler.log_density_and_score(u, t)
+    return sampler.log_density(u, t), sampler.data_score(u, t)
+
+
+def scores(sampler: AbstractDenoiser, u: Array, t: Scalar) -> tuple[Scalar, Array, Array]:
+    r"""$\sum_i \beta_i \log p_{i,t}(u)$ of those parts that are energies, $\nabla_u \log p_{i,t}(u)$ of all
+    parts, and the denoised mean of the composition.
+    """
     assert isinstance(sampler, Composed | ComposedDenoiser)
-    each = jnp.stack([e.data_score(u, t) for e in sampler.energies])
-    total = jnp.tensordot(jnp.asarray(powers(sampler), u.dtype), each, 1)
-    return each, u + added_variance(sampler, t).astype(u.dtype) * total
+    values, parts = zip(*(value_and_score(e, u, t) for e in sampler.energies), strict=True)
+    each, beta = jnp.stack(parts), powers(sampler)
+    value = sum((b * v for b, v in zip(beta, values, strict=True)), jnp.zeros(()))
+    total = jnp.tensordot(jnp.asarray(beta, u.dtype), each, 1)
+    return value, each, u + added_variance(sampler, t).astype(u.dtype) * total
 
 
 def log_integral(sampler: AbstractDenoiser) -> Scalar | float:

@@ -191,6 +191,9 @@ class DensitySite(DiffusionSite):
 class PathSite(DiffusionSite):
     """A diffusion variable whose distribution is that of a reverse sampler, known by its steps alone: no
     density.
+
+    An energy has a value beside its score. Where that is NaN or infinite at clock 0, so is the density here:
+    the score may be a number there, and then nothing else would show it.
     """
 
     def __check_init__(self):
@@ -227,13 +230,25 @@ class PathSite(DiffusionSite):
         parts.
         """
         if self.powers:
-            scores, x_hat = composed.scores(self.sampler, u, t)
+            value, scores, x_hat = composed.scores(self.sampler, u, t)
         else:
-            scores = self.sampler.data_score(u, t)
+            value, scores = composed.value_and_score(self.sampler, u, t)
             x_hat = u + added_variance(self.sampler, t) * scores
+        # At noisy levels the steps are the prior, whatever density they pass.
+        usual = jnp.isfinite(value) | (t > self.energy.t_min)
+        factors = self._factors(u, x_hat, t)
+        return jnp.where(usual, factors, jax.lax.stop_gradient(value)), x_hat, scores
+
+    def log_factors(self, u: Array) -> Scalar:
+        """Log of the factors of the whole batch at clock 0; the sampler is not evaluated."""
+        t = self.time(jnp.zeros(()))
+        each = jax.vmap(lambda u: self._factors(u, u, t))(u.reshape(-1, *self.energy.shape))
+        return jnp.sum(each)
+
+    def _factors(self, u: Array, x_hat: Array, t: Scalar) -> Scalar:
         if isinstance(self.energy, Factored | FactoredDenoiser):
-            return log_factors(self.energy, u, x_hat, t), x_hat, scores
-        return jnp.zeros(()), x_hat, scores
+            return log_factors(self.energy, u, x_hat, t)
+        return jnp.zeros(())
 
 
 def open_share(sites: dict[str, DiffusionSite], clock: Scalar) -> Scalar:

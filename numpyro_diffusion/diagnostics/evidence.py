@@ -1,14 +1,13 @@
 """The standard error of a run's log evidence, and reasons not to trust it."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import jax
 import numpy as np
-from scipy import stats
 
 from ..smc import SMCResult
 from ..smc.weights import family_weights
+from ..smc.widening import widening
 
 __all__ = [
     "cloud_errors",
@@ -44,14 +43,7 @@ def cloud_errors(result: SMCResult) -> np.ndarray:
     """
     own = np.atleast_1d(np.asarray(result.log_evidence_error, float))
     families = 1 / (own**2 + 1 / np.shape(result.log_weights)[-1])
-    return own * _widening(families - 1)
-
-
-def _widening(freedom: Any) -> np.ndarray:
-    """Quantile of Student's distribution over that of the normal distribution; bounded, so that it stays a
-    number.
-    """
-    return stats.t.ppf(0.975, np.maximum(freedom, 0.5)) / stats.norm.ppf(0.975)
+    return own * widening(families - 1)
 
 
 def log_evidence_error(result: SMCResult) -> float:
@@ -94,7 +86,7 @@ def log_increment_error(before: SMCResult, after: SMCResult) -> float:
     """
     shares = cloud_shares(after), cloud_shares(before)
     own = np.asarray(after.log_evidence_error, float)
-    widening = cloud_errors(after) / np.where(own > 0, own, 1.0)
+    wider = cloud_errors(after) / np.where(own > 0, own, 1.0)
     if after.chain_length is not None:
         earlier = np.asarray(before.log_evidence_error, float)
         each = np.sqrt(np.maximum(own**2 - earlier**2, 0.0)) * shares[0]
@@ -105,7 +97,7 @@ def log_increment_error(before: SMCResult, after: SMCResult) -> float:
         )
         count = weights.shape[1]
         each = np.sqrt(np.sum((weights - old) ** 2, 1) * count / (count - 1))
-    error = float(np.sqrt(np.sum((each * widening) ** 2)))
+    error = float(np.sqrt(np.sum((each * wider) ** 2)))
     count = len(own)
     if count < 2:
         return error

@@ -5,6 +5,7 @@ $\prod_i p_i^{\beta_i}$. A correction (see `corrections`) weighs its steps so th
 twist of the likelihood and factors steer them and are weighed as in `Twisted`.
 """
 
+import dataclasses
 from typing import ClassVar
 
 import equinox as eqx
@@ -12,13 +13,14 @@ import jax
 import jax.numpy as jnp
 
 from .._arguments import plain
+from .._typing import Array
 from ..bridge import Bridge, PathBridge, Seen
 from ..smc import Claims
 from .checks import check_choices, check_has_diffusion
 from .corrections import AbstractCorrection, RadonNikodym, Step
 from .kernels import Kernels
 from .levels import Level
-from .proposals import usable
+from .proposals import shortened, usable
 from .settings import MOVES, PILOT, Moves, Pilot
 from .transport import AbstractTransport
 from .tuned import TunedScheme
@@ -94,10 +96,12 @@ class Corrected(AbstractTransport):
     Attributes:
         correction: $M_0$ and $c$.
         inflation: $\eta \ge 1$.
+        shortens: Whether steep gradients are shortened; not where there are no weights, as published.
     """
 
     correction: AbstractCorrection
     inflation: float = 1.0
+    shortens: bool = eqx.field(static=True, default=True)
     needs_gradient: ClassVar[bool] = True
 
     @property
@@ -132,10 +136,21 @@ class Corrected(AbstractTransport):
             )
             mean, variance = self.correction.step(step)
             noise = jax.random.normal(key_noise, u.shape, u.dtype)
-            pull = variance * usable(gradient[name]) + jnp.sqrt(self.inflation * variance) * noise
+            pull = variance * self.guidance(step, gradient[name])
+            pull = pull + jnp.sqrt(self.inflation * variance) * noise
             drawn = mean + pull
             terms = noise**2 + jnp.log(self.inflation) - pull**2 / variance
             weight = 0.5 * jnp.sum(terms) + self.correction.log_weight(step, drawn)
             new[name] = jnp.where(moves, drawn, u)
             log_ratio = log_ratio + jnp.where(moves, weight, 0.0)
         return new, log_ratio
+
+    def guidance(self, step: Step, gradient: Array) -> Array:
+        """Gradient of the likelihood, shortened as in `Reverse` where it is steep."""
+        slope = usable(gradient).ravel()
+        if self.shortens:  # of a product the noise is narrower
+            slope = shortened(slope, step.noisy / jnp.sqrt(jnp.maximum(step.concentration, 1.0)))
+        return slope.reshape(gradient.shape)
+
+    def as_published(self):
+        return dataclasses.replace(self, shortens=False)

@@ -1,16 +1,17 @@
 r"""Guided steps of a reverse sampler that is the prior itself (twisted diffusion sampler, TDS)."""
 
+import dataclasses
 from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._typing import Array
+from .._typing import Array, Scalar
 from ..bridge import Bridge, Seen
 from .covariance import AbstractMeasured
 from .levels import Level
-from .proposals import Step, spread, usable
+from .proposals import Step, shortened, spread, usable
 from .transport import AbstractTransport, Retrace
 
 __all__ = ["Guided", "sampler_curvature"]
@@ -25,11 +26,16 @@ class Guided(AbstractTransport):
     $M(u_s \mid u_t) = \mathcal{N}(u_t + v\,s + \Sigma \nabla \log \psi_t(u_t),\ \eta \Sigma)$, with
     $\psi_t$ the twisted likelihood, and $\log R = \log p(u_s \mid u_t) - \log M(u_s \mid u_t)$.
 
+    A gradient longer than $(\sqrt d + 2) / s_t$, such as at the edge of what the data allow, is shortened as
+    in `Reverse`: a draw would overshoot, and a particle that happens to stay would take over the cloud.
+    Weights are right for any draw.
+
     Attributes:
         clocks: Where `curvature` is tabulated, falling.
         curvature: $h$ by site, with a leading axis along `clocks`: values of its shape, or eigenvalues and
             eigenvectors of a matrix.
         inflation: $\eta \ge 1$.
+        shortens: Whether steep gradients are shortened; not where there are no weights, as published.
 
     References:
         Wu et al. (2023), Practical and Asymptotically Exact Conditional Sampling in Diffusion Models.
@@ -38,6 +44,7 @@ class Guided(AbstractTransport):
     clocks: Array
     curvature: dict[str, Any]
     inflation: float = 1.0
+    shortens: bool = eqx.field(static=True, default=True)
     needs_gradient: ClassVar[bool] = True
 
     def evaluations(self, bridge):
@@ -53,9 +60,9 @@ class Guided(AbstractTransport):
             yield n, step, (position[n] - particle.position[n]).ravel() - step.mean
 
     def _log_ratio(self, bridge, particle, position, level):
-        total = jnp.zeros(())
+        total, noisy = jnp.zeros(()), bridge.noise(level.clock)
         for n, step, pull in self._pulls(bridge, particle, position, level):
-            gap = pull - step.times_covariance(usable(particle.gradient[n]).ravel())
+            gap = pull - self.guidance(step, particle.gradient[n], noisy[n])
             terms = step.noise(gap) ** 2 / self.inflation + jnp.log(self.inflation)
             terms = 0.5 * jnp.sum(terms - step.noise(pull) ** 2)
             total = total + jnp.where(step.moves, terms, 0.0)
@@ -70,16 +77,25 @@ class Guided(AbstractTransport):
     def __call__(self, key, bridge, position, gradient, seen, level):
         assert gradient is not None and seen is not None
         new, log_ratio = dict(position), jnp.zeros(())
+        noisy = bridge.noise(level.clock)
         keys = jax.random.split(key, len(bridge.diffusion_sites))
         for k, (name, step) in zip(keys, self.steps(bridge, seen, level).items(), strict=True):
             u = position[name]
             noise = jax.random.normal(k, (u.size,), u.dtype)
-            pull = step.times_covariance(usable(gradient[name]).ravel())
+            pull = self.guidance(step, gradient[name], noisy[name])
             pull = pull + jnp.sqrt(self.inflation) * step.deviation(noise)
             new[name] = u + jnp.where(step.moves, step.mean + pull, 0.0).reshape(u.shape)
             terms = noise**2 + jnp.log(self.inflation) - step.noise(pull) ** 2
             log_ratio = log_ratio + jnp.where(step.moves, 0.5 * jnp.sum(terms), 0.0)
         return new, log_ratio
+
+    def guidance(self, step: Step, gradient: Array, noisy: Scalar) -> Array:
+        """How far the likelihood moves the mean of a step."""
+        slope = usable(gradient).ravel()
+        return step.times_covariance(shortened(slope, noisy) if self.shortens else slope)
+
+    def as_published(self):
+        return dataclasses.replace(self, shortens=False)
 
     def steps(self, bridge: Bridge, seen: Seen, level: Level) -> dict[str, Step]:
         r"""$p(u_s \mid u_t) - u_t$ of each diffusion site, flattened."""

@@ -14,7 +14,7 @@ from .covariance import AbstractCovariance, Diagonal, Local
 from .levels import Level
 from .transport import AbstractTransport, Retrace
 
-__all__ = ["Reverse", "Step", "spread", "usable"]
+__all__ = ["Reverse", "Step", "shortened", "spread", "usable"]
 
 _BEYOND = 2.0  # how far the noise in d coordinates may be longer than sqrt(d)
 
@@ -97,7 +97,7 @@ class Reverse(AbstractTransport):
         )
         slope = usable(gradient[name]).ravel()
         if self.shortens:
-            slope = _shortened(slope, noisy)
+            slope = shortened(slope, noisy)
         values, vectors = h if isinstance(h, tuple) else (h.ravel(), None)
         v, variance = spread(noisy, clean, moves, values)
         sharp = jnp.maximum(1.0, -(noisy**2) * values)
@@ -194,7 +194,8 @@ class Step(NamedTuple):
         return jnp.where(self.moves, 0.5 * (forth - back), 0.0)
 
 
-def _shortened(gradient: Array, noisy: Scalar) -> Array:
+def shortened(gradient: Array, noisy: Scalar) -> Array:
+    r"""The gradient, no longer than $(\sqrt d + 2) / s_t$ (see `Reverse`)."""
     longest = (jnp.sqrt(gradient.size) + _BEYOND) / noisy
     length = jnp.sqrt(jnp.sum(gradient**2))
     return gradient * jnp.minimum(1.0, longest / jnp.maximum(length, longest))

@@ -67,7 +67,9 @@ class SMCResult(NamedTuple):
         log_evidence: $\log \hat Z$ of each cloud, in nats; $\hat Z$ is unbiased (a ratio of two such
             estimates where the first levels made a cloud of the prior).
         log_evidence_error: Standard error of $\log \hat Z$ of each cloud, from its own genealogy, or from
-            its chains in a waste-free cloud.
+            its chains in a waste-free cloud. It is too small where few starting particles have offspring;
+            `nd.diagnostics.log_evidence_error(result)` widens it there and compares the clouds, and
+            `nd.diagnostics.verdict(result)` says so.
         initial_info: What `init` reports, averaged over the particles.
         trace: History over the levels.
         levels: The frozen levels that were run.

@@ -12,6 +12,7 @@ from ..._typing import Array, Position
 from ...schemes.kernels import Kernels
 from ...schemes.levels import Level
 from ...smc import Claims
+from ...smc.widening import widening
 from .bennett import batch_means_error, bennett
 
 __all__ = ["ReplicaResult", "make_result"]
@@ -24,7 +25,9 @@ class ReplicaResult(NamedTuple):
         positions: Draws in unconstrained space at clock 0, leading with `(num_chains, num_draws)`, all of the
             same weight. `jax.vmap(jax.vmap(bridge.constrain))(positions)` are the values of the model.
         log_evidence: From all ladders, in nats.
-        log_evidence_error: Its standard error, from the means of a tenth of each ladder at a time.
+        log_evidence_error: Its standard error, from the means of a tenth of each ladder at a time; wider
+            where few fresh states reached the target (`round_trips`), since draws of a ladder that has not
+            been refreshed all go back to one state.
         swap_acceptance: By pair of neighbours, one a replica, each with what is on its noisier side; for the
             first that is the distribution beyond. The sum of what is missing to 1 is the barrier $\Lambda$:
             a good ladder has about twice as many replicas.
@@ -101,13 +104,14 @@ def make_result(
     sweeps = num_all * thinning * kept.forward.shape[1]
     count = a_level * (sweeps * len(swaps) + num_walkers * num_fine) + kernels.in_blocks * sweeps
     counts = jax.tree.map(lambda flag: flag.sum((0, 1, 2)), exchanges.non_finite)
+    trips = kept.arrived.sum(0)
     result = ReplicaResult(
         positions=jax.tree.map(lambda leaf: jnp.asarray(keep(leaf).swapaxes(0, 1)), positions),
         log_evidence=float(np.sum(terms)),
-        log_evidence_error=batch_means_error(np.sum(series, 0)),
+        log_evidence_error=batch_means_error(np.sum(series, 0)) * _of_few(trips),
         swap_acceptance=jnp.asarray(swaps),
         acceptance=jnp.asarray(kept.acceptance.mean((0, 1))),
-        round_trips=jnp.asarray(kept.arrived.sum(0)),
+        round_trips=jnp.asarray(trips),
         levels=levels,
         claims=claims,
         num_evaluations=0
@@ -125,3 +129,8 @@ def make_result(
 
 def _clean(work: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(work), work, -np.inf).astype(float)
+
+
+def _of_few(trips: np.ndarray) -> float:
+    """How much wider the error of a mean over ladders is, each of which had so many independent visits."""
+    return float(np.sqrt(np.mean(widening(trips - 1.0) ** 2)))

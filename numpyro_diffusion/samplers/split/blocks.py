@@ -13,6 +13,7 @@ from ...smc.preconditioner import Preconditioner
 
 __all__ = [
     "added_noise",
+    "checked",
     "clock_at",
     "denoised",
     "ladder",
@@ -99,7 +100,7 @@ def seen_by_rest(bridge: Bridge, z: Position, seen: _Values) -> Scalar:
     rest = bridge.rest(z, seen)
     value = rest.log_prior + rest.log_likelihood
     if isinstance(bridge, PathBridge):  # factors of a denoiser are not in its score
-        value = value + bridge.see({**z, **seen}, jnp.zeros(())).log_density
+        value = value + bridge.log_factors(seen)
     return value
 
 
@@ -117,6 +118,13 @@ def looked(bridge: Bridge, z: Position, seen: _Values, energy: bool = True) -> N
     else:
         sites |= dict.fromkeys(bridge.diffusion_sites, jnp.zeros(()))
     return non_finite(sites)
+
+
+def checked(bridge: Bridge, z: Position) -> tuple[NonFinite, Scalar]:
+    """Flags by site, and whether the prior's density is finite, at a draw made with the score alone."""
+    seen = bridge.see(z, jnp.zeros(()))
+    rest = bridge.rest(z, {name: z[name] for name in bridge.diffusion_sites})
+    return non_finite({**rest.sites, **seen.sites}), jnp.isfinite(seen.log_density)
 
 
 def moved(

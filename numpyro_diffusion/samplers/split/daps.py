@@ -13,6 +13,7 @@ from ...smc.moves import Move, hmc, mala
 from .base import NO_EVIDENCE, AbstractSplit, Clock, Prior, SplitState, Tuning, uses_energy
 from .blocks import (
     added_noise,
+    checked,
     clock_at,
     denoised,
     ladder,
@@ -151,6 +152,9 @@ class DAPS(AbstractSplit):
         tuning = tuning._replace(other=other_step).learned(z, gain)
         seen = {n: z[n] for n in bridge.diffusion_sites}
         met = either(jax.tree.map(lambda flag: flag.any(0), met), watched(bridge, z, seen))
+        if not energy:
+            flags, fits = checked(bridge, z)
+            met, possible = either(met, flags), possible & fits
         # What data or prior rule out does not count: a chain may not have found what is possible yet.
         possible = possible[-1] & jnp.isfinite(seen_by_rest(bridge, z, seen))
         log_weight = jnp.where(possible, 0.0, -jnp.inf)
@@ -193,7 +197,7 @@ class DAPS(AbstractSplit):
             if self.move.evaluations is None:
                 return None
             return self._levels(bridge) * (1 + self.num_moves * self.move.evaluations)
-        return self._levels(bridge) * self.flow_steps
+        return self._levels(bridge) * self.flow_steps + 1  # at the draw
 
 
 def flow(bridge: Bridge, u: dict[str, Array], clocks: Array) -> dict[str, Array]:

@@ -15,6 +15,7 @@ from ...smc.moves import Move, hmc, mala
 from .base import NO_EVIDENCE, AbstractSplit, Clock, Prior, SplitState, Tuning, uses_energy
 from .blocks import (
     added_noise,
+    checked,
     clock_at,
     ladder,
     looked,
@@ -152,6 +153,8 @@ class PnPDM(AbstractSplit):
             acceptance["prior"] = accepted
         else:
             x = reverse_steps(key_prior, bridge, seen, ladder(bridge, level, self.num_steps))
+            flags, possible = checked(bridge, {**z, **x})
+            met.append(flags)
         z = {**z, **x}
 
         seen, accepted, values, flags, tuning = self._see(
@@ -210,4 +213,4 @@ class PnPDM(AbstractSplit):
             if self.move.evaluations is None:
                 return None
             return 1 + self.num_moves * self.move.evaluations
-        return self.num_steps
+        return self.num_steps + 1  # at the draw
