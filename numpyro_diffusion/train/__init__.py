@@ -23,6 +23,8 @@ from .levels import uniform_log_snr as uniform_log_snr
 from .losses import denoising_loss as denoising_loss
 from .losses import energy_loss as energy_loss
 from .losses import level_loss as level_loss
+from .options import EarlyStopping as EarlyStopping
+from .options import Optimizer as Optimizer
 from .ratio import density_ratio_classifier as density_ratio_classifier
 from .ratio import fit_ratio as fit_ratio
 from .recovery import RecoveryReport as RecoveryReport
@@ -30,4 +32,5 @@ from .recovery import recovery_loss as recovery_loss
 from .recovery import recovery_process as recovery_process
 from .result import FitResult as FitResult
 from .result import TrainingDiverged as TrainingDiverged
+from .updates import Contrast as Contrast
 from .value import fit_soft_value as fit_soft_value
