@@ -11,8 +11,10 @@ from .._staging import Settled, settle
 from .._typing import Array, Scalar
 from ..energies import AbstractDenoiser
 from ..twists import AbstractTwist, Tweedie
-from .base import AbstractModel, Bridge, DensityBridge, check_bridge_type, seen_shapes
+from .base import Bridge, seen_shapes
+from .forms import DensityBridge, check_bridge_type
 from .labels import LabelsGiven
+from .model import AbstractModel
 from .tempering import Tempering
 from .terms import Edge, Rest
 
