@@ -280,7 +280,7 @@ def _combine(parts, powers) -> Any:
 
 
 def _inverse(temperature: Power) -> Power:
-    from .algebra import Inverse
+    from .exponents import Inverse
 
     if callable(temperature):
         return Inverse(temperature)

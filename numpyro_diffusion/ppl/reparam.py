@@ -13,7 +13,8 @@ from numpyro.infer.reparam import Reparam
 from .._arguments import whole_number
 from ..density.flow import FlowDensity
 from ..density.flow_map import from_noise
-from .distributions import DiffusionPrior, batched
+from .base_distribution import batched
+from .distributions import DiffusionPrior
 from .handlers import _replace
 from .sites import unwrapped
 
