@@ -15,8 +15,9 @@ import numpy as np
 from jax.core import Tracer
 
 from .._typing import Array, Scalar
-from .base import AbstractDenoiser, AbstractEnergy, Power
+from .base import AbstractDenoiser, Power
 from .checks import check_alike, check_normalizable, is_traced
+from .energy import AbstractEnergy
 from .exponents import is_array_power, is_power, power_at, times_power
 from .factored import factored
 from .factors import AbstractFactor

@@ -14,8 +14,8 @@ from jax.scipy.special import log_ndtr
 
 from .._typing import Array, PRNGKey, Scalar
 from ..schedules import AbstractSchedule, VariancePreserving
-from .base import AbstractEnergy
 from .checks import horizon_of, refuse_traced
+from .energy import AbstractEnergy
 
 __all__ = ["Box", "log_normal_interval"]
 

@@ -6,7 +6,8 @@ import equinox as eqx
 import jax.numpy as jnp
 
 from .._typing import Array, Scalar
-from .base import AbstractDenoiser, AbstractEnergy
+from .base import AbstractDenoiser
+from .energy import AbstractEnergy
 from .factors import AbstractFactor, Noised
 from .noise import added_variance
 from .parts import AbstractWrapper

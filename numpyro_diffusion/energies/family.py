@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._typing import Array, Scalar
-from .base import AbstractEnergy, replaced
+from .base import replaced
 from .checks import is_traced
+from .energy import AbstractEnergy
 from .parts import AbstractWrapper
 
 __all__ = ["Family", "NormalizerTable"]

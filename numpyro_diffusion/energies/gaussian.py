@@ -14,8 +14,8 @@ import numpy as np
 
 from .._typing import Array, PRNGKey, Scalar
 from ..schedules import AbstractSchedule, VariancePreserving
-from .base import AbstractEnergy
 from .checks import horizon_of, is_traced, numbers
+from .energy import AbstractEnergy
 from .normal import coloured, decompose, log_noised_normal, root, variances
 
 __all__ = ["Gaussian", "GaussianMixture"]

@@ -18,7 +18,8 @@ import numpy as np
 from .._arguments import whole_numbers
 from .._typing import Array, PRNGKey, Scalar
 from ..schedules import AbstractSchedule, VariancePreserving
-from .base import AbstractDenoiser, AbstractEnergy
+from .base import AbstractDenoiser
+from .energy import AbstractEnergy
 from .gaussian import Gaussian, GaussianMixture
 from .normal import log_normal, log_normal_of_root
 

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 
 from .._arguments import whole_number
 from .._typing import Array, PRNGKey, Scalar
-from .base import AbstractEnergy
 from .checks import at_one_time, check_alike
+from .energy import AbstractEnergy
 from .parts import AbstractParts
 
 __all__ = ["Joint"]

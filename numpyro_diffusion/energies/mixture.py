@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._typing import Array, PRNGKey, Scalar
-from .base import AbstractEnergy
 from .checks import at_one_time, check_alike, is_traced
+from .energy import AbstractEnergy
 from .parts import AbstractParts
 
 __all__ = ["Mixture"]

@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 
 from .._typing import Array, PRNGKey, Scalar
-from .base import AbstractDenoiser, AbstractEnergy
+from .base import AbstractDenoiser
 from .checks import check_alike, is_traced
+from .energy import AbstractEnergy
 from .gaussian import Gaussian
 from .parts import AbstractSum
 

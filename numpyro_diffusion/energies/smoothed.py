@@ -19,7 +19,7 @@ import scipy.stats
 from .._arguments import whole_number
 from .._typing import Array, Scalar
 from ..schedules import AbstractSchedule
-from .base import AbstractEnergy
+from .energy import AbstractEnergy
 from .foreign import _settings
 from .noise import added_variance
 from .normal import log_normal

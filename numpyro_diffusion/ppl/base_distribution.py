@@ -15,7 +15,8 @@ from numpyro.distributions.util import validate_sample
 from .._arguments import whole_number
 from .._typing import Array, PRNGKey, Scalar
 from ..density.estimate import AbstractLogDensity
-from ..energies.base import AbstractDenoiser, AbstractEnergy
+from ..energies.base import AbstractDenoiser
+from ..energies.energy import AbstractEnergy
 from ..energies.reverse import has_exact_draws, is_composed
 from .packed import Packed
 
