@@ -16,7 +16,7 @@ from numpyro.infer.util import potential_energy, unconstrain_fn
 
 import numpyro_diffusion as nd
 from numpyro_diffusion.bridge import DensitySite
-from numpyro_diffusion.schemes.kernels import Level
+from numpyro_diffusion.schemes.levels import Level
 
 ENERGY = nd.GaussianMixture()
 DESIGN = np.array([[1.0, 0.2], [0.4, -0.5], [0.8, 1.0], [1.2, 0.0], [0.3, 0.3]])

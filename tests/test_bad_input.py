@@ -8,7 +8,7 @@ import numpyro.distributions as dist
 import pytest
 
 import numpyro_diffusion as nd
-from numpyro_diffusion.schemes.kernels import Level
+from numpyro_diffusion.schemes.levels import Level
 
 energy = nd.GaussianMixture()
 FAST = nd.Annealed(levels=4, moves=nd.schemes.Moves(num=1, num_other=1), pilot=32)

@@ -16,7 +16,7 @@ from scipy.stats import multivariate_normal
 
 import numpyro_diffusion as nd
 from numpyro_diffusion.schedules import VarianceExploding
-from numpyro_diffusion.schemes.kernels import Level
+from numpyro_diffusion.schemes.levels import Level
 from numpyro_diffusion.smc import engine as engine
 
 # Two diffusion sites, one in a plate, latent sites of both kinds around them, missing data: all Gaussian.
