@@ -313,7 +313,7 @@ def test_prior_draws_of_a_composed_prior_are_marked(odd_runs, data):
     _, (_, composed), told = odd_runs
     assert any("reverse process of Composed" in message for message in told)
     for group in ("prior", "prior_predictive"):
-        assert "another law" in composed[group].attrs["draws"]
+        assert "another distribution" in composed[group].attrs["draws"]
         assert "draws" not in data[group].attrs
 
 

@@ -178,7 +178,9 @@ def test_values_of_an_observed_diffusion_site():
         numpyro.sample("y", dist.Normal(numpyro.sample("level", dist.Normal()), 1.0), obs=y)
 
     nd.from_model(model, jnp.array([1.0, 2.0]), 0.3)
-    with pytest.raises(TypeError, match="law of real numbers; got values of type int.*Convert"):
+    with pytest.raises(
+        TypeError, match="distribution of real numbers; got values of type int.*Convert"
+    ):
         nd.from_model(model, jnp.array([1, 2]), 0.3)
     with pytest.raises(ValueError, match=r"`x` expects values of shape \(2,\); got \(3,\)"):
         nd.from_model(model, jnp.zeros(3), 0.3)

@@ -46,7 +46,7 @@ class PathBridge(Bridge):
     sites: dict[str, PathSite]
     site_type: ClassVar = PathSite
     prior_type: ClassVar = AbstractDenoiser
-    prior: ClassVar[str] = "the reverse sampler's law"
+    prior: ClassVar[str] = "the distribution of the reverse sampler"
     exact_prior: ClassVar[bool] = False
     log_normalizer_error: ClassVar[float] = 0.0
 
@@ -63,5 +63,6 @@ def check_bridge_type(bridge_type: Any) -> None:
     if bridge_type not in (DensityBridge, PathBridge):
         raise TypeError(
             "`bridge_type` is `nd.bridge.DensityBridge`, or `nd.bridge.PathBridge` for priors that are the "
-            f"laws of reverse samplers; got {bridge_type!r}. A scheme names its own: `scheme.bridge_type`."
+            f"distributions of reverse samplers; got {bridge_type!r}. A scheme names its own: "
+            "`scheme.bridge_type`."
         )

@@ -143,7 +143,8 @@ def combine(parts: tuple, powers: tuple[Power, ...]) -> AbstractDenoiser:
             )
         if not is_power(power):
             raise TypeError(
-                f"a law is raised to a number, or a function of the time; got {power!r:.40}. With a latent "
+                "a distribution is raised to a number, or a function of the time; got "
+                f"{power!r:.40}. With a latent "
                 "power for each example of a plate, put `nd.energies.Joint([b * energy for b in powers])` "
                 "at one site without the plate."
             )
@@ -168,7 +169,8 @@ def _with_factor(parts, powers):
         first, second = second, first
     if not isinstance(first, AbstractDenoiser) or powers != (1.0, 1.0):
         raise TypeError(
-            "a factor is added to a law, `energy + factor`; it has no power and is not subtracted. Put the "
+            "a factor is added to an energy, `energy + factor`; it has no power and is not "
+            "subtracted. Put the "
             "power into the factor itself."
         )
     return factored(first, second)

@@ -203,5 +203,8 @@ def _inverse(temperature: Power) -> Power:
     if callable(temperature):
         return Inverse(temperature)
     if not isinstance(temperature, Tracer) and temperature == 0:
-        raise ValueError("a law has no temperature of 0; its mode is what is left. Use a low one.")
+        raise ValueError(
+            "expected a temperature other than 0, where nothing but the mode is left; got 0. Take a low one, "
+            "such as `energy / 0.01`."
+        )
     return 1.0 / temperature

@@ -43,7 +43,7 @@ def times_power(first: Power, second: Power) -> Power:
         if is_array_power(first) or is_array_power(second):
             raise TypeError(
                 "a function of the time is multiplied by plain numbers; got a latent variable or an array. "
-                "At noisy levels the law is a path and needs none: leave the function out."
+                "Every level is weighed anew, so none is needed: leave the function out."
             )
         return second if first == 1.0 else first if second == 1.0 else PowerProduct(first, second)
     if is_array_power(first) or is_array_power(second):

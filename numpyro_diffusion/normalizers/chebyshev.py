@@ -46,8 +46,9 @@ def fitted(axes, nodes, found: list[Found], degree: int | None) -> NormalizerTab
     misfit = math.sqrt(np.sum((matrix @ clean - target) ** 2) / freedom) if freedom > 0 else 1.0
     if misfit > _MISFIT:
         warnings.warn(
-            f"the table of normalisers misses its nodes by {misfit:.1f} standard errors: the law changes too "
-            "fast for its polynomials. Take more nodes, or a narrower grid; errors are that much larger.",
+            f"the table of normalisers misses its nodes by {misfit:.1f} standard errors: the log normaliser "
+            "changes too fast for polynomials. Take more nodes, or a narrower grid; errors are "
+            "that much larger.",
             stacklevel=3,
         )
     covariance = np.linalg.pinv(matrix.T @ matrix) * max(1.0, misfit) ** 2

@@ -103,7 +103,8 @@ class NoisedDistribution(Distribution):
     def _single(self) -> AbstractDenoiser:
         if self._packed.is_stacked():
             raise ValueError(
-                f"`{type(self).__name__}` is the law of one energy; got several, stacked along a leading "
+                f"`{type(self).__name__}` is the distribution of one energy; got several, stacked "
+                "along a leading "
                 "axis, as `vmap` and NumPyro's `scan` make them. Stay inside `vmap`; instead of a "
                 "diffusion site inside `scan`, sample all steps in a `plate` and scan over the values."
             )
@@ -122,7 +123,7 @@ class NoisedDistribution(Distribution):
             )
         if not jnp.issubdtype(jnp.result_type(value), jnp.floating):
             raise TypeError(
-                f"`{name}` is a law of real numbers; got values of type {jnp.result_type(value)}. "
+                f"`{name}` is a distribution of real numbers; got values of type {jnp.result_type(value)}. "
                 "Convert them, e.g. `x.astype(float)`, and scale them to the units of the training data."
             )
         if len(shape) < self.event_dim or shape[len(shape) - self.event_dim :] != self.event_shape:
@@ -163,7 +164,7 @@ class NoisedDistribution(Distribution):
         if is_composed(energy):
             warnings.warn(
                 f"draws of `{type(self).__name__}` follow the reverse process of {type(energy).__name__}, "
-                "which is not its law: a product, power or factor of noised laws is not the noised product. "
+                "which is not its distribution: a product of noised distributions is not the noised product. "
                 "Densities, and what MCMC or `nd.SMC` makes of them, are right. For draws run "
                 "`nd.SMC` on the model without data.",
                 stacklevel=2,

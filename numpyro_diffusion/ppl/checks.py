@@ -87,7 +87,8 @@ def refuse_unknown_normalizers(
         if path_space:
             raise ValueError(
                 f"the energy of site `{name}` depends on other latent sites, which a scheme in path space "
-                "cannot move: their law holds all its steps. Use a scheme that needs energies, such as "
+                "cannot move: its density holds all steps of the sampler. Use a scheme that needs "
+                "energies, such as "
                 "`Annealed()`, or one fixed energy a site."
             )
         if sites[name].energy.log_normalizer is None:  # type: ignore[attr-defined]
@@ -116,7 +117,8 @@ def values_needed(discrete: tuple[str, ...] = ()):
         raise ValueError(
             "the model needs the values of its array arguments or latent sites, not only their shapes, so it "
             "cannot be compiled for all of them at once: this comes from an `if`, a NumPy function or an "
-            "index made from one, or from a plain number in `log_prob` of a law with bounds, which NumPyro "
+            "index made from one, or from a plain number in `log_prob` of a distribution with "
+            "bounds, which NumPyro "
             f"checks with NumPy. Pass sizes and switches as Python numbers, and use `jax.numpy`.{summed}"
         ) from error
 
@@ -133,7 +135,7 @@ def diffusion_site(name: str, site: dict, bridge_type: type[Bridge], initial: An
         raise TypeError(
             f"site `{name}` has the score-only prior {type(energy).__name__}: particles cannot be "
             "weighed without a density. Train or distil an energy, or use the scheme `Twisted`, whose "
-            "prior is the law of the reverse sampler."
+            "prior is the distribution of the reverse sampler."
         )
     batch_shape = tuple(shape[: len(shape) - len(energy.shape)])
     return bridge_type.site_type(energy, batch_shape, initial)

@@ -163,7 +163,8 @@ def prior_marks(bridge: Bridge) -> dict[str, dict[str, str]]:
     if not composed:
         return {}
     words = (
-        f"the reverse process of the composed prior at {', '.join(composed)}, which is another law than "
+        f"the reverse process of the composed prior at {', '.join(composed)}, which is another "
+        "distribution than "
         "the prior of the posterior"
     )
     return {"prior": {"draws": words}, "prior_predictive": {"draws": words}}

@@ -104,8 +104,9 @@ def _check_observed(name: str, site: dict) -> None:
         return
     if np.iscomplexobj(value) and not takes_complex(site["fn"]):
         raise TypeError(
-            f"observed site `{name}` has a law of real numbers; got {value.dtype}. Give real and imaginary "
-            "parts each a law of its own."
+            f"observed site `{name}` has a distribution of real numbers; got {value.dtype}. Give "
+            "real and imaginary "
+            "parts each a distribution of its own."
         )
     expected = site_shape(site)
     try:
@@ -135,7 +136,8 @@ def _warn_of_repeats(what: str, shape: tuple[int, ...], expected: tuple[int, ...
     times = math.prod(expected) // max(math.prod(shape), 1)
     if times > 1:
         warnings.warn(
-            f"{what} has values of shape {shape}, its plates and law {expected}: each value counts {times} "
+            f"{what} has values of shape {shape}, its plates and distribution {expected}: each "
+            f"value counts {times} "
             "times in likelihood and evidence. If that is meant, broadcast it yourself; if not, look at the "
             "shape and the plates.",
             stacklevel=5,  # the caller of `from_model`

@@ -37,8 +37,9 @@ def refuse_estimator(name: str, prior: Any) -> None:
     if getattr(prior, "log_density", None) is not None:
         raise ValueError(
             f"site `{name}` has `log_density={type(prior.log_density).__name__}`, a density of the prior "
-            "alone; `SMC` and `noised` work with all levels of an energy, or with the law of the reverse "
-            "sampler: another law. Leave `log_density` out; with it use NUTS, SVI or importance sampling."
+            "alone; `SMC` and `noised` work with all levels of an energy, or with the distribution of "
+            "the reverse sampler, which is another one. Leave `log_density` out; with it use NUTS, "
+            "SVI or importance sampling."
         )
 
 

@@ -67,4 +67,6 @@ class DataTempered(TunedScheme):
 
     def claims(self, bridge: Bridge) -> Claims:
         """The model's own posterior; an evidence relative to the distribution that the draws are of."""
-        return Claims(bridge.target, "p(y) under the law that was started from", normalized=True)
+        return Claims(
+            bridge.target, "p(y) under the distribution that was started from", normalized=True
+        )
