@@ -14,7 +14,9 @@ from .base import BlackJAXMove, Move
 __all__ = ["from_blackjax"]
 
 _UNADJUSTED = "it accepts every step, so that what it leaves as it is depends on the step size"
-_STOCHASTIC = "it follows noisy gradients without an accept step, so that its distribution is only near the density"
+_STOCHASTIC = (
+    "it follows noisy gradients without an accept step: what it draws is only near the density"
+)
 _NO_KERNEL = "it is no Markov chain on positions"
 _REFUSED = {
     "mclmc": (_UNADJUSTED, "`nd.moves.adjusted_mclmc()`"),
