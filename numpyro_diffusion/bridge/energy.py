@@ -13,7 +13,6 @@ from ..energies import AbstractDenoiser
 from ..twists import AbstractTwist, Tweedie
 from .base import Bridge, seen_shapes
 from .forms import DensityBridge, check_bridge_type
-from .labels import LabelsGiven
 from .model import AbstractModel
 from .tempering import Tempering
 from .terms import Edge, Rest
@@ -40,9 +39,6 @@ class LogLikelihood(AbstractModel):
 
     def draw_others(self, x, key):
         return {}
-
-    def discrete_given(self, z, key):
-        return LabelsGiven({}, {}, jnp.ones((), bool))
 
     def constrain(self, z):
         return dict(z)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
+import jax.numpy as jnp
 
 from .._typing import Array, Position, PRNGKey
 from .labels import LabelsGiven
@@ -50,9 +51,10 @@ class AbstractModel(eqx.Module):
     def draw_others(self, x: dict[str, Array], key: PRNGKey) -> Position:
         """The other sites from their prior, unconstrained."""
 
-    @abc.abstractmethod
     def discrete_given(self, z: Position, key: PRNGKey) -> LabelsGiven:
-        """The discrete sites given all others and the data."""
+        """The discrete sites given all others and the data; of a model without any, nothing."""
+        del z, key
+        return LabelsGiven({}, {}, jnp.asarray(True))
 
     @abc.abstractmethod
     def constrain(self, z: Position) -> dict[str, Array]:
