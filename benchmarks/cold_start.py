@@ -119,7 +119,7 @@ def child(name: str, num_particles: int) -> dict:
         "again": counts[1] + counts[2],
         "another": len(compiled) - before,
         "pilot": lines.get("jit__advance", 0),
-        "run": lines.get("jit__run_chunk", 0),
+        "run": lines.get("jit_run_chunk", 0),
         "evidence": evidence,
     }
 

@@ -67,8 +67,8 @@ def main() -> None:
             loss = loss_of(extra, float(jnp.sqrt(jnp.mean(jnp.var(data, 0)))))
             started = time.perf_counter()
             result = nd.fit(
-                keys[2], energy, data, loss=loss, steps=steps, patience=100, validation_repeats=4,
-                progress_bar=False,
+                keys[2], energy, data, loss=loss, steps=steps, progress_bar=False,
+                stopping=nd.train.EarlyStopping(patience=100, validation_repeats=4),
             )  # fmt: skip
             seconds.append((time.perf_counter() - started) / steps * 1e3)
             density = float(jnp.std(gaps(result.energy, fresh, 0.1)))

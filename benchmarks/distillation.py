@@ -72,7 +72,8 @@ def main() -> None:
             data = draws(keys[0], size)
             net = nd.nets.ResidualMLP(keys[1], (2,), width=64)
             student = KINDS[kind].from_data(net, data, noise_min=0.1, noise_max=20.0)
-            settings = {"steps": steps, "patience": 100, "progress_bar": False}
+            patient = nd.train.EarlyStopping(patience=100)
+            settings = {"steps": steps, "stopping": patient, "progress_bar": False}
             started = time.perf_counter()
             if "data" in how:
                 result = nd.fit(keys[2], student, data, **settings)

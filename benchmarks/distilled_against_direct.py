@@ -118,7 +118,8 @@ def fitted(key, data: Set, steps: int):
     held = (
         data.validation if data.labels is None else (data.validation, jnp.asarray(data.labels[1]))
     )
-    common = {**told, "validation": held, "progress_bar": False, "patience": 1000}
+    common = {**told, "validation": held, "progress_bar": False}
+    common["stopping"] = nd.train.EarlyStopping(patience=1000)
     on_data = lambda e, k, x, **c: denoising_loss(e, k, x, data_scale=scale, **c)
     models, milliseconds = {}, {}
 

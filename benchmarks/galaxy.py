@@ -134,9 +134,8 @@ def main() -> None:
         steps=steps,
         batch_size=16,
         learning_rate=optax.cosine_decay_schedule(1.5e-3, steps, 0.05),
-        ema=0.98,
-        check_every=max(steps // 4, 1),
-        validation_repeats=1,
+        optimizer=nd.train.Optimizer(ema=0.98),
+        stopping=nd.train.EarlyStopping(check_every=max(steps // 4, 1), validation_repeats=1),
         trainable=nd.teachers.teacher_weights,
         progress_bar=False,
     )

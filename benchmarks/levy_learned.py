@@ -79,8 +79,7 @@ def learn(factor: str, steps: int):
         steps=steps,
         batch_size=512,
         learning_rate=5e-3,
-        check_every=max(steps // 4, 1),
-        validation_repeats=1,
+        stopping=nd.train.EarlyStopping(check_every=max(steps // 4, 1), validation_repeats=1),
         progress_bar=False,
     )
     return Increments(found.energy)

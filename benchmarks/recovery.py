@@ -90,7 +90,8 @@ def main() -> None:
             started = time.perf_counter()
             result = fit(
                 keys[2], energy, data, steps=steps, batch_size=256, learning_rate=5e-3,
-                weight_decay=0.0, patience=1000, validation_repeats=4, progress_bar=False,
+                optimizer=nd.train.Optimizer(weight_decay=0.0), progress_bar=False,
+                stopping=nd.train.EarlyStopping(patience=1000, validation_repeats=4),
             )  # fmt: skip
             seconds = (time.perf_counter() - started) / steps * 1e3
             draws = ladder(keys[3], result.energy, num)

@@ -26,7 +26,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import numpyro_diffusion as nd
-from numpyro_diffusion.smc import engine as smc
+from numpyro_diffusion.smc.chunks import level_step, run_chunk, start_clouds
+from numpyro_diffusion.smc.resampling import systematic
 
 BATCH, CHUNK = 16_384, 8
 
@@ -54,10 +55,10 @@ def size_of(tree) -> int:
 def measure(model, size: int, batch_size: int | None, repeats: int):
     """Seconds a level; bytes of the state, of one chunk, and of its temporaries."""
     keys = jax.random.key(1)[None]
-    state, _ = smc._start_clouds(keys, model.init, size, batch_size, False)
-    one_level = smc._one_level(model, size, smc.resampling.systematic, 0.5, None, batch_size, False)
+    state, _ = start_clouds(keys, model.init, size, batch_size, False)
+    one_level = level_step(model, size, systematic, 0.5, None, batch_size, False)
     fixed = one_level, jax.tree.map(np.asarray, model.levels), np.asarray(CHUNK)
-    chunk = smc._run_chunk.lower(fixed, state).compile()
+    chunk = run_chunk.lower(fixed, state).compile()
     bytes_of_state = size_of(state)
     state = jax.block_until_ready(chunk(fixed, state))[0]  # pages are touched for the first time
     seconds = []

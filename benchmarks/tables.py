@@ -84,8 +84,10 @@ def main() -> None:
     parser.add_argument("--only", help="one of " + ", ".join(TABLES))
     parser.add_argument("--weight-decay", type=float, help="another weight decay than the default")
     options = parser.parse_args()
-    fit = {"steps": 20, "check_every": 10, "batch_size": 16} if options.tiny else {"patience": 3}
-    fit["weight_decay"] = options.weight_decay
+    stopping = {"check_every": 10} if options.tiny else {"patience": 3}
+    fit = {"steps": 20, "batch_size": 16} if options.tiny else {}
+    fit["stopping"] = nd.train.EarlyStopping(**stopping)
+    fit["optimizer"] = nd.train.Optimizer(weight_decay=options.weight_decay)
     particles, seeds = (100, 1) if options.tiny else (500, options.seeds)
     spread = lambda values: f"{np.mean(values):.2f} +- {np.std(values):.2f}"
     rows = []

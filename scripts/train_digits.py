@@ -117,7 +117,7 @@ def train(variant: Variant, data: np.ndarray, validation: np.ndarray, progress_b
             validation=validation,
             steps=steps,
             learning_rate=learning_rate,
-            weight_decay=variant.weight_decay,
+            optimizer=nd.train.Optimizer(weight_decay=variant.weight_decay),
             loss=loss,
             augment=shifted(variant.shift) if variant.shift else None,
             progress_bar=progress_bar,

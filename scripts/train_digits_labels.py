@@ -90,7 +90,8 @@ def main():
     split = {part: load_digits(part) for part in ("train", "validation", "test")}
     data, labels = split["train"]
     scale, key = data_scale(data), jax.random.key(11)
-    common = {"steps": options.steps, "weight_decay": WEIGHT_DECAY}
+    optimizer = nd.train.Optimizer(weight_decay=WEIGHT_DECAY)
+    common = {"steps": options.steps, "optimizer": optimizer}
 
     def told(with_labels: bool):
         images, held_out = split["validation"]

@@ -16,7 +16,7 @@ from numpyro.infer.util import potential_energy, unconstrain_fn
 
 import numpyro_diffusion as nd
 from numpyro_diffusion.bridge import DensitySite
-from numpyro_diffusion.schemes.kernels import Level
+from numpyro_diffusion.schemes.levels import Level
 
 ENERGY = nd.GaussianMixture()
 DESIGN = np.array([[1.0, 0.2], [0.4, -0.5], [0.8, 1.0], [1.2, 0.0], [0.3, 0.3]])
@@ -313,7 +313,7 @@ def test_prior_draws_of_a_composed_prior_are_marked(odd_runs, data):
     _, (_, composed), told = odd_runs
     assert any("reverse process of Composed" in message for message in told)
     for group in ("prior", "prior_predictive"):
-        assert "another law" in composed[group].attrs["draws"]
+        assert "another distribution" in composed[group].attrs["draws"]
         assert "draws" not in data[group].attrs
 
 

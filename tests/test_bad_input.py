@@ -8,7 +8,7 @@ import numpyro.distributions as dist
 import pytest
 
 import numpyro_diffusion as nd
-from numpyro_diffusion.schemes.kernels import Level
+from numpyro_diffusion.schemes.levels import Level
 
 energy = nd.GaussianMixture()
 FAST = nd.Annealed(levels=4, moves=nd.schemes.Moves(num=1, num_other=1), pilot=32)
@@ -178,7 +178,9 @@ def test_values_of_an_observed_diffusion_site():
         numpyro.sample("y", dist.Normal(numpyro.sample("level", dist.Normal()), 1.0), obs=y)
 
     nd.from_model(model, jnp.array([1.0, 2.0]), 0.3)
-    with pytest.raises(TypeError, match="law of real numbers; got values of type int.*Convert"):
+    with pytest.raises(
+        TypeError, match="distribution of real numbers; got values of type int.*Convert"
+    ):
         nd.from_model(model, jnp.array([1, 2]), 0.3)
     with pytest.raises(ValueError, match=r"`x` expects values of shape \(2,\); got \(3,\)"):
         nd.from_model(model, jnp.zeros(3), 0.3)

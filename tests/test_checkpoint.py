@@ -13,11 +13,11 @@ from safetensors.numpy import save_file
 
 import numpyro_diffusion as nd
 from numpyro_diffusion.nets import ResidualMLP
-from numpyro_diffusion.train import denoising_loss
+from numpyro_diffusion.train import EarlyStopping, denoising_loss
 from numpyro_diffusion.train.checkpoint import Progress, read_progress, write_progress
 
-QUICK = {"progress_bar": False, "check_every": 1, "steps": 1, "batch_size": 8,
-         "validation_repeats": 2, "loss": denoising_loss}  # fmt: skip
+QUICK = {"progress_bar": False, "steps": 1, "batch_size": 8, "loss": denoising_loss,
+         "stopping": EarlyStopping(check_every=1, validation_repeats=2)}  # fmt: skip
 DATA = np.random.default_rng(0).normal(size=(200, 2))
 
 

@@ -19,7 +19,8 @@ import numpyro_diffusion as nd
 from numpyro_diffusion._safetensors import _digest, parse
 from numpyro_diffusion.io import labels as class_names
 from numpyro_diffusion.io import read_card
-from numpyro_diffusion.io.labels import FORMER_LABELS, class_finder, label_of, saved_classes
+from numpyro_diffusion.io.former_labels import FORMER_LABELS
+from numpyro_diffusion.io.labels import class_finder, label_of, saved_classes
 
 DATA = Path(__file__).parent / "data"
 OLD = json.loads((DATA / "saved_by_place.json").read_text())

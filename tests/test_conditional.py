@@ -110,7 +110,8 @@ def test_training_forgets_the_normalisers_of_the_old_weights(key):
     start = random_energy(key, Labels(key, 3)).with_label_normalizers([0.7, -2.0, 5.0])
     start = start.with_log_normalizer(1.3, 0.1)
     data = np.random.default_rng(0).normal(size=(100, 2))
-    options = {"steps": 2, "check_every": 1, "batch_size": 8, "progress_bar": False}
+    stopping = nd.train.EarlyStopping(check_every=1)
+    options = {"steps": 2, "stopping": stopping, "batch_size": 8, "progress_bar": False}
     found = nd.fit(key, start, data, **options).energy
     assert found.log_normalizer is None and found.label_normalizers is None
 

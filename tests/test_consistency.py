@@ -191,7 +191,10 @@ def test_a_network_learns_its_normaliser_with_its_score():
         score = nd.train.denoising_loss(energy, keys[0], batch, data_scale=1.3)
         return score + 0.1 * consistency_loss(energy, keys[1], batch)
 
-    options = {"steps": 1500, "learning_rate": 1e-2, "weight_decay": 0.0, "patience": 100}
+    options = {
+        "steps": 1500, "learning_rate": 1e-2, "optimizer": nd.train.Optimizer(weight_decay=0.0),
+        "stopping": nd.train.EarlyStopping(patience=100),
+    }  # fmt: skip
     found = nd.fit(jax.random.key(2), energy, data, loss=loss, progress_bar=False, **options).energy
     normalizers = []
     for s in (0.2, 0.5, 1.5, 5.0):

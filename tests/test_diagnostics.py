@@ -17,7 +17,8 @@ from scipy import stats
 import numpyro_diffusion as nd
 from numpyro_diffusion import diagnostics, plots
 from numpyro_diffusion.bridge import DensitySite
-from numpyro_diffusion.schemes.kernels import Info, Level
+from numpyro_diffusion.schemes.levels import Level
+from numpyro_diffusion.schemes.particle import Info
 from numpyro_diffusion.smc import Claims, SMCResult, SMCState, Trace
 
 ENERGY = nd.GaussianMixture()

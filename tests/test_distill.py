@@ -71,7 +71,13 @@ def test_a_distilled_energy_has_the_true_score():
         nd.nets.ResidualMLP(jax.random.key(3), (2,), width=64), data, noise_min=0.1, noise_max=20.0
     )
     found = nd.distill(
-        jax.random.key(4), turned(), student, data, steps=3_000, patience=100, progress_bar=False
+        jax.random.key(4),
+        turned(),
+        student,
+        data,
+        steps=3_000,
+        progress_bar=False,
+        stopping=nd.train.EarlyStopping(patience=100),
     )
     fresh = draws(4_000)
 

@@ -164,9 +164,9 @@ def test_vmap_over_the_parameters_of_the_energy(prior):
         )
     made = jax.vmap(lambda leaves: jax.tree.unflatten(structure, leaves))(scaled)
     np.testing.assert_allclose(jax.jit(jax.vmap(at_x))(made), expected, rtol=1e-12)
-    with pytest.raises(ValueError, match="law of one energy; got several"):
+    with pytest.raises(ValueError, match="distribution of one energy; got several"):
         stacked.log_prob(x)
-    with pytest.raises(ValueError, match="law of one energy; got several"):
+    with pytest.raises(ValueError, match="distribution of one energy; got several"):
         stacked.sample(jax.random.key(0))
 
 
@@ -294,7 +294,7 @@ def test_moments_are_those_of_the_law_where_they_are_known(key):
 
 def test_draws_of_a_composed_prior_warn_that_they_follow_another_law(key):
     composed = DiffusionPrior(GAUSSIAN / 0.5, num_steps=2)
-    with pytest.warns(UserWarning, match="reverse process of Composed.*not its law"):
+    with pytest.warns(UserWarning, match="reverse process of Composed.*not its distribution"):
         composed.sample(key)
     DiffusionPrior(GAUSSIAN).sample(key)
     with pytest.warns(
@@ -324,7 +324,7 @@ def test_whoever_draws_a_composed_prior_is_told_once(key):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("default")
             run()
-        words = [str(w.message) for w in caught if "not its law" in str(w.message)]
+        words = [str(w.message) for w in caught if "not its distribution" in str(w.message)]
         assert len(words) == times, name
 
 

@@ -16,7 +16,7 @@ from scipy.stats import multivariate_normal
 
 import numpyro_diffusion as nd
 from numpyro_diffusion.schedules import VarianceExploding
-from numpyro_diffusion.schemes.kernels import Level
+from numpyro_diffusion.schemes.levels import Level
 from numpyro_diffusion.smc import engine as engine
 
 # Two diffusion sites, one in a plate, latent sites of both kinds around them, missing data: all Gaussian.
@@ -181,7 +181,7 @@ def test_repr_names_model_scheme_and_sizes(finished):
 
 
 def test_an_interrupt_keeps_levels_and_resume_goes_on(finished, monkeypatch):
-    real, count = engine._run_chunk, 0
+    real, count = engine.run_chunk, 0
 
     def run_chunk(*args):
         nonlocal count
@@ -191,7 +191,7 @@ def test_an_interrupt_keeps_levels_and_resume_goes_on(finished, monkeypatch):
         return real(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(engine, "_run_chunk", run_chunk)
+        patch.setattr(engine, "run_chunk", run_chunk)
         smc = gaussian_smc()
         with pytest.raises(KeyboardInterrupt) as caught:
             smc.run(jax.random.key(0), DESIGN, SEEN, y=Y)

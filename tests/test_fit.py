@@ -16,7 +16,7 @@ import pytest
 import numpyro_diffusion as nd
 from numpyro_diffusion.energies import NetworkDenoiser
 from numpyro_diffusion.nets import Labels, ResidualMLP
-from numpyro_diffusion.train import denoising_loss
+from numpyro_diffusion.train import EarlyStopping, Optimizer, denoising_loss
 from numpyro_diffusion.train.distill import from_teacher
 from numpyro_diffusion.train.sources import Examples, Mixed, Sampler, Stream
 
@@ -24,8 +24,8 @@ from numpyro_diffusion.train.sources import Examples, Mixed, Sampler, Stream
 pytestmark = pytest.mark.filterwarnings("ignore:training learned nothing:UserWarning")
 
 MEAN, COVARIANCE = np.array([0.5, -1.0]), np.array([[1.0, 0.6], [0.6, 0.8]])
-QUICK = {"progress_bar": False, "check_every": 10, "steps": 40, "batch_size": 8,
-         "validation_repeats": 2, "loss": denoising_loss}  # fmt: skip
+QUICK = {"progress_bar": False, "steps": 40, "batch_size": 8, "loss": denoising_loss,
+         "stopping": EarlyStopping(check_every=10, validation_repeats=2)}  # fmt: skip
 DATA = np.random.default_rng(0).multivariate_normal(MEAN, COVARIANCE, 200)
 
 
@@ -92,7 +92,12 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(key):
     options = QUICK | {"validation": DATA[:20], "loss": loss}
     batches = lambda size: (DATA[np.arange(i, i + size) % 200] for i in itertools.count(0, size))
     whole = nd.fit(key, small(), batches(8), **options)
-    parts = nd.fit(key, small(), batches(4), **options | {"batch_size": 4, "accumulate": 2})
+    parts = nd.fit(
+        key,
+        small(),
+        batches(4),
+        **options | {"batch_size": 4, "optimizer": Optimizer(accumulate=2)},
+    )
     np.testing.assert_allclose(
         parts.history["train_loss"][1:], whole.history["train_loss"][1:], rtol=1e-9
     )
@@ -138,7 +143,7 @@ def test_streams_end_and_need_held_out_examples(key):
 
 
 def test_null_is_learned_at_the_rate_that_was_asked_for(key):
-    labels, options = np.arange(200) % 3, QUICK | {"weight_decay": 0.0}
+    labels, options = np.arange(200) % 3, QUICK | {"optimizer": Optimizer(weight_decay=0.0)}
     start = small(Labels(jax.random.key(2), 3))
     start = eqx.tree_at(lambda e: e.net.write.weight, start, jnp.ones((2, 8)))
     rows = {}
@@ -188,14 +193,15 @@ def test_half_a_symmetric_teacher_is_the_teacher(log_snr):
 def test_two_devices_give_what_one_does(tmp_path):
     script = textwrap.dedent("""
         import json, jax, numpy as np, numpyro_diffusion as nd
-        from numpyro_diffusion.train import denoising_loss
+        from numpyro_diffusion.train import EarlyStopping, Optimizer, denoising_loss
         data = np.random.default_rng(0).normal(size=(200, 2)).astype(np.float32)
-        options = dict(steps=20, check_every=10, batch_size=8, progress_bar=False, loss=denoising_loss)
+        options = dict(steps=20, batch_size=8, progress_bar=False, loss=denoising_loss)
+        options["stopping"] = EarlyStopping(check_every=10)
         losses = []
         for devices in (None, jax.devices()):
             net = nd.nets.ResidualMLP(None, (2,), width=8, depth=1)
             energy = nd.ProperEnergy(net, (0.0, 0.0), ((1.0, 0.3), (0.3, 1.0)))
-            result = nd.fit(jax.random.key(0), energy, data, devices=devices, **options)
+            result = nd.fit(jax.random.key(0), energy, data, optimizer=Optimizer(devices=devices), **options)
             losses.append(result.history["validation_loss"].tolist())
         print(json.dumps([len(jax.devices()), losses]))
     """)

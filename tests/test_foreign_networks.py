@@ -106,7 +106,8 @@ def test_trained_in_flax_and_sampled():
     """Training by `fit` moves the parameters of the other library, to the same weights as by hand."""
 
     def fitted(net):
-        options = {"steps": 40, "check_every": 20, "progress_bar": False}
+        stopping = nd.train.EarlyStopping(check_every=20)
+        options = {"steps": 40, "stopping": stopping, "progress_bar": False}
         return nd.fit(jax.random.key(0), energy_of(net), DATA, **options).energy
 
     ours, theirs = fitted(by_hand()), fitted(of_nnx())

@@ -75,9 +75,9 @@ def test_a_student_is_distilled_and_only_its_network_changes():
         draws,
         trainable=teachers.teacher_weights,
         steps=150,
-        check_every=50,
         batch_size=32,
-        ema=0.9,
+        optimizer=nd.train.Optimizer(ema=0.9),
+        stopping=nd.train.EarlyStopping(check_every=50),
         progress_bar=False,
     )
     assert result.best_loss < 0.75 * result.history["validation_loss"][0]

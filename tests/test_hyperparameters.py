@@ -12,7 +12,7 @@ from scipy import stats
 
 import numpyro_diffusion as nd
 from numpyro_diffusion.energies import Guidance, Joint, Mixture, PowerEnergy, Powers
-from numpyro_diffusion.normalizers.tabulate import Found, _fitted
+from numpyro_diffusion.normalizers.chebyshev import Found, fitted
 from numpyro_diffusion.ppl import choice_evidences
 
 GAUSSIAN = nd.Gaussian([0.5], [[0.8]])
@@ -111,7 +111,7 @@ def test_a_table_goes_through_what_is_known_of_the_nodes():
     exact = lambda b: 0.5 * (1 - b) * log_volume - 0.5 * np.log(b)
     slope = lambda b: -0.5 * log_volume - 0.5 / b
     found = [Found(exact(b), 1e-3, np.array([slope(b)]), np.array([1e-3]), None) for b in grid]
-    table = _fitted([grid], grid[:, None], found, None)
+    table = fitted([grid], grid[:, None], found, None)
     for b in (0.25, 0.31, 0.9, 2.2, 4.0):
         np.testing.assert_allclose(table(jnp.asarray(b)), exact(b), atol=1e-3)
         np.testing.assert_allclose(jax.grad(table)(b), slope(b), atol=0.02)
@@ -138,7 +138,7 @@ def test_a_table_goes_through_what_is_known_of_the_nodes():
         for b in grid
     ]
     nodes = np.array([[a, b] for a in grid for b in grid])
-    table = _fitted([grid, grid], nodes, both, None)
+    table = fitted([grid, grid], nodes, both, None)
     np.testing.assert_allclose(
         table(jnp.asarray([0.6, 3.1])), exact(0.6) + 2 * exact(3.1), atol=2e-3
     )

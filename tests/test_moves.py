@@ -9,7 +9,7 @@ from scipy.stats import norm
 
 import numpyro_diffusion as nd
 from numpyro_diffusion.bridge import DensitySite
-from numpyro_diffusion.schemes.kernels import Level
+from numpyro_diffusion.schemes.levels import Level
 from numpyro_diffusion.smc import moves
 from numpyro_diffusion.smc.preconditioner import Preconditioner
 

@@ -11,7 +11,9 @@ import numpyro_diffusion as nd
 from numpyro_diffusion.energies import AbstractEnergy
 from numpyro_diffusion.schedules import AbstractSchedule, VariancePreserving
 from numpyro_diffusion.train import (
+    EarlyStopping,
     Initializer,
+    Optimizer,
     TrainingDiverged,
     denoising_loss,
     recovery_loss,
@@ -70,8 +72,9 @@ def test_a_quadratic_finds_the_precision_of_noised_data(alpha_bars, expected, ke
     found = nd.train.fit_recovery(
         key, energy, data, initializer=start, validation=data, num_levels=2,
         levels=lambda key, energy, num: jnp.full(num, t), trainable=lambda e: e.log_precision,
-        steps=1500, batch_size=512, learning_rate=0.02, weight_decay=0.0, validation_repeats=8,
-        check_every=1500, level_weight=0.0, progress_bar=False,
+        steps=1500, batch_size=512, learning_rate=0.02, optimizer=Optimizer(weight_decay=0.0),
+        stopping=EarlyStopping(check_every=1500, validation_repeats=8), level_weight=0.0,
+        progress_bar=False,
     )  # fmt: skip
     # The expected number is the coefficient in y = a x_t with a = alpha_{t+1} / alpha_t, as in the paper.
     coefficient = jnp.exp(found.energy.log_precision) / (alpha_bars[1] / alpha_bars[0])
@@ -128,7 +131,10 @@ def test_a_small_network_learns_the_density_of_a_mixture():
     energy = nd.ProperEnergy.from_data(
         nd.nets.ResidualMLP(jax.random.key(1), (1,), width=32), data, noise_min=0.1, noise_max=10.0
     )
-    options = {"steps": 2000, "learning_rate": 1e-2, "weight_decay": 0.0, "patience": 100}
+    options = {
+        "steps": 2000, "learning_rate": 1e-2, "optimizer": Optimizer(weight_decay=0.0),
+        "stopping": EarlyStopping(patience=100),
+    }  # fmt: skip
     found = nd.train.fit_recovery(jax.random.key(2), energy, data, progress_bar=False, **options)
     grid, t = jnp.linspace(-5, 5, 2001)[:, None], jnp.asarray(energy.t_min)
     log_p = jax.vmap(lambda u: found.energy.log_density(u, t))(grid)
@@ -151,7 +157,8 @@ def test_a_small_network_learns_the_density_of_a_mixture():
 
 
 SMALL = {
-    "steps": 30, "check_every": 10, "batch_size": 16, "num_moves": 2, "validation_repeats": 1,
+    "steps": 30, "stopping": EarlyStopping(check_every=10, validation_repeats=1), "batch_size": 16,
+    "num_moves": 2,
     "trainable": lambda energy: energy.log_precision, "level_weight": 0.0, "progress_bar": False,
 }  # fmt: skip
 
@@ -208,5 +215,8 @@ def test_what_is_refused(key):
         nd.train.fit_recovery(key, nd.ScoreFunction(lambda x, t: -x, (2,)), data)
     with pytest.raises(ValueError, match="`num_levels` must be at least 1; got 0"):
         nd.train.fit_recovery(key, nd.ProperEnergy(), data, num_levels=0)
+    for name in ("loss", "condition", "checkpoint"):
+        with pytest.raises(TypeError, match=f"takes no `{name}`"):
+            nd.train.fit_recovery(key, nd.ProperEnergy(), data, **{name: data})
     with pytest.raises(ValueError, match="must be finite"):
         nd.train.fit_recovery(key, nd.ProperEnergy(), data * np.nan)

@@ -240,7 +240,7 @@ def test_an_interrupted_tempered_run_goes_on_to_the_same_numbers(monkeypatch):
     bridge = gaussian_bridge(nd.Gaussian(MEAN, COVARIANCE), scheme.twist)
     model = scheme(bridge, jax.random.key(0))
     whole = nd.run_smc(jax.random.key(1), model, 100, levels_per_chunk=1)
-    real, calls = nd.smc.engine._run_chunk, []
+    real, calls = nd.smc.engine.run_chunk, []
 
     def interrupted(*args):
         calls.append(1)
@@ -248,7 +248,7 @@ def test_an_interrupted_tempered_run_goes_on_to_the_same_numbers(monkeypatch):
             raise KeyboardInterrupt
         return real(*args)
 
-    monkeypatch.setattr(nd.smc.engine, "_run_chunk", interrupted)
+    monkeypatch.setattr(nd.smc.engine, "run_chunk", interrupted)
     with pytest.raises(KeyboardInterrupt) as caught:
         nd.run_smc(jax.random.key(1), model, 100, levels_per_chunk=1)
     half = caught.value.result

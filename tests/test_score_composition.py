@@ -195,7 +195,7 @@ def test_what_is_refused():
         ONE + 3.0
     with pytest.raises(ValueError, match="ScoreComposition"):
         nd.Twisted()(nd.from_energy(ONE + OTHER, bridge_type=nd.bridge.PathBridge))
-    with pytest.raises(ValueError, match="single law"):
+    with pytest.raises(ValueError, match="have one part each"):
         nd.ScoreComposition()(nd.from_energy(ONE, bridge_type=nd.bridge.PathBridge))
     with pytest.raises(ValueError, match="change with the time"):
         nd.from_energy(ONE * (lambda t: 2.0), bridge_type=nd.bridge.PathBridge)

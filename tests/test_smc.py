@@ -171,7 +171,7 @@ def test_the_same_key_gives_the_same_numbers(key):
 
 def interrupt_after(monkeypatch, chunks):
     """Let a run be interrupted after some chunks of levels."""
-    real, count = smc._run_chunk, 0
+    real, count = smc.run_chunk, 0
 
     def run_chunk(*args):
         nonlocal count
@@ -180,7 +180,7 @@ def interrupt_after(monkeypatch, chunks):
             raise KeyboardInterrupt
         return real(*args)
 
-    monkeypatch.setattr(smc, "_run_chunk", run_chunk)
+    monkeypatch.setattr(smc, "run_chunk", run_chunk)
 
 
 def interrupted(*args, **options):
@@ -215,7 +215,7 @@ def test_an_interrupted_run_holds_the_law_on_the_way(key, monkeypatch):
 @pytest.mark.parametrize("chunk", [1, 2])
 def test_an_interrupt_ends_a_loop_over_runs(key, monkeypatch, chunk):
     """A signal in the first or the last chunk: it waits for the chunk, and then reaches the user."""
-    real, calls = smc._run_chunk, []
+    real, calls = smc.run_chunk, []
 
     def run_chunk(*args):
         calls.append(1)
@@ -223,7 +223,7 @@ def test_an_interrupt_ends_a_loop_over_runs(key, monkeypatch, chunk):
             signal.raise_signal(signal.SIGINT)
         return real(*args)
 
-    monkeypatch.setattr(smc, "_run_chunk", run_chunk)
+    monkeypatch.setattr(smc, "run_chunk", run_chunk)
     finished, size, handler = 0, -(-len(DATA) // 2), signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt) as caught:
         for _ in range(3):

@@ -24,8 +24,9 @@ MEAN, SCALE = np.array([1e6, 3.0]), np.array([1e4, 0.5])
 CORRELATION = np.array([[1.0, 0.6], [0.6, 1.0]])
 TABLE = MEAN + SCALE * RNG.multivariate_normal(np.zeros(2), CORRELATION, 300)
 LEVELS = {"noise_min": 0.1, "noise_max": 20.0}
-QUICK = {"steps": 20, "check_every": 10, "batch_size": 8, "validation_repeats": 2,
-         "loss": denoising_loss, "progress_bar": False}  # fmt: skip
+QUICK = {"steps": 20, "batch_size": 8, "loss": denoising_loss,
+         "stopping": nd.train.EarlyStopping(check_every=10, validation_repeats=2),
+         "progress_bar": False}  # fmt: skip
 
 
 def net(size=2, width=8, **options):
@@ -203,7 +204,8 @@ def test_few_values_are_those_with_populated_gaps(column, expected):
 
 
 def test_training_that_learned_nothing_is_said_at_once(key, capsys):
-    options = QUICK | {"progress_bar": True, "learning_rate": 1.0, "weight_decay": 0.0}
+    options = QUICK | {"progress_bar": True, "learning_rate": 1.0}
+    options["optimizer"] = nd.train.Optimizer(weight_decay=0.0)
     energy = nd.ProperEnergy(net(), np.zeros(2), CORRELATION)
     with pytest.warns(UserWarning, match="training learned nothing: in 20 steps no check"):
         found = nd.fit(
@@ -233,7 +235,8 @@ def test_training_that_learned_says_how_much(key):
 @pytest.mark.parametrize("rows", [3, 7, 30, 79])
 def test_few_rows_train_by_default(rows, key):
     data = RNG.normal(size=(rows, 2))
-    options = {k: v for k, v in QUICK.items() if k != "loss"} | {"steps": 1, "check_every": 1}
+    options = {k: v for k, v in QUICK.items() if k != "loss"} | {"steps": 1}
+    options["stopping"] = nd.train.EarlyStopping(check_every=1, validation_repeats=2)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         found = nd.fit(key, nd.ProperEnergy(net(), np.zeros(2), np.eye(2)), data, **options)

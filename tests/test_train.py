@@ -13,6 +13,8 @@ from numpyro_diffusion import Gaussian, GaussianMixture, InnerProductEnergy, Pro
 from numpyro_diffusion.nets import ResidualMLP
 from numpyro_diffusion.schedules import VarianceExploding, VariancePreserving
 from numpyro_diffusion.train import (
+    EarlyStopping,
+    Optimizer,
     TrainingDiverged,
     anchor_loss,
     denoising_loss,
@@ -29,11 +31,11 @@ COVARIANCE = np.array([[0.9, -0.5], [-0.5, 0.6]])
 QUICK = {
     "loss": denoising_loss,
     "progress_bar": False,
-    "check_every": 50,
     "steps": 100,
     "batch_size": 16,
-    "validation_repeats": 4,
+    "stopping": EarlyStopping(check_every=50, validation_repeats=4),
 }
+NO_DECAY = {"optimizer": Optimizer(weight_decay=0.0)}
 
 
 def data_of(energy, key, num):
@@ -141,7 +143,7 @@ def test_fit_recovers_the_score_of_a_gaussian_at_every_level(kind, key):
     energy = jax.tree.map(
         lambda a: a.astype(jnp.float32) if eqx.is_array(a) else a, small(kind, 32)
     )
-    options = {"steps": 1250, "learning_rate": 1e-2, "weight_decay": 0.0, "progress_bar": False}
+    options = {"steps": 1250, "learning_rate": 1e-2, "progress_bar": False} | NO_DECAY
     result = fit(key, energy, data, **options)
     constants = []
     for t in (0.02, 0.1, 0.4):
@@ -171,7 +173,7 @@ def test_fit_weighs_far_modes_right(key):
         ResidualMLP(None, (2,), width=32), data, noise_min=0.1, noise_max=15.0
     )
     energy = jax.tree.map(lambda a: a.astype(jnp.float32) if eqx.is_array(a) else a, energy)
-    options = {"steps": 1000, "weight_decay": 0.0, "learning_rate": 1e-2, "progress_bar": False}
+    options = {"steps": 1000, "learning_rate": 1e-2, "progress_bar": False} | NO_DECAY
     first = fit(key, energy, data, **options)
     anchors = make_anchors(first.energy, key, data, num=1024)
     loss = functools.partial(energy_loss, anchors=anchors, data_scale=1.5)
@@ -207,7 +209,8 @@ def test_history_and_best_weights_agree_and_only_the_network_is_trained(key):
 def test_early_stopping_returns_the_weights_before(key):
     data = data_of(Gaussian(MEAN, COVARIANCE), key, 60)
     elsewhere = data + 3.0  # the better the fit, the worse here
-    options = QUICK | {"steps": 2000, "validation": elsewhere, "patience": 2, "ema": 0.0}
+    options = QUICK | {"steps": 2000, "validation": elsewhere, "optimizer": Optimizer(ema=0.0)}
+    options["stopping"] = EarlyStopping(check_every=50, validation_repeats=4, patience=2)
     with pytest.warns(UserWarning, match="learned nothing"):
         result = fit(key, small(), data, **options)
     assert result.stopped == "patience"
@@ -230,7 +233,7 @@ def test_divergence_names_the_step_and_keeps_the_weights(key):
         return jnp.where(jnp.sum(energy.net.write.weight**2) > 0.01, jnp.nan, loss)
 
     with pytest.raises(TrainingDiverged, match="non-finite at step") as caught:
-        fit(key, small(), data, **(QUICK | {"loss": fragile, "steps": 2000, "weight_decay": 0.0}))
+        fit(key, small(), data, **(QUICK | {"loss": fragile, "steps": 2000} | NO_DECAY))
     error = caught.value
     assert f"step {error.step} " in str(error)
     assert error.history["step"][-1] <= error.step
@@ -266,7 +269,11 @@ def test_bad_data_are_refused(key):
         fit(key, energy, np.where(np.arange(20).reshape(10, 2) == 4, np.nan, good), **QUICK)
     with pytest.raises(ValueError, match="`validation` must have shape"):
         fit(key, energy, good, validation=np.zeros((10, 2, 1)), **QUICK)
-    with pytest.raises(ValueError, match="ema"):
-        fit(key, energy, good, ema=1.0, **QUICK)
+    with pytest.raises(ValueError, match=r"`ema` must be in \[0, 1\)"):
+        Optimizer(ema=1.0)
+    with pytest.raises(ValueError, match="`patience` must be at least 1; got 0"):
+        EarlyStopping(patience=0)
+    with pytest.raises(TypeError, match="`optimizer` must be an instance of `Optimizer`"):
+        fit(key, energy, good, optimizer="adam", **QUICK)
     with pytest.raises(ValueError, match="must vary"):
         fit(key, energy, good, **(QUICK | {"loss": None}))

@@ -187,14 +187,14 @@ def test_an_interrupted_update_goes_on_and_a_failed_one_leaves_no_trace(grown, m
     whole = pickle.loads(pickle.dumps(smc))
     with pytest.warns(UserWarning, match="12 numbers"):
         whole.update(*first(12, -1.0))
-    run = engine._run_chunk
+    run = engine.run_chunk
 
     def interrupted(*arguments):
         answer = run(*arguments)
         signal.raise_signal(signal.SIGINT)
         return answer
 
-    monkeypatch.setattr(engine, "_run_chunk", interrupted)
+    monkeypatch.setattr(engine, "run_chunk", interrupted)
     with pytest.warns(UserWarning, match="12 numbers"), pytest.raises(KeyboardInterrupt):
         start.update(*first(12, -1.0))
     monkeypatch.undo()

@@ -30,17 +30,16 @@ $p_g + \delta$ with a *floor* $\delta$. The floor goes at the end, when the nois
 is possible only shrinks. Under a twist that widens, $p_g$ of an edge is averaged over a few points.
 """
 
-from .base import AbstractModel as AbstractModel
 from .base import Bridge as Bridge
-from .base import DensityBridge as DensityBridge
-from .base import PathBridge as PathBridge
-from .base import check_bridge_type as check_bridge_type
 from .base import seen_shapes as seen_shapes
 from .combined import combine as combine
 from .combined import floored as floored
 from .combined import log_density as log_density
 from .edges import with_finite_gradients as with_finite_gradients
 from .energy import from_energy as from_energy
+from .forms import DensityBridge as DensityBridge
+from .forms import PathBridge as PathBridge
+from .forms import check_bridge_type as check_bridge_type
 from .grown import Grown as Grown
 from .grown import grown as grown
 from .grown import nested as nested
@@ -48,6 +47,7 @@ from .labels import LabelledData as LabelledData
 from .labels import LabelsGiven as LabelsGiven
 from .labels import Sums as Sums
 from .labels import less as less
+from .model import AbstractModel as AbstractModel
 from .observed import Curvature as Curvature
 from .observed import Observed as Observed
 from .observed import curvature as curvature

@@ -10,80 +10,19 @@ import jax
 import jax.numpy as jnp
 
 from .._prng import lean
-from .._staging import brief_jit
 from .._typing import Array, Position, PRNGKey, Scalar
-from ..energies import AbstractDenoiser, AbstractEnergy
+from ..energies import AbstractDenoiser
 from ..twists import AbstractTwist
-from .edges import Doubts, doubtful, with_finite_gradients
+from .edges import with_finite_gradients
 from .krylov import krylov
-from .labels import LabelsGiven
+from .measured import measured
+from .model import AbstractModel
 from .observed import Observed, curvature
-from .sites import DensitySite, DiffusionSite, PathSite, open_share
+from .sites import DiffusionSite, open_share
 from .tempering import Tempering
 from .terms import Rest, Seen
 
-__all__ = [
-    "AbstractModel",
-    "Bridge",
-    "DensityBridge",
-    "PathBridge",
-    "check_bridge_type",
-    "seen_shapes",
-]
-
-
-class AbstractModel(eqx.Module):
-    """The other sites and the data of a model, given values of its diffusion sites. No network is evaluated.
-
-    Attributes:
-        diffusion: Names of the diffusion sites.
-        others: Names of the other latent sites.
-        discrete: Names of the discrete latent sites, which are summed out and no part of a position.
-    """
-
-    diffusion: eqx.AbstractVar[tuple[str, ...]]
-    others: eqx.AbstractVar[tuple[str, ...]]
-    discrete: eqx.AbstractVar[tuple[str, ...]]
-
-    @property
-    def drivers(self) -> tuple[str, ...]:
-        """Other sites on which an energy depends: what is seen is outdated if they move."""
-        return ()
-
-    @property
-    def choices(self) -> tuple[str, ...]:
-        """Other sites that are unconstrained uniform variables, of which discrete choices are made."""
-        return ()
-
-    def sites_at(self, sites: dict[str, Any], z: Position) -> dict[str, Any]:
-        """The diffusion sites under the energies that the other sites give them."""
-        del z
-        return sites
-
-    @abc.abstractmethod
-    def rest(self, z: Position, x_hat: dict[str, Array]) -> Rest:
-        """Densities of the other sites at `z`, unconstrained, and of the data."""
-
-    @abc.abstractmethod
-    def draw_others(self, x: dict[str, Array], key: PRNGKey) -> Position:
-        """The other sites from their prior, unconstrained."""
-
-    @abc.abstractmethod
-    def discrete_given(self, z: Position, key: PRNGKey) -> LabelsGiven:
-        """The discrete sites given all others and the data."""
-
-    @abc.abstractmethod
-    def constrain(self, z: Position) -> dict[str, Array]:
-        """Values of all latent and deterministic sites; `z` holds the discrete ones, too."""
-
-    @abc.abstractmethod
-    def target(self, prior: str) -> str:
-        """Name the posterior under a prior, in one sentence."""
-
-    def laws(self, z: Position) -> Callable[[Position], Observed] | None:
-        """Distributions of the data given clean values; `None` where only a log likelihood is known."""
-        del z
-        return None
+__all__ = ["Bridge", "seen_shapes"]
 
 
 class Bridge(eqx.Module):
@@ -124,7 +63,7 @@ class Bridge(eqx.Module):
     @classmethod
     def over(cls, model: AbstractModel, sites: dict[str, Any], twist: AbstractTwist) -> "Bridge":
         """The bridge over a model, with everything measured that depends on its data."""
-        typical, direction, found = _asked(model, sites, twist)
+        typical, direction, found = measured(model, sites, twist)
         tempering = Tempering(sites, direction)
         if not twist.takes_gradients:
             tempering = Tempering.without_gradients(sites)
@@ -296,65 +235,6 @@ class Bridge(eqx.Module):
         return max(each, default=1)
 
 
-class DensityBridge(Bridge):
-    r"""A bridge of densities: the prior is $e^{-E(\cdot, t)}$ at every level."""
-
-    sites: dict[str, DensitySite]
-    site_type: ClassVar = DensitySite
-    prior_type: ClassVar = AbstractEnergy
-    prior: ClassVar[str] = "exp(-E(x, t_min))"
-
-    @property
-    def exact_prior(self) -> bool:
-        if self.cloud is not None or self.proposal is not None:
-            return True
-        return bool(self.sites) and all(site.exact for site in self.sites.values())
-
-    @property
-    def log_normalizer_error(self) -> float | None:
-        errors = [site.log_normalizer_error for site in self.sites.values()]
-        if None in errors:
-            return None
-        return sum(error**2 for error in errors if error is not None) ** 0.5
-
-    def score(self, u: dict[str, Array], clock: Scalar) -> dict[str, Array]:
-        return jax.grad(lambda u: self.see(u, clock).log_density)(u)
-
-
-class PathBridge(Bridge):
-    """A bridge in path space: the prior is the distribution of a reverse sampler, known by its steps alone.
-
-    It has scores and no density of the prior, so that denoisers are enough, and no normaliser.
-    """
-
-    sites: dict[str, PathSite]
-    site_type: ClassVar = PathSite
-    prior_type: ClassVar = AbstractDenoiser
-    prior: ClassVar[str] = "the reverse sampler's law"
-    exact_prior: ClassVar[bool] = False
-    log_normalizer_error: ClassVar[float] = 0.0
-
-    def score(self, u: dict[str, Array], clock: Scalar) -> dict[str, Array]:
-        return self.see(u, clock).scores
-
-    def log_factors(self, x: dict[str, Array]) -> Scalar:
-        """Log of what multiplies the sampler's distribution, at clean values; no sampler is evaluated."""
-        return sum((site.log_factors(x[n]) for n, site in self.sites.items()), jnp.zeros(()))
-
-
-def check_bridge_type(bridge_type: Any) -> None:
-    """Refuse what is no type of bridge.
-
-    Raises:
-        TypeError: If it is neither of the two.
-    """
-    if bridge_type not in (DensityBridge, PathBridge):
-        raise TypeError(
-            "`bridge_type` is `nd.bridge.DensityBridge`, or `nd.bridge.PathBridge` for priors that are the "
-            f"laws of reverse samplers; got {bridge_type!r}. A scheme names its own: `scheme.bridge_type`."
-        )
-
-
 def seen_shapes(sites: dict[str, Any], twist: AbstractTwist) -> tuple[Position, dict[str, Array]]:
     """Shapes of the diffusion sites, and of what the rest of the model sees of them."""
 
@@ -364,20 +244,3 @@ def seen_shapes(sites: dict[str, Any], twist: AbstractTwist) -> tuple[Position, 
         return u, {n: see(n).astype(jnp.result_type(see(n), u[n])) for n in u}
 
     return jax.eval_shape(values)
-
-
-@brief_jit
-def _asked(model: AbstractModel, sites: dict[str, DiffusionSite], twist: AbstractTwist):
-    """Typical values of the other sites, the direction of which the data say most, and which are edges."""
-    others = {}
-    if model.others:  # a few draws beside the prior mean of the diffusion sites
-        x = {name: site.centre for name, site in sites.items()}
-        keys = jax.random.split(lean(jax.random.key(0)), 8)
-        others = jax.vmap(lambda key: model.draw_others(x, key))(keys)
-    typical = jax.tree.map(lambda leaf: jnp.median(leaf, 0), others)
-    if not sites:
-        return typical, {}, Doubts({}, {})
-    found = doubtful(lambda x: model.rest(typical, x).edges, sites)
-    if not twist.takes_gradients:
-        return typical, {}, found
-    return typical, Tempering.towards_the_data(model.rest, sites, others).direction, found

@@ -11,8 +11,9 @@ from .._staging import Settled, settle
 from .._typing import Array, Scalar
 from ..energies import AbstractDenoiser
 from ..twists import AbstractTwist, Tweedie
-from .base import AbstractModel, Bridge, DensityBridge, check_bridge_type, seen_shapes
-from .labels import LabelsGiven
+from .base import Bridge, seen_shapes
+from .forms import DensityBridge, check_bridge_type
+from .model import AbstractModel
 from .tempering import Tempering
 from .terms import Edge, Rest
 
@@ -38,9 +39,6 @@ class LogLikelihood(AbstractModel):
 
     def draw_others(self, x, key):
         return {}
-
-    def discrete_given(self, z, key):
-        return LabelsGiven({}, {}, jnp.ones((), bool))
 
     def constrain(self, z):
         return dict(z)

@@ -8,7 +8,9 @@ import jax.numpy as jnp
 
 from .._typing import Array, Position, PRNGKey, Scalar
 from ..twists import Identity
-from .base import AbstractModel, Bridge, DensityBridge
+from .base import Bridge
+from .forms import DensityBridge
+from .model import AbstractModel
 from .tempering import Tempering
 from .terms import Rest
 

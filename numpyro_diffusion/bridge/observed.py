@@ -54,7 +54,8 @@ def curvature(
     if observed is None or not jax.eval_shape(observed, x).centre:
         if log_likelihood is None:
             raise ValueError(
-                "no observed site has a law, only factors: there is no operator and no noise to read off the "
+                "no observed site has a distribution, only factors: there is no operator and no "
+                "noise to read off the "
                 "model. Write the data as `numpyro.sample(..., obs=y)`, or use `Twisted(conjugate=False)`."
             )
         slope = jax.grad(log_likelihood)

@@ -10,8 +10,9 @@ from jax.core import Tracer
 
 from .._arguments import check_instance, whole_or_none
 from .._typing import Array, Position, PRNGKey, Scalar
-from .base import Bridge, PathBridge
+from .base import Bridge
 from .combined import log_density
+from .forms import PathBridge
 
 __all__ = ["Potential", "at_level"]
 

@@ -10,7 +10,8 @@ from jax.flatten_util import ravel_pytree
 
 from .._typing import Position, PRNGKey, Scalar
 from ..twists import Identity
-from .base import Bridge, DensityBridge
+from .base import Bridge
+from .forms import DensityBridge
 from .tempering import Tempering
 
 __all__ = ["Proposal", "proposed"]

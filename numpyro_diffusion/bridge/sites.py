@@ -37,7 +37,8 @@ class DiffusionSite(eqx.Module):
         draw = jax.eval_shape(self.initial.sample, jax.random.key(0))
         if draw.shape != self.energy.shape:
             raise ValueError(
-                f"the initial law draws shape {draw.shape}, but one example has shape {self.energy.shape}. "
+                f"the initial distribution draws shape {draw.shape}, but one example has shape "
+                f"{self.energy.shape}. "
                 "For a NumPyro distribution, `to_event` makes batch dimensions part of the event."
             )
 

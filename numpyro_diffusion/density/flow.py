@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from .._arguments import check_counts, plain
 from .._typing import Array, PRNGKey, Scalar
 from ..energies import AbstractDenoiser
+from ..energies.normal import log_normal
 from .estimate import AbstractLogDensity, DensityEstimate, Point
 from .trace import AbstractDivergence, ExactDivergence, Hutchinson
 from .whitened import WhitenedFlow
@@ -134,7 +135,7 @@ class FlowDensity(AbstractLogDensity):
         )
         last, change = jax.tree.map(lambda part: part[0], solution.ys)
         arrived = solution.result == diffrax.RESULTS.successful
-        base = -0.5 * jnp.sum(last**2 + jnp.log(2 * jnp.pi))
+        base = jnp.sum(log_normal(last, 1.0))
         _, least = flow.time_and_noise(data)
         replicates = base - jnp.sum(jnp.log(flow.spread(least))) + change
         replicates = jnp.where(arrived, replicates, jnp.nan)

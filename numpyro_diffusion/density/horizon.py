@@ -17,6 +17,7 @@ from .._prng import lean
 from .._typing import PRNGKey, Scalar
 from ..energies import AbstractDenoiser
 from ..energies.initial import StandardNormal
+from ..energies.normal import log_normal
 from .paths import (
     check_data,
     check_finite,
@@ -146,10 +147,7 @@ def _terms(models, data, keys, nodes, horizons, num_noises, batch_size):
     alpha_max, _ = energy.schedule(t_max)
 
     def log_end(u):
-        terms = (alpha_max * u - mean) ** 2 / variance + jnp.log(
-            2 * jnp.pi * variance / alpha_max**2
-        )
-        return -0.5 * jnp.sum(terms)
+        return jnp.sum(log_normal(u - mean / alpha_max, variance / alpha_max**2))
 
     def path(x0, noise):
         at = lambda t: x0 + noise_at(t) * noise

@@ -114,12 +114,15 @@ def check_noised(prior: AbstractDenoiser) -> None:
     if isinstance(prior, Composed | ComposedDenoiser) and prior.powers != (1.0,):
         what = f"a composition with powers {prior.powers}"
     elif isinstance(prior, PowerEnergy | Family):
-        what = f"a {type(prior).__name__}, a law to a power or with a parameter"
+        what = f"a {type(prior).__name__}, a distribution to a power or with a parameter"
     elif isinstance(prior, Factored | FactoredDenoiser):
-        what = f"a law times {', '.join(type(factor).__name__ for factor in prior.factors)}"
+        what = (
+            f"a distribution times {', '.join(type(factor).__name__ for factor in prior.factors)}"
+        )
     if what:
         raise ValueError(
-            "a density from scores, and the probability flow, need the scores of one law at all levels; got "
+            "a density from scores, and the probability flow, need the scores of one noised "
+            "distribution at all levels; got "
             f"{what}, whose noisy levels are only a path to it. Use `energy.log_density` at t_min, "
             "`prior_normalizer` for its constant, and `SMC` for its draws."
         )

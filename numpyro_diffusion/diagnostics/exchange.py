@@ -35,7 +35,7 @@ def _gap(result: ReplicaResult) -> str:
     pair = int(np.argmin(swaps))
     if swaps[pair] >= 0.1:
         return ""
-    beyond = "the law beyond the noise" if pair == 0 else f"replica {pair}"
+    beyond = "the noisy end" if pair == 0 else f"replica {pair}"
     return (
         f"Replica {pair + 1} and {beyond} swap {swaps[pair]:.0%} of the time: they are too far apart, and "
         "the evidence rests on that pair. Try more replicas (`num_replicas`)."

@@ -108,7 +108,7 @@ def _unfinished(result: SMCResult) -> str:
         return ""
     return (
         f"Not finished: {result.num_levels_run} of {_num_levels(result)} levels were run, so the "
-        "particles follow a law on the way to the target. `resume()` goes on."
+        "particles follow a distribution between noise and the target. `resume()` goes on."
     )
 
 

@@ -4,11 +4,11 @@ from .algebra import Composed as Composed
 from .algebra import ComposedDenoiser as ComposedDenoiser
 from .algebra import cfg as cfg
 from .base import AbstractDenoiser as AbstractDenoiser
-from .base import AbstractEnergy as AbstractEnergy
 from .box import Box as Box
 from .box import log_normal_interval as log_normal_interval
 from .check import check_energy as check_energy
 from .denoiser import NetworkDenoiser as NetworkDenoiser
+from .energy import AbstractEnergy as AbstractEnergy
 from .factored import Factored as Factored
 from .factored import FactoredDenoiser as FactoredDenoiser
 from .factors import AbstractFactor as AbstractFactor

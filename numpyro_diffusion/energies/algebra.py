@@ -6,7 +6,6 @@ a path. Samplers that weigh their particles make its end exact.
 """
 
 import math
-import numbers
 from typing import Any, Self
 
 import equinox as eqx
@@ -16,22 +15,16 @@ import numpy as np
 from jax.core import Tracer
 
 from .._typing import Array, Scalar
-from .base import AbstractDenoiser, AbstractEnergy, Power
+from .base import AbstractDenoiser, Power
 from .checks import check_alike, check_normalizable, is_traced
+from .energy import AbstractEnergy
+from .exponents import is_array_power, is_power, power_at, times_power
 from .factored import factored
 from .factors import AbstractFactor
 from .parts import AbstractSum
 from .powered import PowerEnergy, have_closed_form
 
-__all__ = [
-    "Composed",
-    "ComposedDenoiser",
-    "Inverse",
-    "PowerProduct",
-    "cfg",
-    "combine",
-    "power_at",
-]
+__all__ = ["Composed", "ComposedDenoiser", "cfg", "combine"]
 
 
 class _Composition(AbstractSum):
@@ -136,48 +129,6 @@ class ComposedDenoiser(_Composition):
         return u + sum(b * (e.denoise(x, t) - u) for b, e in pairs)
 
 
-class Inverse(eqx.Module):
-    """Reciprocal of a function of the time."""
-
-    function: Power
-
-    def __call__(self, t: Scalar) -> Scalar | float:
-        return 1 / power_at(self.function, t)
-
-
-class PowerProduct(eqx.Module):
-    """A product of two exponents, of which one is a function of the time."""
-
-    first: Power
-    second: Power
-
-    def __call__(self, t: Scalar) -> Scalar | float:
-        return power_at(self.first, t) * power_at(self.second, t)
-
-
-def power_at(power: Power, t: Scalar) -> Scalar | float:
-    """An exponent at a time."""
-    return power(t) if callable(power) else power
-
-
-def _times(first: Power, second: Power) -> Power:
-    if callable(first) or callable(second):
-        if _is_array(first) or _is_array(second):
-            raise TypeError(
-                "a function of the time is multiplied by plain numbers; got a latent variable or an array. "
-                "At noisy levels the law is a path and needs none: leave the function out."
-            )
-        return second if first == 1.0 else first if second == 1.0 else PowerProduct(first, second)
-    if _is_array(first) or _is_array(second):
-        return first * second
-    return float(first) * float(second)
-
-
-def _is_array(power: Any) -> bool:
-    """Whether it may be a latent variable: one of JAX's, traced or not."""
-    return isinstance(power, jax.Array)
-
-
 def combine(parts: tuple, powers: tuple[Power, ...]) -> AbstractDenoiser:
     """Sum energies with powers, flattening sums of sums so that each part is evaluated once."""
     factors = [part for part in parts if isinstance(part, AbstractFactor)]
@@ -190,31 +141,25 @@ def combine(parts: tuple, powers: tuple[Power, ...]) -> AbstractDenoiser:
                 "energies are added to energies, denoisers and factors, and multiplied by numbers or "
                 f"functions of the time; got {type(part).__name__}."
             )
-        if not _is_power(power):
+        if not is_power(power):
             raise TypeError(
-                f"a law is raised to a number, or a function of the time; got {power!r:.40}. With a latent "
+                "a distribution is raised to a number, or a function of the time; got "
+                f"{power!r:.40}. With a latent "
                 "power for each example of a plate, put `nd.energies.Joint([b * energy for b in powers])` "
                 "at one site without the plate."
             )
         if isinstance(part, Composed | ComposedDenoiser | PowerEnergy):
             energies.extend(part.energies)
-            exponents.extend(_times(power, b) for b in part.powers)
+            exponents.extend(times_power(power, b) for b in part.powers)
         else:
             energies.append(part)
-            exponents.append(power if callable(power) or _is_array(power) else float(power))
-    if any(_is_array(power) for power in exponents):
+            exponents.append(power if callable(power) or is_array_power(power) else float(power))
+    if any(is_array_power(power) for power in exponents):
         if is_traced(exponents) or have_closed_form(energies):
             return PowerEnergy.of(energies, exponents)
         exponents = [power if callable(power) else float(power) for power in exponents]
     kind = Composed if all(isinstance(e, AbstractEnergy) for e in energies) else ComposedDenoiser
     return kind(energies=tuple(energies), powers=tuple(exponents))  # pyright: ignore
-
-
-def _is_power(power: Any) -> bool:
-    """Whether it is a number, or a function of the time."""
-    if isinstance(power, np.ndarray | jax.Array):
-        return power.ndim == 0
-    return isinstance(power, numbers.Real) or callable(power)
 
 
 def _with_factor(parts, powers):
@@ -224,7 +169,8 @@ def _with_factor(parts, powers):
         first, second = second, first
     if not isinstance(first, AbstractDenoiser) or powers != (1.0, 1.0):
         raise TypeError(
-            "a factor is added to a law, `energy + factor`; it has no power and is not subtracted. Put the "
+            "a factor is added to an energy, `energy + factor`; it has no power and is not "
+            "subtracted. Put the "
             "power into the factor itself."
         )
     return factored(first, second)

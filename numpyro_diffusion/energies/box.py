@@ -14,8 +14,8 @@ from jax.scipy.special import log_ndtr
 
 from .._typing import Array, PRNGKey, Scalar
 from ..schedules import AbstractSchedule, VariancePreserving
-from .base import AbstractEnergy
-from .checks import refuse_traced
+from .checks import horizon_of, refuse_traced
+from .energy import AbstractEnergy
 
 __all__ = ["Box", "log_normal_interval"]
 
@@ -120,9 +120,7 @@ class Box(AbstractEnergy):
             )
         self.low, self.high = jnp.asarray(low), jnp.asarray(high)
         self.schedule = VariancePreserving() if schedule is None else schedule
-        default_min, default_max = self.schedule.horizon()
-        self.t_min = default_min if t_min is None else t_min
-        self.t_max = default_max if t_max is None else t_max
+        self.t_min, self.t_max = horizon_of(self.schedule, t_min, t_max)
         self.log_normalizer, self.log_normalizer_error = 0.0, 0.0
 
     @property

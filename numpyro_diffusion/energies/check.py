@@ -13,7 +13,7 @@ import numpy as np
 
 from .._typing import Array, PRNGKey, Scalar
 from ..schedules import AbstractSchedule
-from .base import AbstractEnergy
+from .energy import AbstractEnergy
 
 __all__ = ["check_energy", "check_has_density"]
 

@@ -1,6 +1,7 @@
 """Checks of a composition before it is sampled: parts that match, powers that can be normalised."""
 
 import warnings
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -8,9 +9,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from ..schedules import AbstractSchedule
 from .base import AbstractDenoiser
 
-__all__ = ["at_one_time", "check_alike", "check_normalizable", "is_traced", "refuse_traced"]
+__all__ = [
+    "at_one_time",
+    "check_alike",
+    "check_normalizable",
+    "horizon_of",
+    "is_traced",
+    "numbers",
+    "refuse_traced",
+]
 
 _FAR = 20.0, 40.0  # standard deviations
 
@@ -30,6 +40,38 @@ def refuse_traced(**values) -> None:
                 "argument; for an unknown location and scale write `x = mu + scale * z` with `z` from a "
                 "fixed prior."
             )
+
+
+def numbers(values, what: str) -> Any:
+    """Finite parameters as floats of NumPy, which may be looked at, or traced ones, which may not."""
+    if is_traced(values):
+        return jnp.asarray(values, jnp.result_type(float))
+    if np.iscomplexobj(values):
+        raise TypeError(
+            f"`{what}` must be real; got complex numbers. Stack real and imaginary parts."
+        )
+    try:
+        array = np.asarray(values, float)
+    except ValueError as error:
+        raise TypeError(f"`{what}` must be an array of numbers: {error}.") from error
+    with np.errstate(over="ignore"):
+        bad = int(np.sum(~np.isfinite(array.astype(jnp.result_type(float)))))
+    if bad:
+        raise ValueError(
+            f"`{what}` must be finite; {bad} of its {array.size} numbers are NaN or infinite. Look for "
+            "missing values in the data."
+        )
+    return array
+
+
+def horizon_of(schedule, t_min, t_max) -> tuple[float, float]:
+    """First and last time of an energy; those of its schedule by default."""
+    if not isinstance(schedule, AbstractSchedule):
+        raise TypeError(
+            f"`schedule` must be a noise schedule, such as `VariancePreserving()`; got {schedule!r:.40}."
+        )
+    default_min, default_max = schedule.horizon()
+    return default_min if t_min is None else t_min, default_max if t_max is None else t_max
 
 
 def check_alike(what: str, parts: tuple[AbstractDenoiser, ...]) -> None:

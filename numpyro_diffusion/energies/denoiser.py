@@ -4,16 +4,15 @@ import equinox as eqx
 import jax.numpy as jnp
 
 from .._typing import Array, Scalar
-from ..schedules import AbstractSchedule
-from .base import AbstractDenoiser
 from .coordinates import cast_floats
 from .network import InnerProductEnergy
+from .parts import AbstractWrapper
 from .preconditioned import AbstractNetworkEnergy
 
 __all__ = ["NetworkDenoiser"]
 
 
-class NetworkDenoiser(AbstractDenoiser):
+class NetworkDenoiser(AbstractWrapper):
     r"""The denoiser $c_{skip} v + c_{out} F(w, c_{noise})$ over coordinates and backbone of an energy.
 
     With $v = B^\top (x_t / \alpha_t - m)$ and $w$ as in `AbstractNetworkEnergy`, for each coordinate
@@ -29,22 +28,6 @@ class NetworkDenoiser(AbstractDenoiser):
     """
 
     base: AbstractNetworkEnergy = eqx.field(default_factory=InnerProductEnergy)
-
-    @property
-    def schedule(self) -> AbstractSchedule:
-        return self.base.schedule
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.base.shape
-
-    @property
-    def t_min(self) -> float:
-        return self.base.t_min
-
-    @property
-    def t_max(self) -> float:
-        return self.base.t_max
 
     @property
     def net(self):
@@ -67,9 +50,6 @@ class NetworkDenoiser(AbstractDenoiser):
         v = scales**2 / root * w + s * scales / root * base.backbone(w, s)
         u = v if basis is None else basis @ v
         return u.reshape(self.shape) + mean
-
-    def moments(self, t: Scalar) -> tuple[Array, Array]:
-        return self.base.moments(t)
 
 
 def _of(base: AbstractNetworkEnergy) -> NetworkDenoiser:

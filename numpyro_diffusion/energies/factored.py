@@ -6,15 +6,16 @@ import equinox as eqx
 import jax.numpy as jnp
 
 from .._typing import Array, Scalar
-from ..schedules import AbstractSchedule
-from .base import AbstractDenoiser, AbstractEnergy
+from .base import AbstractDenoiser
+from .energy import AbstractEnergy
 from .factors import AbstractFactor, Noised
 from .noise import added_variance
+from .parts import AbstractWrapper
 
 __all__ = ["Factored", "FactoredDenoiser", "factored", "log_factors"]
 
 
-class Factored(AbstractEnergy):
+class Factored(AbstractWrapper, AbstractEnergy):
     r"""$E(x, t) - \sum_j \log h_{j,t}(x / \alpha_t)$: the distribution $\propto p(u) \prod_j h_j(u)$ in data
     units.
 
@@ -36,25 +37,6 @@ class Factored(AbstractEnergy):
     log_normalizer: float | None = eqx.field(static=True, default=None)
     log_normalizer_error: float = eqx.field(static=True, default=0.0)
 
-    @property
-    def schedule(self) -> AbstractSchedule:
-        return self.base.schedule
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.base.shape
-
-    @property
-    def t_min(self) -> float:
-        return self.base.t_min
-
-    @property
-    def t_max(self) -> float:
-        return self.base.t_max
-
-    def concentration(self, t: Scalar) -> Scalar | float:
-        return self.base.concentration(t)
-
     def with_horizon(self, *, t_min: float | None = None, t_max: float | None = None) -> Self:
         """Return the same distribution with other times of its base, less the normaliser of that."""
         base = self.base.with_horizon(t_min=t_min, t_max=t_max)
@@ -69,11 +51,8 @@ class Factored(AbstractEnergy):
         x_hat = u + added_variance(self.base, t).astype(x.dtype) * alpha_t * score
         return energy - log_factors(self, u, x_hat, t)
 
-    def moments(self, t: Scalar) -> tuple[Array, Array]:
-        return self.base.moments(t)
 
-
-class FactoredDenoiser(AbstractDenoiser):
+class FactoredDenoiser(AbstractWrapper):
     r"""The distribution of a reverse sampler times factors, for schemes in path space.
 
     Usually written `denoiser + factor`. `denoise` is that of the base: the factors weigh, and steer, its
@@ -87,30 +66,8 @@ class FactoredDenoiser(AbstractDenoiser):
     base: AbstractDenoiser
     factors: tuple[AbstractFactor, ...]
 
-    @property
-    def schedule(self) -> AbstractSchedule:
-        return self.base.schedule
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.base.shape
-
-    @property
-    def t_min(self) -> float:
-        return self.base.t_min
-
-    @property
-    def t_max(self) -> float:
-        return self.base.t_max
-
-    def concentration(self, t: Scalar) -> Scalar | float:
-        return self.base.concentration(t)
-
     def denoise(self, x: Array, t: Scalar) -> Array:
         return self.base.denoise(x, t)
-
-    def moments(self, t: Scalar) -> tuple[Array, Array]:
-        return self.base.moments(t)
 
 
 def log_factors(law: Factored | FactoredDenoiser, u: Array, x_hat: Array, t: Scalar) -> Scalar:

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._typing import Array, Scalar
-from ..schedules import AbstractSchedule
-from .base import AbstractEnergy, replaced
+from .base import replaced
 from .checks import is_traced
+from .energy import AbstractEnergy
+from .parts import AbstractWrapper
 
 __all__ = ["Family", "NormalizerTable"]
 
@@ -106,7 +107,7 @@ class NormalizerTable(eqx.Module):
         return np.sqrt(variance).reshape(shape)
 
 
-class Family(AbstractEnergy):
+class Family(AbstractWrapper, AbstractEnergy):
     r"""$E(x, t; \theta) + L(\theta, t)$: a distribution with parameters that may be latent variables of a
     model.
 
@@ -137,6 +138,10 @@ class Family(AbstractEnergy):
         """The energy at `theta`, not normalised."""
         return self.family(self.theta)
 
+    @property
+    def base(self) -> AbstractEnergy:
+        return self.member
+
     def given(self, theta: Any) -> Self:
         r"""The distribution at $\theta$.
 
@@ -157,28 +162,6 @@ class Family(AbstractEnergy):
                 "there, as `dist.Uniform` or `dist.TruncatedNormal` do."
             )
         return replaced(self, "given", {"theta": value})
-
-    @property
-    def schedule(self) -> AbstractSchedule:
-        return self.member.schedule
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.member.shape
-
-    @property
-    def t_min(self) -> float:
-        return self.member.t_min
-
-    @property
-    def t_max(self) -> float:
-        return self.member.t_max
-
-    def concentration(self, t: Scalar) -> Scalar | float:
-        return self.member.concentration(t)
-
-    def moments(self, t: Scalar) -> tuple[Array, Array]:
-        return self.member.moments(t)
 
     def with_horizon(self, *, t_min: float | None = None, t_max: float | None = None) -> Self:
         """Refused if it moves an end: the table holds for the times that it was made for."""

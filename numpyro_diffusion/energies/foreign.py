@@ -18,8 +18,9 @@ import numpy as np
 from .._arguments import whole_number
 from .._typing import Array, Params, Scalar
 from ..schedules import AbstractSchedule, VariancePreserving
-from .base import AbstractDenoiser, AbstractEnergy
+from .base import AbstractDenoiser
 from .checks import refuse_traced
+from .energy import AbstractEnergy
 
 __all__ = ["EnergyFunction", "ScoreFunction"]
 

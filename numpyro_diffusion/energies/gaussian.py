@@ -7,8 +7,6 @@ those that a model makes of latent variables, are kept as they are: eigenvectors
 eigenvalues meet. Their Cholesky factor has one, and is taken at every level.
 """
 
-from typing import Any
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -16,101 +14,11 @@ import numpy as np
 
 from .._typing import Array, PRNGKey, Scalar
 from ..schedules import AbstractSchedule, VariancePreserving
-from .base import AbstractEnergy
-from .checks import is_traced
+from .checks import horizon_of, is_traced, numbers
+from .energy import AbstractEnergy
+from .normal import coloured, decompose, log_noised_normal, root, variances
 
 __all__ = ["Gaussian", "GaussianMixture"]
-
-
-def _numbers(values, what: str) -> Any:
-    """Finite parameters as floats of NumPy, which may be looked at, or traced ones, which may not."""
-    if is_traced(values):
-        return jnp.asarray(values, jnp.result_type(float))
-    if np.iscomplexobj(values):
-        raise TypeError(
-            f"`{what}` must be real; got complex numbers. Stack real and imaginary parts."
-        )
-    try:
-        array = np.asarray(values, float)
-    except ValueError as error:
-        raise TypeError(f"`{what}` must be an array of numbers: {error}.") from error
-    with np.errstate(over="ignore"):
-        bad = int(np.sum(~np.isfinite(array.astype(jnp.result_type(float)))))
-    if bad:
-        raise ValueError(
-            f"`{what}` must be finite; {bad} of its {array.size} numbers are NaN or infinite. Look for "
-            "missing values in the data."
-        )
-    return array
-
-
-def _decompose(covariances, dimension: int, what: str) -> tuple[Any, Any]:
-    """Eigenvalues `(k, d)` and eigenvectors `(k, d, d)` of symmetric positive definite matrices.
-
-    Of traced ones `None` and the matrices themselves.
-    """
-    covariances = _numbers(covariances, what)
-    if covariances.shape[-2:] != (dimension, dimension):
-        raise ValueError(
-            f"`{what}` must have shape (..., {dimension}, {dimension}) to match the mean; got "
-            f"{covariances.shape}. Use `np.diag(variances)` for independent coordinates."
-        )
-    if is_traced(covariances):
-        return None, covariances
-    if not np.allclose(covariances, np.swapaxes(covariances, -1, -2)):
-        raise ValueError(f"`{what}` must be symmetric; average it with its transpose.")
-    values, vectors = np.linalg.eigh(covariances)
-    if values.astype(jnp.result_type(float)).min() <= 0:
-        raise ValueError(
-            f"`{what}` must be positive definite; its smallest eigenvalue is {values.min():.3g}. "
-            "Add a small multiple of the identity."
-        )
-    return values, vectors
-
-
-def _horizon(schedule, t_min, t_max) -> tuple[float, float]:
-    if not isinstance(schedule, AbstractSchedule):
-        raise TypeError(
-            f"`schedule` must be a noise schedule, such as `VariancePreserving()`; got {schedule!r:.40}."
-        )
-    default_min, default_max = schedule.horizon()
-    return default_min if t_min is None else t_min, default_max if t_max is None else t_max
-
-
-def _log_normal(x: Array, mean: Array, values: Array | None, vectors: Array, noise) -> Scalar:
-    r"""Log density of $\mathcal{N}(\alpha m, \alpha^2 S + \sigma^2 I)$, `noise` the pair of coefficients.
-
-    NaN where $S$ is traced and not positive definite.
-    """
-    alpha_t, sigma_t = noise
-    if values is None:
-        root = _root(vectors, alpha_t, sigma_t)
-        white = jax.scipy.linalg.solve_triangular(root, x - alpha_t * mean, lower=True)
-        return -0.5 * jnp.sum(white**2 + jnp.log(2 * jnp.pi) + 2 * jnp.log(jnp.diag(root)))
-    noised = alpha_t**2 * values + sigma_t**2
-    white = (vectors.T @ (x - alpha_t * mean)) / jnp.sqrt(noised)
-    return -0.5 * (jnp.sum(white**2) + jnp.sum(jnp.log(2 * jnp.pi * noised)))
-
-
-def _root(covariance: Array, alpha_t: Scalar, sigma_t: Scalar) -> Array:
-    r"""Cholesky factor of $\alpha^2 S + \sigma^2 I$; NaN if $S$ itself is not positive definite."""
-    proper = jnp.all(jnp.isfinite(jnp.linalg.cholesky(jax.lax.stop_gradient(covariance))))
-    noised = alpha_t**2 * covariance + sigma_t**2 * jnp.eye(len(covariance), dtype=covariance.dtype)
-    return jnp.linalg.cholesky(jnp.where(proper, noised, jnp.nan))
-
-
-def _variances(values: Array | None, vectors: Array) -> Array:
-    """Diagonals of matrices, of which there may be several."""
-    if values is None:
-        return jnp.diagonal(vectors, axis1=-2, axis2=-1)
-    return jnp.einsum("...ij,...j,...ij->...i", vectors, values, vectors)
-
-
-def _coloured(white: Array, values: Any, vectors: Array, alpha_t, sigma_t) -> Array:
-    """White noise with the covariance of a level."""
-    if values is None:
-        return _root(vectors, alpha_t, sigma_t) @ white
-    return vectors @ (jnp.sqrt(alpha_t**2 * values + sigma_t**2) * white)
 
 
 class GaussianMixture(AbstractEnergy):
@@ -153,7 +61,7 @@ class GaussianMixture(AbstractEnergy):
         t_min: float | None = None,
         t_max: float | None = None,
     ):
-        weights, means = _numbers(weights, "weights"), _numbers(means, "means")
+        weights, means = numbers(weights, "weights"), numbers(means, "means")
         if means.ndim != 2 or not means.size or weights.shape != means.shape[:1]:
             raise ValueError(
                 "`weights` must have shape (k,) and `means` shape (k, d); got "
@@ -164,7 +72,7 @@ class GaussianMixture(AbstractEnergy):
         elif weights.min() < 0 or weights.max() <= 0:
             raise ValueError(f"`weights` must be non-negative with a positive sum; got {weights}.")
         weights = weights / weights.max()  # or their sum could overflow
-        values, vectors = _decompose(covariances, means.shape[1], "covariances")
+        values, vectors = decompose(covariances, means.shape[1], "covariances")
         if vectors.shape[:-2] != weights.shape:
             raise ValueError(
                 f"`covariances` must hold {len(weights)} matrices, one a weight; got shape "
@@ -174,7 +82,7 @@ class GaussianMixture(AbstractEnergy):
         self.means, self.eigenvectors = jnp.asarray(means), jnp.asarray(vectors)
         self.eigenvalues = None if values is None else jnp.asarray(values)
         self.schedule = VariancePreserving() if schedule is None else schedule
-        self.t_min, self.t_max = _horizon(self.schedule, t_min, t_max)
+        self.t_min, self.t_max = horizon_of(self.schedule, t_min, t_max)
         self.log_normalizer, self.log_normalizer_error = 0.0, 0.0
 
     @property
@@ -183,7 +91,7 @@ class GaussianMixture(AbstractEnergy):
 
     def component_log_densities(self, x: Array, t: Scalar) -> Array:
         r"""$\log w_k + \log \mathcal{N}(x; \alpha_t m_k, \alpha_t^2 S_k + \sigma_t^2 I)$, shape `(k,)`."""
-        log_normals = jax.vmap(_log_normal, in_axes=(None, 0, 0, 0, None))(
+        log_normals = jax.vmap(log_noised_normal, in_axes=(None, 0, 0, 0, None))(
             x, self.means, self.eigenvalues, self.eigenvectors, self.schedule(t)
         )
         return jnp.log(self.weights) + log_normals
@@ -194,7 +102,7 @@ class GaussianMixture(AbstractEnergy):
     def moments(self, t: Scalar) -> tuple[Array, Array]:
         alpha_t, sigma_t = self.schedule(t)
         mean = self.weights @ self.means
-        within = _variances(self.eigenvalues, self.eigenvectors)
+        within = variances(self.eigenvalues, self.eigenvectors)
         variance = self.weights @ (within + (self.means - mean) ** 2)
         return alpha_t * mean, alpha_t**2 * variance + sigma_t**2
 
@@ -205,7 +113,7 @@ class GaussianMixture(AbstractEnergy):
         white = jax.random.normal(key_noise, self.shape, self.means.dtype)
         values = None if self.eigenvalues is None else self.eigenvalues[k]
         vectors = self.eigenvectors[k]
-        return alpha_t * self.means[k] + _coloured(white, values, vectors, alpha_t, sigma_t)
+        return alpha_t * self.means[k] + coloured(white, values, vectors, alpha_t, sigma_t)
 
 
 class Gaussian(AbstractEnergy):
@@ -243,16 +151,16 @@ class Gaussian(AbstractEnergy):
         t_min: float | None = None,
         t_max: float | None = None,
     ):
-        mean = _numbers(mean, "mean")
+        mean = numbers(mean, "mean")
         if mean.ndim != 1 or not mean.size:
             raise ValueError(f"`mean` must be a vector; got shape {mean.shape}. Flatten it first.")
-        values, vectors = _decompose(covariance, mean.shape[0], "covariance")
+        values, vectors = decompose(covariance, mean.shape[0], "covariance")
         if vectors.ndim != 2:
             raise ValueError(f"`covariance` must be one matrix; got shape {np.shape(covariance)}.")
         self.mean, self.eigenvectors = jnp.asarray(mean), jnp.asarray(vectors)
         self.eigenvalues = None if values is None else jnp.asarray(values)
         self.schedule = VariancePreserving() if schedule is None else schedule
-        self.t_min, self.t_max = _horizon(self.schedule, t_min, t_max)
+        self.t_min, self.t_max = horizon_of(self.schedule, t_min, t_max)
         self.log_normalizer, self.log_normalizer_error = 0.0, 0.0
 
     @property
@@ -260,24 +168,26 @@ class Gaussian(AbstractEnergy):
         return self.mean.shape
 
     def energy(self, x: Array, t: Scalar) -> Scalar:
-        return -_log_normal(x, self.mean, self.eigenvalues, self.eigenvectors, self.schedule(t))
+        return -log_noised_normal(
+            x, self.mean, self.eigenvalues, self.eigenvectors, self.schedule(t)
+        )
 
     def moments(self, t: Scalar) -> tuple[Array, Array]:
         alpha_t, sigma_t = self.schedule(t)
-        variance = _variances(self.eigenvalues, self.eigenvectors)
+        variance = variances(self.eigenvalues, self.eigenvectors)
         return alpha_t * self.mean, alpha_t**2 * variance + sigma_t**2
 
     def draw(self, key: PRNGKey, t: Scalar) -> Array:
         alpha_t, sigma_t = self.schedule(t)
         white = jax.random.normal(key, self.shape, self.mean.dtype)
-        noise = _coloured(white, self.eigenvalues, self.eigenvectors, alpha_t, sigma_t)
+        noise = coloured(white, self.eigenvalues, self.eigenvectors, alpha_t, sigma_t)
         return alpha_t * self.mean + noise
 
     def log_variances(self, t: Scalar) -> Array:
         r"""Numbers that sum to $\log \det (\alpha_t^2 S + \sigma_t^2 I)$, shape `(d,)`."""
         alpha_t, sigma_t = self.schedule(t)
         if self.eigenvalues is None:
-            return 2 * jnp.log(jnp.diag(_root(self.eigenvectors, alpha_t, sigma_t)))
+            return 2 * jnp.log(jnp.diag(root(self.eigenvectors, alpha_t, sigma_t)))
         return jnp.log(alpha_t**2 * self.eigenvalues + sigma_t**2)
 
     def natural(self, t: Scalar) -> tuple[Array, Array, Scalar]:
@@ -285,9 +195,9 @@ class Gaussian(AbstractEnergy):
         alpha_t, sigma_t = self.schedule(t)
         mean = alpha_t * self.mean
         if self.eigenvalues is None:
-            root = _root(self.eigenvectors, alpha_t, sigma_t)
+            factor = root(self.eigenvectors, alpha_t, sigma_t)
             precision = jax.scipy.linalg.cho_solve(
-                (root, True), jnp.eye(len(mean), dtype=mean.dtype)
+                (factor, True), jnp.eye(len(mean), dtype=mean.dtype)
             )
         else:
             shares = 1 / (alpha_t**2 * self.eigenvalues + sigma_t**2)

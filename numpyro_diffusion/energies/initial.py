@@ -18,8 +18,10 @@ import numpy as np
 from .._arguments import whole_numbers
 from .._typing import Array, PRNGKey, Scalar
 from ..schedules import AbstractSchedule, VariancePreserving
-from .base import AbstractDenoiser, AbstractEnergy
+from .base import AbstractDenoiser
+from .energy import AbstractEnergy
 from .gaussian import Gaussian, GaussianMixture
+from .normal import log_normal, log_normal_of_root
 
 __all__ = ["NoisedLaw", "StandardNormal", "fit_gaussian", "fit_mixture"]
 
@@ -57,8 +59,7 @@ class StandardNormal(eqx.Module):
     def log_prob(self, u: Array) -> Scalar:
         """Log density of $u$, in nats."""
         alpha_t, _ = self.schedule(self.t)
-        constant = jnp.log(alpha_t) - 0.5 * jnp.log(2 * jnp.pi)
-        return u.size * constant - 0.5 * jnp.sum((alpha_t * u) ** 2)
+        return jnp.sum(log_normal(u, 1 / alpha_t**2))
 
 
 class NoisedLaw(eqx.Module):
@@ -183,11 +184,9 @@ def _fit(points: Array, means: Array, floor: Scalar, num_steps: int, diagonal: b
     whole = jnp.mean(jnp.var(points, 0)) + floor
     start = jnp.full(k, 1 / k, points.dtype), means, jnp.broadcast_to(whole * eye, (k, *eye.shape))
 
-    def log_normal(mean, covariance):
-        chol = jnp.linalg.cholesky(covariance)
-        white = jax.scipy.linalg.solve_triangular(chol, (points - mean).T, lower=True)
-        log_volume = jnp.sum(jnp.log(jnp.diag(chol))) + 0.5 * dimension * jnp.log(2 * jnp.pi)
-        return -0.5 * jnp.sum(white**2, 0) - log_volume
+    def log_densities(mean, covariance):
+        root = jnp.linalg.cholesky(covariance)
+        return jax.vmap(log_normal_of_root, in_axes=(0, None))(points - mean, root)
 
     def moments(share):
         total = jnp.sum(share) + jnp.finfo(points.dtype).tiny
@@ -200,7 +199,7 @@ def _fit(points: Array, means: Array, floor: Scalar, num_steps: int, diagonal: b
 
     def step(state, _):
         weights, means, covariances = state
-        log_joint = jnp.log(weights)[:, None] + jax.vmap(log_normal)(means, covariances)
+        log_joint = jnp.log(weights)[:, None] + jax.vmap(log_densities)(means, covariances)
         shares = jax.nn.softmax(log_joint, 0)
         return jax.vmap(moments)(shares), None
 

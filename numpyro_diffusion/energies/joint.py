@@ -8,14 +8,14 @@ import jax.numpy as jnp
 
 from .._arguments import whole_number
 from .._typing import Array, PRNGKey, Scalar
-from ..schedules import AbstractSchedule
-from .base import AbstractEnergy
 from .checks import at_one_time, check_alike
+from .energy import AbstractEnergy
+from .parts import AbstractParts
 
 __all__ = ["Joint"]
 
 
-class Joint(AbstractEnergy):
+class Joint(AbstractParts, AbstractEnergy):
     r"""Independent variables side by side: $\sum_k E_k(x_k, t)$ of $x$ of shape `(num, *shape)`.
 
     With a factor over all of them, such as `Coupling`, they are no longer independent:
@@ -57,20 +57,8 @@ class Joint(AbstractEnergy):
         return all(e.normalized for e in self.energies)
 
     @property
-    def schedule(self) -> AbstractSchedule:
-        return self.energies[0].schedule
-
-    @property
     def shape(self) -> tuple[int, ...]:
         return (self.num, *self.energies[0].shape)
-
-    @property
-    def t_min(self) -> float:
-        return max(e.t_min for e in self.energies)
-
-    @property
-    def t_max(self) -> float:
-        return min(e.t_max for e in self.energies)
 
     def concentration(self, t: Scalar) -> Scalar | float:
         # One number serves all variables; the narrowest would be too narrow for the others.

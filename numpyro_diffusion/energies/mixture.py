@@ -9,14 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._typing import Array, PRNGKey, Scalar
-from ..schedules import AbstractSchedule
-from .base import AbstractEnergy
 from .checks import at_one_time, check_alike, is_traced
+from .energy import AbstractEnergy
+from .parts import AbstractParts
 
 __all__ = ["Mixture"]
 
 
-class Mixture(AbstractEnergy):
+class Mixture(AbstractParts, AbstractEnergy):
     r"""$E(x, t) = -\log \sum_i \omega_i e^{-E_i(x, t) - L_i}$: the distribution $\sum_i \omega_i p_i(x)$.
 
     Unlike products, mixtures need to know how the normalisers $L_i$ of their parts compare. They are those
@@ -82,22 +82,6 @@ class Mixture(AbstractEnergy):
     @property
     def normalized(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
         return all(e.normalized for e in self.energies)
-
-    @property
-    def schedule(self) -> AbstractSchedule:
-        return self.energies[0].schedule
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.energies[0].shape
-
-    @property
-    def t_min(self) -> float:
-        return max(e.t_min for e in self.energies)
-
-    @property
-    def t_max(self) -> float:
-        return min(e.t_max for e in self.energies)
 
     def with_horizon(self, *, t_min: float | None = None, t_max: float | None = None) -> Self:
         """The mixture of parts that all have these times, with normalisers that hold at `t_min`."""

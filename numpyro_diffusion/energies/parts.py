@@ -1,4 +1,4 @@
-"""What sums of energies and of denoisers share, whatever their powers are made of."""
+"""Models made of other models: what they take over from one, and what they share with several."""
 
 import abc
 
@@ -9,21 +9,49 @@ from .._typing import Array, Scalar
 from ..schedules import AbstractSchedule
 from .base import AbstractDenoiser
 
-__all__ = ["AbstractSum"]
+__all__ = ["AbstractParts", "AbstractSum", "AbstractWrapper"]
 
 
-class AbstractSum(AbstractDenoiser):
-    r"""$\prod_i p_i^{\beta_i}$: its parts, and the Gaussian that their Gaussians make.
+class AbstractWrapper(AbstractDenoiser):
+    """A model with the schedule, shape, times, total power and moments of another one.
+
+    Attributes:
+        base: The other one.
+    """
+
+    base: eqx.AbstractVar[AbstractDenoiser]
+
+    @property
+    def schedule(self) -> AbstractSchedule:
+        return self.base.schedule
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.base.shape
+
+    @property
+    def t_min(self) -> float:
+        return self.base.t_min
+
+    @property
+    def t_max(self) -> float:
+        return self.base.t_max
+
+    def concentration(self, t: Scalar) -> Scalar | float:
+        return self.base.concentration(t)
+
+    def moments(self, t: Scalar) -> tuple[Array, Array]:
+        return self.base.moments(t)
+
+
+class AbstractParts(AbstractDenoiser):
+    """A model of several parts, from the last of their first times to the first of their last ones.
 
     Attributes:
         energies: The parts, all of one shape and one schedule.
     """
 
     energies: eqx.AbstractVar[tuple[AbstractDenoiser, ...]]
-
-    @abc.abstractmethod
-    def powers_at(self, t: Scalar) -> list[Scalar | float]:
-        r"""The exponents $\beta_i$ at a time."""
 
     @property
     def schedule(self) -> AbstractSchedule:
@@ -40,6 +68,14 @@ class AbstractSum(AbstractDenoiser):
     @property
     def t_max(self) -> float:
         return min(e.t_max for e in self.energies)
+
+
+class AbstractSum(AbstractParts):
+    r"""$\prod_i p_i^{\beta_i}$: its parts, and the Gaussian that their Gaussians make."""
+
+    @abc.abstractmethod
+    def powers_at(self, t: Scalar) -> list[Scalar | float]:
+        r"""The exponents $\beta_i$ at a time."""
 
     def concentration(self, t: Scalar) -> Scalar | float:
         pairs = zip(self.powers_at(t), self.energies, strict=True)

@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 
 from .._typing import Array, PRNGKey, Scalar
-from .base import AbstractDenoiser, AbstractEnergy
+from .base import AbstractDenoiser
 from .checks import check_alike, is_traced
+from .energy import AbstractEnergy
 from .gaussian import Gaussian
 from .parts import AbstractSum
 
@@ -64,13 +65,14 @@ class PowerEnergy(AbstractSum, AbstractEnergy):
         """
         if not all(isinstance(energy, AbstractEnergy) for energy in energies):
             raise TypeError(
-                "a latent power needs energies; got a denoiser, whose law has no density to raise. Train or "
+                "a latent power needs energies; got a denoiser, which has no density to raise to a "
+                "power. Train or "
                 "distil an energy."
             )
         if any(map(callable, powers)):
             raise TypeError(
-                "a latent power goes with numbers, not with functions of the time: at noisy levels the law "
-                "is a path and needs none. Leave the function out."
+                "a latent power goes with numbers, not with functions of the time. Every level is "
+                "weighed anew, so a function of the time is not needed: leave it out."
             )
         return cls(tuple(energies), jnp.stack([jnp.asarray(b, float) for b in powers]))  # pyright: ignore
 

@@ -10,7 +10,7 @@ not Gaussian.
 
 import abc
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -20,10 +20,10 @@ import numpy as np
 from .._typing import Array, Scalar
 from ..nets import ResidualMLP
 from ..schedules import AbstractSchedule, VariancePreserving
-from .base import AbstractEnergy, replaced
-from .checks import refuse_traced
+from .checks import horizon_of, refuse_traced
 from .columns import check_columns
-from .coordinates import cast_floats, check_label, check_net, fitted_gaussian, of_label
+from .conditional import AbstractConditional
+from .coordinates import cast_floats, check_net, fitted_gaussian
 from .standardized import Standardized
 
 __all__ = ["AbstractNetworkEnergy"]
@@ -31,7 +31,7 @@ __all__ = ["AbstractNetworkEnergy"]
 OFFSET_UNIT = 10.0  # nats a unit of `offset`, so that one learning rate suits it and the network
 
 
-class AbstractNetworkEnergy(AbstractEnergy):
+class AbstractNetworkEnergy(AbstractConditional):
     r"""Energy of a backbone $F(w, c_{noise})$ in preconditioned coordinates.
 
     With $v = B^\top (x_t/\alpha_t - m)$, $s = \sigma_t/\alpha_t$ and, for each coordinate of standard
@@ -121,9 +121,7 @@ class AbstractNetworkEnergy(AbstractEnergy):
         self.basis = None if vectors is None else jnp.asarray(vectors, self.mean.dtype)
         self.offset = jnp.asarray(offset, self.mean.dtype)
         self.schedule = VariancePreserving() if schedule is None else schedule
-        default_min, default_max = self.schedule.horizon()
-        self.t_min = default_min if t_min is None else t_min
-        self.t_max = default_max if t_max is None else t_max
+        self.t_min, self.t_max = horizon_of(self.schedule, t_min, t_max)
         self.log_normalizer, self.log_normalizer_error = log_normalizer, log_normalizer_error
         self.condition = self.label_normalizers = self.label_normalizer_errors = None
 
@@ -171,71 +169,6 @@ class AbstractNetworkEnergy(AbstractEnergy):
         energy = cls(net, mean, covariance, schedule, *times)
         return energy if units is None else Standardized(energy, *map(jnp.asarray, units))
 
-    def given(self, condition) -> Self:
-        r"""Return the same energy under a condition: a label, or a vector, for a network that was trained
-        with it.
-
-        `None` is no condition: the distribution over all, as far as training knew it. Conditions may be
-        traced. Where normalisers of the labels are known they are counted in, so that the energy is
-        normalised at `t_min` and energies of different labels compare there; at noisy levels they fade out.
-
-        Args:
-            condition: What the network's `condition` takes, `Labels` or `Vectors`; or `None`.
-
-        Raises:
-            ValueError: If the label has no normaliser among those that are known. A traced one gives NaN.
-        """
-        if condition is None and self.condition is None:
-            return self
-        if condition is not None and self.label_normalizers is not None:
-            check_label(condition, len(self.label_normalizers))
-        known = condition is not None and self.label_normalizers is not None
-        changes = {
-            "condition": None if condition is None else jnp.asarray(condition),
-            "log_normalizer": 0.0 if known else None,
-            "log_normalizer_error": max(self.label_normalizer_errors or (0.0,)) if known else 0.0,
-        }
-        return replaced(self, "given", changes)
-
-    def with_label_normalizers(self, values, errors=None) -> Self:
-        r"""Return the same energy with known $L(t_{\min})$ under each label, which `save` stores with it.
-
-        Args:
-            values: One a label, in nats, for example of `prior_normalizer(energy.given(label), key)` of an
-                energy that knows none yet; `None` to forget them.
-            errors: Their standard errors; the largest goes with every label.
-
-        Raises:
-            ValueError: If a number is not finite, an error is negative, or their numbers differ.
-        """
-        if values is None:
-            gone = {"label_normalizers": None, "label_normalizer_errors": None}
-            other = replaced(self, "with_label_normalizers", gone)
-            return other if self.condition is None else other.given(self.condition)
-        values = np.asarray(values, float)
-        errors = np.zeros_like(values) if errors is None else np.asarray(errors, float)
-        fine = np.isfinite(values).all() and np.isfinite(errors).all() and (errors >= 0).all()
-        if values.ndim != 1 or values.shape != errors.shape or not fine:
-            raise ValueError(
-                "`with_label_normalizers` expects one finite value a label, and as many errors of at least "
-                f"0; got {values} and {errors}."
-            )
-        changes = {
-            "label_normalizers": jnp.asarray(values),
-            "label_normalizer_errors": tuple(errors.tolist()),
-        }
-        return replaced(self, "with_label_normalizers", changes).given(self.condition)
-
-    def with_horizon(self, *, t_min: float | None = None, t_max: float | None = None) -> Self:
-        """Return the same energy with other first and last times; with another `t_min`, normalisers of
-        labels are forgotten.
-        """
-        other = super().with_horizon(t_min=t_min, t_max=t_max)
-        if other.t_min == self.t_min:
-            return other
-        forgotten = {"label_normalizers": None, "label_normalizer_errors": None}
-        return replaced(other, "with_horizon", forgotten)
-
     @property
     def shape(self) -> tuple[int, ...]:
         return self.mean.shape
@@ -266,20 +199,7 @@ class AbstractNetworkEnergy(AbstractEnergy):
         log_volume = 0.5 * jnp.sum(jnp.log(2 * jnp.pi * (s**2 + scales**2)))
         energy = self.form(w, self.backbone(w, s), scales / s) + log_volume
         energy += x.size * jnp.log(alpha_t) + self._offset(jnp.log(s), offset)
-        if self.condition is None or self.label_normalizers is None:
-            return energy
-        known = of_label(self.label_normalizers, self.condition).astype(x.dtype)
-        return energy + self._label_share(t).astype(x.dtype) * known
-
-    def _label_share(self, t: Scalar) -> Scalar:
-        r"""Share of a label's normaliser at a level: 1 at `t_min`, 0 where noise drowns all labels.
-
-        At noisy levels any function will do; with this one a cloud keeps about its prior of labels there.
-        """
-        variance = jnp.mean(self.scales**2)
-        least = self.schedule.noise_level(jnp.asarray(self.t_min, jnp.result_type(t))) ** 2
-        share = (variance + least) / (variance + self.schedule.noise_level(t) ** 2)
-        return jnp.where(t <= self.t_min, 1.0, share)
+        return energy + self.label_term(t, jnp.mean(self.scales**2), x.dtype)
 
     def _offset(self, log_s: Scalar, coefficients: Array) -> Scalar:
         ends = jnp.asarray([self.t_min, self.t_max], log_s.dtype)

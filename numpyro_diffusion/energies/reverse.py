@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from .._typing import Array, PRNGKey
 from ..schedules import reverse_moments
 from .algebra import Composed
-from .base import AbstractDenoiser, AbstractEnergy
+from .base import AbstractDenoiser
+from .energy import AbstractEnergy
 from .factored import Factored
 from .family import Family
 from .powered import PowerEnergy

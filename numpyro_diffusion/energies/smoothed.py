@@ -19,15 +19,12 @@ import scipy.stats
 from .._arguments import whole_number
 from .._typing import Array, Scalar
 from ..schedules import AbstractSchedule
-from .base import AbstractEnergy
+from .energy import AbstractEnergy
 from .foreign import _settings
 from .noise import added_variance
+from .normal import log_normal
 
 __all__ = ["DoubleWell", "SmoothedDensity"]
-
-
-def _log_normal(x: Array, mean: Array, variance: Array) -> Scalar:
-    return -0.5 * jnp.sum((x - mean) ** 2 / variance + jnp.log(2 * jnp.pi * variance))
 
 
 class DoubleWell(eqx.Module):
@@ -135,7 +132,7 @@ class SmoothedDensity(AbstractEnergy):
             if self.differentiable:
                 mean, variance = self._reference(u.dtype)
                 log_mean = jax.nn.logsumexp(log_ratios) - math.log(len(self.draws))
-                return _log_normal(u, mean, variance + tau) + log_mean
+                return jnp.sum(log_normal(u - mean, variance + tau)) + log_mean
             return self._without_gradient(u, jnp.where(tau > 0, tau, 1.0), points, log_p)
 
         log_p = jax.lax.cond(tau > 0, noisy, clean)
@@ -182,15 +179,16 @@ class SmoothedDensity(AbstractEnergy):
         centre, spread = self._posterior(u, tau)
         points = centre + jnp.sqrt(spread) * self.draws.astype(u.dtype)
         log_p = jax.vmap(self._log_density)(points)
-        reference = jax.vmap(lambda y: _log_normal(y, *self._reference(u.dtype)))(points)
+        mean, variance = self._reference(u.dtype)
+        reference = jax.vmap(lambda y: jnp.sum(log_normal(y - mean, variance)))(points)
         return points, log_p, log_p - reference
 
     def _without_gradient(self, u: Array, tau: Scalar, points: Array, log_p: Array) -> Scalar:
         r"""The same value, with the gradient $\sum_i w_i (y_i - u) / \tau^2$: points stay where they are."""
         fixed = jax.lax.stop_gradient
         centre, spread = fixed(self._posterior(u, tau))
-        log_q = jax.vmap(lambda y: _log_normal(y, centre, spread))(fixed(points))
-        noise = jax.vmap(lambda y: _log_normal(u, y, jnp.full_like(u, tau)))(fixed(points))
+        log_q = jax.vmap(lambda y: jnp.sum(log_normal(y - centre, spread)))(fixed(points))
+        noise = jax.vmap(lambda y: jnp.sum(log_normal(u - y, tau)))(fixed(points))
         return jax.nn.logsumexp(fixed(log_p) - log_q + noise) - math.log(len(self.draws))
 
 

@@ -137,7 +137,8 @@ class Standardized(eqx.Module):
         known = not name.startswith("_") and hasattr(AbstractDenoiser, name)
         known = known or name in ("schedule", "t_min", "t_max", "score", "log_density")
         why = (
-            ": a `Standardized` law is not an energy, since its noise differs from column to column. Pass "
+            ": a `Standardized` distribution is not an energy, since its noise differs from column "
+            "to column. Pass "
             "its `energy`, which is one in standard units, and data through `standardize`"
         )
         raise AttributeError(f"`Standardized` has no `{name}`{why if known else ''}.")

@@ -27,7 +27,7 @@ class LawFactor(AbstractFactor):
     power: float = 1.0
 
     def check(self, base: AbstractDenoiser) -> None:
-        check_alike("a law and the law that is its factor", (base, self.energy))
+        check_alike("an energy and the energy that is its factor", (base, self.energy))
 
     def log_value(self, noised: Noised) -> Scalar:
         t = jnp.maximum(noised.t, jnp.asarray(self.energy.t_min, noised.u.dtype))

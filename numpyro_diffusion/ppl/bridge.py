@@ -22,17 +22,18 @@ from ..bridge import Bridge, DensityBridge, DiffusionSite, check_bridge_type, se
 from ..twists import AbstractTwist, Tweedie
 from .checks import (
     check_model,
-    check_site,
     diffusion_site,
     refuse_rebuilt_energies,
     refuse_unknown_normalizers,
     values_needed,
 )
+from .choice_sites import taken_apart
 from .dependence import energies_depend_on, refuse_impossible
-from .enumeration import NUM_PLACES
 from .look import look
 from .model_bridge import LiveModel, typical_sites
-from .sites import is_diffusion, is_discrete, is_other, site_shape, taken_apart
+from .runs import NUM_PLACES
+from .site_checks import check_site
+from .sites import is_diffusion, is_discrete, is_other, site_shape
 
 __all__ = ["from_model", "taken_apart"]
 

@@ -9,9 +9,9 @@ import numpy as np
 from numpyro import handlers
 
 from .._typing import PRNGKey
+from .choice_sites import choice_values
 from .look import look
 from .model_bridge import LiveModel
-from .sites import choice_values
 from .smc import SMC
 
 __all__ = ["ChoiceEvidences", "choice_evidences"]

@@ -53,7 +53,8 @@ def varying_leaves(
         if through:
             raise ValueError(
                 f"the energy of site `{site}` depends on a diffusion site, through {sorted(through)}; "
-                "particles come from noise all at once, and at noisy levels there is no such law. Use one "
+                "particles come from noise all at once, and the site that it depends on is then "
+                "still noise. Use one "
                 "fixed energy a site, or one that depends on other sites alone; couple diffusion sites by "
                 "`numpyro.factor`."
             )

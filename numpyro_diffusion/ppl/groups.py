@@ -17,10 +17,10 @@ from .._typing import Array, PRNGKey
 from ..bridge import Bridge
 from ..energies.reverse import is_composed
 from ..smc import SMCResult
+from .choice_sites import taken_apart
 from .draws import constrained, drawn_by_cloud, pooled_log_weights, take
 from .look import look
 from .model_bridge import LiveModel, chosen_sites
-from .sites import taken_apart
 from .tracing import tracing
 
 __all__ = ["Run", "arviz_groups", "level_times", "prior_marks"]
@@ -163,7 +163,8 @@ def prior_marks(bridge: Bridge) -> dict[str, dict[str, str]]:
     if not composed:
         return {}
     words = (
-        f"the reverse process of the composed prior at {', '.join(composed)}, which is another law than "
+        f"the reverse process of the composed prior at {', '.join(composed)}, which is another "
+        "distribution than "
         "the prior of the posterior"
     )
     return {"prior": {"draws": words}, "prior_predictive": {"draws": words}}

@@ -21,9 +21,10 @@ from numpyro.infer.reparam import Reparam, TransformReparam
 from numpyro.util import not_jax_tracer
 
 from .._typing import PRNGKey, Scalar
-from ..energies.base import AbstractEnergy
+from ..energies.energy import AbstractEnergy
 from ..twists import AbstractTwist, Tweedie
-from .distributions import DiffusionPrior, NoisedPrior, batched
+from .base_distribution import batched
+from .distributions import DiffusionPrior, NoisedPrior
 from .sites import refuse_estimator
 
 __all__ = ["NoisedReparam", "noised"]

@@ -14,8 +14,9 @@ from jax.extend.core import ClosedJaxpr, Literal, jaxpr_as_fun
 from numpyro import distributions as dist
 from numpyro.distributions import biject_to
 
-from .checks import NEEDS_VALUES, support_values
+from .checks import NEEDS_VALUES
 from .model_bridge import LiveModel
+from .site_checks import support_values
 from .sites import counts, is_diffusion, is_discrete, stand_in, unwrapped
 
 __all__ = ["look"]

@@ -12,25 +12,21 @@ from numpyro import handlers
 from numpyro.distributions import biject_to
 
 from .._arguments import is_data
-from .._prng import lean, threefry
+from .._prng import lean
 from .._staging import Settled, brief_jit, settle
 from .._typing import Array, Position
-from ..bridge import AbstractModel, Bridge, LabelsGiven, with_finite_gradients
-from .dependence import arrays_of, varying_leaves, with_arrays
-from .enumeration import NUM_PLACES, Key, enumeration
+from ..bridge import Bridge, with_finite_gradients
+from .choice_sites import taken_apart
+from .dependence import arrays_of, varying_leaves
+from .enumeration import enumeration
 from .observed import observed_laws
-from .sites import (
-    log_densities,
-    log_peaks_and_numbers,
-    never_zero,
-    taken_apart,
-    unmasked,
-    unwrapped,
-)
+from .runs import NUM_PLACES, Key
+from .settled_model import AbstractNumPyroModel, SettledModel
+from .sites import log_densities, log_peaks_and_numbers, never_zero, unmasked, unwrapped
 from .summation import labels_given, rest_of, summed
 from .tracing import tracing
 
-__all__ = ["LiveModel", "SettledModel", "chosen_sites", "typical_sites"]
+__all__ = ["LiveModel", "chosen_sites", "typical_sites"]
 
 
 @brief_jit
@@ -60,12 +56,7 @@ def chosen_sites(bridge: Bridge) -> tuple[str, ...]:
     return tuple(name.removesuffix("_base") for name in bridge.choices)
 
 
-class _NumPyroModel(AbstractModel):
-    def target(self, prior):
-        return f"the posterior of the model under {prior}" if self.diffusion else "the posterior"
-
-
-class LiveModel(_NumPyroModel):
+class LiveModel(AbstractNumPyroModel):
     """A NumPyro model at one data set, run anew for every answer, at given values of its discrete sites."""
 
     diffusion: tuple[str, ...] = eqx.field(static=True)
@@ -226,70 +217,6 @@ class LiveModel(_NumPyroModel):
     def _arguments(structure, static, data):
         args, kwargs = eqx.combine(jax.tree.unflatten(structure, data), static)
         return {"args": args, "kwargs": kwargs}
-
-
-class SettledModel(_NumPyroModel):
-    """The programs of a NumPyro model, and one data set.
-
-    Equal programs compile once, whatever function they came from; what the model read when it was traced is
-    data or part of the program.
-    """
-
-    diffusion: tuple[str, ...] = eqx.field(static=True)
-    others: tuple[str, ...] = eqx.field(static=True)
-    discrete: tuple[str, ...] = eqx.field(static=True)
-    data: list[Array]
-    draw: Settled
-    density: Settled
-    values: Settled
-    labels: Settled | None
-    observed: Settled | str
-    varying: tuple[tuple[str, int], ...] = eqx.field(static=True, default=())
-    energies: Settled | None = None
-    drivers: tuple[str, ...] = eqx.field(static=True, default=())  # pyright: ignore
-    choices: tuple[str, ...] = eqx.field(static=True, default=())  # pyright: ignore
-
-    def sites_at(self, sites, z):
-        assert self.energies is not None
-        x = {name: site.centre for name, site in sites.items()}  # no energy depends on it
-        new = dict(zip(self.varying, self.energies(self.data, self._others(z), x), strict=True))
-        of = lambda name: {i: leaf for (n, i), leaf in new.items() if n == name}
-        return {
-            n: dataclasses.replace(s, energy=with_arrays(s.energy, of(n))) for n, s in sites.items()
-        }
-
-    def draw_others(self, x, key):
-        return self.draw(self.data, self._diffusion(x), threefry(key))
-
-    def rest(self, z, x_hat):
-        return self.density(self.data, self._others(z), self._diffusion(x_hat))
-
-    def constrain(self, z):
-        missing = [name for name in self.discrete if name not in z]
-        if missing:
-            raise ValueError(
-                f"the discrete sites {missing} are summed out, and no part of a position. Draw them first: "
-                "`bridge.constrain({**z, **bridge.draw_discrete(z, key)})`."
-            )
-        discrete = {name: z[name] for name in self.discrete}
-        return self.values(self.data, {**self._diffusion(z), **self._others(z), **discrete})
-
-    def discrete_given(self, z, key):
-        if self.labels is None:
-            return LabelsGiven({}, {}, jnp.ones((), bool))
-        return self.labels(self.data, self._others(z), self._diffusion(z), threefry(key))
-
-    def laws(self, z):
-        if isinstance(self.observed, str):
-            raise ValueError(self.observed)
-        observed = self.observed
-        return lambda x: observed(self.data, self._others(z), self._diffusion(x))
-
-    def _others(self, z):
-        return {name: z[name] for name in self.others}
-
-    def _diffusion(self, x):
-        return {name: x[name] for name in self.diffusion}
 
 
 @eqx.filter_jit

@@ -41,7 +41,8 @@ def observed_law(fn: Any, value: Array) -> tuple[Array, Array, Array]:
     except (AttributeError, NotImplementedError) as error:
         raise NotImplementedError(
             f"{type(fn).__name__} has no mean and variance. Say what a datum tells about its parameter: "
-            "`@numpyro_diffusion.ppl.observed_law.register(...)`, a function of the law and the datum that "
+            "`@numpyro_diffusion.ppl.observed_law.register(...)`, a function of the distribution "
+            "and the datum that "
             "returns the parameter, the Fisher information about it, and the score over the information."
         ) from error
 

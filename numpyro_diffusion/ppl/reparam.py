@@ -13,7 +13,8 @@ from numpyro.infer.reparam import Reparam
 from .._arguments import whole_number
 from ..density.flow import FlowDensity
 from ..density.flow_map import from_noise
-from .distributions import DiffusionPrior, batched
+from .base_distribution import batched
+from .distributions import DiffusionPrior
 from .handlers import _replace
 from .sites import unwrapped
 
@@ -75,8 +76,8 @@ class NoiseReparam(Reparam):
         estimator = getattr(prior, "log_density", None)
         if not isinstance(estimator, FlowDensity | None):
             raise ValueError(
-                f"site {name!r} has `log_density={type(estimator).__name__}`, another law than that of the "
-                "probability flow, which `NoiseReparam` samples. Leave `log_density` out."
+                f"site {name!r} has `log_density={type(estimator).__name__}`, another distribution than "
+                "that of the probability flow, which `NoiseReparam` samples. Leave `log_density` out."
             )
         shape, energy = prior.event_shape, prior.energy
         noise = _replace(fn, Normal(jnp.zeros(shape), 1.0).to_event(len(shape)))

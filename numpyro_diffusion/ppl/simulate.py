@@ -13,9 +13,10 @@ from numpyro.distributions import biject_to
 from .._arguments import as_arrays
 from .._typing import Array, Position, PRNGKey
 from ..bridge import Bridge
+from .choice_sites import taken_apart
 from .look import look
 from .model_bridge import LiveModel, chosen_sites
-from .sites import taken_apart, unwrapped
+from .sites import unwrapped
 from .tracing import tracing
 
 __all__ = ["Observations", "Simulator", "flat"]

@@ -4,26 +4,18 @@ Distributions come wrapped: in masks, in `expand` and in `to_event`. Nothing her
 """
 
 import copy
-from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-import numpyro
 import numpyro.distributions as dist
-from numpyro import handlers
 from numpyro.distributions import constraints
-from numpyro.infer.reparam import Reparam, TransformReparam
 
 from .._typing import Array
 from .distributions import DiffusionPrior
-from .tracing import Watched
 
 __all__ = [
-    "choice_values",
     "counts",
-    "is_choice",
     "is_diffusion",
     "is_discrete",
     "is_other",
@@ -33,7 +25,6 @@ __all__ = [
     "never_zero",
     "site_shape",
     "stand_in",
-    "taken_apart",
     "unmasked",
     "unwrapped",
 ]
@@ -46,8 +37,9 @@ def refuse_estimator(name: str, prior: Any) -> None:
     if getattr(prior, "log_density", None) is not None:
         raise ValueError(
             f"site `{name}` has `log_density={type(prior.log_density).__name__}`, a density of the prior "
-            "alone; `SMC` and `noised` work with all levels of an energy, or with the law of the reverse "
-            "sampler: another law. Leave `log_density` out; with it use NUTS, SVI or importance sampling."
+            "alone; `SMC` and `noised` work with all levels of an energy, or with the distribution of "
+            "the reverse sampler, which is another one. Leave `log_density` out; with it use NUTS, "
+            "SVI or importance sampling."
         )
 
 
@@ -86,78 +78,15 @@ def site_shape(site: dict) -> tuple[int, ...]:
     return site["fn"].shape(site["kwargs"]["sample_shape"])
 
 
-def taken_apart(model: Callable, chosen: tuple[str, ...] = (), drawn: bool = True) -> Callable:
-    """The model in which `x = f(diffusion)` is a diffusion site `x_base` and its transform `x`.
-
-    A latent choice `c` among finitely many values, on which an energy depends, is likewise one of a uniform
-    `c_base`.
-
-    Args:
-        model: The model.
-        chosen: Names of such choices.
-        drawn: Whether it is run to draw from it; if not, it is refused if it draws without a site.
-    """
-
-    def config(site):
-        fn = unwrapped(site["fn"])
-        if site["name"] in chosen and is_choice(site):
-            return ChoiceReparam()
-        transformed = isinstance(fn, dist.TransformedDistribution)
-        if site["value"] is None and transformed and _is_prior(fn.base_dist):
-            return TransformReparam()
-        return None
-
-    return handlers.reparam(Watched(model, drawn), config=config)
-
-
-def is_choice(site: dict) -> bool:
-    """Whether it is one latent choice among finitely many values, outside of plates."""
-    fn = site["fn"]
-    latent = site["value"] is None and not site["is_observed"]
-    if not (latent and isinstance(fn, dist.Distribution) and fn.is_discrete):
-        return False
-    return fn.has_enumerate_support and site_shape(site) == () and site["scale"] is None
-
-
-class ChoiceReparam(Reparam):
-    r"""Replaces a latent choice `c` by a uniform variable `c_base`, of which it is the quantile.
-
-    $c$ is the first of the values whose probabilities add up to more than $u \sim \mathcal{U}(0, 1)$, so that
-    its distribution is the same. Moves that ask for a gradient meet steps, which their acceptance pays for.
-    """
-
-    def __call__(self, name, fn, obs):
-        assert obs is None
-        with jax.ensure_compile_time_eval():  # parameters do not change them
-            values = fn.enumerate_support(expand=False)
-        ends = jnp.cumsum(jnp.exp(fn.log_prob(values)))[:-1]
-        base = numpyro.sample(f"{name}_base", dist.Uniform(0.0, 1.0), infer={"choice": values})
-        return None, values[jnp.sum(base > ends)]
-
-
-def choice_values(trace: dict[str, dict], name: str) -> np.ndarray:
-    """The values of a latent choice, of a model as `look` sees it.
-
-    Raises:
-        ValueError: If there is none of that name.
-    """
-    found = {n: s["support"] for n, s in trace.items() if is_discrete(s) and site_shape(s) == ()}
-    if name not in found:
-        raise ValueError(
-            f"expected a latent site with finitely many values, outside of plates; got {name!r}, and there "
-            f"are {sorted(found)}."
-        )
-    return np.asarray(found[name])
-
-
-def _is_prior(fn: Any) -> bool:
+def is_prior(fn: Any) -> bool:
+    """Test whether it is a diffusion prior under wrappers."""
     return isinstance(unwrapped(fn), DiffusionPrior)
 
 
 def is_diffusion(site: dict) -> bool:
     """Test whether it is a latent site with a diffusion prior."""
     latent = site["type"] == "sample" and not site["is_observed"]
-    return latent and _is_prior(site["fn"])
+    return latent and is_prior(site["fn"])
 
 
 def is_discrete(site: dict) -> bool:

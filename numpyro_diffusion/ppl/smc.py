@@ -8,22 +8,20 @@ Clouds take the place of chains, and agreement between them is what to look at. 
 stand in the order of their ancestry, not of time: neighbours are relatives, so autocorrelation tells
 of shared ancestors, and an effective sample size from it is roughly right where that of shuffled draws
 would be several times too large.
+
+What a finished run answers is in `finished`. This file is long for the state that `run`, `update` and
+`resume` share, and for what a user is told of their arguments.
 """
 
-import math
-import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
-from .. import diagnostics
 from .._arguments import check_instance, whole_number
 from .._prng import alike, check_key, lean
-from .._typing import Array, PRNGKey
+from .._typing import PRNGKey
 from ..bridge import Bridge, grown
 from ..schemes import AbstractScheme, Annealed
 from ..schemes.base import check_scheme
@@ -35,31 +33,14 @@ from ..twists import AbstractTwist
 from .amortised import AmortisedProposal
 from .bridge import from_model
 from .checks import check_model
-from .draws import (
-    constrained,
-    discrete_probabilities,
-    drawn,
-    drawn_by_cloud,
-    log_mean,
-    pooled_log_weights,
-    take,
-    with_discrete,
-)
-from .groups import Run, arviz_groups, level_times, prior_marks
+from .draws import with_discrete
+from .finished import AbstractRun
 from .simulate import Observations
-from .start import (
-    ProposalDiagnostics,
-    attributes_of_proposal,
-    check_start,
-    from_proposal,
-    started_in_words,
-)
+from .start import ProposalDiagnostics, check_start, from_proposal
 from .update import (
     Increment,
-    attributes_of,
     between,
     check_can_update,
-    in_words,
     scheme_for,
     warn_of_fewer,
 )
@@ -67,7 +48,7 @@ from .update import (
 __all__ = ["SMC"]
 
 
-class SMC:
+class SMC(AbstractRun):
     r"""Feynman-Kac sampler for a NumPyro model with diffusion priors.
 
     The weighted particles follow the model's posterior under $e^{-E(\cdot, t_{\min})}$ as their number
@@ -244,7 +225,7 @@ class SMC:
             return self._go(start)
         except BaseException as error:
             if not (isinstance(error, KeyboardInterrupt) and self._interrupted):
-                self.__dict__.update(state)
+                vars(self).update(state)
             raise
 
     @property
@@ -346,51 +327,6 @@ class SMC:
         return self._bridge
 
     @property
-    def _finished(self) -> SMCResult:
-        if not self.result.completed:
-            raise RuntimeError(
-                f"the run was interrupted after {self.result.num_levels_run} levels; call `resume()`."
-            )
-        return self.result
-
-    @property
-    def _drawn(self) -> SMCResult:
-        """The result with the discrete sites of each particle among its positions."""
-        return with_discrete(self.bridge, self._finished, self._keys["resample"])
-
-    @property
-    def log_evidence(self) -> float:
-        r"""$\log p(y)$ in nats: log of the mean of the clouds' estimates.
-
-        Of which distribution, `result.evidence` says. Normalised if the scheme needs no normaliser or the
-        prior's is known (see `evidence_is_normalized`), otherwise up to a constant that is the same for all
-        models with the same diffusion sites.
-
-        A warning says so where the number may be off by more than its error: the run collapsed, or the
-        posterior is as narrow as the spacing of floating-point numbers (`diagnostics.reservations`).
-        """
-        for reason in diagnostics.reservations(self._finished):
-            warnings.warn(f"`log_evidence` is not to be relied on. {reason}", stacklevel=2)
-        return self._log_evidence
-
-    @property
-    def _log_evidence(self) -> float:
-        return log_mean(self._finished.log_evidence)
-
-    @property
-    def log_evidence_error(self) -> float:
-        """Standard error of `log_evidence`, in nats.
-
-        The larger of the error across clouds and the clouds' own (genealogical) errors, which are
-        widened where few families are left; combined with the error of the prior's normaliser if that
-        enters.
-        """
-        error = diagnostics.log_evidence_error(self._finished)
-        if self.result.normalized:
-            return error
-        return math.hypot(error, self.bridge.log_normalizer_error or 0.0)
-
-    @property
     def increments(self) -> tuple[Increment, ...]:
         """What each `update` added to the log evidence, with its error; empty before the first.
 
@@ -402,49 +338,6 @@ class SMC:
     def proposal_diagnostics(self) -> ProposalDiagnostics | None:
         """How close the proposal of the run is to the posterior; `None` for a run from noise or the prior."""
         return self._proposal_diagnostics
-
-    @property
-    def evidence_is_normalized(self) -> bool:
-        """True if the scheme needs no normaliser, or that of every diffusion prior is known."""
-        return self.result.normalized or self.bridge.log_normalizer_error is not None
-
-    def get_weighted_samples(self) -> tuple[dict[str, Array], Array]:
-        """All particles and their weights: values and weights lead with `(num_chains, num_particles)`.
-
-        Weights sum to 1 over all clouds; a cloud counts by its evidence, so that the bias of means falls
-        with the number of clouds as it does with that of particles.
-        """
-        result = self._drawn
-        values = constrained(self.bridge, result.positions, num_axes=2)
-        return values, _exp(pooled_log_weights(result))
-
-    def get_samples(self, group_by_chain: bool = False) -> dict[str, Array]:
-        """Equally weighted draws of latent and deterministic sites, in the space of the model.
-
-        Args:
-            group_by_chain: If true, arrays lead with `(num_chains, num_particles)` and each cloud
-                stands for itself, for comparisons of clouds; otherwise with
-                `(num_chains * num_particles,)`, clouds counting by their evidence, for the posterior.
-
-        A mean over grouped draws counts all clouds alike. It has the bias of a single cloud, however many
-        there are; that of `print_summary`, `get_weighted_samples` and ungrouped draws has not.
-        """
-        result = self._drawn
-        if group_by_chain:
-            index = drawn_by_cloud(self._keys["resample"], result)
-            return constrained(self.bridge, take(index, result.positions), num_axes=2)
-        return constrained(self.bridge, drawn(self._keys["resample"], result), num_axes=1)
-
-    def discrete_probabilities(self) -> dict[str, Array]:
-        """Posterior probabilities of the values of each discrete site, in order, as the last axis.
-
-        Weighted means of probabilities given the other sites of a particle: of less variance than shares of
-        draws. Empty for a model without discrete sites.
-        """
-        result = self._finished
-        if not self.bridge.discrete_sites:
-            return {}
-        return discrete_probabilities(self.bridge, result.positions, pooled_log_weights(result))
 
     @property
     def network_evaluations(self) -> int | None:
@@ -463,76 +356,6 @@ class SMC:
             return None
         per_particle = bridge.evaluations + per_level * self.result.num_levels_run
         return self._spent + round(per_particle * self.num_particles * self.num_chains)
-
-    def print_summary(self, prob: float = 0.9, max_rows: int = 24) -> None:
-        """Print a table of the posterior, the evidence, and a verdict on the run in plain words.
-
-        All columns but `r_hat` count a cloud by its evidence, as `get_samples()` does.
-
-        Args:
-            prob: Probability of the central interval.
-            max_rows: Rows printed a site; the rest is summed up in one line.
-        """
-        grouped = {n: np.asarray(v) for n, v in self.get_samples(group_by_chain=True).items()}
-        shares = diagnostics.cloud_shares(self.result)
-        print(diagnostics.summary_table(grouped, prob, max_rows, shares))
-        if self.bridge.discrete_sites:
-            print(diagnostics.probability_table(self.discrete_probabilities(), max_rows))
-        kind = "" if self.evidence_is_normalized else " (up to the prior's normaliser)"
-        count = self.network_evaluations
-        print(
-            f"\nlog evidence {self._log_evidence:.3f} +- {self.log_evidence_error:.3f} nats{kind}\n"
-            f"evidence: {self.result.evidence}\n"
-            f"target: {self.result.target}; "
-            f"{'exact as the number of particles grows' if self.result.exact else 'heuristic'}\n"
-            f"{in_words(self._increments)}{started_in_words(self._proposal_diagnostics)}"
-            f"{self.num_chains} clouds of {self.num_particles} particles, "
-            f"{self.result.num_levels_run} levels{' of the last update' * bool(self._increments)}, "
-            f"{'unknown number of' if count is None else f'{count:,}'} network evaluations\n"
-            f"{diagnostics.verdict(self.result, self.bridge)}"
-        )
-
-    def to_arviz(
-        self, *, predictive: bool = True, log_likelihood: bool = True, num_prior: int | None = None
-    ) -> Any:
-        """An ArviZ object: `InferenceData` (ArviZ 0.x) or `xarray.DataTree` (ArviZ 1.x).
-
-        Groups: posterior (equally weighted draws, clouds as chains), prior, prior_predictive,
-        posterior_predictive, log_likelihood, observed_data, constant_data, sample_stats, smc_trace
-        with what happened at each level, and weighted_particles, the cloud that the draws are from.
-
-        In the posterior clouds stand as chains and count alike, as ArviZ takes chains; means over clouds that
-        count by their evidence are those of `get_samples()` and of the weights in weighted_particles. Where
-        the evidence is not to be relied on, a warning and the attribute `evidence_reservations` say why.
-
-        Args:
-            predictive: Include posterior predictive and prior draws.
-            log_likelihood: Include the pointwise log likelihood, as LOO needs it. Errors of `az.loo` and
-                `az.compare` are those of the data; the Monte Carlo error of the draws comes on top.
-            num_prior: Prior draws; 200 by default.
-        """
-        result, (args, kwargs) = self._drawn, self._arguments
-        run = Run(self.model, args, kwargs, self.bridge, result, self._keys)
-        groups = arviz_groups(run, predictive, log_likelihood, num_prior or 200)
-        attributes = {
-            "log_evidence": self.log_evidence,  # warns
-            "log_evidence_error": self.log_evidence_error,
-            "evidence_is_normalized": self.evidence_is_normalized,
-            "evidence": self.result.evidence,
-            "target": self.result.target,
-            "exact": self.result.exact,
-            "scheme": repr(self.scheme),
-            "chains": "clouds, which count alike here; by their evidence in weighted_particles",
-            **attributes_of(self._increments),
-            **attributes_of_proposal(self._proposal_diagnostics),
-            "evidence_reservations": " ".join(diagnostics.reservations(result)),
-        }
-        return diagnostics.to_arviz(
-            groups, result, level_times(run), attributes, prior_marks(self.bridge)
-        )
-
-
-_exp = jax.jit(jnp.exp)
 
 
 @partial(jax.jit, static_argnums=1)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from .._typing import Array, PRNGKey
 from ..bridge import Edge, LabelledData, LabelsGiven, Rest, Sums, less
-from .enumeration import Enumeration, Key
+from .runs import Enumeration, Key
 
 __all__ = ["labels_given", "rest_of", "summed"]
 

@@ -175,8 +175,10 @@ class _Target:
         if not self.exact:
             raise ValueError(
                 f"the prior at {list(self.bridge.diffusion_sites)} is learned and can't be drawn exactly: "
-                "its reverse diffusion has a law near it, and no sampler of BlackJAX corrects for the "
-                "difference. Make the law of the reverse sampler the prior, whose noise is drawn exactly: "
+                "its reverse diffusion has a distribution near it, and no sampler of BlackJAX "
+                "corrects for the "
+                "difference. Make the distribution of the reverse sampler the prior, whose noise "
+                "is drawn exactly: "
                 "`nd.to_blackjax(numpyro.handlers.reparam(model, config={site: nd.NoiseReparam()}), ...)`; "
                 "or weigh from noise to the prior: `nd.SMC(model, nd.LikelihoodTempered())`. "
                 "For MCMC alone `initial_position` is enough."

@@ -78,13 +78,15 @@ def check_can_update(scheme: AbstractScheme, bridge: Bridge, result: SMCResult) 
     if not (result.weighted and result.exact):
         raise ValueError(
             "`update` goes on from weighted draws of the old posterior; got those of a heuristic "
-            f"(`{type(scheme).__name__}`), which follow another law, so that no weight would be right. Run "
+            f"(`{type(scheme).__name__}`), which follow another distribution, so that no weight "
+            "would be right. Run "
             "`nd.Annealed()`, or the scheme without `unweighted`, first."
         )
     if not isinstance(bridge, DensityBridge):
         raise ValueError(
             f"`update` weighs particles by the density of the model, which `{type(scheme).__name__}` "
-            "does not know: its prior is the law of a reverse sampler, known by its steps alone. Run "
+            "does not know: its prior is the distribution of a reverse sampler, known by its steps "
+            "alone. Run "
             "`nd.Annealed()` with an energy first, or run the new data from the start."
         )
     if result.target != bridge.target:
@@ -121,7 +123,8 @@ def _bridge_between(key: PRNGKey, old: Bridge, new: Bridge, result: SMCResult) -
     if float(shares.impossible) == 1:
         raise ValueError(
             "every particle is impossible under the new data: their log density is -inf or NaN "
-            "at all draws of the old posterior. Look for data outside of a law's support; if they are right, "
+            "at all draws of the old posterior. Look for data outside of a distribution's support; "
+            "if they are right, "
             "run them from the start."
         )
     if float(shares.widened) > 0:
@@ -168,7 +171,7 @@ def scheme_for(scheme: AbstractScheme) -> DataTempered:
 
 
 def warn_of_fewer(model: Callable, old: tuple[tuple, dict], new: tuple[tuple, dict]) -> None:
-    """Say that there are fewer data than before: it is lawful, and harder than more of them."""
+    """Say that there are fewer data than before: weights are right, but more uneven."""
     counts = [_num_data(model, *arguments) for arguments in (old, new)]
     if counts[1] < counts[0]:
         warnings.warn(

@@ -4,7 +4,6 @@ from ..smc import Claims as Claims
 from .annealed import Annealed as Annealed
 from .base import AbstractScheme as AbstractScheme
 from .blackjax import BlackJAXTempered as BlackJAXTempered
-from .blackjax import PowerLevel as PowerLevel
 from .composition import ScoreComposition as ScoreComposition
 from .corrections import AbstractCorrection as AbstractCorrection
 from .corrections import FeynmanKacCorrection as FeynmanKacCorrection
@@ -21,6 +20,7 @@ from .heuristics import unweighted as unweighted
 from .kernels import Kernels as Kernels
 from .levels import Level as Level
 from .particle import Particle as Particle
+from .powers import PowerLevel as PowerLevel
 from .reverse import ReverseDiffusion as ReverseDiffusion
 from .settings import Moves as Moves
 from .settings import Pilot as Pilot

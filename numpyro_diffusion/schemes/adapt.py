@@ -7,9 +7,10 @@ import jax.numpy as jnp
 
 from .._typing import Array, Position, PRNGKey, Scalar
 from ..smc.preconditioner import Preconditioner, principal_directions, standard_deviations
-from .kernels import Here, Kernels
+from .kernels import Kernels
 from .levels import Level
-from .particle import Particle
+from .moving import known_start
+from .particle import Here, Particle
 
 __all__ = ["PilotState", "adapt", "enough_moves"]
 
@@ -114,7 +115,7 @@ def _adapt_joint(
 
     def start(particle):
         if known:
-            return kernels.known_start(particle, particle.position, preconditioner)
+            return known_start(move, particle, preconditioner)
         if blind:
             return move.init_blind(particle.position, preconditioner)
         return move.init(particle.position, here.logdensity, preconditioner)

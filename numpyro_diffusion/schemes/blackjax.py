@@ -6,7 +6,7 @@ adaptive driver chooses from the weights of the cloud, and the resampling. Here 
 pilot cloud, and its powers are frozen; the engine resamples.
 """
 
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -17,34 +17,19 @@ from tqdm.auto import tqdm
 
 from .._arguments import whole_number
 from .._prng import lean
-from .._typing import Array, Position, PRNGKey, Scalar
-from ..bridge import Bridge, Rest, Seen
+from .._typing import Array, Position, PRNGKey
+from ..bridge import Bridge
 from ..smc import Claims, FeynmanKac
-from ..smc.moves import Move, hmc
-from ..smc.tempering import adaptive_step, inner_init, inner_step, started
+from ..smc.moves import hmc
+from ..smc.tempering import adaptive_step, started
 from ..twists import AbstractTwist, Identity
 from .base import AbstractScheme
-from .kernels import Info
+from .particle import finite
 from .pilot import PilotError
+from .powers import PowerChain, PowerLevel, PowerParticle
 from .settings import Moves, Pilot
 
-__all__ = ["BlackJAXTempered", "PowerLevel"]
-
-
-class PowerLevel(NamedTuple):
-    """Frozen levels; leaves have a leading axis of length `num_levels`.
-
-    Attributes:
-        power: Exponent of the likelihood under which particles move.
-        next_power: The one that they are weighed for.
-        step_size: Of the move; one for each part of a composed move.
-        scale: Standard deviation of each coordinate of the flattened position.
-    """
-
-    power: Array
-    next_power: Array
-    step_size: Array
-    scale: Array
+__all__ = ["BlackJAXTempered"]
 
 
 INNER = Moves(hmc(4), 5)
@@ -140,7 +125,7 @@ class BlackJAXTempered(AbstractScheme):
                 f"{list(bridge.diffusion_sites)}. Use `nd.LikelihoodTempered()`, which brings a cloud down "
                 "from noise, or `numpyro.handlers.reparam(model, config={site: nd.NoiseReparam()})`."
             )
-        chain = _Chain(bridge, self.moves.joint, self.moves.num)  # type: ignore[arg-type]
+        chain = PowerChain(bridge, self.moves.joint, self.moves.num)  # type: ignore[arg-type]
         shapes = jax.eval_shape(bridge.sample_prior, jax.random.key(0))
         size = sum(leaf.size for leaf in jax.tree.leaves(shapes))
         levels = self.levels
@@ -162,7 +147,9 @@ class BlackJAXTempered(AbstractScheme):
             advance=chain.advance,
         )
 
-    def _tuned(self, key: PRNGKey, chain: "_Chain", size: int, progress_bar: bool) -> PowerLevel:
+    def _tuned(
+        self, key: PRNGKey, chain: "PowerChain", size: int, progress_bar: bool
+    ) -> PowerLevel:
         key_draws, key = jax.random.split(lean(key))
         state, scale = _start(chain, key_draws, self.pilot.num_particles)
         log_step = jnp.full(
@@ -206,95 +193,7 @@ class BlackJAXTempered(AbstractScheme):
         return moves if chain_length is None else moves * (1 - 1 / chain_length)
 
 
-class _Particle(NamedTuple):
-    position: Position
-    log_likelihood: Scalar
-
-
-class _Chain(eqx.Module):
-    """What happens to one particle."""
-
-    bridge: Bridge
-    move: Move
-    num_moves: int = eqx.field(static=True)
-
-    def parts(self, z: Position) -> tuple[Seen, Rest]:
-        names = self.bridge.diffusion_sites
-        zero = jnp.zeros(())
-        seen = self.bridge.see(z, zero) if names else Seen(zero, {}, {}, {})
-        return seen, self.rest(z)
-
-    def rest(self, z: Position) -> Rest:
-        return self.bridge.rest(z, {name: z[name] for name in self.bridge.diffusion_sites})
-
-    def log_prior(self, z: Position) -> Scalar:
-        seen, rest = self.parts(z)
-        return seen.log_density + rest.log_prior
-
-    def log_likelihood(self, z: Position) -> Scalar:
-        return self.rest(z).log_likelihood
-
-    def tempered(self, power: Scalar):
-        """The log density of a level: a power of 0 silences an infinite likelihood."""
-
-        def log_density(z):
-            seen, rest = self.parts(z)
-            likelihood = jnp.where(power > 0, power * rest.log_likelihood, 0.0)
-            return _finite(seen.log_density + rest.log_prior + likelihood)
-
-        return log_density
-
-    def init(self, key: PRNGKey) -> tuple[_Particle, Scalar, Any]:
-        z = self.bridge.sample_prior(key)
-        seen, rest = self.parts(z)
-        one, zero = jnp.ones(()), jnp.zeros(())
-        return _Particle(z, rest.log_likelihood), zero, _info({**seen.sites, **rest.sites}, one)
-
-    def rejuvenate(self, key: PRNGKey, particle: _Particle, level: PowerLevel):
-        """The moves of a level."""
-        log_density, step = self.tempered(level.power), inner_step(self.move)
-        state = inner_init(self.move)(particle.position, log_density)
-
-        def one(i, carry):
-            state, total = carry
-            now = jax.random.fold_in(key, i)
-            state, info = step(now, state, log_density, level.step_size, level.scale)
-            return state, total + info.acceptance_rate
-
-        start = state, jnp.zeros(())
-        state, total = jax.lax.fori_loop(0, self.num_moves, one, start)
-        new = _Particle(state.position, self.log_likelihood(state.position))
-        return new, total / self.num_moves
-
-    def advance(self, key: PRNGKey, particle: _Particle, level: PowerLevel, accepted: Any = None):
-        """The weight for the next power."""
-        del key
-        rest = self.rest(particle.position)
-        delta = level.next_power - level.power
-        log_weight = jnp.where(delta > 0, delta * particle.log_likelihood, 0.0)
-        info = _info(rest.sites, jnp.ones(()) if accepted is None else accepted)
-        return particle, log_weight, info
-
-    def step(self, key: PRNGKey, particle: _Particle, level: PowerLevel):
-        particle, accepted = self.rejuvenate(key, particle, level)
-        return self.advance(key, particle, level, accepted)
-
-
-def _info(sites: dict[str, Scalar], accepted: Scalar) -> Info:
-    return Info(
-        accepted,
-        jnp.ones(()),
-        jax.tree.map(jnp.isnan, sites),
-        jax.tree.map(jnp.isposinf, sites),
-        jax.tree.map(jnp.isneginf, sites),
-    )
-
-
-def _finite(value: Scalar) -> Scalar:
-    return jnp.where(jnp.isfinite(value), value, -jnp.inf)
-
-
-def _position(particle: _Particle) -> Position:
+def _position(particle: PowerParticle) -> Position:
     return particle.position
 
 
@@ -306,17 +205,17 @@ def _spread(particles: Position) -> Array:
 
 
 @eqx.filter_jit
-def _start(chain: _Chain, key: PRNGKey, number: int):
+def _start(chain: PowerChain, key: PRNGKey, number: int):
     particles = jax.vmap(chain.bridge.sample_prior)(jax.random.split(key, number))
     return started(particles), _spread(particles)
 
 
 @eqx.filter_jit
-def _advance(chain: _Chain, key, state, log_step, scale, target_ess):
+def _advance(chain: PowerChain, key, state, log_step, scale, target_ess):
     """A step of BlackJAX's driver, the level that it was, and what the next one begins with."""
     power = state.tempering_param
-    likelihood = lambda z: _finite(chain.log_likelihood(z))
-    prior = lambda z: _finite(chain.log_prior(z))
+    likelihood = lambda z: finite(chain.log_likelihood(z))
+    prior = lambda z: finite(chain.log_prior(z))
     parameters = {"step_size": jnp.exp(log_step), "scale": scale}
     state, accepted = adaptive_step(
         key,

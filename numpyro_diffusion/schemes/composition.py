@@ -68,8 +68,7 @@ class ScoreComposition(TunedScheme):
         if single:
             raise ValueError(
                 f"`ScoreComposition` expects compositions, such as `e1 + e2` or `2.0 * e`; sites "
-                f"{single} have a "
-                "single law. Write `1.0 * energy`, or use `Twisted`."
+                f"{single} have one part each. Write `1.0 * energy`, or use `Twisted`."
             )
         transport = Corrected(self.correction, self.inflation)
         return Kernels(bridge, self.moves, transport)
@@ -77,9 +76,7 @@ class ScoreComposition(TunedScheme):
     def claims(self, bridge: Bridge) -> Claims:
         """The product of powers of the parts' distributions, as far as weights of finite steps reach it."""
         kind = type(self.correction).__name__
-        target = bridge.target.replace(
-            "the reverse sampler's law", "the composition of the parts' laws"
-        )
+        target = bridge.model.target("the composition of the parts' distributions")
         return Claims(
             f"{target}, up to the error of {kind} weights in finitely many levels",
             "the integral of the composition, of normalised parts",

@@ -7,6 +7,7 @@ from jax.flatten_util import ravel_pytree
 
 from .._typing import Array, Position
 from ..bridge import Bridge, Curvature, curvature
+from ..energies.normal import log_normal_of_root
 from .guided import Guided
 from .proposals import Step
 from .transport import AbstractTransport
@@ -90,8 +91,8 @@ class Conjugate(AbstractTransport):
         drawn = free + crossed.T @ pull
         inflated = (1 / eta - 1) * by_site(Step.noise, drawn - m) ** 2 + jnp.log(eta)
         log_ratio = 0.5 * jnp.sum(inflated)
-        log_ratio += _log_normal(residual - operator @ m, total)
-        log_ratio -= _log_normal(residual - operator @ drawn, apart)
+        log_ratio += log_normal_of_root(residual - operator @ m, total)
+        log_ratio -= log_normal_of_root(residual - operator @ drawn, apart)
         return unravel(drawn), log_ratio
 
 
@@ -103,8 +104,3 @@ def _linear(bridge: Bridge, position: Position, mean: Position) -> tuple[Array, 
     back = lambda w: ravel_pytree(bend.back(unravel(w)))[0]  # type: ignore
     operator = jax.vmap(back)(jnp.eye(residual.size, dtype=residual.dtype))
     return operator, residual + operator @ ravel_pytree(at)[0]
-
-
-def _log_normal(x: Array, factor: Array) -> Array:
-    scaled = jax.scipy.linalg.solve_triangular(factor, x, lower=True)
-    return -0.5 * jnp.sum(scaled**2) - jnp.sum(jnp.log(jnp.diagonal(factor)))

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from .._arguments import check_counts, plain
 from .._typing import Array, Position, PRNGKey, Scalar
 from ..bridge import Bridge
+from ..energies.normal import log_normal
 from .proposals import spread
 
 __all__ = ["AbstractCorrection", "FeynmanKacCorrection", "RadonNikodym", "Step", "probes"]
@@ -220,14 +221,10 @@ class RadonNikodym(AbstractCorrection):
     def log_weight(self, step, new):
         means, variances = self.parts(step)
         axes = tuple(range(1, means.ndim))
-        forth = jnp.sum(_log_normal(new - means, variances), axes)
-        back = jnp.sum(_log_normal(new - step.u, step.variance))
+        forth = jnp.sum(log_normal(new - means, variances), axes)
+        back = jnp.sum(log_normal(new - step.u, step.variance))
         B = jnp.where(step.concentration > 0, step.concentration, 1.0)
-        backward = jnp.sum(_log_normal(new - step.u, step.variance / B))
+        backward = jnp.sum(log_normal(new - step.u, step.variance / B))
         mean, variance = self.product(step, means, variances)
-        own = jnp.sum(_log_normal(new - mean, variance))
+        own = jnp.sum(log_normal(new - mean, variance))
         return jnp.sum(step.powers * (forth - back)) + backward - own
-
-
-def _log_normal(gap: Array, variance: Array | Scalar) -> Array:
-    return -0.5 * (gap**2 / variance + jnp.log(2 * jnp.pi * variance))

@@ -80,4 +80,6 @@ class DataTempered(TunedScheme):
         """
         if bridge.proposal is not None:
             return Claims(bridge.target)
-        return Claims(bridge.target, "p(y) under the law that was started from", normalized=True)
+        return Claims(
+            bridge.target, "p(y) under the distribution that was started from", normalized=True
+        )

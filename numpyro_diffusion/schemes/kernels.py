@@ -4,66 +4,22 @@ It is moved by kernels that leave $\gamma_{c, \beta}$ invariant, transported to 
 weighed there. The pilot and all schemes run these functions.
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from .._staging import Done, hoist
-from .._typing import Array, Position, PRNGKey, Scalar
-from ..bridge import Bridge, Rest, Seen, combine, log_density
+from .._typing import Position, PRNGKey, Scalar
+from ..bridge import Bridge, Seen, combine, log_density
 from .levels import Level
-from .particle import Particle
+from .moving import choose, end_move, known_start, move_others, run_moves
+from .particle import Here, Info, Particle
 from .settings import MOVES, Moves
 from .transport import AbstractTransport
 
-__all__ = ["CHOICE_MOVES", "Here", "Info", "Kernels", "Level", "Particle"]
-
-
-class Info(NamedTuple):
-    """Reported at each level; the engine averages over particles.
-
-    Attributes:
-        acceptance: Acceptance probability of the joint move.
-        other_acceptance: The same for the move on the non-diffusion sites.
-        nan: By site, share of particles whose log density is NaN after the carry.
-        infinite: By site, share of particles whose log density is +inf after the carry.
-        zero: By site, share of particles that are lost to its log density of -inf after the carry.
-    """
-
-    acceptance: Scalar
-    other_acceptance: Scalar
-    nan: dict[str, Scalar]
-    infinite: dict[str, Scalar]
-    zero: dict[str, Scalar]
-
-
-class Here(NamedTuple):
-    """Densities at one clock and power; what all particles share has been computed.
-
-    Attributes:
-        density: `z -> (value, (seen, rest, edges))`, one network evaluation.
-        given: `(z, seen) -> value`, none: the same where the diffusion sites are as they were seen.
-    """
-
-    density: Callable[[Position], tuple[Scalar, tuple[Seen, Rest, dict[str, Array]]]]
-    given: Callable[[Position, Seen], Scalar] | None = None
-
-    def logdensity(self, z: Position) -> Scalar:
-        """The value for a move: -inf where it is not finite."""
-        return _finite(self.density(z)[0])
-
-
-def _finite(value: Scalar) -> Scalar:
-    return jnp.where(jnp.isfinite(value), value, -jnp.inf)
-
-
-def _evaluated(state: Any, known: Scalar) -> Scalar:
-    """The log density of a state; what was known before where no step could be made from there."""
-    return jnp.where(jnp.isneginf(state.logdensity), known, state.logdensity)
+__all__ = ["CHOICE_MOVES", "Kernels"]
 
 
 CHOICE_MOVES = 2  # a level
@@ -168,87 +124,14 @@ class Kernels(eqx.Module):
     def move_others(
         self, key, particle: Particle, given, step_size, preconditioner, by_part: bool = False
     ):
-        """Moves of the non-diffusion sites given what was seen: no network evaluation."""
-        block = {name: particle.position[name] for name in self.block}
-        # What depends on the diffusion sites alone, such as an operator's image of them, is computed once.
-        value_of = hoist(lambda block: given({**particle.position, **block}, particle.seen), block)
-        logdensity_fn = lambda block: _finite(value_of(block))
-        state, acceptance = self.run_moves(
-            self.moves.other,
-            key,
-            block,
-            logdensity_fn,
-            step_size,
-            preconditioner,
-            self.moves.num_other,
-            by_part=by_part,
-        )
-        moved = preconditioner.to_model(state.position)
-        value = _evaluated(state, particle.log_density)
-        return {**particle.position, **moved}, value, acceptance / self.moves.num_other
-
-    def choose(self, key, particle: Particle, here: Here, name: str) -> Particle:
-        """A uniform variable drawn anew, and accepted or not: gradients say nothing of a choice."""
-        key_draw, key_accept = jax.random.split(key)
-        old = particle.position[name]
-        draw = jax.random.logistic(key_draw, jnp.shape(old), old.dtype)
-        new = self.remembered(self.evaluated(here, {**particle.position, name: draw}))
-        log_uniform = lambda z: -jax.nn.softplus(z) - jax.nn.softplus(-z)
-        proposals = jnp.sum(log_uniform(old) - log_uniform(draw))
-        log_ratio = _finite(new.log_density) - particle.log_density + proposals
-        accepts = jnp.log(jax.random.uniform(key_accept)) < log_ratio
-        return jax.tree.map(lambda a, b: jnp.where(accepts, a, b), new, particle)
-
-    def run_moves(
-        self,
-        move,
-        key,
-        z,
-        logdensity_fn,
-        step_size,
-        preconditioner,
-        num_moves,
-        state=None,
-        by_part: bool = False,
-    ):
-        """The state after some moves, and the sum of their acceptance probabilities, or of each part's.
-
-        Where nothing is known at the first position, a loop of moves evaluates it too if it can.
-        """
-        blind = state is None and move.leapfrog
-        if blind:
-            state = move.init_blind(z, preconditioner)
-        elif state is None:
-            state = move.init(z, logdensity_fn, preconditioner)
-
-        def one(i, carry):
-            state, total = carry
-            first = i == 0 if blind else None
-            state, accepted, parts, _ = move.step_by_part(
-                jax.random.fold_in(key, i), state, logdensity_fn, step_size, preconditioner, first
-            )
-            accepted = parts if by_part else accepted
-            return state, total + (accepted if first is None else jnp.where(first, 0.0, accepted))
-
-        start = state, jnp.zeros(np.shape(move.targets) if by_part else ())
-        return jax.lax.fori_loop(0, num_moves + blind, one, start)
-
-    def known_start(self, particle: Particle, z: Position, preconditioner) -> Any:
-        """The state of the joint move at a particle whose gradient is at hand."""
-        assert particle.gradient is not None
-        return self.moves.joint.init_known(
-            z, _finite(particle.log_density), particle.gradient, preconditioner
-        )
+        """Moves of the non-diffusion sites given what was seen; see `moving.move_others`."""
+        tuned = step_size, preconditioner
+        return move_others(self.moves, self.block, key, particle, given, *tuned, by_part)
 
     def end_move(self, particle: Particle, state, preconditioner) -> Particle:
         """The particle where a move has brought it; what was seen there is not known yet."""
-        gradient = particle.gradient
-        known = gradient is not None and hasattr(state, "logdensity_grad")
-        if known or self.transport.needs_gradient:
-            gradient = self.moves.joint.gradient(state, preconditioner)
-        position = preconditioner.to_model(state.position)
-        value = _evaluated(state, particle.log_density)
-        return particle._replace(position=position, log_density=value, gradient=gradient)
+        wanted = self.transport.needs_gradient
+        return end_move(self.moves.joint, particle, state, preconditioner, wanted)
 
     def remembered(self, particle: Particle) -> Particle:
         """Drop what the next level does not read of a particle, to save memory."""
@@ -289,13 +172,7 @@ class Kernels(eqx.Module):
         lost = jnp.isneginf(
             particle.log_density
         )  # not where a floor, or a power of 0, makes up for it
-        return Info(
-            acceptance,
-            other_acceptance,
-            jax.tree.map(jnp.isnan, sites),
-            jax.tree.map(jnp.isposinf, sites),
-            jax.tree.map(lambda value: jnp.isneginf(value) & lost, sites),
-        )
+        return Info.of(sites, acceptance, other_acceptance, lost)
 
     def moved(self, key: PRNGKey, particle: Particle, level: Level, done: Done | None = None):
         """The particle after the moves of its level, and how many of them were accepted.
@@ -305,31 +182,22 @@ class Kernels(eqx.Module):
         key_other, key_joint = jax.random.split(key)
         z, acceptance, other_acceptance = particle.position, jnp.ones(()), jnp.ones(())
         here = self.here(level.clock, level.power, level.floor, z, particle.seen, done)
+        at = lambda z: self.remembered(self.evaluated(here, z))
         for i, name in enumerate(self.bridge.choices * CHOICE_MOVES):
-            particle = self.choose(
-                jax.random.fold_in(key_joint, 2**31 - 1 - i), particle, here, name
-            )
+            particle = choose(jax.random.fold_in(key_joint, 2**31 - 1 - i), particle, at, name)
             z = particle.position
         if self.in_blocks:
-            z, value, other_acceptance = self.move_others(
-                key_other, particle, here.given, level.other_step_size, level.other_preconditioner
-            )
+            tuned = level.other_step_size, level.other_preconditioner
+            z, value, other_acceptance = self.move_others(key_other, particle, here.given, *tuned)
             particle = particle._replace(position=z, log_density=value)
         if not self.has_joint_moves:
             return particle, (acceptance, other_acceptance)
-        state, total = self.run_moves(
-            self.moves.joint,
-            key_joint,
-            z,
-            here.logdensity,
-            level.step_size,
-            level.preconditioner,
-            level.num_moves,
-            None
-            if particle.gradient is None
-            else self.known_start(particle, z, level.preconditioner),
+        move, units = self.moves.joint, level.preconditioner
+        start = None if particle.gradient is None else known_start(move, particle, units)
+        state, total = run_moves(
+            move, key_joint, z, here.logdensity, level.step_size, units, level.num_moves, start
         )
-        particle = self.end_move(particle, state, level.preconditioner)
+        particle = self.end_move(particle, state, units)
         acceptance = jnp.where(level.num_moves > 0, total / jnp.maximum(level.num_moves, 1), 1.0)
         return particle, (acceptance, other_acceptance)
 

@@ -103,8 +103,9 @@ def tune(
                 raise PilotError(
                     f"{settings.max_levels} levels did not suffice: the pilot stands at clock "
                     f"{float(pilot.clock):.3f} (1 is noise, 0 the posterior) and likelihood power "
-                    f"{float(pilot.power):.3g}. The likelihood may be too sharp for the moves: take "
-                    "more `moves`, lower `conditional_ess` of the `pilot`, or raise its `max_levels`."
+                    f"{float(pilot.power):.3g}. The likelihood may be too sharp for the moves, or "
+                    "a transport's weights uneven however close two levels are: take more `moves`, lower "
+                    "`conditional_ess` of the `pilot`, or raise its `max_levels`."
                 )
     finally:
         bar.close()

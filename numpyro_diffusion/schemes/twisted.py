@@ -91,7 +91,8 @@ class Twisted(TunedScheme):
             raise ValueError(
                 f"`Twisted` weighs against the steps of one reverse sampler; sites "
                 f"{sorted(bridge.powers)} have "
-                "compositions, whose summed scores sample another law. Use `ScoreComposition`, or a scheme "
+                "compositions, whose summed scores sample another distribution. Use "
+                "`ScoreComposition`, or a scheme "
                 "that needs energies."
             )
         if self.conjugate and bridge.laws({}) is None:
@@ -109,4 +110,4 @@ class Twisted(TunedScheme):
     def claims(self, bridge: Bridge) -> Claims:
         """The posterior under the sampler's distribution, and the evidence of that distribution."""
         target = f"{bridge.target}, with {self.num_levels} steps"
-        return Claims(target, "p(y) under the reverse sampler's own law", normalized=True)
+        return Claims(target, "p(y) under the distribution of the reverse sampler", normalized=True)

@@ -25,6 +25,8 @@ from .losses import energy_loss as energy_loss
 from .losses import level_loss as level_loss
 from .mixture_density import MixtureDensityNetwork as MixtureDensityNetwork
 from .mixture_density import fit_mixture_density as fit_mixture_density
+from .options import EarlyStopping as EarlyStopping
+from .options import Optimizer as Optimizer
 from .ratio import density_ratio_classifier as density_ratio_classifier
 from .ratio import fit_ratio as fit_ratio
 from .recovery import RecoveryReport as RecoveryReport
@@ -32,4 +34,5 @@ from .recovery import recovery_loss as recovery_loss
 from .recovery import recovery_process as recovery_process
 from .result import FitResult as FitResult
 from .result import TrainingDiverged as TrainingDiverged
+from .updates import Contrast as Contrast
 from .value import fit_soft_value as fit_soft_value

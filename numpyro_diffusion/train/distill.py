@@ -32,6 +32,7 @@ from ..energies import (
 from ..nets import Scaled
 from .fit import fit
 from .losses import Levels, given_each, level_loss, uniform_log_snr, weighted_error
+from .options import Optimizer
 from .result import FitResult
 
 __all__ = ["distill", "distillation_loss", "from_teacher"]
@@ -151,5 +152,5 @@ def distill(
         return value
 
     # A teacher's answers cannot be learned by heart as examples can: few need no strong decay.
-    options = {"weight_decay": 1e-2} | options
-    return fit(key, student, data, loss=loss, **options)
+    optimizer = options.pop("optimizer", Optimizer()).with_decay(1e-2)
+    return fit(key, student, data, loss=loss, optimizer=optimizer, **options)

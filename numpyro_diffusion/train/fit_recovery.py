@@ -1,7 +1,6 @@
 """`fit_recovery`: training by recovery likelihood."""
 
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -10,17 +9,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._arguments import whole_numbers
-from .._typing import Array, PRNGKey, PyTree
+from .._typing import PRNGKey
 from ..energies import AbstractEnergy
 from ..nets import ResidualMLP
 from ..smc.moves import Move
 from .fit import fit
 from .initializer import Initializer
 from .losses import Levels, denoising_loss, level_loss, uniform_log_snr
+from .options import Optimizer
 from .recovery import RecoveryReport, recovery_loss
-from .result import TrainingDiverged, training_verdict
+from .result import FitResult, TrainingDiverged
 from .settings import forgetful
+from .sources import check_examples
 from .units import in_units
+from .updates import Contrast
 
 __all__ = ["RecoveryResult", "fit_recovery"]
 
@@ -46,17 +48,8 @@ class RecoveryResult(NamedTuple):
     best_loss: float
     stopped: str
 
-    @property
-    def learned(self) -> bool:
-        """True if any check on held-out examples was better than the start; if not, `energy` is the start."""
-        return self.best_step > 0
-
-    @property
-    def verdict(self) -> str:
-        """Summary in words: by how much the held-out loss fell, or that nothing was learned and what to
-        do.
-        """
-        return training_verdict(self.history, self.best_step)
+    learned = FitResult.learned
+    verdict = FitResult.verdict
 
 
 class _Pair(eqx.Module):
@@ -83,18 +76,7 @@ def fit_recovery(
     step_size: float | None = None,
     levels: Levels = uniform_log_snr,
     level_weight: float = 0.1,
-    validation=None,
-    steps: int = 10_000,
-    batch_size: int = 128,
-    learning_rate: Any = 2e-3,
-    weight_decay: float = 1e-2,
-    ema: float = 0.999,
-    patience: int = 10,
-    check_every: int = 250,
-    validation_repeats: int = 16,
-    augment: Callable[[PRNGKey, Array], Array] | None = None,
-    trainable: Callable[[Any], PyTree] = lambda energy: (energy.net, energy.offset),
-    progress_bar: bool = True,
+    **options: Any,
 ) -> RecoveryResult:
     r"""Fit an energy by recovery likelihood, with an initialiser that learns beside it.
 
@@ -116,21 +98,11 @@ def fit_recovery(
         levels: Draws the times of the less noisy rungs.
         level_weight: Weight of `level_loss`, which ties levels together: a contrast is local, so by itself it
             leaves the masses of far regions almost free at low noise. 0 for the method of the papers.
-        validation: As in `fit`, like all that follow.
-        steps: Largest number of updates.
-        batch_size: Examples an update.
-        learning_rate: Peak of a warm-up and cosine decay, or an optax schedule.
-        weight_decay: Decay of matrices.
-        ema: Decay of the average of the weights.
-        patience: Checks without a new best before training stops.
-        check_every: Updates between two checks.
-        validation_repeats: Noise draws an example of the validation set.
-        augment: `augment(key, example) -> example`.
-        trainable: Selects what is trained of the energy; of the initialiser it is the network.
-        progress_bar: Show progress and losses.
+        **options: Those of `fit`, except `loss`, `condition` and `checkpoint`. `trainable` selects what is
+            trained of the energy; of the initialiser it is the network.
 
     Raises:
-        TypeError: If there is no energy, or data are not floating.
+        TypeError: If there is no energy, data are not floating, or an option is none of those.
         ValueError: If an option is out of range, or what `fit` raises.
         TrainingDiverged: If that loss becomes non-finite; it carries the last good weights.
     """
@@ -140,6 +112,9 @@ def fit_recovery(
             f"`fit_recovery` expects an energy; got {type(energy).__name__}. A denoiser can be fitted with "
             "`fit`."
         )
+    for name in ("loss", "condition", "checkpoint"):
+        if options.pop(name, None) is not None:
+            raise TypeError(f"`fit_recovery` takes no `{name}`; use `fit` for that.")
     if step_size is not None and not step_size > 0:
         raise ValueError(f"`step_size` of `fit_recovery` must be positive; got {step_size}.")
     key_net, key = jax.random.split(key)
@@ -148,7 +123,10 @@ def fit_recovery(
         initializer = Initializer.from_energy(net, energy)
     ends = [float(energy.schedule.log_snr(jnp.asarray(t))) for t in (energy.t_min, energy.t_max)]
     size = math.prod(energy.shape)
+    data = check_examples(data, energy.shape, "data")
     scale = float(np.sqrt(np.mean(np.var(np.asarray(data), 0)))) or 1.0
+    trainable = options.pop("trainable", lambda energy: (energy.net, energy.offset))
+    optimizer = options.pop("optimizer", Optimizer()).with_decay(1e-2)
     settings = {
         "ratio": math.exp(0.5 * (ends[0] - ends[1]) / num_levels),
         "num_moves": num_moves,
@@ -156,7 +134,6 @@ def fit_recovery(
         "step_size": 0.8 * size ** (-1 / 3) if step_size is None else step_size,
         "levels": levels,
     }
-    reports: list[tuple[float, float]] = []
 
     def parts(pair):
         chosen = trainable(pair.energy)
@@ -176,69 +153,14 @@ def fit_recovery(
         loss, report = recovery_loss(pair.energy, pair.initializer, key, batch, **settings)
         return loss + levels_agree(pair.energy, key_level, batch), report
 
+    loss = Contrast(value, contrast, RecoveryReport._fields)
+    pair: Any = _Pair(forgetful(energy), initializer)
     try:
-        found = fit(
-            key,
-            _Pair(forgetful(energy), initializer),  # pyright: ignore[reportArgumentType]
-            data,
-            loss=_with_gradient_of(contrast, value, reports),
-            trainable=parts,
-            validation=validation,
-            steps=steps,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            weight_decay=weight_decay,
-            ema=ema,
-            patience=patience,
-            check_every=check_every,
-            validation_repeats=validation_repeats,
-            augment=augment,
-            progress_bar=progress_bar,
-        )
+        found = fit(key, pair, data, loss=loss, trainable=parts, optimizer=optimizer, **options)
     except TrainingDiverged as error:
-        pair: Any = error.energy
-        error.energy, error.history = pair.energy, _with_reports(error.history, reports)
+        pair = error.energy
+        error.energy = pair.energy
         raise
     pair = found.energy
-    history = _with_reports(found.history, reports)
     best = found.best_step, found.best_loss, found.stopped
-    return RecoveryResult(pair.energy, pair.initializer, history, *best)
-
-
-def _with_gradient_of(contrast: Callable, value: Callable, reports: list) -> Callable:
-    """A loss with the value of one function and the gradient of another, which also reports.
-
-    Negatives are made for a gradient only: judging held-out examples costs no chain.
-    """
-
-    @eqx.filter_custom_vjp
-    def loss(pair, key, batch):
-        return value(pair, key, batch)
-
-    @loss.def_fwd
-    def forward(perturbed, pair, key, batch):
-        del perturbed
-        gradient, report = eqx.filter_grad(contrast, has_aux=True)(pair, key, batch)
-        jax.debug.callback(_note(reports), *report, ordered=True)
-        return value(pair, key, batch), gradient
-
-    @loss.def_bwd
-    def backward(gradient, cotangent, perturbed, pair, key, batch):
-        del perturbed, pair, key, batch
-        return jax.tree.map(lambda leaf: cotangent.astype(leaf.dtype) * leaf, gradient)
-
-    return loss
-
-
-def _note(reports: list) -> Callable:
-    return lambda *numbers: reports.append(tuple(float(number) for number in numbers))
-
-
-def _with_reports(history: dict[str, np.ndarray], reports: list) -> dict[str, np.ndarray]:
-    """The history of `fit` and the means of the reports between its checks."""
-    jax.effects_barrier()
-    steps = history["step"]
-    rows = np.asarray(reports, float).reshape(-1, len(RecoveryReport._fields))
-    means = [np.full(rows.shape[1], np.nan)]
-    means += [rows[low:high].mean(0) for low, high in zip(steps[:-1], steps[1:], strict=True)]
-    return history | dict(zip(RecoveryReport._fields, np.transpose(means), strict=True))
+    return RecoveryResult(pair.energy, pair.initializer, found.history, *best)

@@ -26,6 +26,7 @@ from .._typing import Array, PRNGKey, Scalar
 from ..energies import StudentMixture
 from ..nets import Linear
 from .fit import fit
+from .options import EarlyStopping
 from .result import FitResult
 
 __all__ = ["MixtureDensityNetwork", "fit_mixture_density"]
@@ -204,6 +205,7 @@ def fit_mixture_density(
     if draw is not None:
         data = lambda key: jnp.concatenate(draw(key))
         options = {"validation": pairs, **options}
+    options = {"stopping": EarlyStopping(validation_repeats=1), **options}
 
     def loss(network, key, batch):
         del key
@@ -214,7 +216,7 @@ def fit_mixture_density(
         # The regression may be the posterior already, and then there is nothing to learn.
         warnings.filterwarnings("ignore", "training learned nothing", UserWarning)
         return fit(
-            key, network, data, loss=loss, validation_repeats=1, trainable=lambda net: net.layers,  # pyright: ignore
+            key, network, data, loss=loss, trainable=lambda net: net.layers,  # pyright: ignore
             steps=steps, batch_size=batch_size, learning_rate=learning_rate, progress_bar=progress_bar,
             **options,
         )  # fmt: skip

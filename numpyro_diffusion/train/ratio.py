@@ -23,6 +23,7 @@ from ..factors import Ratio
 from ..nets import ResidualMLP
 from .fit import fit
 from .losses import karras_weight, uniform_log_snr
+from .options import EarlyStopping, Optimizer
 from .sources import Examples, Mixed, check_examples
 from .value import scalar_head, value_loss
 
@@ -96,9 +97,10 @@ def density_ratio_classifier(
         net, jnp.asarray(everything.mean(0)), jnp.asarray(np.where(scale > 0, scale, 1.0))
     )
     fitted = fit(
-        key, start, mixed, validation=held_out, loss=_logistic, validation_repeats=1,  # pyright: ignore
-        trainable=lambda module: module.net, steps=steps, batch_size=batch_size, check_every=50,
-        learning_rate=learning_rate, weight_decay=weight_decay, progress_bar=progress_bar,
+        key, start, mixed, validation=held_out, loss=_logistic,  # pyright: ignore
+        trainable=lambda module: module.net, steps=steps, batch_size=batch_size,
+        learning_rate=learning_rate, optimizer=Optimizer(weight_decay=weight_decay),
+        stopping=EarlyStopping(check_every=50, validation_repeats=1), progress_bar=progress_bar,
     )  # fmt: skip
     return fitted.energy  # pyright: ignore[reportReturnType]
 

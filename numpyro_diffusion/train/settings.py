@@ -9,14 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from .._arguments import whole_numbers
 from .._typing import Array, PRNGKey
 from ..energies import AbstractDenoiser, AbstractEnergy
 from .losses import denoising_loss, energy_loss
 from .sources import AbstractSource, Batch, Examples, Sampler, check_examples
 
 __all__ = [
-    "check_options",
     "default_decay",
     "default_loss",
     "forgetful",
@@ -85,7 +83,7 @@ def default_decay(source: AbstractSource, shape: tuple[int, ...]) -> float:
     return float(np.clip(100 * math.prod(shape) / num * min(1.0, 500 / num), 1e-2, 10.0))
 
 
-def make_optimiser(learning_rate: Any, weight_decay: float, steps: int):
+def make_optimiser(learning_rate: Any, weight_decay: float | None, steps: int):
     """Adam with decoupled decay of matrices, gradients of norm at most 1, and a cosine decay."""
     schedule: Any = learning_rate
     if not callable(learning_rate):
@@ -96,7 +94,7 @@ def make_optimiser(learning_rate: Any, weight_decay: float, steps: int):
     matrices = lambda tree: jax.tree.map(lambda leaf: leaf.ndim > 1, tree)
     return optax.chain(
         optax.clip_by_global_norm(1.0),
-        optax.adamw(schedule, weight_decay=weight_decay, mask=matrices),
+        optax.adamw(schedule, weight_decay=weight_decay or 0.0, mask=matrices),
     )
 
 
@@ -128,15 +126,6 @@ def spreader(devices: Sequence[Any] | None, batch_size: int) -> Callable[[Array]
     mesh = jax.sharding.Mesh(np.asarray(devices), ("batch",))
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("batch"))
     return lambda leaf: jax.lax.with_sharding_constraint(leaf, sharding)
-
-
-def check_options(ema, null_rate, **counts: Any) -> list[int]:
-    """Refuse numbers that make no sense; those that count something come back as integers."""
-    if not 0 <= ema < 1 or not 0 <= null_rate < 1:
-        raise ValueError(
-            f"expected 0 <= ema < 1 and 0 <= null_rate < 1; got {ema} and {null_rate}."
-        )
-    return whole_numbers(1, **counts)
 
 
 def forgetful(energy: Any) -> Any:

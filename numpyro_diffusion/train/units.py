@@ -35,7 +35,7 @@ def in_units(train: F) -> F:
         units = energy
         if isinstance(data, AbstractSource | Iterator) or callable(data):
             raise TypeError(
-                "a `Standardized` law is trained on an array of examples; got "
+                "a `Standardized` distribution is trained on an array of examples; got "
                 f"{type(data).__name__}. Train its `energy` on examples through `standardize`, and put the "
                 "result back with `with_energy`."
             )

@@ -14,6 +14,7 @@ from ..nets import ResidualMLP
 from ..nets.scalar import ScalarHead
 from .fit import fit
 from .losses import Levels, uniform_log_snr
+from .options import Optimizer
 from .sources import check_examples
 
 __all__ = ["fit_soft_value", "scalar_head", "value_loss"]
@@ -108,7 +109,8 @@ def fit_soft_value(
     loss = lambda head, key, batch: value_loss(head, key, batch, log_weight, energy)
     fitted = fit(
         key, head, data, loss=loss, trainable=lambda head: head.net, steps=steps,  # pyright: ignore
-        batch_size=batch_size, learning_rate=learning_rate, weight_decay=1e-2, progress_bar=progress_bar,
+        batch_size=batch_size, learning_rate=learning_rate, optimizer=Optimizer(weight_decay=1e-2),
+        progress_bar=progress_bar,
     )  # fmt: skip
     return LearnedValue(fitted.energy, alpha)  # pyright: ignore[reportArgumentType]
 

@@ -12,7 +12,8 @@ from typing import ClassVar
 import equinox as eqx
 
 from .._typing import Array, Scalar, Shaped
-from ..energies.base import AbstractDenoiser, AbstractEnergy
+from ..energies.base import AbstractDenoiser
+from ..energies.energy import AbstractEnergy
 from ..energies.noise import added_variance as added_variance
 from ..energies.noise import denoised_mean as denoised_mean
 from ..energies.noise import root_of as root_of

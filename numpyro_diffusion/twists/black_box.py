@@ -5,7 +5,7 @@ from typing import ClassVar
 import jax
 
 from .._typing import Array, Scalar
-from ..energies.base import AbstractEnergy
+from ..energies.energy import AbstractEnergy
 from .base import AbstractTwist, added_variance
 
 __all__ = ["BlackBox"]

@@ -4,7 +4,7 @@ import equinox as eqx
 
 from .._arguments import check_counts, plain
 from .._typing import Array, Scalar
-from ..energies.base import AbstractEnergy
+from ..energies.energy import AbstractEnergy
 from .base import AbstractTwist
 from .tweedie import Tweedie
 from .widened import Widened

@@ -1,7 +1,7 @@
 """The identity twist: the noised variable itself."""
 
 from .._typing import Array, Scalar
-from ..energies.base import AbstractEnergy
+from ..energies.energy import AbstractEnergy
 from .base import AbstractTwist
 
 __all__ = ["Identity"]

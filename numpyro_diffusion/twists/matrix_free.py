@@ -4,7 +4,8 @@ import equinox as eqx
 
 from .._arguments import check_counts, plain
 from .._typing import Array, Scalar
-from ..energies.base import AbstractDenoiser, AbstractEnergy
+from ..energies.base import AbstractDenoiser
+from ..energies.energy import AbstractEnergy
 from .base import AbstractTwist, added_variance
 
 __all__ = ["MatrixFree"]

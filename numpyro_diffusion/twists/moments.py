@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from .._typing import Array, Scalar
-from ..energies.base import AbstractDenoiser, AbstractEnergy
+from ..energies.base import AbstractDenoiser
+from ..energies.energy import AbstractEnergy
 from .base import AbstractTwist, added_variance, denoised_mean, root_of
 
 __all__ = ["Moments"]

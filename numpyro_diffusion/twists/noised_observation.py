@@ -3,7 +3,8 @@
 import jax.numpy as jnp
 
 from .._typing import Array, Scalar
-from ..energies.base import AbstractDenoiser, AbstractEnergy
+from ..energies.base import AbstractDenoiser
+from ..energies.energy import AbstractEnergy
 from .base import AbstractTwist, added_variance
 from .low_rank import LowRank
 

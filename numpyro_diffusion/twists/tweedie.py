@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from .._typing import Array, Scalar
-from ..energies.base import AbstractEnergy
+from ..energies.energy import AbstractEnergy
 from .base import AbstractTwist, added_variance
 
 __all__ = ["Tweedie"]

@@ -4,7 +4,8 @@ import equinox as eqx
 import jax.numpy as jnp
 
 from .._typing import Array, Scalar
-from ..energies.base import AbstractDenoiser, AbstractEnergy
+from ..energies.base import AbstractDenoiser
+from ..energies.energy import AbstractEnergy
 from .base import AbstractTwist, added_variance, root_of
 
 __all__ = ["Widened"]

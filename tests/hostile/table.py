@@ -582,7 +582,7 @@ TABLE: dict[str, tuple[Case, ...]] = {
             "complex data, complex factors",
             'obs=.3 + 1j, factor("f", 1j)',
             "real densities",
-            "observed site `y` has a law of real numbers",
+            "observed site `y` has a distribution of real numbers",
             REFUSALS + "test_data_and_factors_that_are_no_real_numbers",
         ),
         refused(
@@ -625,8 +625,8 @@ TABLE: dict[str, tuple[Case, ...]] = {
         refused(
             "powers and temperatures that are none",
             "energy / 0, inf * energy, energy - energy",
-            "no normalised law",
-            "a law has no temperature of 0 / … has no positive precision",
+            "no normalised distribution",
+            "expected a temperature other than 0 / … has no positive precision",
             REFUSALS + "test_compositions_that_are_none",
         ),
         refused(
@@ -639,7 +639,7 @@ TABLE: dict[str, tuple[Case, ...]] = {
         Case(
             "draws of a composed prior",
             "Predictive(model, ...) with (e1 + e2) / .5",
-            "another law than the prior's, and said",
+            "another distribution than the prior's, and said",
             "warns, and marks the group",
             "test_distributions.py::test_draws_of_a_composed_prior_warn_that_they_follow_another_law",
         ),

@@ -10,8 +10,9 @@ import numpy as np
 
 from ..._finite import NonFinite, non_finite
 from ..._typing import Array, PRNGKey
-from ...schemes.kernels import Kernels, Particle
+from ...schemes.kernels import Kernels
 from ...schemes.levels import Level
+from ...schemes.particle import Particle
 from ...smc import conditional_ess
 from ...smc.batching import split_keys
 

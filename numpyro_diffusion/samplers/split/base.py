@@ -184,8 +184,8 @@ def uses_energy(sampler: AbstractSplit, bridge: Bridge) -> bool:
         energy = not isinstance(bridge, PathBridge)
     if not energy and bridge.powers:
         raise ValueError(
-            f"sites {sorted(bridge.powers)} have compositions, whose summed scores do not denoise their "
-            f"law. Use `{name}(prior='energy')` on a `DensityBridge`."
+            f"sites {sorted(bridge.powers)} have compositions, whose summed scores are not those of their "
+            f"noised distribution. Use `{name}(prior='energy')` on a `DensityBridge`."
         )
     return energy
 

@@ -96,7 +96,7 @@ class PnPDM(AbstractSplit):
             )
         if self.weights not in ("exact", "none"):
             raise ValueError(
-                f"`weights` of `PnPDM` is 'exact', or 'none' for the law that is off by the blur; got "
+                f"`weights` of `PnPDM` is 'exact', or 'none' for draws that are off by the blur; got "
                 f"{self.weights!r}."
             )
 

@@ -6,12 +6,12 @@ from .base import Move as Move
 from .composed import mixture as mixture
 from .composed import on_sites as on_sites
 from .composed import sequence as sequence
-from .kernels import adjusted_mclmc as adjusted_mclmc
+from .hamiltonian import adjusted_mclmc as adjusted_mclmc
+from .hamiltonian import hmc as hmc
+from .hamiltonian import nuts as nuts
+from .hamiltonian import rmhmc as rmhmc
 from .kernels import barker as barker
-from .kernels import hmc as hmc
 from .kernels import mala as mala
-from .kernels import nuts as nuts
 from .kernels import random_walk as random_walk
-from .kernels import rmhmc as rmhmc
 from .kernels import slice_sampling as slice_sampling
 from .slices import elliptical_slice as elliptical_slice

@@ -15,7 +15,7 @@ __all__ = ["from_blackjax"]
 
 _UNADJUSTED = "it accepts every step, so that what it leaves as it is depends on the step size"
 _STOCHASTIC = (
-    "it follows noisy gradients without an accept step: its law is near the density, not equal"
+    "it follows noisy gradients without an accept step: what it draws is only near the density"
 )
 _NO_KERNEL = "it is no Markov chain on positions"
 _REFUSED = {

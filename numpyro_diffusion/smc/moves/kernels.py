@@ -1,7 +1,6 @@
 """Kernels of BlackJAX as moves, by name."""
 
 import dataclasses
-from collections.abc import Callable
 from typing import NamedTuple
 
 import blackjax
@@ -9,48 +8,19 @@ import blackjax.mcmc.slice as slices
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from blackjax.mcmc import integrators
-from jax.flatten_util import ravel_pytree
 
-from ..._arguments import check_callable, whole_number
-from ..._typing import Array, Position
 from .adapted import from_blackjax
-from .base import BlackJAXMove, Move
+from .base import Move
+from .parameters import ones, step_size_alone
 
-__all__ = [
-    "adjusted_mclmc",
-    "barker",
-    "hmc",
-    "mala",
-    "nuts",
-    "random_walk",
-    "rmhmc",
-    "slice_sampling",
-]
-
-
-def _dimension(position: Position) -> int:
-    return sum(leaf.size for leaf in jax.tree.leaves(position))
-
-
-def _ones(position: Position) -> Array:
-    return jnp.ones(_dimension(position), jnp.result_type(*jax.tree.leaves(position)))
-
-
-def _step_size_alone(step_size, position):
-    del position
-    return {"step_size": step_size}
-
-
-def _with_mass(step_size, position):
-    return {"step_size": step_size, "inverse_mass_matrix": _ones(position)}
+__all__ = ["barker", "mala", "random_walk", "slice_sampling"]
 
 
 def _mala_parameters(step_size, position):
     length = jnp.sqrt(2 * step_size)
     return {
         "step_size": length,
-        "inverse_mass_matrix": _ones(position),
+        "inverse_mass_matrix": ones(position),
         "num_integration_steps": 1,
     }
 
@@ -65,34 +35,6 @@ def mala() -> Move:
         Neal (2011), section 5.5.2, for their equality.
     """
     move = from_blackjax(blackjax.hmc, _mala_parameters, target_acceptance=0.6, name="mala")
-    return dataclasses.replace(move, leapfrog=True)
-
-
-class _HMCParameters(eqx.Module):
-    num_integration_steps: int
-
-    def __call__(self, step_size, position):
-        return {
-            "step_size": step_size,
-            "inverse_mass_matrix": _ones(position),
-            "num_integration_steps": self.num_integration_steps,
-        }
-
-
-def hmc(num_integration_steps: int = 2) -> Move:
-    """Hamiltonian Monte Carlo with a fixed number of leapfrog steps, one evaluation each.
-
-    References:
-        Neal (2011), MCMC using Hamiltonian dynamics, Handbook of Markov Chain Monte Carlo.
-    """
-    num_integration_steps = whole_number("num_integration_steps", num_integration_steps, 1)
-    move = from_blackjax(
-        blackjax.hmc,
-        _HMCParameters(num_integration_steps),
-        evaluations=num_integration_steps,
-        target_acceptance=0.75,
-        name=f"hmc({num_integration_steps})",
-    )
     return dataclasses.replace(move, leapfrog=True)
 
 
@@ -125,7 +67,7 @@ class _RandomWalk(NamedTuple):
 
 def random_walk() -> Move:
     """Gaussian random-walk Metropolis: no gradient, for likelihoods that have none."""
-    return from_blackjax(_RandomWalk, _step_size_alone, target_acceptance=0.3, name="random_walk")
+    return from_blackjax(_RandomWalk, step_size_alone, target_acceptance=0.3, name="random_walk")
 
 
 def barker() -> Move:
@@ -134,71 +76,7 @@ def barker() -> Move:
     References:
         Livingstone & Zanella (2022), The Barker proposal, JRSS B.
     """
-    return from_blackjax(blackjax.barker, _step_size_alone, target_acceptance=0.4, name="barker")
-
-
-class _NUTSParameters(eqx.Module):
-    max_num_doublings: int
-
-    def __call__(self, step_size, position):
-        return _with_mass(step_size, position) | {"max_num_doublings": self.max_num_doublings}
-
-
-def nuts(max_num_doublings: int = 5) -> Move:
-    """The no-U-turn sampler. In a cloud every particle waits for the longest trajectory.
-
-    Args:
-        max_num_doublings: At most two to this power leapfrog steps.
-
-    References:
-        Hoffman & Gelman (2014), The no-U-turn sampler, JMLR.
-    """
-    most = whole_number("max_num_doublings", max_num_doublings, 1)
-    return from_blackjax(
-        blackjax.nuts,
-        _NUTSParameters(most),
-        evaluations=None,
-        target_acceptance=0.8,
-        name=f"nuts({most})",
-    )
-
-
-class _MCLMCParameters(eqx.Module):
-    num_integration_steps: int
-
-    def __call__(self, step_size, position):
-        if position.size < 2:
-            raise ValueError(
-                "`adjusted_mclmc` turns a momentum of length 1, which takes at least 2 coordinates; got "
-                f"{position.size}. Use `hmc(n)`."
-            )
-        return {
-            "step_size": step_size * jnp.sqrt(position.size),
-            "integration_steps_params": (self.num_integration_steps,),
-        }
-
-
-def adjusted_mclmc(num_integration_steps: int = 3) -> Move:
-    """Microcanonical Langevin dynamics with an accept step, which makes it exact.
-
-    The step size counts a coordinate: steps on the sphere of momenta are its multiple by the root of the
-    dimension. A step costs two gradients.
-
-    Raises:
-        ValueError: When it is run in one dimension.
-
-    References:
-        Robnik, Cohn-Gordon & Seljak (2025), Metropolis adjusted microcanonical Hamiltonian Monte Carlo,
-        arXiv 2503.01707.
-    """
-    number = whole_number("num_integration_steps", num_integration_steps, 1)
-    return from_blackjax(
-        blackjax.adjusted_mclmc,
-        _MCLMCParameters(number),
-        evaluations=2 * number,
-        target_acceptance=0.8,
-        name=f"adjusted_mclmc({number})",
-    )
+    return from_blackjax(blackjax.barker, step_size_alone, target_acceptance=0.4, name="barker")
 
 
 class _SliceParameters(eqx.Module):
@@ -222,65 +100,3 @@ def slice_sampling() -> Move:
         target_acceptance=1.0,
         name="slice_sampling",
     )
-
-
-class _Implicit(NamedTuple):
-    """Hamiltonian Monte Carlo with implicit midpoint steps."""
-
-    @staticmethod
-    def init(position, logdensity_fn):
-        return blackjax.hmc.init(position, logdensity_fn)
-
-    @staticmethod
-    def build_kernel():
-        return blackjax.hmc.build_kernel(integrators.implicit_midpoint)
-
-
-class _Riemannian(BlackJAXMove):
-    """Its metric is given in the coordinates of the model."""
-
-    def parameters_at(self, step_size, state, preconditioner):
-        """Step size, number of steps and the mass matrix in round coordinates."""
-        dimension = state.position.size
-        flat = lambda y: ravel_pytree(preconditioner.to_model(y))[0]
-        jacobian = jax.jacfwd(flat)(jnp.zeros_like(state.position))  # the map is linear
-
-        def mass_matrix(y):
-            mass = jnp.asarray(self.parameters.mass_matrix(preconditioner.to_model(y)))  # type: ignore
-            if mass.shape != (dimension, dimension):
-                raise ValueError(
-                    f"`mass_matrix` returns a matrix ({dimension}, {dimension}) over the flattened position; "
-                    f"got shape {mass.shape}."
-                )
-            return jacobian.T @ mass @ jacobian
-
-        return self.parameters(step_size, state.position) | {"inverse_mass_matrix": mass_matrix}
-
-
-class _RiemannianParameters(eqx.Module):
-    mass_matrix: Callable
-    num_integration_steps: int
-
-    def __call__(self, step_size, position):
-        del position
-        return {"step_size": step_size, "num_integration_steps": self.num_integration_steps}
-
-
-def rmhmc(mass_matrix: Callable[[Position], Array], num_integration_steps: int = 3) -> Move:
-    """Riemannian Hamiltonian Monte Carlo: a metric that depends on the position.
-
-    Implicit midpoint steps are solved by iteration, so that the move leaves a density as it is up to the
-    tolerance of that.
-
-    Args:
-        mass_matrix: `z -> ` a positive definite matrix over the flattened position, in the coordinates of the
-            model: for instance the expected information.
-        num_integration_steps: Steps of a trajectory; each costs several gradients.
-
-    References:
-        Girolami & Calderhead (2011), Riemann manifold Langevin and Hamiltonian Monte Carlo methods, JRSS B.
-    """
-    number = whole_number("num_integration_steps", num_integration_steps, 1)
-    check_callable("mass_matrix", mass_matrix, "`lambda z: jnp.eye(2)`")
-    parameters = _RiemannianParameters(mass_matrix, number)
-    return _Riemannian(_Implicit, parameters, None, 0.8, f"rmhmc({number})")

@@ -1,0 +1,232 @@
+"""What a finished run answers: draws, weighted particles, evidence, summary and an ArviZ object."""
+
+import abc
+import math
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .. import diagnostics
+from .._typing import Array, PRNGKey
+from ..bridge import Bridge
+from ..schemes import AbstractScheme
+from ..smc import SMCResult
+from .draws import (
+    constrained,
+    discrete_probabilities,
+    drawn,
+    drawn_by_cloud,
+    log_mean,
+    pooled_log_weights,
+    take,
+    with_discrete,
+)
+from .groups import Run, arviz_groups, level_times, prior_marks
+from .start import ProposalDiagnostics, attributes_of_proposal, started_in_words
+from .update import Increment, attributes_of, in_words
+
+__all__ = ["AbstractRun"]
+
+_exp = jax.jit(jnp.exp)
+
+
+class AbstractRun(abc.ABC):
+    """A run of a model by clouds of particles, and all that can be asked of it.
+
+    Attributes:
+        model: The NumPyro model.
+        scheme: The sampler.
+        num_particles: Particles a cloud.
+        num_chains: Independent clouds.
+    """
+
+    model: Callable
+    scheme: AbstractScheme
+    num_particles: int
+    num_chains: int
+    _arguments: tuple[tuple, dict]
+    _keys: dict[str, PRNGKey]
+
+    @property
+    @abc.abstractmethod
+    def result(self) -> SMCResult:
+        """The raw result of the engine; leading axes `(num_chains, num_particles)`."""
+
+    @property
+    @abc.abstractmethod
+    def bridge(self) -> Bridge:
+        """The bridge from noise to the posterior."""
+
+    @property
+    @abc.abstractmethod
+    def increments(self) -> tuple[Increment, ...]:
+        """What each update added to the log evidence."""
+
+    @property
+    @abc.abstractmethod
+    def proposal_diagnostics(self) -> ProposalDiagnostics | None:
+        """How close the proposal of the run is to the posterior; `None` without one."""
+
+    @property
+    @abc.abstractmethod
+    def network_evaluations(self) -> int | None:
+        """Network evaluations over particles, levels and clouds."""
+
+    @property
+    def _finished(self) -> SMCResult:
+        if not self.result.completed:
+            raise RuntimeError(
+                f"the run was interrupted after {self.result.num_levels_run} levels; call `resume()`."
+            )
+        return self.result
+
+    @property
+    def _drawn(self) -> SMCResult:
+        """The result with the discrete sites of each particle among its positions."""
+        return with_discrete(self.bridge, self._finished, self._keys["resample"])
+
+    @property
+    def log_evidence(self) -> float:
+        r"""$\log p(y)$ in nats: log of the mean of the clouds' estimates.
+
+        Of which distribution, `result.evidence` says. Normalised if the scheme needs no normaliser or the
+        prior's is known (see `evidence_is_normalized`), otherwise up to a constant that is the same for all
+        models with the same diffusion sites.
+
+        A warning says so where the number may be off by more than its error: the run collapsed, or the
+        posterior is as narrow as the spacing of floating-point numbers (`diagnostics.reservations`).
+        """
+        for reason in diagnostics.reservations(self._finished):
+            warnings.warn(f"`log_evidence` is not to be relied on. {reason}", stacklevel=2)
+        return self._log_evidence
+
+    @property
+    def _log_evidence(self) -> float:
+        return log_mean(self._finished.log_evidence)
+
+    @property
+    def log_evidence_error(self) -> float:
+        """Standard error of `log_evidence`, in nats.
+
+        The larger of the error across clouds and the clouds' own (genealogical) errors, which are
+        widened where few families are left; combined with the error of the prior's normaliser if that
+        enters.
+        """
+        error = diagnostics.log_evidence_error(self._finished)
+        if self.result.normalized:
+            return error
+        return math.hypot(error, self.bridge.log_normalizer_error or 0.0)
+
+    @property
+    def evidence_is_normalized(self) -> bool:
+        """True if the scheme needs no normaliser, or that of every diffusion prior is known."""
+        return self.result.normalized or self.bridge.log_normalizer_error is not None
+
+    def get_weighted_samples(self) -> tuple[dict[str, Array], Array]:
+        """All particles and their weights: values and weights lead with `(num_chains, num_particles)`.
+
+        Weights sum to 1 over all clouds; a cloud counts by its evidence, so that the bias of means falls
+        with the number of clouds as it does with that of particles.
+        """
+        result = self._drawn
+        values = constrained(self.bridge, result.positions, num_axes=2)
+        return values, _exp(pooled_log_weights(result))
+
+    def get_samples(self, group_by_chain: bool = False) -> dict[str, Array]:
+        """Equally weighted draws of latent and deterministic sites, in the space of the model.
+
+        Args:
+            group_by_chain: If true, arrays lead with `(num_chains, num_particles)` and each cloud
+                stands for itself, for comparisons of clouds; otherwise with
+                `(num_chains * num_particles,)`, clouds counting by their evidence, for the posterior.
+
+        A mean over grouped draws counts all clouds alike. It has the bias of a single cloud, however many
+        there are; that of `print_summary`, `get_weighted_samples` and ungrouped draws has not.
+        """
+        result = self._drawn
+        if group_by_chain:
+            index = drawn_by_cloud(self._keys["resample"], result)
+            return constrained(self.bridge, take(index, result.positions), num_axes=2)
+        return constrained(self.bridge, drawn(self._keys["resample"], result), num_axes=1)
+
+    def discrete_probabilities(self) -> dict[str, Array]:
+        """Posterior probabilities of the values of each discrete site, in order, as the last axis.
+
+        Weighted means of probabilities given the other sites of a particle: of less variance than shares of
+        draws. Empty for a model without discrete sites.
+        """
+        result = self._finished
+        if not self.bridge.discrete_sites:
+            return {}
+        return discrete_probabilities(self.bridge, result.positions, pooled_log_weights(result))
+
+    def print_summary(self, prob: float = 0.9, max_rows: int = 24) -> None:
+        """Print a table of the posterior, the evidence, and a verdict on the run in plain words.
+
+        All columns but `r_hat` count a cloud by its evidence, as `get_samples()` does.
+
+        Args:
+            prob: Probability of the central interval.
+            max_rows: Rows printed a site; the rest is summed up in one line.
+        """
+        grouped = {n: np.asarray(v) for n, v in self.get_samples(group_by_chain=True).items()}
+        shares = diagnostics.cloud_shares(self.result)
+        print(diagnostics.summary_table(grouped, prob, max_rows, shares))
+        if self.bridge.discrete_sites:
+            print(diagnostics.probability_table(self.discrete_probabilities(), max_rows))
+        kind = "" if self.evidence_is_normalized else " (up to the prior's normaliser)"
+        count = self.network_evaluations
+        print(
+            f"\nlog evidence {self._log_evidence:.3f} +- {self.log_evidence_error:.3f} nats{kind}\n"
+            f"evidence: {self.result.evidence}\n"
+            f"target: {self.result.target}; "
+            f"{'exact as the number of particles grows' if self.result.exact else 'heuristic'}\n"
+            f"{in_words(self.increments)}{started_in_words(self.proposal_diagnostics)}"
+            f"{self.num_chains} clouds of {self.num_particles} particles, "
+            f"{self.result.num_levels_run} levels{' of the last update' * bool(self.increments)}, "
+            f"{'unknown number of' if count is None else f'{count:,}'} network evaluations\n"
+            f"{diagnostics.verdict(self.result, self.bridge)}"
+        )
+
+    def to_arviz(
+        self, *, predictive: bool = True, log_likelihood: bool = True, num_prior: int | None = None
+    ) -> Any:
+        """An ArviZ object: `InferenceData` (ArviZ 0.x) or `xarray.DataTree` (ArviZ 1.x).
+
+        Groups: posterior (equally weighted draws, clouds as chains), prior, prior_predictive,
+        posterior_predictive, log_likelihood, observed_data, constant_data, sample_stats, smc_trace
+        with what happened at each level, and weighted_particles, the cloud that the draws are from.
+
+        In the posterior clouds stand as chains and count alike, as ArviZ takes chains; means over clouds that
+        count by their evidence are those of `get_samples()` and of the weights in weighted_particles. Where
+        the evidence is not to be relied on, a warning and the attribute `evidence_reservations` say why.
+
+        Args:
+            predictive: Include posterior predictive and prior draws.
+            log_likelihood: Include the pointwise log likelihood, as LOO needs it. Errors of `az.loo` and
+                `az.compare` are those of the data; the Monte Carlo error of the draws comes on top.
+            num_prior: Prior draws; 200 by default.
+        """
+        result, (args, kwargs) = self._drawn, self._arguments
+        run = Run(self.model, args, kwargs, self.bridge, result, self._keys)
+        groups = arviz_groups(run, predictive, log_likelihood, num_prior or 200)
+        attributes = {
+            "log_evidence": self.log_evidence,  # warns
+            "log_evidence_error": self.log_evidence_error,
+            "evidence_is_normalized": self.evidence_is_normalized,
+            "evidence": self.result.evidence,
+            "target": self.result.target,
+            "exact": self.result.exact,
+            "scheme": repr(self.scheme),
+            "chains": "clouds, which count alike here; by their evidence in weighted_particles",
+            **attributes_of(self.increments),
+            **attributes_of_proposal(self.proposal_diagnostics),
+            "evidence_reservations": " ".join(diagnostics.reservations(result)),
+        }
+        return diagnostics.to_arviz(
+            groups, result, level_times(run), attributes, prior_marks(self.bridge)
+        )
