@@ -1,7 +1,6 @@
 r"""Checks of an audit: each returns a sentence if something is wrong, and nothing otherwise.
 
-A finding needs two things: a size that matters, named below, and three standard errors (or a p-value below
-0.005) to tell it from chance.
+A finding needs a size that matters, named below, and three standard errors (or a p-value below 0.005).
 """
 
 from __future__ import annotations
@@ -49,6 +48,11 @@ def _worst(report: AuditReport, bad: np.ndarray, size: np.ndarray) -> int | None
     return int(np.argmax(np.where(bad, size, -np.inf))) if np.any(bad) else None
 
 
+def _surely(value: np.ndarray, bound, error: np.ndarray) -> np.ndarray:
+    """Where values are above a bound, and above 0 by more than their errors say."""
+    return (value > bound) & (value > SURE * error)
+
+
 def _at(report: AuditReport, level: int, bad: np.ndarray) -> str:
     """The worst level, and how many there are."""
     others = int(np.sum(bad)) - 1
@@ -94,7 +98,7 @@ def few_values(report: AuditReport) -> str:
 def linear(report: AuditReport) -> str:
     found = report.denoising
     gap = found.residual - found.linear
-    bad = (gap > MARGIN * found.linear) & (gap > SURE * found.saving_error)
+    bad = _surely(gap, MARGIN * found.linear, found.saving_error)
     level = _worst(report, bad, found.residual / found.linear)
     if level is None:
         return ""
@@ -108,9 +112,7 @@ def linear(report: AuditReport) -> str:
 def calibration(report: AuditReport) -> str:
     found = report.denoising
     gap = found.residual - found.predicted
-    bad = (np.abs(gap) > CALIBRATION * np.abs(found.predicted)) & (
-        np.abs(gap) > SURE * found.excess_error
-    )
+    bad = _surely(np.abs(gap), CALIBRATION * np.abs(found.predicted), found.excess_error)
     ratio = found.residual / found.predicted
     level = _worst(report, bad, np.abs(gap) / found.excess_error)
     if level is None:
@@ -125,9 +127,7 @@ def calibration(report: AuditReport) -> str:
 
 def curl(report: AuditReport) -> str:
     found = report.curl
-    bad = (found.ratio > np.maximum(CURL, found.rounding)) & (
-        found.ratio > SURE * found.ratio_error
-    )
+    bad = _surely(found.ratio, np.maximum(CURL, found.rounding), found.ratio_error)
     level = _worst(report, bad, found.ratio)
     if level is None:
         return ""
@@ -139,9 +139,7 @@ def curl(report: AuditReport) -> str:
 
 def covariance(report: AuditReport) -> str:
     found = report.spectrum
-    bad = (found.negative_share > NEGATIVE) & (
-        found.negative_share > SURE * found.negative_share_error
-    )
+    bad = _surely(found.negative_share, NEGATIVE, found.negative_share_error)
     level = _worst(report, bad, found.negative_share)
     if level is None:
         return ""
@@ -156,7 +154,7 @@ def spread(report: AuditReport) -> str:
     found = report.offsets
     if found is None:
         return ""
-    bad = (found.spread > SPREAD) & (found.spread > SURE * found.spread_error)
+    bad = _surely(found.spread, SPREAD, found.spread_error)
     level = _worst(report, bad, found.spread)
     if level is None:
         return ""

@@ -97,7 +97,7 @@ class ScoreFormula(AbstractLogDensity):
             """Half the difference of squares at one time, mean of a noise and its mirror image."""
             r, epsilon, key = at
             s = jnp.sqrt(least**2 + r)
-            t = prior.schedule.time(-2 * jnp.log(s)).astype(x.dtype)
+            t = prior.schedule.time_at_noise(s).astype(x.dtype)
             score = lambda u: prior.data_score(u, t)
 
             def one(epsilon):

@@ -92,7 +92,7 @@ class NoisedReference(NamedTuple):
     energy: AbstractEnergy
 
     def _at(self, u: Array, s: Scalar) -> tuple[Scalar, Array]:
-        t = self.energy.schedule.time(-2 * jnp.log(s))
+        t = self.energy.schedule.time_at_noise(s)
         value, score = self.energy.log_density_and_score(u.reshape(self.energy.shape), t)
         return value, score.reshape(u.shape)
 

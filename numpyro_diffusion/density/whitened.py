@@ -52,7 +52,7 @@ class WhitenedFlow(NamedTuple):
 
     def time_and_noise(self, clock: Scalar) -> tuple[Scalar, Scalar]:
         """Time of the schedule and noise level, both of shape `()`."""
-        t = self.prior.schedule.time(-2 * jnp.log(self.scale / jnp.sinh(clock)))
+        t = self.prior.schedule.time_at_noise(self.scale / jnp.sinh(clock))
         t = jnp.clip(t, self.prior.t_min, self.prior.t_max).astype(self.scale.dtype)
         # The noise of the time as it is rounded, so that score and reference speak of the same level.
         return t, self.prior.schedule.noise_level(t)

@@ -7,7 +7,7 @@ our time $t \in [0, 1]$, nats. A model with its own clock or its own prediction 
 - a network trained on $(u, s)$ with $u = x_t/\alpha_t$, $s = \sigma_t/\alpha_t$ sees those two numbers.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -15,59 +15,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._arguments import whole_number
 from .._typing import Array, Params, Scalar
-from ..schedules import AbstractSchedule, VariancePreserving
+from ..schedules import AbstractSchedule
 from .base import AbstractDenoiser
-from .checks import refuse_traced
 from .energy import AbstractEnergy
+from .rough import rough_moments, rough_settings
 
 __all__ = ["EnergyFunction", "ScoreFunction"]
-
-
-def _broadcasts(small: tuple[int, ...], shape: tuple[int, ...]) -> bool:
-    try:
-        return np.broadcast_shapes(small, shape) == shape
-    except ValueError:
-        return False
-
-
-def _settings(name, function, shape, schedule, mean, variance, t_min, t_max):
-    """The arguments that both wrappers share, checked and with their defaults."""
-    if not callable(function):
-        raise TypeError(
-            f"`{name}` expects a function of (x, t), or of (params, x, t) with `params` given; got "
-            f"{type(function).__name__}. Pass a network's `apply` with its parameters."
-        )
-    schedule = VariancePreserving() if schedule is None else schedule
-    if not isinstance(schedule, AbstractSchedule):
-        raise TypeError(
-            f"`{name}` expects a schedule, e.g. `VariancePreserving()`; got {schedule!r}."
-        )
-    sizes = shape if isinstance(shape, Iterable) else (shape,)
-    shape = tuple(whole_number("shape", size, 1) for size in sizes)
-    refuse_traced(mean=mean, variance=variance)
-    mean, variance = (np.asarray(moment, float) for moment in (mean, variance))
-    for moment, what in ((mean, "mean"), (variance, "variance")):
-        if not _broadcasts(moment.shape, shape):
-            raise ValueError(
-                f"`{what}` of `{name}` must broadcast to the shape {shape} of one example; got "
-                f"{moment.shape}."
-            )
-    if not (np.all(np.isfinite(mean)) and np.all(variance > 0) and np.all(np.isfinite(variance))):
-        raise ValueError(
-            f"`{name}` expects a finite mean and positive variances of the data; got mean={mean}, "
-            f"variance={variance}. Rough values suffice."
-        )
-    default_min, default_max = schedule.horizon()
-    t_min = default_min if t_min is None else float(t_min)
-    t_max = default_max if t_max is None else float(t_max)
-    if not 0 <= t_min < t_max <= 1:
-        raise ValueError(
-            f"`{name}` expects 0 <= t_min < t_max <= 1; got t_min={t_min}, t_max={t_max}. "
-            "Time 0 is data."
-        )
-    return shape, schedule, jnp.asarray(mean), jnp.asarray(variance), t_min, t_max
 
 
 def _checked(name: str, value: Any, shape: tuple[int, ...]) -> Any:
@@ -82,13 +36,6 @@ def _checked(name: str, value: Any, shape: tuple[int, ...]) -> Any:
         f"the function of `{name}` must return real numbers of shape {shape} for one example; got {got}. Sum "
         "over the entries for an energy, and make integers floats."
     )
-
-
-def _moments(model, t: Scalar) -> tuple[Array, Array]:
-    alpha_t, sigma_t = model.schedule(t)
-    mean = jnp.broadcast_to(alpha_t * model.mean.astype(alpha_t.dtype), model.shape)
-    variance = alpha_t**2 * model.variance.astype(alpha_t.dtype) + sigma_t**2
-    return mean, jnp.broadcast_to(variance, model.shape)
 
 
 class EnergyFunction(AbstractEnergy):
@@ -140,7 +87,9 @@ class EnergyFunction(AbstractEnergy):
         log_normalizer: float | None = None,
         log_normalizer_error: float = 0.0,
     ):
-        settings = _settings("EnergyFunction", fn, shape, schedule, mean, variance, t_min, t_max)
+        settings = rough_settings(
+            "EnergyFunction", fn, shape, schedule, mean, variance, t_min, t_max
+        )
         self.fn, self.params = fn, params
         self.shape, self.schedule, self.mean, self.variance, self.t_min, self.t_max = settings
         self.log_normalizer, self.log_normalizer_error = log_normalizer, log_normalizer_error
@@ -150,7 +99,7 @@ class EnergyFunction(AbstractEnergy):
         return _checked("EnergyFunction", value, ())
 
     def moments(self, t: Scalar) -> tuple[Array, Array]:
-        return _moments(self, t)
+        return rough_moments(self, t)
 
 
 class ScoreFunction(AbstractDenoiser):
@@ -197,7 +146,9 @@ class ScoreFunction(AbstractDenoiser):
         t_min: float | None = None,
         t_max: float | None = None,
     ):
-        settings = _settings("ScoreFunction", fn, shape, schedule, mean, variance, t_min, t_max)
+        settings = rough_settings(
+            "ScoreFunction", fn, shape, schedule, mean, variance, t_min, t_max
+        )
         self.fn, self.params = fn, params
         self.shape, self.schedule, self.mean, self.variance, self.t_min, self.t_max = settings
 
@@ -208,4 +159,4 @@ class ScoreFunction(AbstractDenoiser):
         return (x + sigma_t**2 * score) / alpha_t
 
     def moments(self, t: Scalar) -> tuple[Array, Array]:
-        return _moments(self, t)
+        return rough_moments(self, t)

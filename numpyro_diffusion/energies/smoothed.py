@@ -20,9 +20,9 @@ from .._arguments import whole_number
 from .._typing import Array, Scalar
 from ..schedules import AbstractSchedule
 from .energy import AbstractEnergy
-from .foreign import _settings
 from .noise import added_variance
 from .normal import log_normal
+from .rough import rough_settings
 
 __all__ = ["DoubleWell", "SmoothedDensity"]
 
@@ -110,7 +110,7 @@ class SmoothedDensity(AbstractEnergy):
     ):
         num_draws = whole_number("num_draws", num_draws, 1)
         name = "SmoothedDensity"
-        settings = _settings(name, log_density, shape, schedule, mean, variance, t_min, t_max)
+        settings = rough_settings(name, log_density, shape, schedule, mean, variance, t_min, t_max)
         self.shape, self.schedule, mean, variance, self.t_min, self.t_max = settings
         self.log_density_fn, self.differentiable = log_density, differentiable
         self.mean, self.variance = (jnp.broadcast_to(m, self.shape) for m in (mean, variance))

@@ -50,6 +50,10 @@ class AbstractSchedule(eqx.Module):
     def time(self, log_snr: Scalar) -> Scalar:
         r"""Inverse of `log_snr`: the time at which $\log(\alpha_t^2/\sigma_t^2)$ has this value."""
 
+    def time_at_noise(self, s: Scalar | float) -> Scalar:
+        r"""Inverse of `noise_level`: the time at which $\sigma_t / \alpha_t$ is $s$."""
+        return self.time(-2 * jnp.log(s))
+
     def log_snr(self, t: Scalar) -> Scalar:
         r"""$\lambda_t = \log(\alpha_t^2 / \sigma_t^2)$, in nats; falls from data to noise."""
         alpha_t, sigma_t = self(t)

@@ -8,8 +8,6 @@ not run and need not be installed.
 import math
 from pathlib import Path
 
-import jax.numpy as jnp
-
 from ..schedules import VariancePreserving
 from .arrays import read_equinox_leaves
 from .card import PriorCard
@@ -83,5 +81,5 @@ def galaxygrad(
         source="https://pypi.org/project/galaxygrad/0.2.1/",
         sha256=_DIGESTS.get(name),
     ).verified(data)
-    times = [float(card.schedule.time(-2 * jnp.log(s))) for s in (noise_min, noise_max)]
+    times = [float(card.schedule.time_at_noise(s)) for s in (noise_min, noise_max)]
     return Teacher(net, card, mean=mean, variance=variance, t_min=times[0], t_max=times[1])

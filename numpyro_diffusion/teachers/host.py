@@ -14,16 +14,15 @@ import numpy as np
 
 from .._arguments import whole_number
 from .._typing import Array, Scalar
-from ..energies import AbstractDenoiser
-from ..energies.foreign import _moments, _settings
-from ..schedules import AbstractSchedule
+from ..energies.rough import rough_settings
+from .base import AbstractTeacher
 from .card import PriorCard
 from .teacher import demand_card
 
 __all__ = ["HostTeacher"]
 
 
-class HostTeacher(AbstractDenoiser):
+class HostTeacher(AbstractTeacher):
     r"""A function of NumPy arrays as a denoiser, called in batches.
 
     Under `vmap` all examples go in one call, or in calls of `batch_size`; outside, a batch of one.
@@ -64,18 +63,10 @@ class HostTeacher(AbstractDenoiser):
     ):
         batch_size = whole_number("batch_size", batch_size, 1)
         self.fn, self.card, self.batch_size = fn, demand_card("HostTeacher", card), batch_size
-        settings = _settings(
+        settings = rough_settings(
             "HostTeacher", fn, card.shape, card.schedule, mean, variance, t_min, t_max
         )
         _, _, self.mean, self.variance, self.t_min, self.t_max = settings
-
-    @property
-    def schedule(self) -> AbstractSchedule:
-        return self.card.schedule
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.card.shape
 
     def output(self, x: Array, t: Scalar) -> Array:
         """Output of the network at $x_t$ = `x` and our time `t`, in its own convention."""
@@ -88,13 +79,6 @@ class HostTeacher(AbstractDenoiser):
 
         outside.defjvp(_no_gradient)
         return outside(x, self.card.time_scale * jnp.asarray(t))
-
-    def denoise(self, x: Array, t: Scalar) -> Array:
-        alpha_t, sigma_t = self.schedule(t)
-        return self.card.prediction(self.output(x, t), x, alpha_t, sigma_t)
-
-    def moments(self, t: Scalar) -> tuple[Array, Array]:
-        return _moments(self, t)
 
 
 class _Batches(NamedTuple):

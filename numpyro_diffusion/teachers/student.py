@@ -47,7 +47,7 @@ class TeacherBackbone(eqx.Module):
         total = jnp.sqrt(s**2 + self.scale**2)
         v = w * total
         u = v + self.mean.astype(w.dtype)
-        t = schedule.time(-2 * jnp.log(s)).astype(w.dtype)
+        t = schedule.time_at_noise(s).astype(w.dtype)
         alpha_t, _ = schedule(t)
         moved = self.teacher.denoise(alpha_t * u, t) - u
         # (D - m - c_skip v) / c_out without a difference of large numbers: c_skip = 1 - s^2 / total^2.

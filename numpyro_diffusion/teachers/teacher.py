@@ -7,15 +7,14 @@ import jax
 import jax.numpy as jnp
 
 from .._typing import Array, Params, Scalar
-from ..energies import AbstractDenoiser
-from ..energies.foreign import _moments, _settings
-from ..schedules import AbstractSchedule
+from ..energies.rough import rough_settings
+from .base import AbstractTeacher
 from .card import PriorCard
 
 __all__ = ["Teacher"]
 
 
-class Teacher(AbstractDenoiser):
+class Teacher(AbstractTeacher):
     r"""A network in its own conventions as a denoiser: $\hat x_0$ from $f(x_t, c\,t)$ by the card.
 
     It has no density; `distill` makes an energy of it. All of it lives in the network's units:
@@ -56,7 +55,9 @@ class Teacher(AbstractDenoiser):
         t_max: float | None = None,
     ):
         self.fn, self.params, self.card = fn, params, demand_card("Teacher", card)
-        settings = _settings("Teacher", fn, card.shape, card.schedule, mean, variance, t_min, t_max)
+        settings = rough_settings(
+            "Teacher", fn, card.shape, card.schedule, mean, variance, t_min, t_max
+        )
         _, _, self.mean, self.variance, self.t_min, self.t_max = settings
         x = jax.ShapeDtypeStruct(card.shape, jnp.result_type(float))
         output = eqx.filter_eval_shape(self.output, x, jnp.asarray(self.t_min))
@@ -66,27 +67,12 @@ class Teacher(AbstractDenoiser):
                 f"{output.shape}. Drop or add channels in a function around it."
             )
 
-    @property
-    def schedule(self) -> AbstractSchedule:
-        return self.card.schedule
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.card.shape
-
     def output(self, x: Array, t: Scalar) -> Array:
         """Output of the network at $x_t$ = `x` and our time `t`, in its own convention."""
         cast = lambda leaf: leaf.astype(x.dtype) if eqx.is_inexact_array(leaf) else leaf
         fn, params = jax.tree.map(cast, (self.fn, self.params))
         time = self.card.time_scale * t
         return fn(x, time) if params is None else fn(params, x, time)
-
-    def denoise(self, x: Array, t: Scalar) -> Array:
-        alpha_t, sigma_t = self.schedule(t)
-        return self.card.prediction(self.output(x, t), x, alpha_t, sigma_t)
-
-    def moments(self, t: Scalar) -> tuple[Array, Array]:
-        return _moments(self, t)
 
 
 def demand_card(name: str, card: PriorCard) -> PriorCard:

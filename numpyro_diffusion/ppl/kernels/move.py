@@ -244,8 +244,7 @@ class MoveKernel(AbstractKernel):
         potential = self._potential_of(args, kwargs)
 
         def logdensity_fn(z):
-            value = -potential(z)
-            # +inf stays: a chain goes there at once, and is seen to stand there.
+            value = -potential(z)  # +inf stays: a chain goes there, and is seen to stand
             return jnp.where(jnp.isnan(value), -jnp.inf, value)
 
         return logdensity_fn

@@ -5,7 +5,6 @@ the part's own acceptance rate.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -13,19 +12,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..._arguments import check_instance
-from ..._staging import hoist
-from ..preconditioner import Preconditioner
 from .base import Move
-from .placed import Place, PlacedMove, made
+from .placed import PlacedMove, made
 
-__all__ = ["mixture", "on_sites", "sequence"]
+__all__ = ["checked_parts", "mixture", "sequence", "summed"]
 
 
 def _targets(parts: Sequence[Move]) -> np.ndarray:
     return np.concatenate([np.ravel(part.targets) for part in parts])
 
 
-def _summed(counts: Sequence[int | None]) -> int | None:
+def summed(counts: Sequence[int | None]) -> int | None:
+    """The sum of some counts; `None` if one is not known."""
     return None if any(count is None for count in counts) else sum(counts)  # type: ignore
 
 
@@ -76,7 +74,7 @@ class Cycle(_Several):
         after = [self.parts[-1], *self.parts[:-1]]
         pairs = zip(self.parts, after, strict=True)
         anew = sum(part.keeps_gradient and not before.keeps_gradient for part, before in pairs)
-        return _summed([*(part.evaluations for part in self.parts), anew])
+        return summed([*(part.evaluations for part in self.parts), anew])
 
     def walk(self, key, place, logdensity_fn, step_sizes, preconditioner):
         """A step of each."""
@@ -110,7 +108,7 @@ class Mixture(_Several):
     def evaluations(self) -> int | None:
         """Of all parts: in a cloud each is computed for every particle, and one of them is chosen."""
         anew = sum(part.keeps_gradient and not self.keeps_gradient for part in self.parts)
-        return _summed([*(part.evaluations for part in self.parts), anew])
+        return summed([*(part.evaluations for part in self.parts), anew])
 
     def walk(self, key, place, logdensity_fn, step_sizes, preconditioner):
         """A step of one of them."""
@@ -133,67 +131,13 @@ class Mixture(_Several):
         return jax.lax.switch(chosen, branches, place)
 
 
-class OnSites(PlacedMove):
-    """A move of some sites given the others."""
+def checked_parts(who: str, parts: tuple) -> tuple[Move, ...]:
+    """The parts of a composed move, if they are moves and there is one.
 
-    part: Move
-    sites: tuple[str, ...] = eqx.field(static=True)
-
-    @property
-    def name(self) -> str:
-        """For printing."""
-        return f"{self.part.name} on {', '.join(self.sites)}"
-
-    @property
-    def num_parts(self) -> int:
-        """Of the move."""
-        return self.part.num_parts
-
-    @property
-    def targets(self) -> Any:
-        """Of the move."""
-        return np.ravel(self.part.targets)
-
-    @property
-    def target_acceptance(self) -> float:
-        """Of the move."""
-        return self.part.target_acceptance
-
-    @property
-    def keeps_gradient(self) -> bool:
-        """No: that in the direction of the other sites changes."""
-        return False
-
-    @property
-    def evaluations(self) -> int | None:
-        """Of the move, and one where it needs a gradient to begin with.
-
-        An upper bound: without diffusion sites among its own the network is evaluated once at most.
-        """
-        return _summed([self.part.evaluations, int(self.part.keeps_gradient)])
-
-    def walk(self, key, place, logdensity_fn, step_sizes, preconditioner):
-        """A step of these sites, in units of their own scales."""
-        z = place.z
-        missing = [name for name in self.sites if not isinstance(z, dict) or name not in z]
-        if missing:
-            there = sorted(z) if isinstance(z, dict) else "none with names"
-            raise ValueError(
-                f"`on_sites` names {missing}, but the sites that this move moves are {there}. Beside "
-                "diffusion sites, the `joint` move has all sites and the `other` those without a diffusion "
-                "prior; a transformed diffusion site `x` is followed as `x_base`."
-            )
-        block = {name: z[name] for name in self.sites}
-        scale = Preconditioner({name: preconditioner.scale[name] for name in self.sites})
-        # What depends on the other sites alone is computed once.
-        of_block = hoist(lambda block: logdensity_fn({**z, **block}), block)
-        new, accepted, by_part = made(
-            self.part, key, Place(block, place.value, None), of_block, step_sizes, scale
-        )
-        return Place({**z, **new.z}, new.value, None), accepted, by_part
-
-
-def _checked(who: str, parts: tuple) -> tuple[Move, ...]:
+    Raises:
+        ValueError: If there is none.
+        TypeError: If one is no move.
+    """
     if not parts:
         raise ValueError(f"`{who}` expects at least one move, such as `nd.moves.hmc()`; got none.")
     for part in parts:
@@ -215,7 +159,7 @@ def sequence(*parts: Move) -> Move:
     References:
         Tierney (1994), Markov chains for exploring posterior distributions, Annals of Statistics.
     """
-    return Cycle(_checked("sequence", parts))
+    return Cycle(checked_parts("sequence", parts))
 
 
 def mixture(*parts: Move, weights: Sequence[float] | None = None) -> Move:
@@ -231,29 +175,10 @@ def mixture(*parts: Move, weights: Sequence[float] | None = None) -> Move:
     References:
         Tierney (1994), Markov chains for exploring posterior distributions, Annals of Statistics.
     """
-    moves = _checked("mixture", parts)
+    moves = checked_parts("mixture", parts)
     share = np.ones(len(moves)) if weights is None else np.asarray(weights, float)
     if share.shape != (len(moves),) or not np.all((share > 0) & np.isfinite(share)):
         raise ValueError(
             f"`weights` are {len(moves)} numbers above 0, one for each move; got {weights}."
         )
     return Mixture(moves, tuple(float(w) for w in share / share.sum()))
-
-
-def on_sites(move: Move, sites: str | Sequence[str]) -> Move:
-    """A move of some sites given the others, which stay: a block of Gibbs sampling.
-
-    Args:
-        move: Of these sites.
-        sites: Names of latent sites.
-
-    Example:
-        >>> nd.moves.sequence(
-        ...     nd.moves.on_sites(nd.moves.hmc(), "x"), nd.moves.on_sites(nd.moves.random_walk(), ["a", "b"])
-        ... )
-    """
-    (part,) = _checked("on_sites", (move,))
-    names = (sites,) if isinstance(sites, str) else tuple(sites)
-    if not names or not all(isinstance(n, str) for n in names) or len(set(names)) < len(names):
-        raise ValueError(f"`sites` are names of latent sites, each once; got {sites!r}.")
-    return OnSites(part, names)
