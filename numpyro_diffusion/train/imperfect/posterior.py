@@ -95,8 +95,9 @@ class _Linear(NamedTuple):
 
     forward: Array  # H, with rows of missing entries 0
     offset: Array  # y - f(c) + H c there
-    noised: Array  # Cholesky factor of R' = Sigma_y + H C' H^T
-    total: Array  # that of W = R' + G Q G^T
+    noised: Array  # Cholesky factor L of R' = Sigma_y + H C' H^T
+    noised_inverse: Array  # L^-1
+    total_inverse: Array  # that of W = R' + G Q G^T
     ahead: Array  # G = H A'
     gain: Array  # Q G^T
 
@@ -141,15 +142,20 @@ def posterior(
         rows = datum.seen[:, None]
         keep = lambda a: jnp.where(rows, a, 0.0)
         offset = jnp.where(datum.seen, datum.y - observe(centre) + h @ centre, 0.0)
+        # Both factors in one call, and inverted: particles then cost matrix products alone. Two calls of LAPACK
+        # side by side can wait for each other for ever where there are two threads.
+        factors = jnp.linalg.cholesky(jnp.stack([noised, total]))
+        ones = jnp.broadcast_to(jnp.eye(len(variance), dtype=factors.dtype), factors.shape)
+        inverses = jax.scipy.linalg.solve_triangular(factors, ones, lower=True)
         return _Linear(
-            keep(h), offset, jnp.linalg.cholesky(noised), jnp.linalg.cholesky(total),
+            keep(h), offset, factors[0], inverses[0], inverses[1],
             keep(h @ reference.matrix(shrink)), keep(h @ reference.matrix(shrink * step)).T,
         )  # fmt: skip
 
-    def log_normal(residual: Array, factor: Array) -> Scalar:
-        white = jax.scipy.linalg.solve_triangular(factor, residual, lower=True)
+    def log_normal(residual: Array, inverse: Array) -> Scalar:
         # Missing entries have residual 0 and variance 1: no trace of them but the constant, which is left out.
-        log_det = jnp.sum(jnp.log(jnp.diagonal(factor)))
+        log_det = -jnp.sum(jnp.log(jnp.diagonal(inverse)))
+        white = inverse @ residual
         return -0.5 * jnp.sum(white**2) - log_det - 0.5 * num_seen * jnp.log(2 * jnp.pi)
 
     def advance(key, mean, step, x_hat, log_twist, time, about: _Linear):
@@ -160,16 +166,16 @@ def posterior(
         error = about.noised @ jax.random.normal(key_data, residual.shape, mean.dtype)
         # A draw of the product from a draw of both, as in Kriging.
         pull = residual - about.ahead @ free - error
-        move = free + about.gain @ jax.scipy.linalg.cho_solve((about.total, True), pull)
-        log_ratio = log_normal(residual, about.total)
-        log_ratio -= log_normal(residual - about.ahead @ move, about.noised)
+        move = free + about.gain @ (about.total_inverse.T @ (about.total_inverse @ pull))
+        log_ratio = log_normal(residual, about.total_inverse)
+        log_ratio -= log_normal(residual - about.ahead @ move, about.noised_inverse)
         u = mean + move
         last = time <= times[-1]
         new_hat = jnp.where(last, u, denoised_mean(energy, u.reshape(shape), time).ravel())
         new_residual = about.offset - about.forward @ new_hat
         exact = jnp.where(datum.seen, datum.y - observe(u), 0.0)
         new_residual = jnp.where(last, exact, new_residual)
-        new_twist = log_normal(new_residual, about.noised)
+        new_twist = log_normal(new_residual, about.noised_inverse)
         return _Particle(u, new_hat, new_twist), new_twist - log_twist + log_ratio
 
     start_variance = reference.values + s[0] ** 2
