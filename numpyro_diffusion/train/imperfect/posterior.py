@@ -142,9 +142,9 @@ def posterior(
         rows = datum.seen[:, None]
         keep = lambda a: jnp.where(rows, a, 0.0)
         offset = jnp.where(datum.seen, datum.y - observe(centre) + h @ centre, 0.0)
-        # Both factors in one call, and inverted: particles then cost matrix products alone. Two calls of LAPACK
-        # side by side can wait for each other for ever where there are two threads.
-        factors = jnp.linalg.cholesky(jnp.stack([noised, total]))
+        # Both factors in one call, and inverted: particles then cost matrix products alone. Batched calls of LAPACK
+        # that run side by side can wait for each other's threads for ever: those of a level wait for the particles.
+        factors = jnp.linalg.cholesky(jnp.stack([noised, total]) + 0 * jnp.sum(centre))
         ones = jnp.broadcast_to(jnp.eye(len(variance), dtype=factors.dtype), factors.shape)
         inverses = jax.scipy.linalg.solve_triangular(factors, ones, lower=True)
         return _Linear(
