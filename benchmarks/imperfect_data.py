@@ -1,15 +1,17 @@
 """Priors from imperfect data: a Gaussian population and handwritten digits, masked and noisy.
 
-*Gaussian.* Five correlated quantities of 1,000 members of a population, a quarter of the readings missing, noise of
-half a unit. `known`: one reading of each. `unknown`: two readings of each, with the same noise, whose level is
-estimated from twice its value. Errors are the largest over means (in standard deviations), covariances (in
-products of them) and the noise (relative), against the maximum of the exact observed-data likelihood by L-BFGS.
+*Gaussian.* Five correlated quantities of 1,000 members of a population, a quarter of the readings missing,
+noise of half a unit. `known`: one reading of each. `unknown`: two readings of each, with the same noise,
+whose level is estimated from twice its value. Errors are the largest over means (in standard deviations),
+covariances (in products of them) and the noise (relative), against the maximum of the exact observed-data
+likelihood by L-BFGS.
 
-*Digits.* Of 1,297 digits of 8 x 8 pixels (grey values in [-1, 1]) 30 per cent of the pixels are hidden, each digit's
-own, and the others have noise of 0.1, nearly a grey step, which is not known. A Gaussian is fitted first, with noise
-that starts at the least standard deviation of a pixel; then a network on its draws, with the noise that was found. `clean` is the same network with as
-many updates on the clean digits. Log densities are those of 500 clean digits that neither saw, by the score formula,
-at the resolution of the prior (noise of 0.0625), with the same noises for all.
+*Digits.* Of 1,297 digits of 8 x 8 pixels (grey values in [-1, 1]) 30 per cent of the pixels are hidden, each
+digit's own, and the others have noise of 0.1, nearly a grey step, which is not known. A Gaussian is fitted
+first, with noise that starts at the least standard deviation of a pixel; then a network on its draws, with
+the noise that was found. `clean` is the same network with as many updates on the clean digits. Log densities
+are those of 500 clean digits that neither saw, by the score formula, at the resolution of the prior (noise of
+0.0625), with the same noises for all.
 """
 
 import sys
@@ -137,7 +139,9 @@ def digits(seed: int, options):
     clock = time.perf_counter()
     most = float(np.nanstd(flat, 0).min())  # noise cannot exceed the spread of any pixel
     # Wide directions shrink in a few rounds; narrow ones would take long to widen.
-    start = nd.Gaussian(np.nanmean(flat, 0), np.diag(np.maximum(np.nanvar(flat, 0) - most**2, 2e-4)))
+    start = nd.Gaussian(
+        np.nanmean(flat, 0), np.diag(np.maximum(np.nanvar(flat, 0) - most**2, 2e-4))
+    )
     first = fit_imperfect(
         jax.random.key(seed),
         start,
@@ -221,11 +225,21 @@ def main():
                 found = np.array([gaussian(seed, unknown, options.tiny) for seed in range(seeds)])
             name = "Gaussian, unknown noise" if unknown else "Gaussian, known noise"
             errors, worst = found[:, :3].T, found[:, :3].max()
-            rows += [[name, *map(spread, errors), f"{worst:.4f}", f"{found[:, 3].mean():.0f}", f"{found[:, 4].mean():.0f}"]]
+            rows += [
+                [
+                    name,
+                    *map(spread, errors),
+                    f"{worst:.4f}",
+                    f"{found[:, 3].mean():.0f}",
+                    f"{found[:, 4].mean():.0f}",
+                ]
+            ]
             say(rows[-1])
     columns = ["population", "mean", "covariance", "noise", "worst", "rounds", "seconds"]
     if options.part != "gaussian":
-        every = [digits(seed, options) for seed in range(1 if options.tiny else options.digit_seeds)]
+        every = [
+            digits(seed, options) for seed in range(1 if options.tiny else options.digit_seeds)
+        ]
         names = list(dict.fromkeys(name for name, _ in every[0][0]))
         heads = [f"resolution {level}" for level in RESOLUTIONS]
         table = "| log density of held-out digits [nats an image] | " + " | ".join(heads)
@@ -239,7 +253,9 @@ def main():
                 cells.append(f"{values.mean():.2f} ({share:+.1f} %)")
             table += f"\n| {name} | " + " | ".join(cells) + " |"
         notes += [table]
-        notes += [f"Noise found, that of the prior's resolution in it: {spread([t for _, t in every])}; true {NOISE}."]
+        notes += [
+            f"Noise found, with the prior's resolution: {spread([t for _, t in every])}; true {NOISE}."
+        ]
     _table.emit("imperfect_data", __doc__, columns, rows, options.save, tuple(notes))
 
 

@@ -69,7 +69,9 @@ def largest_likelihood(examples, operator, sigma=None):
         return 0.5 * jnp.mean(quadratic + jnp.linalg.slogdet(whole)[1])
 
     start = np.concatenate([MEAN, np.eye(SIZE)[lower], [-1.0]])
-    found = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 500, "gtol": 1e-7})
+    found = minimize(
+        loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 500, "gtol": 1e-7}
+    )
     return tuple(np.asarray(part) for part in parts(found.x))
 
 
@@ -94,7 +96,14 @@ def test_a_gaussian_population_is_found_with_known_noise(key):
 
 def test_a_gaussian_population_is_found_with_unknown_noise(key):
     result = fit_imperfect(
-        key, START, TWICE, noise=UnknownNoise(1.0), observe=twice, rounds=40, num_particles=32, **QUIET
+        key,
+        START,
+        TWICE,
+        noise=UnknownNoise(1.0),
+        observe=twice,
+        rounds=40,
+        num_particles=32,
+        **QUIET,
     )
     assert_within_two_per_cent(result, largest_likelihood(TWICE, np.tile(np.eye(SIZE), (2, 1))))
 
@@ -136,7 +145,8 @@ def exact_evidence(weights, means, covariances, rows, noise=0.3):
     """Log density of what is seen of each row, the mixture with noise."""
     each = [
         [
-            np.log(w) + multivariate_normal.logpdf(y[s], m[s], (c + noise**2 * np.eye(2))[np.ix_(s, s)])
+            np.log(w)
+            + multivariate_normal.logpdf(y[s], m[s], (c + noise**2 * np.eye(2))[np.ix_(s, s)])
             for w, m, c in zip(weights, means, covariances, strict=True)
         ]
         for y in rows
@@ -212,7 +222,9 @@ def test_an_unknown_gain_is_found(key):
 
 def test_noise_and_spread_that_cannot_be_told_apart_are_named(key):
     with pytest.warns(UserWarning, match="cannot tell the noise"):
-        fit_imperfect(key, START, ONCE, noise=UnknownNoise(0.5), rounds=1, num_particles=32, **QUIET)
+        fit_imperfect(
+            key, START, ONCE, noise=UnknownNoise(0.5), rounds=1, num_particles=32, **QUIET
+        )
 
 
 def test_a_fit_that_learned_nothing_says_so():

@@ -1,8 +1,8 @@
 r"""One cloud as a traced function: for `vmap` over many data sets, each with a small cloud of its own.
 
-`run_smc` is driven by the host, level by level, and its clouds share one target. Here a whole run is one function
-of JAX, so that thousands of data sets run side by side in one program, and what a level asks of a data set,
-such as a matrix to be factorised, is done once for its particles.
+`run_smc` is driven by the host, level by level, and its clouds share one target. Here a whole run is one
+function of JAX, so that thousands of data sets run side by side in one program, and what a level asks of a
+data set, such as a matrix to be factorised, is done once for its particles.
 """
 
 from collections.abc import Callable
@@ -25,8 +25,8 @@ class CloudModel(NamedTuple):
 
     Attributes:
         init: `key -> (particle, log_weight)`.
-        shared: `(particles, weights, level) -> ` what the particles of the cloud share in their next step; the
-            weights are normalised. It may look at particles as they are before the step, and weights stay
+        shared: `(particles, weights, level) -> ` what the particles of the cloud share in their next step;
+            the weights are normalised. It may look at particles as they are before the step, and weights stay
             right.
         step: `(key, particle, level, shared) -> (particle, log_weight)`; the log weight is the increment.
         levels: Pytree whose leaves have a leading axis of length `num_levels`.
@@ -61,8 +61,8 @@ def run_cloud(
 ) -> CloudRun:
     """Sequential Monte Carlo (SMC) with one cloud, traceable by JAX from end to end.
 
-    Systematic resampling, where the effective sample size falls below a share of the particles. If every weight
-    is 0 the evidence is, too: a log evidence of -inf.
+    Systematic resampling, where the effective sample size falls below a share of the particles. If every
+    weight is 0 the evidence is, too: a log evidence of -inf.
 
     Args:
         key: PRNG key.

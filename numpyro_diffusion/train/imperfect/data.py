@@ -20,12 +20,12 @@ class UnknownNoise:
     r"""A noise level that is estimated: standard deviation $\sigma\, r$ with unknown $\sigma$ and known $r$.
 
     Begin *above* what you expect. Where the data leave open how much of their spread is noise, as they do
-    where every example is seen once and directly by one instrument, many pairs of prior and noise explain them
-    alike, and the fit ends near its start: from above, at the cleanest prior.
+    where every example is seen once and directly by one instrument, many pairs of prior and noise explain
+    them alike, and the fit ends near its start: from above, at the cleanest prior.
 
     Args:
-        start: $\sigma$ to start from, positive: one number; or one an entry, of the shape of what is seen of an
-            example, and each is estimated by itself.
+        start: $\sigma$ to start from, positive: one number; or one an entry, of the shape of what is seen of
+            an example, and each is estimated by itself.
         relative: $r$, positive, broadcast over all examples: exposures, error bars known up to a factor.
         prior: Shape $a$ and rate $b$ of an inverse-gamma prior on $\sigma^2$, for the mode of the posterior;
             `None` for maximum likelihood.
@@ -37,11 +37,12 @@ class UnknownNoise:
     def __init__(self, start: Any, relative: Any = 1.0, prior: tuple[float, float] | None = None):
         self.start = _positive(start, "start")
         self.relative = _positive(relative, "relative")
-        self.prior = None if prior is None else tuple(map(float, _positive(prior, "prior")))
-        if self.prior is not None and len(self.prior) != 2:
+        numbers = () if prior is None else tuple(map(float, np.ravel(_positive(prior, "prior"))))
+        if prior is not None and len(numbers) != 2:
             raise ValueError(
                 f"`prior` is a pair, shape and rate of an inverse-gamma distribution; got {prior}."
             )
+        self.prior = (numbers[0], numbers[1]) if numbers else None
 
 
 class Noise(NamedTuple):
@@ -101,8 +102,8 @@ class Observe(eqx.Module):
 
     function: Callable | None = eqx.field(static=True)
     shape: tuple[int, ...] = eqx.field(static=True)
-    location: Array | None
-    scale: Array | None
+    location: Any
+    scale: Any
     takes_parameters: bool = eqx.field(static=True)
 
     def __call__(self, x: Array, parameters: PyTree) -> Array:
@@ -195,13 +196,15 @@ def check_noise(noise: Any, examples: np.ndarray, shape: tuple[int, ...]) -> Noi
             f"`start` of the noise must be a number, or one an entry, of shape {shape}; got shape "
             f"{noise.start.shape}. What is known of single examples goes into `relative`."
         )
-    return Noise(noise.start.ravel() if noise.start.shape else noise.start, relative, True, noise.prior)
+    return Noise(
+        noise.start.ravel() if noise.start.shape else noise.start, relative, True, noise.prior
+    )
 
 
 def data_of(y: np.ndarray, seen: np.ndarray, noise: Noise) -> Datum:
     """What the sampler takes: arrays with a leading axis of examples."""
     dtype = np.dtype(jnp.result_type(float))
-    return Datum(y.astype(dtype), seen, (noise.scale * noise.relative).astype(dtype))
+    return Datum(y.astype(dtype), seen, (noise.scale * noise.relative).astype(dtype))  # pyright: ignore[reportArgumentType]
 
 
 def _positive(values: Any, name: str) -> np.ndarray:

@@ -1,10 +1,11 @@
-r"""Priors from imperfect data: expectation-maximisation (EM) with posterior draws by a sampler with exact weights.
+r"""Priors from imperfect data: expectation-maximisation (EM) with weighted posterior draws.
 
-The examples $y_i = f(x_i) + \sigma_i \epsilon$ are noisy, have missing entries, or went through an operator; the
-prior $p_\theta(x)$ of the clean ones is wanted. A round draws every clean example from $p_\theta(x_i \mid y_i)$
-(`posterior`), records the observed log evidence $\sum_i \log p_\theta(y_i)$ and then takes the prior, the noise and
-the operator that are most likely given the draws (`maximise`). By Jensen's inequality the observed evidence of the
-examples that are fitted does not fall, but for Monte Carlo error; that of others says when to stop.
+The examples $y_i = f(x_i) + \sigma_i \epsilon$ are noisy, have missing entries, or went through an operator;
+the prior $p_\theta(x)$ of the clean ones is wanted. A round draws every clean example from $p_\theta(x_i \mid
+y_i)$ (`posterior`), records the observed log evidence $\sum_i \log p_\theta(y_i)$ and then takes the prior,
+the noise and the operator that are most likely given the draws (`maximise`). By Jensen's inequality the
+observed evidence of the examples that are fitted does not fall, but for Monte Carlo error; that of others
+says when to stop.
 """
 
 import warnings
@@ -21,18 +22,11 @@ from ..._prng import check_key
 from ..._typing import PRNGKey, PyTree
 from ...energies import AbstractDenoiser, Gaussian, GaussianMixture, Standardized
 from ..settings import forgetful
-from .data import Noise, Observe, UnknownNoise, check_data, check_noise, data_of
-from .maximise import (
-    AbstractPart,
-    GaussianPart,
-    MixturePart,
-    NetworkPart,
-    clean,
-    fit_operator,
-    mean_squares,
-)
-from .posterior import posteriors
-from .result import ImperfectResult, imperfect_verdict
+from .data import Noise, Observe, UnknownNoise, check_data, check_noise
+from .maximise import GaussianPart, MixturePart
+from .network import NetworkPart, clean
+from .result import ImperfectResult
+from .rounds import Problem, Record, Sampler, expect, maximise
 
 __all__ = ["fit_imperfect"]
 
@@ -63,31 +57,34 @@ def fit_imperfect(
 ) -> ImperfectResult:
     r"""Fit a prior to examples that are noisy, incomplete, or seen through an operator, by EM.
 
-    $y_i = f(x_i) + \sigma_i \epsilon_i$ for the entries that are there. Each round draws all clean examples from
-    their posteriors, in one program that is compiled once, and fits the prior to the weighted draws: in closed
-    form for a `Gaussian` or `GaussianMixture`, by `steps` of denoising for a network. Unknown noise is updated in
-    closed form, an unknown operator by gradients.
+    $y_i = f(x_i) + \sigma_i \epsilon_i$ for the entries that are there. Each round draws all clean examples
+    from their posteriors, in one program that is compiled once, and fits the prior to the weighted draws: in
+    closed form for a `Gaussian` or `GaussianMixture`, by `steps` of denoising for a network. Unknown noise is
+    updated in closed form, an unknown operator by gradients.
 
-    The prior is the distribution of a reverse sampler with `num_levels` steps, which differs from the energy's own
-    by an error of order one over their number, and not at all for a `Gaussian`; its evidence is normalised by
-    construction. Draws follow the posterior as `num_particles` grows; for a Gaussian and a linear operator, at any
-    number.
+    The prior is the distribution of a reverse sampler with `num_levels` steps, which differs from the
+    energy's own by an error of order one over their number, and not at all for a `Gaussian`; its evidence is
+    normalised by construction. Draws follow the posterior as `num_particles` grows; for a Gaussian and a
+    linear operator, at any number.
 
     Args:
         key: PRNG key.
         energy: Prior to start from: `Gaussian`, `GaussianMixture`, an energy or denoiser with a network, or a
             `Standardized` distribution, with examples in its units.
-        examples: Floating, of shape `(num, *shape)` with the shape that `observe` returns; NaN where an entry is
-            missing, at random given those that are there.
-        noise: Standard deviation of the noise, which broadcasts over the examples: one number, `(num, 1, ...)` for
-            one an example, or all of them; or `UnknownNoise(start)`.
-        observe: What an instrument would see of ONE clean example but for noise, `observe(x)`; the identity by
-            default. With `parameters` it is called `observe(x, parameters)`.
-        parameters: Unknown parameters of the operator, a pytree of floats to start from; `None` if there are none.
+        examples: Floating, of shape `(num, *shape)` with the shape that `observe` returns; NaN where an entry
+            is missing, at random given those that are there.
+        noise: Standard deviation of the noise, which broadcasts over the examples: one number, `(num, 1,
+            ...)` for one an example, or all of them; or `UnknownNoise(start)`.
+        observe: What an instrument would see of ONE clean example but for noise, `observe(x)`; the identity
+            by default. With `parameters` it is called `observe(x, parameters)`.
+        parameters: Unknown parameters of the operator, a pytree of floats to start from; `None` if there are
+            none.
         rounds: Largest number of rounds.
-        patience: Rounds without a rise of the observed evidence beyond its standard error, before the fit stops.
-        held_out: Share of the examples that are judged and not fitted. By default a tenth for networks, and none for
-            Gaussians and mixtures: their evidence is then the observed-data likelihood, which EM raises.
+        patience: Rounds without a rise of the observed evidence beyond its standard error, before the fit
+            stops.
+        held_out: Share of the examples that are judged and not fitted. By default a tenth for networks, and
+            none for Gaussians and mixtures: their evidence is then the observed-data likelihood, which EM
+            raises.
         num_particles: Particles an example, at least 2.
         num_levels: Noise levels of the sampler; 4 for a `Gaussian` and 64 for others by default.
         threshold: Resample below this share of the effective sample size.
@@ -106,8 +103,8 @@ def fit_imperfect(
 
     Raises:
         TypeError: If examples are not floating, or the energy is none that can be fitted.
-        ValueError: If shapes disagree, an entry is missing everywhere, an example has none, noise is not positive, or
-            a number is out of range.
+        ValueError: If shapes disagree, an entry is missing everywhere, an example has none, noise is not
+            positive, or a number is out of range.
         FloatingPointError: If no particle of an example is possible, or a loss becomes non-finite.
 
     Warns:
@@ -115,11 +112,11 @@ def fit_imperfect(
 
     References:
         Dempster, Laird & Rubin (1977), Maximum likelihood from incomplete data via the EM algorithm, JRSS B.
-        Wei & Tanner (1990), A Monte Carlo implementation of the EM algorithm, JASA. Rozet, Andry, Lanusse & Louppe
-        (2024), Learning diffusion priors from observations by expectation maximization, NeurIPS.
+        Wei & Tanner (1990), A Monte Carlo implementation of the EM algorithm, JASA. Rozet, Andry, Lanusse &
+        Louppe (2024), Learning diffusion priors from observations by expectation maximization, NeurIPS.
     """
     key = check_key(key)
-    rounds, patience, steps, batch_size, examples_at_once = whole_numbers(
+    rounds, patience, steps, batch_size, at_once = whole_numbers(
         1, rounds=rounds, patience=patience, steps=steps, batch_size=batch_size,
         examples_at_once=examples_at_once,
     )  # fmt: skip
@@ -143,9 +140,7 @@ def fit_imperfect(
     y, seen = check_data(examples, base.shape, observe, parameters)
     of_noise = check_noise(noise, y, np.shape(examples)[1:])
     parametric = isinstance(base, Gaussian | GaussianMixture)
-    if num_levels is None:
-        num_levels = 4 if isinstance(base, Gaussian) else 64
-    part: AbstractPart
+    _warn_if_confounded(parametric, observe, of_noise)
     if isinstance(base, Gaussian):
         part = GaussianPart(base)
     elif isinstance(base, GaussianMixture):
@@ -155,115 +150,63 @@ def fit_imperfect(
             base, trainable, loss, steps=steps, batch_size=batch_size, learning_rate=learning_rate,
             weight_decay=weight_decay, ema=ema,
         )  # fmt: skip
-    _warn_if_confounded(parametric, observe, of_noise)
-    share = (0.0 if parametric else 0.1) if held_out is None else held_out
     key, key_split = jax.random.split(key)
-    order = np.asarray(jax.random.permutation(key_split, len(y)))
-    judged = np.sort(order[: max(1, round(share * len(y)))] if share else order)
-    fitted = np.setdiff1d(np.arange(len(y)), judged) if share else np.arange(len(y))
-    if not len(fitted):
-        raise ValueError(f"`held_out` of {held_out} leaves none of {len(y)} examples to fit.")
+    share = (0.0 if parametric else 0.1) if held_out is None else held_out
+    fitted, judged = _split(key_split, len(y), share)
+    if num_levels is None:
+        num_levels = 4 if isinstance(base, Gaussian) else 64
     place = (None, None) if units is None else (units.location, units.scale)
     operator = Observe(observe, base.shape, *place, parameters is not None)
+    problem = Problem(y, seen, fitted, judged, operator, max(1, steps // 10))
+    sampler = Sampler(num_levels, num_particles, threshold, at_once)
     parameters = jax.tree.map(lambda a: jnp.asarray(a, jnp.result_type(float)), parameters)
-
-    def expect(key):
-        """Weighted draws of all examples, their evidences and errors."""
-        data = data_of(y, seen, of_noise)
-        like, keys, runs = part.reference(), jax.random.split(key, len(y)), []
-        size = min(examples_at_once, len(y))
-        for start in range(0, len(y), size):
-            # The last rows overlap with those before, so that no rest needs a program of its own.
-            index = np.minimum(np.arange(start, start + size), len(y) - 1)
-            some = jax.tree.map(lambda leaf: leaf[index], data)
-            run = posteriors(
-                keys[index], part.energy, like, operator, parameters, some, num_levels, num_particles, threshold
-            )
-            runs.append(jax.tree.map(lambda leaf: leaf[: len(y) - start], run))
-            bar.set_postfix_str(f"examples {min(start + size, len(y))} of {len(y)}; {words}")
-        run = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *runs)
-        dead = np.flatnonzero(~np.isfinite(np.asarray(run.log_evidence)))
-        if len(dead):
-            raise FloatingPointError(
-                f"no particle of {len(dead)} examples is possible (first: {dead[0]}): their evidence is 0 or "
-                "not a number. Is `observe` finite at draws of the prior, and `noise` not far too small?"
-            )
-        return run
-
-    history: dict[str, list] = {
-        n: [] for n in ("round", "log_evidence", "error", "train_evidence", "ess", "noise")
-    }
-    best: Any = None
-    level, misses, stopped, words = -np.inf, 0, "rounds", ""
+    record, stopped = Record(share > 0), "rounds"
     with tqdm(total=rounds, disable=not progress_bar, desc="fit_imperfect") as bar:
         try:
             for number in range(rounds + 1):
                 key, key_draw, key_fit = jax.random.split(key, 3)
-                run = expect(key_draw)
-                evidence = np.asarray(run.log_evidence, float)
-                errors = np.asarray(run.log_evidence_error, float)
-                value = float(evidence[judged].mean())
-                error = float(np.sqrt(np.sum(errors[judged] ** 2)) / len(judged))
-                rms = float(np.sqrt(np.mean(np.square(of_noise.scale))))
-                row = number, value, error, evidence[fitted].mean(), np.mean(run.ess), rms
-                for name, entry in zip(history, row, strict=True):
-                    history[name].append(entry)
-                score = value + of_noise.log_prior / len(y)
-                if best is None or score > best[0]:
-                    best = score, number, part.energy, of_noise, parameters, run, key_fit
-                if score > level + (0.0 if number == 0 else np.hypot(error, level_error)):
-                    level, level_error, misses = score, error, 0
-                else:
-                    misses += 1
-                words = f"log evidence {value:.4f} +- {error:.4f}, best {best[0]:.4f}"
-                if of_noise.unknown:
-                    words += f", noise {rms:.4g}"
-                bar.set_postfix_str(words)
-                if misses >= patience:
+                tell = lambda words: bar.set_postfix_str(f"{words}; {record.words}")
+                run = expect(key_draw, part, problem, of_noise, parameters, sampler, tell)
+                record.add(run, problem, part.energy, of_noise, parameters)
+                bar.set_postfix_str(record.words)
+                if record.misses >= patience:
                     stopped = "patience"
                     break
-                if number == rounds:
-                    break
-                weights = jax.nn.softmax(run.log_weights, -1)
-                take = lambda leaf: leaf[fitted]
-                draws, shares = take(run.particles), take(weights)
-                if parameters is not None:
-                    scale = (of_noise.scale * of_noise.relative)[fitted]
-                    parameters = fit_operator(
-                        operator, parameters, draws, shares, y[fitted].astype(draws.dtype), seen[fitted],
-                        scale.astype(draws.dtype), max(1, steps // 10), 1e-2,
-                    )  # fmt: skip
-                if of_noise.unknown:
-                    of_y = y[fitted].astype(draws.dtype)
-                    squares = mean_squares(operator, parameters, draws, shares, of_y)
-                    some = of_noise._replace(relative=of_noise.relative[fitted])
-                    scale = some.update(np.asarray(squares, float), seen[fitted]).scale
-                    of_noise = of_noise._replace(scale=scale)
-                part.update(key_fit, draws, shares)
-                bar.update(1)
+                if number < rounds:
+                    found = maximise(key_fit, run, part, problem, of_noise, parameters)
+                    of_noise, parameters = found
+                    bar.update(1)
         except KeyboardInterrupt:
-            if best is None:
+            if record.best is None:
                 raise
             stopped = "interrupted"
-        arrays = {name: np.asarray(values) for name, values in history.items()}
-        _, best_round, prior, of_noise, parameters, run, key_fit = best
-        if best_round == 0:
-            bar.set_postfix_str(
-                imperfect_verdict(arrays, best_round, stopped, share > 0)
-            )
-    if best_round == 0:
-        verdict = imperfect_verdict(arrays, best_round, stopped, share > 0)
+        verdict = record.verdict(stopped)
+        if record.best_round == 0:
+            bar.set_postfix_str(verdict)
+    if record.best_round == 0:
         warnings.warn(f"`fit_imperfect` {verdict}", stacklevel=2)
+    prior, of_noise, parameters, run = record.best
     return ImperfectResult(
         prior if units is None else units.with_energy(prior),
         _noise_of(of_noise, noise, np.shape(examples)[1:]),
         parameters,
-        _one_draw_each(key_fit, prior, run, units),
-        arrays,
-        best_round,
+        _one_draw_each(key, prior, run, units),
+        record.arrays,
+        record.best_round,
         stopped,
         judged if share else np.zeros(0, int),
     )
+
+
+def _split(key: PRNGKey, num: int, share: float) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of examples that are fitted, and of those that are judged: the same if none are held out."""
+    if not share:
+        return np.arange(num), np.arange(num)
+    count = max(1, round(share * num))
+    if count >= num:
+        raise ValueError(f"`held_out` of {share} leaves none of {num} examples to fit.")
+    judged = np.sort(np.asarray(jax.random.permutation(key, num))[:count])
+    return np.setdiff1d(np.arange(num), judged), judged
 
 
 def _noise_of(found: Noise, given: Any, shape: tuple[int, ...]) -> Any:
@@ -282,13 +225,13 @@ def _one_draw_each(key: PRNGKey, energy, run, units) -> np.ndarray:
 
 
 def _warn_if_confounded(parametric: bool, observe: Any, noise: Noise) -> None:
-    """Noise of one level, seen once and directly: only its sum with the covariance of the prior is identified."""
+    """Warn of one noise level, seen once and directly: its sum with the covariance is all that is known."""
     alike = np.all(noise.relative == noise.relative.flat[0])
     if parametric and observe is None and noise.unknown and noise.prior is None and alike:
         warnings.warn(
-            "the data cannot tell the noise from the spread of the prior: for a Gaussian that is seen directly, "
-            "S + sigma^2 I is all that the likelihood depends on. Examples seen twice (`observe`), noise with "
-            "known ratios (`UnknownNoise(relative=...)`) or a prior on it tell them apart; otherwise the fit ends "
+            "the data cannot tell the noise from the spread of the prior: of a Gaussian seen directly "
+            "the likelihood knows S + sigma^2 I alone. Examples seen twice (`observe`), noise with known "
+            "ratios (`UnknownNoise(relative=...)`) or a prior on it tell them apart; otherwise the fit ends "
             "near its start.",
             stacklevel=3,
         )

@@ -1,11 +1,10 @@
 r"""The M-step: the prior, and unknown parameters of the operator, that are most likely given posterior draws.
 
-Draws are of the variable at `t_min`, with the noise $s_0$ at which the prior is read, whose variance is taken off:
-in closed form for Gaussians, and by `clean` for a network, which is trained on clean values.
+Draws are of the variable at `t_min`, with the noise $s_0$ at which the prior is read, whose variance is taken
+off: in closed form for Gaussians, and by `network.clean` for a network, which is trained on clean values.
 """
 
 import abc
-from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -15,13 +14,10 @@ import numpy as np
 import optax
 
 from ..._typing import Array, PRNGKey, PyTree
-from ...energies import AbstractDenoiser, Gaussian, GaussianMixture, NetworkDenoiser
-from ...energies.preconditioned import AbstractNetworkEnergy
-from ..settings import default_decay, default_loss, make_optimiser
-from ..sources import Batch, Examples
+from ...energies import Gaussian, GaussianMixture
 from .posterior import Reference
 
-__all__ = ["AbstractPart", "GaussianPart", "MixturePart", "NetworkPart", "clean", "fit_operator"]
+__all__ = ["AbstractPart", "GaussianPart", "MixturePart", "fit_operator", "mean_squares", "moments"]
 
 _LEAST = 1e-8  # least variance of a fitted Gaussian, as a share of its largest
 
@@ -56,7 +52,7 @@ def _settings(energy: Any) -> dict[str, Any]:
     return {"schedule": energy.schedule, "t_min": energy.t_min, "t_max": energy.t_max}
 
 
-def _moments(draws: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def moments(draws: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and covariance of weighted draws, in 64 bits."""
     flat, shares = draws.reshape(-1, draws.shape[-1]), weights.ravel() / weights.sum()
     mean = shares @ flat
@@ -80,7 +76,7 @@ class GaussianPart(AbstractPart):
 
     def update(self, key, draws, weights):
         del key
-        mean, covariance = _moments(np.asarray(draws, float), np.asarray(weights, float))
+        mean, covariance = moments(np.asarray(draws, float), np.asarray(weights, float))
         self.energy = Gaussian(mean, _proper(covariance, self.floor), **_settings(self.energy))
 
     def reference(self):
@@ -98,7 +94,7 @@ class MixturePart(AbstractPart):
         del key
         shares = np.asarray(_shares(self.energy, draws), float) * np.asarray(weights)[..., None]
         draws = np.asarray(draws, float)
-        parts = [_moments(draws, share) for share in np.moveaxis(shares, -1, 0)]
+        parts = [moments(draws, share) for share in np.moveaxis(shares, -1, 0)]
         means = np.stack([mean for mean, _ in parts])
         covariances = np.stack([_proper(c, self.floor) for _, c in parts])
         totals = shares.sum((0, 1))
@@ -126,131 +122,6 @@ def _shares(energy: GaussianMixture, draws: Array) -> Array:
 
 
 @eqx.filter_jit
-def clean(energy: AbstractDenoiser, key: PRNGKey, draws: Array) -> Array:
-    r"""Flat draws of $x_{t_{\min}}$ with the noise taken off: draws of $x_0$ given each, to second order in it.
-
-    $2 \hat x - D(\hat x + s_0 \epsilon)$ with $D$ the denoiser at `t_min` and $\hat x = D(u)$: for a Gaussian with
-    variance $d^2$ its mean is right, and its variance to $s_0^4 d^2 / (d^2 + s_0^2)^2$, a quarter of $s_0^2$ at most.
-    """
-    t = jnp.asarray(energy.t_min, draws.dtype)
-    alpha, sigma = energy.schedule(t)
-    denoise = lambda u: energy.denoise(alpha * u.reshape(energy.shape), t).ravel()
-
-    def one(u, key):
-        x_hat = denoise(u)
-        noise = sigma / alpha * jax.random.normal(key, u.shape, u.dtype)
-        return 2 * x_hat - denoise(x_hat + noise)
-
-    flat = draws.reshape(-1, draws.shape[-1])
-    keys = jax.random.split(key, len(flat))
-    return jax.lax.map(lambda arg: one(*arg), (flat, keys), batch_size=4096).reshape(draws.shape)
-
-
-class NetworkPart(AbstractPart):
-    """A network: denoising on the draws, from where the last round left it; one program for all rounds."""
-
-    def __init__(
-        self,
-        energy: AbstractDenoiser,
-        trainable: Callable[[Any], PyTree] | None,
-        loss: Callable | None,
-        *,
-        steps: int,
-        batch_size: int,
-        learning_rate: float | optax.Schedule,
-        weight_decay: float | None,
-        ema: float,
-    ):
-        self.energy, self.trainable, self.loss = energy, trainable or _trainable(energy), loss
-        self.steps, self.batch_size, self.ema = steps, batch_size, ema
-        self.learning_rate, self.weight_decay = learning_rate, weight_decay
-        self.carry, self.step, self.like = None, 0, _own_gaussian(energy)
-
-    def update(self, key, draws, weights):
-        key_clean, key_run = jax.random.split(key)
-        draws = clean(self.energy, key_clean, draws)
-        host, shares = np.asarray(draws, float), np.asarray(weights, float)
-        self.like = Reference.of(*_moments(host, shares), least=_LEAST)
-        pool = draws.reshape(*draws.shape[:2], *self.energy.shape)
-        if self.carry is None:
-            self._start(pool[:, 0])
-        log_weights = jnp.log(jnp.maximum(weights, jnp.finfo(weights.dtype).tiny))
-        self.carry, losses = self.run(self.carry, key_run, self.step, pool, log_weights)
-        if not np.isfinite(np.asarray(losses)).all():
-            raise FloatingPointError(
-                "the loss became non-finite in the M-step. Lower `learning_rate`, or scale the data to order one."
-            )
-        self.step += self.steps
-        self.energy = self.rebuild(self.carry[1])
-
-    def _start(self, examples: Array) -> None:
-        """Settle what depends on the data: scale of the loss and weight decay, once for all rounds."""
-        source = Examples(examples)
-        loss = self.loss or default_loss(self.energy, Batch(examples), source)
-        decay = self.weight_decay
-        decay = default_decay(source, self.energy.shape) if decay is None else decay
-        rate = self.learning_rate
-        if not callable(rate):
-            rate = optax.warmup_constant_schedule(0.0, rate, min(200, self.steps))
-        optimiser = make_optimiser(rate, decay, self.steps)
-        weights, static = eqx.partition(self.trainable(self.energy), eqx.is_inexact_array)
-        energy, trainable, ema = self.energy, self.trainable, self.ema
-
-        def rebuild(weights):
-            return eqx.tree_at(trainable, energy, eqx.combine(weights, static))
-
-        def update(carry, step, pool, log_weights):
-            weights, average, state = carry
-            step, key = step
-            key_example, key_draw, key_loss = jax.random.split(key, 3)
-            index = jax.random.randint(key_example, (self.batch_size,), 0, len(pool))
-            chosen = jax.random.categorical(key_draw, log_weights[index])
-            value, slope = jax.value_and_grad(lambda w: loss(rebuild(w), key_loss, pool[index, chosen]))(
-                weights
-            )
-            change, state = optimiser.update(slope, state, weights)
-            weights = optax.apply_updates(weights, change)
-            share = jnp.minimum(ema, (1 + step) / (10 + step)).astype(value.dtype)
-            average = jax.tree.map(
-                lambda a, w: (share * a + (1 - share) * w).astype(w.dtype), average, weights
-            )
-            return (weights, average, state), value
-
-        @jax.jit
-        def run(carry, key, first, pool, log_weights):
-            steps = first + jnp.arange(self.steps), jax.random.split(key, self.steps)
-            return jax.lax.scan(lambda c, s: update(c, s, pool, log_weights), carry, steps)
-
-        self.rebuild, self.run = rebuild, run
-        self.carry = weights, weights, optimiser.init(weights)
-
-    def reference(self):
-        return self.like
-
-
-def _trainable(energy: Any) -> Callable[[Any], PyTree]:
-    if isinstance(energy, NetworkDenoiser):
-        return lambda denoiser: denoiser.base.net
-    if isinstance(energy, AbstractNetworkEnergy):
-        return lambda energy: (energy.net, energy.offset)
-    raise TypeError(
-        f"`fit_imperfect` knows how to fit `Gaussian`, `GaussianMixture` and networks; of a "
-        f"`{type(energy).__name__}` say what is trained: `trainable=lambda energy: energy.net`."
-    )
-
-
-def _own_gaussian(energy: Any) -> Reference:
-    """The Gaussian that a network energy begins with; else one of independent coordinates."""
-    base = energy.base if isinstance(energy, NetworkDenoiser) else energy
-    if isinstance(base, AbstractNetworkEnergy) and base.basis is not None:
-        return Reference(base.mean.ravel(), base.scales**2, base.basis)
-    t = jnp.asarray(energy.t_min, jnp.result_type(float))
-    mean, variance = (np.asarray(part, float).ravel() for part in energy.data_moments(t))
-    floor = float(energy.schedule.noise_level(t))
-    return Reference.of(mean, np.diag(np.maximum(variance - floor**2, _LEAST)))
-
-
-@eqx.filter_jit
 def fit_operator(
     observe: Any, parameters: PyTree, draws: Array, weights: Array, y: Array, seen: Array,
     noise: Array, steps: int, learning_rate: float,
@@ -275,9 +146,7 @@ def fit_operator(
 
 
 @eqx.filter_jit
-def mean_squares(
-    observe: Any, parameters: PyTree, draws: Array, weights: Array, y: Array
-) -> Array:
+def mean_squares(observe: Any, parameters: PyTree, draws: Array, weights: Array, y: Array) -> Array:
     """Mean over the posterior of the squared residual of every entry, `(num, n)`."""
     fitted = jax.vmap(jax.vmap(lambda u: observe(u, parameters)))(draws)
     return jnp.einsum("ik,ikn->in", weights, (y[:, None] - fitted) ** 2)

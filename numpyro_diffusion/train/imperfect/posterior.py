@@ -1,22 +1,22 @@
-r"""Posterior draws of every clean example given what is seen of it: the E-step, exact as particles grow in number.
+r"""Posterior draws of a clean example given what is seen of it (E-step), exact for many particles.
 
 A twisted diffusion sampler. The prior is the distribution of a reverse sampler over noise levels
-$s_0 < \dots < s_K$ in units of the data, with a Gaussian $\mathcal{N}(m, S)$ like the prior for the covariance of
-its steps:
+$s_0 < \dots < s_K$ in units of the data, with a Gaussian $\mathcal{N}(m, S)$ like the prior for the
+covariance of its steps:
 
 $$p(u' \mid u) = \mathcal{N}(u + v\,\nabla \log p_s(u),\ Q), \qquad Q = v\,(S + s'^2)(S + s^2)^{-1}, \quad
 v = s^2 - s'^2 .$$
 
-With $\hat x(u)$ the mean of the clean value given $u$ and $C_s$ its covariance under the Gaussian, the twist is
-$\psi_s(u) = \mathcal{N}(y;\ f(c) + H (\hat x(u) - c),\ \Sigma_y + H C_s H^\top)$, $H$ the derivative of the
-operator at the mean $c$ of the cloud. A step is drawn from the product $M$ of $p(u' \mid u)$ and the twist as it is
-expected to be at $u'$, in closed form, and weighed by
+With $\hat x(u)$ the mean of the clean value given $u$ and $C_s$ its covariance under the Gaussian, the twist
+is $\psi_s(u) = \mathcal{N}(y;\ f(c) + H (\hat x(u) - c),\ \Sigma_y + H C_s H^\top)$, $H$ the derivative of
+the operator at the mean $c$ of the cloud. A step is drawn from the product $M$ of $p(u' \mid u)$ and the
+twist as it is expected to be at $u'$, in closed form, and weighed by
 
 $$w = \frac{\psi_{s'}(u')}{\psi_s(u)} \frac{p(u' \mid u)}{M(u' \mid u)}, \qquad
 \psi_{s_0}(u) = \mathcal{N}(y; f(u), \Sigma_y) .$$
 
-For a Gaussian prior and a linear operator the sampler's distribution is the prior, and all weights are equal, at any
-number of levels: the evidence is then exact.
+For a Gaussian prior and a linear operator the sampler's distribution is the prior, and all weights are equal,
+at any number of levels: the evidence is then exact.
 
 References:
     Wu, Trippe, Naesseth, Blei & Cunningham (2023), Practical and Asymptotically Exact Conditional Sampling in
@@ -142,8 +142,9 @@ def posterior(
         rows = datum.seen[:, None]
         keep = lambda a: jnp.where(rows, a, 0.0)
         offset = jnp.where(datum.seen, datum.y - observe(centre) + h @ centre, 0.0)
-        # Both factors in one call, and inverted: particles then cost matrix products alone. Batched calls of LAPACK
-        # that run side by side can wait for each other's threads for ever: those of a level wait for the particles.
+        # Both factors in one call, and inverted: particles then cost matrix products alone. Batched calls of
+        # LAPACK that run side by side can wait for each other's threads for ever: those of a level wait for
+        # the particles.
         factors = jnp.linalg.cholesky(jnp.stack([noised, total]) + 0 * jnp.sum(centre))
         ones = jnp.broadcast_to(jnp.eye(len(variance), dtype=factors.dtype), factors.shape)
         inverses = jax.scipy.linalg.solve_triangular(factors, ones, lower=True)
@@ -153,7 +154,8 @@ def posterior(
         )  # fmt: skip
 
     def log_normal(residual: Array, inverse: Array) -> Scalar:
-        # Missing entries have residual 0 and variance 1: no trace of them but the constant, which is left out.
+        # Missing entries have residual 0 and variance 1: no trace of them but the constant, which is left
+        # out.
         log_det = -jnp.sum(jnp.log(jnp.diagonal(inverse)))
         white = inverse @ residual
         return -0.5 * jnp.sum(white**2) - log_det - 0.5 * num_seen * jnp.log(2 * jnp.pi)
@@ -199,9 +201,7 @@ def posterior(
         share = v / (level.noise**2 - floor**2)
         mean = particle.u + share * (particle.x_hat - particle.u)
         variances = step_variance(level)
-        return advance(
-            key, mean, variances, particle.x_hat, particle.log_twist, level.time, about
-        )
+        return advance(key, mean, variances, particle.x_hat, particle.log_twist, level.time, about)
 
     model = CloudModel(init, shared, step, _Level(s[:-1], times[1:], s[1:]))
     run = run_cloud(key, model, num_particles, threshold=threshold)
@@ -232,6 +232,13 @@ def posteriors(
     """`posterior` of many examples in one program: everything but numbers of levels and particles is data."""
     times = level_times(energy, num_levels)
     run = lambda key, datum: posterior(
-        key, energy, reference, lambda x: observe(x, parameters), datum, times, num_particles, threshold
+        key,
+        energy,
+        reference,
+        lambda x: observe(x, parameters),
+        datum,
+        times,
+        num_particles,
+        threshold,
     )
     return jax.vmap(run)(keys, data)

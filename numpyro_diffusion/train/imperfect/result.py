@@ -14,15 +14,15 @@ class ImperfectResult(NamedTuple):
 
     Attributes:
         energy: The prior of the best round.
-        noise: Standard deviation of the noise in that round, as it was given or estimated: a number, or one an
-            entry.
+        noise: Standard deviation of the noise in that round, as it was given or estimated: a number, or one
+            an entry.
         parameters: Unknown parameters of the operator in that round; `None` where there are none.
-        draws: One draw of every clean example given what is seen of it, by that prior: `(num, *energy.shape)`.
-            Imputations, and data for `from_data` of a network.
-        history: Arrays of one length, an entry a round, the start among them: `round`; `log_evidence`, nats an
-            example of those that are judged, mean; `error`, its Monte Carlo standard error; `train_evidence`,
-            of those that are fitted; `ess`, the mean effective sample size over the number of particles;
-            `noise`, the root mean square of its scale.
+        draws: One draw of every clean example given what is seen of it, by that prior: `(num,
+            *energy.shape)`. Imputations, and data for `from_data` of a network.
+        history: Arrays of one length, an entry a round, the start among them: `round`; `log_evidence`, nats
+            an example of those that are judged, mean; `error`, its Monte Carlo standard error;
+            `train_evidence`, of those that are fitted; `ess`, the mean effective sample size over the number
+            of particles; `noise`, the root mean square of its scale.
         best_round: Round of what is returned; 0 if no round was better than the start.
         stopped: Why the fit ended: `"rounds"`, `"patience"` or `"interrupted"`.
         held_out: Indices of the examples that were judged and not fitted; empty if all are fitted and judged.
@@ -45,7 +45,9 @@ class ImperfectResult(NamedTuple):
     @property
     def verdict(self) -> str:
         """Summary in words: by how much the evidence rose, or that nothing was learned and what to do."""
-        return imperfect_verdict(self.history, self.best_round, self.stopped, len(self.held_out) > 0)
+        return imperfect_verdict(
+            self.history, self.best_round, self.stopped, len(self.held_out) > 0
+        )
 
 
 def imperfect_verdict(history: dict, best_round: int, stopped: str, held_out: bool) -> str:
@@ -66,7 +68,7 @@ def imperfect_verdict(history: dict, best_round: int, stopped: str, held_out: bo
     return (
         f"learned nothing: in {len(values) - 1} rounds the observed log evidence of {which} was never above "
         f"that of the start, {values[0]:.4f} nats an example ({values[1:].max():.4f} at best since), and the "
-        "prior is the one that it began with. Start from a Gaussian that was fitted to the same examples, take "
-        "more `steps` a round or a smaller network, or more particles if `history['ess']` is near "
+        "prior is the one that it began with. Start from a Gaussian that was fitted to the same examples, "
+        "take more `steps` a round or a smaller network, or more particles if `history['ess']` is near "
         "1 / num_particles."
     )
