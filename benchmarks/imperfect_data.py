@@ -211,7 +211,7 @@ def main():
     parser.add_argument("--digit-seeds", type=int, default=1)
     parser.add_argument("--first-rounds", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--levels", type=int, default=32)
     parser.add_argument("--particles", type=int, default=8)
     parser.add_argument("--part", choices=["gaussian", "digits", "both"], default="both")
