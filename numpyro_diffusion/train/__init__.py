@@ -13,6 +13,9 @@ from .fit import fit as fit
 from .fit_recovery import RecoveryResult as RecoveryResult
 from .fit_recovery import fit_recovery as fit_recovery
 from .fokker_planck import fokker_planck_loss as fokker_planck_loss
+from .imperfect import ImperfectResult as ImperfectResult
+from .imperfect import UnknownNoise as UnknownNoise
+from .imperfect import fit_imperfect as fit_imperfect
 from .initializer import Initializer as Initializer
 from .level_normalizer import LevelNormalizer as LevelNormalizer
 from .level_normalizer import fit_normalizer as fit_normalizer
