@@ -185,7 +185,8 @@ def test_a_network_comes_near_the_true_evidence_of_held_out_examples(key):
     base = nd.InnerProductEnergy.from_data(net, rows, noise_min=0.1, noise_max=20.0)
     result = fit_imperfect(
         key, nd.NetworkDenoiser(base), PAIRS, noise=0.3, rounds=4, held_out=0.25, num_levels=48,
-        steps=300, batch_size=64, learning_rate=5e-3, optimizer=nd.train.Optimizer(weight_decay=0.01), **QUIET,
+        steps=300, batch_size=64, learning_rate=5e-3,
+        optimizer=nd.train.Optimizer(weight_decay=0.01), **QUIET,
     )  # fmt: skip
     best = exact_evidence(WEIGHTS, MEANS, COVARIANCES, PAIRS[result.held_out]).mean()
     values = result.history["log_evidence"]
