@@ -134,8 +134,8 @@ def fit_imperfect(
     check_instance("optimizer", optimizer, Optimizer, "train.Optimizer(weight_decay=0.1)")
     if optimizer.accumulate != 1 or optimizer.devices is not None:
         raise ValueError(
-            "of `optimizer` the `weight_decay` and the `ema` count here; got `accumulate` or `devices`, which are "
-            "for `fit`. Leave them out."
+            "of `optimizer` only `weight_decay` and `ema` count here; got `accumulate` or `devices`, "
+            "which are for `fit`. Leave them out."
         )
     if parameters is not None and observe is None:
         raise ValueError("`parameters` are those of `observe`, which is missing.")
