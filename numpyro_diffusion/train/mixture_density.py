@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.linalg import solve_triangular
 
-from .._arguments import whole_numbers
+from .._arguments import check_counts, plain, whole_numbers
 from .._typing import Array, PRNGKey, Scalar
 from ..energies import StudentMixture
 from ..nets import Linear
@@ -60,7 +60,10 @@ class MixtureDensityNetwork(eqx.Module):
     slope: Array
     offset: Array
     root: Array
-    components: int = eqx.field(static=True)
+    components: int = eqx.field(static=True, converter=plain)
+
+    def __check_init__(self):
+        check_counts(self, components=1)
 
     @classmethod
     def of(
@@ -185,7 +188,9 @@ def fit_mixture_density(
         ValueError: If a number is out of range, shapes do not fit, or there are too many coordinates.
         TrainingDiverged: If the loss becomes non-finite.
     """
-    components, width = whole_numbers(1, components=components, width=width)
+    components, width, steps, batch_size = whole_numbers(
+        1, components=components, width=width, steps=steps, batch_size=batch_size
+    )
     observed, latent = (np.asarray(a, jnp.result_type(float)) for a in (observed, latent))
     if observed.ndim != 2 or latent.ndim != 2 or len(observed) != len(latent) or len(latent) < 20:
         raise ValueError(
