@@ -175,9 +175,9 @@ def check_callable(name: str, value: Any, form: str) -> None:
         raise TypeError(f"`{name}` must be a function, {form}; got {type(value).__name__}.")
 
 
-def check_instance(name: str, value: Any, kind: type, example: str) -> None:
-    """Refuse an argument of another class, or the class itself; `None` is allowed."""
-    if value is not None and not isinstance(value, kind):
+def check_instance(name: str, value: Any, kind: type, example: str, optional: bool = True) -> None:
+    """Refuse an argument of another class, or the class itself; `None` is allowed where it is optional."""
+    if not (value is None and optional) and not isinstance(value, kind):
         raise TypeError(
             f"`{name}` must be an instance of `{kind.__name__}`, such as `{example}`; got {value!r}."
         )

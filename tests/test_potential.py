@@ -158,8 +158,9 @@ def test_levels_out_of_range_are_refused(bridge, clock, power, message):
 def test_path_space_has_no_potential():
     with pytest.raises(ValueError, match="a bridge in path space.*DensityBridge"):
         nd.bridge.at_level(nd.from_energy(ENERGY, bridge_type=nd.bridge.PathBridge))
-    with pytest.raises(TypeError, match="`bridge`"):
-        nd.bridge.at_level(model)  # type: ignore[arg-type]
+    for wrong in (model, None):
+        with pytest.raises(TypeError, match="`bridge` must be an instance"):
+            nd.bridge.at_level(wrong)  # type: ignore[arg-type]
     level = nd.bridge.at_level(nd.from_energy(ENERGY))
     with pytest.raises(ValueError, match="`num_chains`"):
         level.init_params(jax.random.key(0), 0)

@@ -58,7 +58,7 @@ def at_level(bridge: Bridge, clock: Any = 0.0, power: Any = 1.0) -> Potential:
         ... )
         >>> mcmc.run(jax.random.key(0), init_params=level.init_params(jax.random.key(1), 4))
     """
-    check_instance("bridge", bridge, Bridge, "nd.from_model(model, y=y)")
+    check_instance("bridge", bridge, Bridge, "nd.from_model(model, y=y)", optional=False)
     if isinstance(bridge, PathBridge):
         raise ValueError(
             "a level has a potential where the prior has a density; got a bridge in path space, whose prior "
