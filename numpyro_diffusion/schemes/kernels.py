@@ -14,7 +14,7 @@ import numpy as np
 
 from .._staging import Done, hoist
 from .._typing import Array, Position, PRNGKey, Scalar
-from ..bridge import Bridge, Rest, Seen, combine, log_density
+from ..bridge import Bridge, Rest, Seen, combine, log_density, with_finite_gradients
 from .levels import Level
 from .particle import Particle
 from .settings import MOVES, Moves
@@ -130,7 +130,9 @@ class Kernels(eqx.Module):
             done: What was computed before in this scope.
         """
         bridge = self.bridge.at_floor(floor)
-        density = hoist(lambda z: log_density(bridge, z, clock, power), z, done=done)
+        # A gradient that is not a number, of an energy's too, would keep moves from where the density is one.
+        value = lambda z: log_density(bridge, with_finite_gradients(z), clock, power)
+        density = hoist(value, z, done=done)
         if seen is None or not self.in_blocks:
             return Here(density)
 
