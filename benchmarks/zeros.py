@@ -230,7 +230,7 @@ def by_replicas(problem: Problem, num_draws: int):
 def by_kernel(kernel, problem: Problem, num_draws: int):
     """All chains of all keys side by side, in one program."""
 
-    def run(num_keys):
+    def run(num_keys, seed):
         args = (problem.law.energy(), *map(jnp.asarray, problem.args))
         levels = len(kernel.make(args, {}).levels.clock)
         draws = num_draws // 4 if levels > 100 else num_draws
@@ -243,7 +243,7 @@ def by_kernel(kernel, problem: Problem, num_draws: int):
             jit_model_args=True,
             progress_bar=False,
         )
-        chains.run(jax.random.key(0), *args)
+        chains.run(jax.random.key(seed), *args)
         x = np.asarray(chains.get_samples(group_by_chain=True)["x"])
         means = x.reshape(num_keys, -1).mean(1)
         return [(np.nan, np.nan, mean, levels) for mean in means]
@@ -259,10 +259,10 @@ def kept_rows(table: str) -> list[list[str]]:
     return [[cell.strip() for cell in row] for row in rows[1:]]
 
 
-def found(name, scheme, problem, size, seeds):
-    """Log evidence, its error, mean of x and number of levels, by key."""
+def found(name, scheme, problem, size, seeds, seed):
+    """Log evidence, its error, mean of x and number of levels, by key; chains of all keys from one `seed`."""
     if name in KERNELS:
-        return by_kernel(KERNELS[name](problem.model), problem, size)(seeds)
+        return by_kernel(KERNELS[name](problem.model), problem, size)(seeds, seed)
     run = by_smc(scheme, problem, size) if scheme else by_replicas(problem, size)
     return [run(jax.random.key(seed)) for seed in range(seeds)]
 
@@ -307,12 +307,12 @@ def main() -> None:
         if name == "Twisted":
             number = 4000 if options.tiny else 1_000_000
             own = {law: of_reverse_sampler(law, number) for law in (FIRST, SECOND)}
-        for what, problem in problems().items():
+        for index, (what, problem) in enumerate(problems().items()):
             if (name, what) in done:
                 continue
             problem = problem.beside() if name == "ParticleMarginal" else problem
             try:
-                results = found(name, scheme, problem, size, seeds)
+                results = found(name, scheme, problem, size, seeds, index)
                 rows.append(row_of(name, what, problem.exact(own.get(problem.law)), results))
             except (nd.schemes.pilot.PilotError, FloatingPointError) as error:
                 rows.append([name, what, "", type(error).__name__, "", "", "", ""])

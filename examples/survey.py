@@ -32,6 +32,13 @@ columns = jnp.arange(8.0)
 gaps = columns[:, None] - columns
 BLUR = jax.nn.softmax(-0.5 * (gaps / 0.7) ** 2, 1)
 SLOPES = jnp.linspace(-1.0, 1.0, BANDS)
+# A Gaussian process over columns by its spectrum: cosines, orthonormal on the columns.
+frequencies = jnp.pi * jnp.arange(8) / 8
+WAVES = (
+    jnp.cos(frequencies * (columns[:, None] + 0.5))
+    * jnp.where(jnp.arange(8) == 0, 0.5, 1.0) ** 0.5
+    / 2
+)
 
 
 def seen(x, log_flux):
@@ -50,8 +57,11 @@ def model(camera=None, photometer=None):
     length = numpyro.sample("length", dist.LogNormal(1.0, 0.3))
     height = numpyro.sample("height", dist.LogNormal(-1.5, 0.3))
     white = numpyro.sample("white", dist.Normal(0.0, 1.0).expand([8]).to_event(1))
-    kernel = jnp.exp(-0.5 * (gaps / length) ** 2) + 1e-3 * jnp.eye(8)
-    sky = numpyro.deterministic("sky", height * jnp.linalg.cholesky(kernel) @ white)
+    smooth = jnp.exp(
+        -0.25 * (frequencies * length) ** 2
+    )  # root of the spectral density, up to a constant
+    roots = smooth * jnp.sqrt(8.0 / jnp.sum(smooth**2))
+    sky = numpyro.deterministic("sky", height * WAVES @ (roots * white))
     # The objects.
     with numpyro.plate("objects", OBJECTS):
         x = numpyro.sample("x", nd.DiffusionPrior(energy))

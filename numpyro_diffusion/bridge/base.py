@@ -141,9 +141,7 @@ class Bridge(eqx.Module):
 
     def rest(self, z: Position, x_hat: dict[str, Array]) -> Rest:
         """The rest of the density; no network evaluation."""
-        if self.edges:
-            z, x_hat = with_finite_gradients(z), with_finite_gradients(x_hat)
-        rest = self.model.rest(z, x_hat)
+        rest = self.model.rest(with_finite_gradients(z), with_finite_gradients(x_hat))
         return rest if self.edges is None else rest.with_edges(self.edges, self.log_peaks)
 
     def laws(self, z: Position) -> Callable[[Position], Observed] | None:

@@ -88,9 +88,10 @@ def _largest(values: Array) -> Array:
 def with_finite_gradients(values: Any) -> Any:
     """Return the same function with entries of its gradient that are not finite set to 0.
 
-    For the arguments of a model with edges. Particles live where an edge is 0, on its floor, and there the
-    gradient of a user's code may be anything: of `jnp.where(x < 1, jnp.sqrt(1 - x), -jnp.inf)` it is NaN.
-    Moves are valid with whatever gradient, but make no step with one that is not a number.
+    For the arguments of a model. Particles live where an edge is 0, on its floor, and there the gradient of a
+    user's code may be anything: of `jnp.where(x < 1, jnp.sqrt(1 - x), -jnp.inf)` it is NaN, and that of
+    `jnp.sqrt(jnp.maximum(x, 0))` is so where the value is a number. Moves are valid with whatever gradient,
+    but make no step to or from a place where it is not a number.
     """
     return values
 

@@ -129,7 +129,8 @@ class DiffusionSite(eqx.Module):
         noise = schedule.noise_level(self.time(clock)) ** 2
         floor = schedule.noise_level(jnp.asarray(self.energy.t_min)) ** 2
         _, variance = self.moments(jnp.asarray(0.0))
-        return (noise - floor) / (jnp.mean(variance) + noise)
+        # Not what rounding leaves of it at clock 0: a sharp likelihood multiplies it by all it knows.
+        return jnp.where(clock <= 0, 0.0, (noise - floor) / (jnp.mean(variance) + noise))
 
     @property
     def centre(self) -> Array:

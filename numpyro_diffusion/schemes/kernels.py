@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from .._staging import Done, hoist
 from .._typing import Position, PRNGKey, Scalar
-from ..bridge import Bridge, Seen, combine, log_density
+from ..bridge import Bridge, Seen, combine, log_density, with_finite_gradients
 from .levels import Level
 from .moving import choose, end_move, known_start, move_others, run_moves
 from .particle import Here, Info, Particle
@@ -86,7 +86,9 @@ class Kernels(eqx.Module):
             done: What was computed before in this scope.
         """
         bridge = self.bridge.at_floor(floor)
-        density = hoist(lambda z: log_density(bridge, z, clock, power), z, done=done)
+        # A gradient that is not a number, of an energy's too, would keep moves from where the density is one.
+        value = lambda z: log_density(bridge, with_finite_gradients(z), clock, power)
+        density = hoist(value, z, done=done)
         if seen is None or not self.in_blocks:
             return Here(density)
 

@@ -132,6 +132,25 @@ TABLE: dict[str, tuple[Case, ...]] = {
         zero("rounded after noise", 'factor("y", log(cdf((.75 - x) / .1) - cdf((.5 - x) / .1)))'),
         zero("logarithm of x", 'sample("y", Normal(log(x), .3), obs=.2)'),
         zero("root of x", 'sample("y", LogNormal(sqrt(x), .3), obs=2)'),
+        zero(
+            "lowest float for never",
+            'factor("y", where(x > .5, finfo(x.dtype).min, norm.logpdf(.6, x, .5)))',
+        ),
+        zero("gradient that is not a number", 'factor("y", -3 * sqrt(maximum(x, 0)))'),
+        Case(
+            "an energy that is NaN where its score is not, under a sampler that uses the score alone",
+            "Twisted, PnPDM, DAPS",
+            "density 0 there",
+            f"{WITHIN}; warns: “log density NaN at site `x`”",
+            FINITE + "test_samplers_that_use_the_score_alone_look_at_the_value_too",
+        ),
+        Case(
+            "ladders that no fresh state refreshes",
+            "replica_exchange, a mode of weight 1e-6 that holds all the posterior",
+            "no small error",
+            "error of many nats, and a verdict that says so",
+            "test_reliance.py::test_ladders_that_nothing_refreshes_hand_out_no_small_error",
+        ),
         Case(
             "NaN of a logarithm is named",
             'sample("y", Normal(log(x), .3), obs=.2)',

@@ -76,6 +76,16 @@ CASES = {
         lambda x: stats.norm.logpdf(0.2, np.log(x), 0.3),
         lambda x: x > 0,
     ),
+    "lowest float for never": (
+        lambda x: jnp.where(x > 0.5, jnp.finfo(x.dtype).min / 4, norm.logpdf(0.6, x, 0.5)),
+        lambda x: stats.norm.logpdf(0.6, x, 0.5),
+        lambda x: x <= 0.5,
+    ),
+    "gradient that is not a number": (
+        lambda x: -3 * jnp.sqrt(jnp.maximum(x, 0.0)),
+        lambda x: -3 * np.sqrt(np.maximum(x, 0)),
+        lambda x: x < 9,
+    ),
     "root of x": (
         lambda x: dist.LogNormal(jnp.sqrt(x), 0.3).log_prob(2.0),
         lambda x: stats.lognorm.logpdf(2.0, 0.3, scale=np.exp(np.sqrt(x))),
