@@ -214,6 +214,13 @@ def write(path: Path, verdicts: dict[str, Verdict], mutants: list[Mutant], commi
     path.write_text("\n".join(lines) + "\n")
 
 
+def kept(table: str, names: set[str]) -> dict[str, Verdict]:
+    """The rows of a saved table whose mutants died, of an earlier commit it may be."""
+    rows = [re.split(r" (?<!\\)\| ", line.strip("| ")) for line in table.splitlines()]
+    rows = [row for row in rows if len(row) == 5 and row[0] in names and row[2] == "killed"]
+    return {row[0]: Verdict(row[2], row[3].replace("\\|", "|"), float(row[4])) for row in rows}
+
+
 def main() -> int:
     """Parse the options, check all mutants, run those that are asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -233,6 +240,9 @@ def main() -> int:
         "--timeout", type=float, default=900.0, help="seconds a run of tests may take"
     )
     parser.add_argument("--pytest-args", default="", help="more options, such as '-m \"not slow\"'")
+    parser.add_argument(
+        "--resume", action="store_true", help="keep the rows of the saved table, run the others"
+    )
     options = parser.parse_args()
     root, mutants = options.root.resolve(), read(TABLE.read_text())
     unknown = set(options.only or ()) - {mutant.name for mutant in mutants}
@@ -250,6 +260,9 @@ def main() -> int:
     ask = ["git", "-C", str(root), "rev-parse", "--short", "HEAD"]
     commit = subprocess.run(ask, capture_output=True, text=True).stdout.strip() or "unknown"
     verdicts: dict[str, Verdict] = {}
+    if options.resume and options.save and options.save.exists():
+        verdicts = kept(options.save.read_text(), {mutant.name for mutant in chosen})
+        chosen = [mutant for mutant in chosen if mutant.name not in verdicts]
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
         slots: Queue[Path] = Queue()
         for i in range(options.jobs):
