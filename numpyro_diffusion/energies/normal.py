@@ -64,7 +64,9 @@ def log_noised_normal(x: Array, mean: Array, values: Array | None, vectors: Arra
     if values is None:
         return log_normal_of_root(x - alpha_t * mean, root(vectors, alpha_t, sigma_t))
     noised = alpha_t**2 * values + sigma_t**2
-    return jnp.sum(log_normal(vectors.T @ (x - alpha_t * mean), noised))
+    # Divided before it is squared: scores of the noisiest levels keep their last digits in 32 bits.
+    white = (vectors.T @ (x - alpha_t * mean)) / jnp.sqrt(noised)
+    return -0.5 * (jnp.sum(white**2) + jnp.sum(jnp.log(2 * jnp.pi * noised)))
 
 
 def root(covariance: Array, alpha_t: Scalar, sigma_t: Scalar) -> Array:
