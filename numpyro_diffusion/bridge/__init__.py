@@ -55,9 +55,9 @@ from .potential import Potential as Potential
 from .potential import at_level as at_level
 from .proposal import Proposal as Proposal
 from .proposal import proposed as proposed
-from .sites import DensitySite as DensitySite
+from .site_forms import DensitySite as DensitySite
+from .site_forms import PathSite as PathSite
 from .sites import DiffusionSite as DiffusionSite
-from .sites import PathSite as PathSite
 from .sites import open_share as open_share
 from .terms import Edge as Edge
 from .terms import Rest as Rest

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from .._typing import Array, Scalar
 from ..energies import AbstractDenoiser, AbstractEnergy
 from .base import Bridge
-from .sites import DensitySite, PathSite
+from .site_forms import DensitySite, PathSite
 
 __all__ = ["DensityBridge", "PathBridge", "check_bridge_type"]
 

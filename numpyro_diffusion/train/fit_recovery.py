@@ -13,6 +13,7 @@ from .._typing import PRNGKey
 from ..energies import AbstractEnergy
 from ..nets import ResidualMLP
 from ..smc.moves import Move
+from .examples import check_examples
 from .fit import fit
 from .initializer import Initializer
 from .losses import Levels, denoising_loss, level_loss, uniform_log_snr
@@ -20,7 +21,6 @@ from .options import Optimizer
 from .recovery import RecoveryReport, recovery_loss
 from .result import FitResult, TrainingDiverged
 from .settings import forgetful
-from .sources import check_examples
 from .units import in_units
 from .updates import Contrast
 

@@ -21,10 +21,11 @@ from .._typing import Array, PRNGKey, Scalar
 from ..energies import AbstractDenoiser, added_variance, denoised_mean
 from ..factors import Ratio
 from ..nets import ResidualMLP
+from .examples import check_examples
 from .fit import fit
 from .losses import karras_weight, uniform_log_snr
 from .options import EarlyStopping, Optimizer
-from .sources import Examples, Mixed, check_examples
+from .sources import Examples, Mixed
 from .value import scalar_head, value_loss
 
 __all__ = ["RatioClassifier", "density_ratio_classifier", "fit_ratio", "transfer_loss"]

@@ -11,8 +11,9 @@ import optax
 
 from .._typing import Array, PRNGKey
 from ..energies import AbstractDenoiser, AbstractEnergy
+from .examples import check_examples
 from .losses import denoising_loss, energy_loss
-from .sources import AbstractSource, Batch, Examples, Sampler, check_examples
+from .sources import AbstractSource, Batch, Examples, Sampler
 
 __all__ = [
     "default_decay",

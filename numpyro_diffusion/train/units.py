@@ -7,8 +7,9 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ..energies import Standardized
+from .examples import check_examples
 from .result import TrainingDiverged
-from .sources import AbstractSource, check_examples
+from .sources import AbstractSource
 
 __all__ = ["in_units"]
 

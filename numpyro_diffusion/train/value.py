@@ -12,10 +12,10 @@ from ..factors import LearnedValue
 from ..factors.value import Reward
 from ..nets import ResidualMLP
 from ..nets.scalar import ScalarHead
+from .examples import check_examples
 from .fit import fit
 from .losses import Levels, uniform_log_snr
 from .options import Optimizer
-from .sources import check_examples
 
 __all__ = ["fit_soft_value", "scalar_head", "value_loss"]
 
