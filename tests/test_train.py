@@ -19,6 +19,7 @@ from numpyro_diffusion.train import (
     anchor_loss,
     denoising_loss,
     energy_loss,
+    fit_recovery,
     level_loss,
     log_normal,
     make_anchors,
@@ -273,7 +274,11 @@ def test_bad_data_are_refused(key):
         Optimizer(ema=1.0)
     with pytest.raises(ValueError, match="`patience` must be at least 1; got 0"):
         EarlyStopping(patience=0)
-    with pytest.raises(TypeError, match="`optimizer` must be an instance of `Optimizer`"):
-        fit(key, energy, good, optimizer="adam", **QUICK)
+    for train in (fit, fit_recovery):
+        for wrong in ("adam", None):
+            with pytest.raises(TypeError, match="`optimizer` must be an instance of `Optimizer`"):
+                train(key, energy, good, optimizer=wrong, steps=10)
+    with pytest.raises(TypeError, match="`stopping` must be an instance of `EarlyStopping`"):
+        fit(key, energy, good, **(QUICK | {"stopping": None}))
     with pytest.raises(ValueError, match="must vary"):
         fit(key, energy, good, **(QUICK | {"loss": None}))

@@ -110,8 +110,12 @@ def fit(
     steps, batch_size = whole_numbers(1, steps=steps, batch_size=batch_size)
     if not 0 <= null_rate < 1:
         raise ValueError(f"`null_rate` must be in [0, 1), a share of conditions; got {null_rate}.")
-    check_instance("optimizer", optimizer, Optimizer, "train.Optimizer(weight_decay=0.1)")
-    check_instance("stopping", stopping, EarlyStopping, "train.EarlyStopping(patience=3)")
+    check_instance(
+        "optimizer", optimizer, Optimizer, "train.Optimizer(weight_decay=0.1)", optional=False
+    )
+    check_instance(
+        "stopping", stopping, EarlyStopping, "train.EarlyStopping(patience=3)", optional=False
+    )
     energy = forgetful(energy)
     key_split, key_validation, key = jax.random.split(key, 3)
     source, held_out = split(

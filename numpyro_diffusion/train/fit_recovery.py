@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._arguments import whole_numbers
+from .._arguments import check_instance, whole_numbers
 from .._typing import PRNGKey
 from ..energies import AbstractEnergy
 from ..nets import ResidualMLP
@@ -126,7 +126,9 @@ def fit_recovery(
     data = check_examples(data, energy.shape, "data")
     scale = float(np.sqrt(np.mean(np.var(np.asarray(data), 0)))) or 1.0
     trainable = options.pop("trainable", lambda energy: (energy.net, energy.offset))
-    optimizer = options.pop("optimizer", Optimizer()).with_decay(1e-2)
+    optimizer = options.pop("optimizer", Optimizer())
+    check_instance("optimizer", optimizer, Optimizer, "train.Optimizer(ema=0.99)", optional=False)
+    optimizer = optimizer.with_decay(1e-2)
     settings = {
         "ratio": math.exp(0.5 * (ends[0] - ends[1]) / num_levels),
         "num_moves": num_moves,

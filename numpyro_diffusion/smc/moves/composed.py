@@ -143,7 +143,7 @@ def checked_parts(who: str, parts: tuple) -> tuple[Move, ...]:
     for part in parts:
         if part is None:
             raise TypeError(f"`{who}` expects moves, such as `nd.moves.hmc()`; got None.")
-        check_instance(f"a part of `{who}", part, Move, "nd.moves.hmc()")
+        check_instance(f"a part of `{who}", part, Move, "nd.moves.hmc()", optional=False)
     return tuple(parts)
 
 

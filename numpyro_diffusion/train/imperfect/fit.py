@@ -131,7 +131,9 @@ def fit_imperfect(
         raise ValueError(f"`held_out` is a share of the examples, in [0, 1); got {held_out}.")
     if not 0 <= threshold <= 1:
         raise ValueError(f"expected 0 <= threshold <= 1; got {threshold}.")
-    check_instance("optimizer", optimizer, Optimizer, "train.Optimizer(weight_decay=0.1)")
+    check_instance(
+        "optimizer", optimizer, Optimizer, "train.Optimizer(weight_decay=0.1)", optional=False
+    )
     if optimizer.accumulate != 1 or optimizer.devices is not None:
         raise ValueError(
             "of `optimizer` only `weight_decay` and `ema` count here; got `accumulate` or `devices`, "
