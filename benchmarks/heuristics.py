@@ -278,6 +278,7 @@ def main() -> None:
         )
     columns = ["method", "W2 (worst)", "mean", "sd", "log evidence (worst)", "evaluations", "k-hat"]
     table = "heuristics" + "-200-steps" * options.steps + "-full" * options.full
+    table += f"-{options.only}" if options.only else ""
     _table.emit(table, __doc__, columns, rows, options.save, tuple(notes))
 
 

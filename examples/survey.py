@@ -5,7 +5,7 @@ and kinds come from a population whose parameters are unknown. A camera sees blu
 Gaussian process over its columns; a photometer sees colours, and fails for some objects. Both noise levels
 are unknown. Kinds and failures are discrete, and summed out along the noise levels.
 
-    python examples/survey.py            minutes on two cores
+    python examples/survey.py            about three minutes on two cores
     python examples/survey.py --tiny     a check that everything runs
 """
 
