@@ -7,6 +7,7 @@ arguments, so that neither loops nor repeated calls do it again.
 """
 
 from .brief import brief_jit as brief_jit
+from .fingerprint import fingerprint as fingerprint
 from .hoist import Done as Done
 from .hoist import hoist as hoist
 from .settled import Settled as Settled

@@ -12,6 +12,7 @@ from .feynman_kac import FeynmanKac as FeynmanKac
 from .feynman_kac import from_kernels as from_kernels
 from .feynman_kac import unresampled as unresampled
 from .feynman_kac import unweighted as unweighted
+from .pure import sample as sample
 from .result import SMCResult as SMCResult
 from .result import Trace as Trace
 from .result import onward as onward

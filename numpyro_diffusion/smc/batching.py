@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from .._prng import lean
 from .._typing import Array, PRNGKey, PyTree
+from .spread import Spread
 
 __all__ = ["by_cloud", "flat", "mean_info", "over_particles", "split_keys"]
 
@@ -17,6 +18,7 @@ def over_particles(
     num_chains: int,
     num_particles: int,
     batch_size: int | None,
+    spread: Spread | None = None,
 ) -> tuple[PyTree, PyTree]:
     """`function` of every particle of every cloud, all at once or so many at a time.
 
@@ -24,12 +26,17 @@ def over_particles(
         function: From the index of a particle among those of all clouds to what to keep of it and an info.
         num_chains: Number of clouds.
         num_particles: Particles a cloud.
-        batch_size: Bound on the memory: no more than these are worked on at once.
+        batch_size: Bound on the memory: no more than these are worked on at once, on each device.
+        spread: Devices that share the work; `None` for one.
 
     Returns:
         What to keep, leading with `(num_chains, num_particles)`, and the mean info of each cloud.
     """
     count = num_chains * num_particles
+    if spread is not None:
+        kept, info = spread.map(function, count, batch_size)
+        info = spread.whole(mean_info(by_cloud(info, num_chains)))
+        return spread.by_cloud(by_cloud(kept, num_chains)), info
     if batch_size is None or batch_size >= count:
         kept, info = jax.vmap(function)(jnp.arange(count))
         return by_cloud(kept, num_chains), mean_info(by_cloud(info, num_chains))

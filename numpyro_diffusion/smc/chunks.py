@@ -24,7 +24,7 @@ __all__ = ["level_step", "run_chunk", "slice_levels", "start_clouds"]
 
 
 @brief_jit
-def start_clouds(key, num_chains, init, num_particles, batch_size, with_prior):
+def start_clouds(key, num_chains, init, num_particles, batch_size, with_prior, spread=None):
     """Clouds at the first level, each from its own key, and what was found there."""
     cloud_keys = key[None] if num_chains is None else jax.random.split(key, num_chains)
     keys, keys_init = split_keys(cloud_keys, 2).swapaxes(0, 1)
@@ -35,8 +35,10 @@ def start_clouds(key, num_chains, init, num_particles, batch_size, with_prior):
         particle, log_weight, info = init(key)
         return (particle, log_weight), pack(info)
 
-    (particles, log_weights), info = over_particles(one, num_chains, num_particles, batch_size)
-    log_weights = clean(log_weights)
+    (particles, log_weights), info = over_particles(
+        one, num_chains, num_particles, batch_size, spread
+    )
+    log_weights = clean(log_weights if spread is None else spread.whole(log_weights))
     ancestors = jnp.broadcast_to(jnp.arange(num_particles), log_weights.shape)
     zeros = jnp.zeros(num_chains, log_weights.dtype)
     width = num_particles if with_prior else 1
@@ -84,13 +86,15 @@ def run_chunk(fixed, state: SMCState):
     return state, alive, k - ~alive, rows
 
 
-def level_step(model, num_particles, resample, threshold, chain_length, batch_size, keep):
+def level_step(
+    model, num_particles, resample, threshold, chain_length, batch_size, keep, spread=None
+):
     """What happens at a level, as a function of cloud and level."""
     if chain_length is None:
         share = np.asarray(
             threshold if model.resamples else 0.0
         )  # an array, so that another threshold compiles nothing
-        return EachParticle(model.step, resample, share, batch_size, keep)
+        return EachParticle(model.step, resample, share, batch_size, keep, spread)
     if not model.resamples:
         raise ValueError("waste-free clouds resample at every level; leave `chain_length` out.")
     if model.rejuvenate is None or model.advance is None:
@@ -105,7 +109,9 @@ def level_step(model, num_particles, resample, threshold, chain_length, batch_si
             "`chain_length` must be at least 2 and divide `num_particles` into at least 2 chains; got "
             f"chain_length={chain_length}, num_particles={num_particles}."
         )
-    return WasteFree(model.rejuvenate, model.advance, resample, batch_size, chain_length, keep)
+    return WasteFree(
+        model.rejuvenate, model.advance, resample, batch_size, chain_length, keep, spread
+    )
 
 
 def slice_levels(levels, start, chunk, until):

@@ -9,17 +9,27 @@ The levels are run in a few jitted chunks of one length, so that nothing is comp
 progress bar can move, and an interrupt keeps what is done.
 """
 
+import os
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from time import monotonic
+from typing import Any
+
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from tqdm.auto import tqdm
 
-from .._arguments import whole_number
+from .._arguments import positive, whole_number, whole_or_none
 from .._finite import in_words, speak_up
 from .._prng import check_key
-from .._typing import Array, PRNGKey
+from .._typing import Array, PRNGKey, PyTree
+from .checkpoint import Checkpoint, Saved
 from .chunks import level_step, run_chunk, slice_levels, start_clouds
 from .feynman_kac import FeynmanKac
-from .interrupt import Deferred
+from .identity import Identity
+from .interrupt import Deferred, Terminable
 from .resampling import check_threshold, scheme_of, systematic
 from .result import (
     SMCResult,
@@ -27,8 +37,10 @@ from .result import (
     dead_cloud,
     go_on,
     make_result,
+    packed,
     unpacked,
 )
+from .spread import spread_over
 from .step import Resampler
 
 __all__ = ["resample_equal", "run_smc"]
@@ -54,6 +66,11 @@ def run_smc(
     progress_bar: bool = False,
     levels_per_chunk: int = 8,
     state: SMCResult | None = None,
+    devices: Sequence[Any] | Mesh | None = None,
+    checkpoint: str | os.PathLike | None = None,
+    checkpoint_every: float = 60.0,
+    max_seconds: float | None = None,
+    max_levels: int | None = None,
 ) -> SMCResult:
     r"""Run a Feynman-Kac model with a cloud of particles.
 
@@ -74,19 +91,34 @@ def run_smc(
         progress_bar: Show a progress bar over the levels.
         levels_per_chunk: Levels that are run at once: the grain of progress bar and interrupt. A
             fixed length, so that another number of levels compiles nothing.
-        state: An interrupted result to go on from, with the same model and arguments.
+        state: An interrupted result to go on from, with the same key, model and arguments.
+        devices: Devices, or a mesh of them, over which the particles of all clouds are spread; those of
+            other processes too, under `jax.distributed.initialize`. Numbers are those of one device but for
+            rounding.
+        checkpoint: A file to which the run is written as it goes, and from which the same call goes on to
+            the same bits if the process was killed. The file before it stays beside it, as `.previous`.
+        checkpoint_every: Seconds between two writings, which is also what a killed process loses at most.
+        max_seconds: Stop at the first level chunk after so many seconds, compilation included. The result
+            is then not `completed`, and its `target` says which distribution it is of; `state` goes on.
+        max_levels: Stop after so many levels, likewise.
 
     Returns:
         The weighted cloud, its log evidence and its history.
 
     Raises:
-        ValueError: If a number is out of range.
+        ValueError: If a number is out of range, or `state` or the checkpoint is of another run.
+        RuntimeError: If another run writes to the checkpoint.
         KeyboardInterrupt: Once the levels at hand are done; its attribute `result` holds the result so far,
             with `completed=False`, from which `state` goes on.
         FloatingPointError: If every particle of a cloud has weight 0, or a log density is +inf; its attribute
             `result` holds the last particles that are worth something, and the trace until the death. A
             warning tells of NaN.
     """
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((key, model.levels))):
+        raise TypeError(
+            "`run_smc` steers its levels from the host, and cannot be traced by `jax.jit` or `jax.vmap`: "
+            "call the pure `nd.smc.sample(key, model, num_particles)` there."
+        )
     key = check_key(key)
     num_particles = whole_number("num_particles", num_particles, 2)
     if num_chains is not None:
@@ -96,64 +128,127 @@ def run_smc(
     if chain_length is not None:
         chain_length = whole_number("chain_length", chain_length, 2, "`None` for the usual cloud.")
     chunk = whole_number("levels_per_chunk", levels_per_chunk, 1)
+    max_levels = whole_or_none("max_levels", max_levels, 1, "`None` for all.")
+    deadline = None if max_seconds is None else monotonic() + positive("max_seconds", max_seconds)
+    threshold = check_threshold(threshold)
+    spread = spread_over(devices, num_chains or 1, num_particles // (chain_length or 1))
     one_level = level_step(
         model,
         num_particles,
         scheme_of(resampling),
-        check_threshold(threshold),
+        threshold,
         chain_length,
         batch_size,
         keep_genealogy,
+        spread,
     )
+    settings = {
+        "num_particles": num_particles,
+        "num_chains": num_chains,
+        "resampling": resampling,
+        "threshold": float(threshold),
+        "chain_length": chain_length,
+        "keep_genealogy": keep_genealogy,
+    }
+    identity = Identity(key, model, settings)
     all_levels = jax.tree.map(np.asarray, model.levels)  # sliced on the host for the same reason
     num_levels = jax.tree.leaves(all_levels)[0].shape[0]
-    if state is None:
-        cloud, initial_info = start_clouds(
-            key, num_chains, model.init, num_particles, batch_size, model.evidence_from > 0
-        )
-        initial_info = jax.tree.map(jax.device_put, initial_info.unpack())
-        done, traces = 0, []
-    else:
-        cloud, initial_info, done, traces = go_on(state, num_particles, num_chains)
+    last = num_levels if max_levels is None else min(num_levels, max_levels)
+    init = model.init if spread is None else spread.everywhere(model.init)
+    one_level = one_level if spread is None else spread.everywhere(one_level)
+    arguments = (
+        key,
+        num_chains,
+        init,
+        num_particles,
+        batch_size,
+        model.evidence_from > 0,
+        spread,
+    )
 
     def result_of(cloud, traces, done) -> SMCResult:
+        whole = cloud if spread is None else spread.gathered(cloud)
         return make_result(
-            model, cloud, initial_info, traces, done, num_levels, num_chains, chain_length
+            model, whole, initial_info, traces, done, num_levels, num_chains, chain_length, identity
         )
 
-    dead = ~np.isfinite(np.asarray(cloud.log_weights).max(-1))
-    if dead.any():
-        raise dead_cloud(int(np.argmax(dead)), result_of(cloud, traces, done))
-    bar = tqdm(total=num_levels, initial=done, disable=not progress_bar, desc="levels")
-    try:
-        while done < num_levels:
-            # A chunk ends where the cloud of the prior is made, so that its evidence can be set apart.
-            until = model.evidence_from if done < model.evidence_from else num_levels
-            levels, used = slice_levels(all_levels, done, chunk, until)
-            with Deferred() as interrupt:
-                cloud, alive, gone, trace = jax.block_until_ready(
-                    run_chunk((one_level, levels, np.asarray(used)), cloud)
-                )
-                trace = unpacked(trace, used)
-                traces, done = [*traces, trace], done + int(gone)
-                if bool(alive) and done == model.evidence_from:
-                    cloud = begin_evidence(cloud)
-            if not bool(alive):
-                died = np.argmax((np.concatenate([t.ess for t in traces], 1) == 0).any(1))
-                raise dead_cloud(int(died), result_of(cloud, traces, done))
-            bar.update(used)
-            bar.set_postfix(ess=f"{trace.ess[:, -1].mean():.2f}", refresh=False)
-            if interrupt.pending:
-                raise KeyboardInterrupt
-    except KeyboardInterrupt as error:
-        error.result = result_of(cloud, traces, done)  # type: ignore[attr-defined]
-        error.add_note(
-            f"{done} of {num_levels} levels are done; what was computed is in `result` of this exception."
+    with ExitStack() as stack:
+        stack.enter_context(Terminable())
+        file, saved = None, None
+        if checkpoint is not None:
+            every = positive("checkpoint_every", checkpoint_every)
+            file = stack.enter_context(Checkpoint(checkpoint, identity, every))
+            saved = file.read(template_of(arguments, one_level, all_levels))
+        if state is not None:
+            cloud, initial_info, done, traces = go_on(state, num_particles, num_chains, identity)
+        elif saved is not None:
+            cloud, initial_info, done = saved.cloud, saved.initial_info, saved.done
+            traces = [] if saved.trace is None else [saved.trace]
+        else:
+            cloud, initial_info = start_clouds(*arguments)
+            initial_info = jax.tree.map(jax.device_put, initial_info.unpack())
+            done, traces = 0, []
+
+        def save(done):
+            assert file is not None
+            trace = (
+                jax.tree.map(lambda *parts: np.concatenate(parts, 1), *traces) if traces else None
+            )
+            whole = cloud if spread is None else spread.gathered(cloud)
+            if jax.process_index() == 0:
+                file.write(Saved(whole, initial_info, trace, done))
+
+        dead = ~np.isfinite(np.asarray(cloud.log_weights).max(-1))
+        if dead.any():
+            raise dead_cloud(int(np.argmax(dead)), result_of(cloud, traces, done))
+        bar = stack.enter_context(
+            tqdm(total=num_levels, initial=done, disable=not progress_bar, desc="levels")
         )
-        raise
-    finally:
-        bar.close()
+        try:
+            while done < last and not (deadline and monotonic() > deadline):
+                # A chunk ends where the cloud of the prior is made, so that its evidence can be set apart.
+                until = min(last, model.evidence_from if done < model.evidence_from else last)
+                levels, used = slice_levels(all_levels, done, chunk, until)
+                with Deferred() as interrupt:
+                    cloud, alive, gone, trace = jax.block_until_ready(
+                        run_chunk((one_level, levels, np.asarray(used)), cloud)
+                    )
+                    trace = unpacked(trace, used)
+                    traces, done = [*traces, trace], done + int(gone)
+                    if bool(alive) and done == model.evidence_from:
+                        cloud = begin_evidence(cloud)
+                    if (
+                        file is not None
+                        and bool(alive)
+                        and (file.due or interrupt.pending or done == last)
+                    ):
+                        save(done)
+                if not bool(alive):
+                    died = np.argmax((np.concatenate([t.ess for t in traces], 1) == 0).any(1))
+                    raise dead_cloud(int(died), result_of(cloud, traces, done))
+                bar.update(used)
+                bar.set_postfix(ess=f"{trace.ess[:, -1].mean():.2f}", refresh=False)
+                if interrupt.pending:
+                    raise KeyboardInterrupt
+        except KeyboardInterrupt as error:
+            error.result = result_of(cloud, traces, done)  # type: ignore[attr-defined]
+            error.add_note(
+                f"{done} of {num_levels} levels are done; what was computed is in `result` of this exception."
+            )
+            raise
     result = result_of(cloud, traces, done)
     if result.completed:
         speak_up(in_words(result, "nan"), in_words(result, "infinite"), result)
     return result
+
+
+def template_of(arguments: tuple, one_level: Callable, levels: PyTree) -> Saved:
+    """Shapes of what a run carries, as a checkpoint has it; the history has one level."""
+    key, num_chains, init, *rest = arguments
+    start = start_clouds.__wrapped__  # type: ignore[attr-defined]
+    cloud, info = jax.eval_shape(lambda key: start(key, num_chains, init, *rest), key)
+    level = jax.tree.map(lambda leaf: leaf[0], levels)
+    row = jax.eval_shape(lambda cloud: packed(one_level(cloud, level)[1]), cloud)
+    rows = jax.tree.map(lambda leaf: np.zeros((1, *leaf.shape), leaf.dtype), row)
+    infos = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), info).unpack()
+    return Saved(cloud, jax.tree.map(jnp.asarray, infos), unpacked(rows, 1), 0)

@@ -27,7 +27,14 @@ class Packed(eqx.Module):
 
     def unpack(self, *, exact: bool = False) -> PyTree:
         """The tree, on the host; with `exact` its leaves have their types again, else all are floats."""
-        values, parts, start = np.asarray(self.values), [], 0
+        return self._parts(np.asarray(self.values), exact)
+
+    def unpacked(self) -> PyTree:
+        """The tree of floats, within a compiled program."""
+        return self._parts(self.values, False)
+
+    def _parts(self, values: Any, exact: bool) -> PyTree:
+        parts, start = [], 0
         for shape, dtype in self.leaves:
             size = int(np.prod(shape))
             part = values[..., start : start + size].reshape(*values.shape[:-1], *shape)

@@ -16,6 +16,7 @@ from .._typing import Array, PyTree
 from .batching import flat, over_particles
 from .claims import Claims
 from .feynman_kac import FeynmanKac
+from .identity import Identity
 from .packing import Packed, pack
 from .weights import SMCState, family_weights, genealogy_error, log_mean_exp
 
@@ -79,6 +80,7 @@ class SMCResult(NamedTuple):
         state: The raw cloud, from which `run_smc(..., state=)` goes on.
         num_levels_run: How many levels were run.
         chain_length: That of a waste-free run; `None` for the usual cloud.
+        identity: What the run was asked to do, which must be the same where it goes on.
 
     References:
         Chan & Lai (2013); Lee & Whiteley (2018), Variance estimation in the particle filter,
@@ -97,6 +99,7 @@ class SMCResult(NamedTuple):
     state: SMCState
     num_levels_run: int
     chain_length: int | None = None
+    identity: Identity | None = None
 
     target = property(attrgetter("claims.target"))
     evidence = property(attrgetter("claims.evidence"))
@@ -114,10 +117,11 @@ def make_result(
     num_levels,
     num_chains,
     chain_length: int | None = None,
+    identity: Identity | None = None,
 ) -> SMCResult:
     """The result of a run after `done` levels, without the axis of clouds if `num_chains` is `None`."""
     weights = cloud._replace(particles=None)
-    log_evidence, errors = _evidence(weights, chain_length is not None, model.claims.weighted)
+    log_evidence, errors = evidence_of(weights, chain_length is not None, model.claims.weighted)
     trace = None
     if traces:
         trace = jax.tree.map(lambda *parts: jax.device_put(np.concatenate(parts, 1)), *traces)
@@ -129,21 +133,32 @@ def make_result(
         initial_info=initial_info,
         trace=trace,  # type: ignore[arg-type]
         levels=model.levels,
-        claims=model.claims,
+        claims=model.claims if done == num_levels else _on_the_way(model.claims, done, num_levels),
         completed=done == num_levels,
         state=cloud,
         num_levels_run=done,
         chain_length=chain_length,
+        identity=identity,
     )
-    if num_chains is not None:
-        return result
+    return result if num_chains is not None else first_cloud(result)
+
+
+def first_cloud(result: SMCResult) -> SMCResult:
+    """A result without its axis of clouds."""
     names = SMCResult._fields[:6] + ("state",)
     first = {n: jax.tree.map(lambda leaf: leaf[0], getattr(result, n)) for n in names}
     return result._replace(**first)
 
 
+def _on_the_way(claims: Claims, done: int, num_levels: int) -> Claims:
+    where = f"the intermediate distribution after {done} of {num_levels} levels"
+    return claims._replace(
+        target=f"{where}, on the way to: {claims.target}", evidence=f"the integral of {where}"
+    )
+
+
 @partial(jax.jit, static_argnames=("of_chains", "weighted"))
-def _evidence(cloud: SMCState, of_chains: bool, weighted: bool) -> tuple[Array, Array]:
+def evidence_of(cloud: SMCState, of_chains: bool, weighted: bool) -> tuple[Array, Array]:
     """Log evidence of each cloud and its error; NaN rather than a plausible number without weights."""
     if of_chains:
         errors = jnp.sqrt(cloud.chain_variance)
@@ -168,14 +183,23 @@ def begin_evidence(cloud: SMCState) -> SMCState:
     )
 
 
-def go_on(state: SMCResult, num_particles: int, num_chains: int | None):
-    """Restore the state of an interrupted run, with an axis of clouds."""
+def go_on(
+    state: SMCResult, num_particles: int, num_chains: int | None, identity: Identity | None = None
+):
+    """Restore the state of an interrupted run, with an axis of clouds; refuses that of another run."""
     shape = (num_particles,) if num_chains is None else (num_chains, num_particles)
     if state.log_weights.shape != shape:
         raise ValueError(
             f"`state` holds particles of shape {state.log_weights.shape}, but this run has {shape}. Go "
             "on with the `num_particles` and `num_chains` that the run began with."
         )
+    if identity is not None and state.identity is not None:
+        told = state.identity.differences(identity)
+        if told:
+            raise ValueError(
+                f"`state` is of another run: {', '.join(told)}. Go on with the key, model, data and settings "
+                "that it began with, or begin anew without `state`."
+            )
     cloud, info, done = state.state, state.initial_info, state.num_levels_run
     trace = state.trace
     if num_chains is None:
@@ -213,6 +237,7 @@ def onward(
         completed=False,
         state=result.state._replace(particles=particles),
         num_levels_run=0,
+        identity=None,  # another model goes on from it
     )
 
 

@@ -17,6 +17,7 @@ from .._typing import Array, PRNGKey
 from .batching import flat, over_particles, split_keys
 from .packing import pack
 from .result import Trace
+from .spread import Spread
 from .weights import SMCState, add, clean, conditional_ess, effective_sample_size, log_mean_exp
 
 __all__ = ["EachParticle", "Resampler", "WasteFree"]
@@ -43,6 +44,7 @@ class EachParticle(eqx.Module):
     threshold: Array | np.ndarray
     batch_size: int | None
     keeps_parents: bool = False
+    spread: Spread | None = eqx.field(static=True, default=None)
 
     def __call__(self, state: SMCState, level) -> tuple[SMCState, Trace]:
         num_chains, num_particles = state.log_weights.shape
@@ -62,8 +64,10 @@ class EachParticle(eqx.Module):
             return (new, increment), pack(info)
 
         (particles, increments), info = over_particles(
-            one, num_chains, num_particles, self.batch_size
+            one, num_chains, num_particles, self.batch_size, self.spread
         )
+        if self.spread is not None:  # on every device, so that all resample alike
+            increments = self.spread.whole(increments)
         new_log_weights = clean(log_weights + increments)
         ancestors = _pick(state.ancestors, index)
         new = state._replace(
@@ -112,6 +116,7 @@ class WasteFree(eqx.Module):
     batch_size: int | None
     chain_length: int
     keeps_parents: bool = False
+    spread: Spread | None = eqx.field(static=True, default=None)
 
     def __call__(self, state: SMCState, level) -> tuple[SMCState, Trace]:
         num_chains, num_particles = state.log_weights.shape
@@ -132,11 +137,13 @@ class WasteFree(eqx.Module):
             mean = lambda leaf: jnp.mean(leaf.astype(increments.dtype), 0)
             return (states, increments), pack(jax.tree.map(mean, infos))
 
-        chains, info = over_particles(one, num_chains, chains_per_cloud, batch)
+        chains, info = over_particles(one, num_chains, chains_per_cloud, batch, self.spread)
         # (clouds, chains, length, ...): states of one chain stay together.
         particles, increments = jax.tree.map(
             lambda leaf: leaf.reshape(num_chains, num_particles, *leaf.shape[3:]), chains
         )
+        if self.spread is not None:
+            increments = self.spread.whole(increments)
         log_weights = clean(increments)
         ancestors = jnp.repeat(_pick(state.ancestors, index), self.chain_length, -1)
         gain = log_mean_exp(state.log_weights)

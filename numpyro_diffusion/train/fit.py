@@ -19,10 +19,10 @@ import optax
 from tqdm.auto import tqdm
 
 from .._arguments import check_instance, whole_numbers
+from .._staging import fingerprint
 from .._typing import Array, PRNGKey, PyTree
 from ..energies import AbstractDenoiser
 from .checkpoint import Progress, read_progress, write_progress
-from .fingerprint import fingerprint, names_of
 from .options import EarlyStopping, Optimizer
 from .result import FitResult, TrainingDiverged, training_verdict
 from .settings import (
@@ -30,6 +30,7 @@ from .settings import (
     default_loss,
     forgetful,
     make_optimiser,
+    names_of,
     null_of,
     split,
     spreader,

@@ -4,12 +4,13 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from .._typing import Array, PRNGKey
+from .._typing import Array, PRNGKey, PyTree
 from ..energies import AbstractDenoiser, AbstractEnergy
 from .examples import check_examples
 from .losses import denoising_loss, energy_loss
@@ -20,6 +21,7 @@ __all__ = [
     "default_loss",
     "forgetful",
     "make_optimiser",
+    "names_of",
     "null_of",
     "split",
     "spreader",
@@ -136,3 +138,10 @@ def forgetful(energy: Any) -> Any:
     if getattr(energy, "label_normalizers", None) is not None:
         energy = energy.with_label_normalizers(None)  # pyright: ignore[reportAttributeAccessIssue]
     return energy if energy.log_normalizer is None else energy.with_log_normalizer(None)
+
+
+def names_of(part: PyTree, whole: PyTree) -> list[str]:
+    """Paths of the floating arrays of a part within the whole."""
+    places = {id(leaf): path for path, leaf in jax.tree.leaves_with_path(whole)}
+    leaves = filter(eqx.is_inexact_array, jax.tree.leaves(part))
+    return [jax.tree_util.keystr(places.get(id(leaf), ())) for leaf in leaves]

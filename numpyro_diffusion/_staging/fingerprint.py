@@ -5,15 +5,12 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
-from .._typing import PyTree
-
-__all__ = ["fingerprint", "names_of"]
+__all__ = ["fingerprint"]
 
 
 def fingerprint(fn: Callable[..., Any] | None, *args) -> str | None:
@@ -53,10 +50,3 @@ def _constants(value) -> Iterator[np.ndarray]:
     if isinstance(value, tuple | list):
         for item in value:
             yield from _constants(item)
-
-
-def names_of(part: PyTree, whole: PyTree) -> list[str]:
-    """Paths of the floating arrays of a part within the whole."""
-    places = {id(leaf): path for path, leaf in jax.tree.leaves_with_path(whole)}
-    leaves = filter(eqx.is_inexact_array, jax.tree.leaves(part))
-    return [jax.tree_util.keystr(places.get(id(leaf), ())) for leaf in leaves]

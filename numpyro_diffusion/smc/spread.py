@@ -1,0 +1,136 @@
+"""Particles spread over devices: clouds first, then the particles of a cloud."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from .._typing import PyTree
+
+__all__ = ["Spread", "spread_over"]
+
+_AXES = ("clouds", "particles")
+
+
+class Spread:
+    """How the particles of all clouds lie on devices: in blocks of equal size, one after the other.
+
+    Each device steps its own particles. What belongs to a whole cloud, such as log weights and indices of
+    parents, is on every device, and so is the model.
+    """
+
+    def __init__(self, devices: Sequence[Any], num_chains: int):
+        rows = min(num_chains, len(devices))
+        self.mesh = Mesh(np.asarray(devices, dtype=object).reshape(rows, -1), _AXES)
+
+    def __eq__(self, other):
+        return isinstance(other, Spread) and self.mesh == other.mesh
+
+    def __hash__(self):
+        return hash(self.mesh)
+
+    @property
+    def several_hosts(self) -> bool:
+        """Whether devices of other processes are among them."""
+        return len({device.process_index for device in self.mesh.devices.flat}) > 1
+
+    def everywhere(self, tree: PyTree) -> PyTree:
+        """Arrays of a tree on every device; several hosts must hold the same numbers."""
+        whole = NamedSharding(self.mesh, PartitionSpec())
+        arrays, rest = eqx.partition(tree, lambda leaf: isinstance(leaf, jax.Array | np.ndarray))
+        return eqx.combine(jax.tree.map(lambda leaf: jax.device_put(leaf, whole), arrays), rest)
+
+    def whole(self, tree: PyTree) -> PyTree:
+        """The same within a compiled program."""
+        sharding = NamedSharding(self.mesh, PartitionSpec())
+        return jax.tree.map(lambda leaf: jax.lax.with_sharding_constraint(leaf, sharding), tree)
+
+    def map(self, function: Callable, count: int, batch_size: int | None) -> PyTree:
+        """`function` of `0, ..., count - 1`, each device in its block, so many at a time."""
+        number = self.mesh.size
+        each = count // number
+        index = self._split(jnp.arange(count).reshape(number, each))
+        size = each if batch_size is None else min(batch_size, each)
+        both = jax.vmap(jax.vmap(function))
+        if size == each:
+            out = both(index)
+        else:
+            # Each batch has a part from every device; the last repeats some of its indices, and drops them.
+            batches = -(-each // size)
+            place = jnp.minimum(jnp.arange(batches * size), each - 1).reshape(batches, size)
+            rows = jax.lax.map(lambda at: self._split(both(self._split(index[:, at]))), place)
+            whole = lambda leaf: jnp.moveaxis(leaf, 0, 1).reshape(number, -1, *leaf.shape[3:])[
+                :, :each
+            ]
+            out = jax.tree.map(whole, rows)
+        return jax.tree.map(lambda leaf: leaf.reshape(count, *leaf.shape[2:]), self._split(out))
+
+    def by_cloud(self, tree: PyTree) -> PyTree:
+        """Leaves with the axes of clouds and particles, each device with its own."""
+        sharding = NamedSharding(self.mesh, PartitionSpec(*_AXES))
+        return jax.tree.map(lambda leaf: jax.lax.with_sharding_constraint(leaf, sharding), tree)
+
+    def _split(self, tree: PyTree) -> PyTree:
+        """The first axis over the devices."""
+        sharding = NamedSharding(self.mesh, PartitionSpec(_AXES))
+        return jax.tree.map(lambda leaf: jax.lax.with_sharding_constraint(leaf, sharding), tree)
+
+    def gathered(self, tree: PyTree) -> PyTree:
+        """Arrays that every process can read as a whole."""
+        if not self.several_hosts:
+            return tree
+
+        def one(leaf):
+            if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:
+                return leaf
+            if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+                data = one(jax.random.key_data(leaf))
+                return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+            return jnp.asarray(multihost_utils.process_allgather(leaf, tiled=True))
+
+        return jax.tree.map(one, tree)
+
+
+def spread_over(
+    devices: Sequence[Any] | Mesh | None, num_chains: int, num_particles: int
+) -> Spread | None:
+    """The layout of some clouds on some devices; `None` for one device, JAX's own choice.
+
+    Args:
+        devices: Devices, or a mesh of them whose shape does not matter.
+        num_chains: Number of clouds.
+        num_particles: Particles a cloud.
+
+    Raises:
+        TypeError: If these are no devices.
+        ValueError: If the clouds, or the particles of one, cannot be shared out equally.
+    """
+    if devices is None:
+        return None
+    several = list(devices.devices.flat) if isinstance(devices, Mesh) else devices
+    try:
+        several = list(several)
+    except TypeError:
+        several = []
+    if not several or not all(isinstance(device, jax.Device) for device in several):
+        raise TypeError(
+            f"`devices` must be devices or a `jax.sharding.Mesh`, such as `jax.devices()`; got {devices!r}."
+        )
+    number = len(several)
+    if len(set(several)) < number:
+        raise ValueError(f"`devices` must differ from each other; got {several}.")
+    fits = num_chains % number == 0 or (
+        number % num_chains == 0 and num_particles % (number // num_chains) == 0
+    )
+    if not fits:
+        raise ValueError(
+            f"expected clouds, or equal parts of a cloud, for each of {number} devices; got {num_chains} of "
+            f"{num_particles} particles. Take a multiple of {number} clouds; or a number of clouds that "
+            f"divides {number}, with particles that {number} over that number divides; or fewer devices."
+        )
+    return Spread(several, num_chains)
