@@ -10,4 +10,5 @@ from .handlers import NoisedReparam as NoisedReparam
 from .handlers import noised as noised
 from .observed import observed_law as observed_law
 from .reparam import NoiseReparam as NoiseReparam
+from .sampler import Sampler as Sampler
 from .start import ProposalDiagnostics as ProposalDiagnostics

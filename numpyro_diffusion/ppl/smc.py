@@ -13,13 +13,16 @@ What a finished run answers is in `finished`. This file is long for the state th
 `resume` share, and for what a user is told of their arguments.
 """
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from functools import partial
+from time import monotonic
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
-from .._arguments import check_instance, whole_number
+from .._arguments import check_instance, positive, whole_number
 from .._prng import alike, check_key, lean
 from .._typing import PRNGKey
 from ..bridge import Bridge, grown
@@ -28,10 +31,12 @@ from ..schemes.base import check_scheme
 from ..schemes.data_tempered import DataTempered
 from ..smc import FeynmanKac, SMCResult, run_smc
 from ..smc.resampling import check_threshold, scheme_of
+from ..smc.spread import spread_over
 from ..smc.step import Resampler
 from ..twists import AbstractTwist
 from .amortised import AmortisedProposal
 from .bridge import from_model
+from .budget import Budget, costs_of, stopped
 from .checks import check_model
 from .draws import with_discrete
 from .finished import AbstractRun
@@ -73,6 +78,16 @@ class SMC(AbstractRun):
             for the usual cloud. See `run_smc`.
         keep_genealogy: Keep every particle's parent at every level, for `plots.plot_genealogy`.
         batch_size: Particles that step at once, to bound memory.
+        devices: Devices, or a mesh of them, over which the particles of all clouds are spread; see `run_smc`.
+        checkpoint: A file to which `run` is written as it goes, and from which the same call goes on to the
+            same bits if its process was killed. The pilot is made again. Not for `update`.
+        checkpoint_every: Seconds between two writings.
+        max_seconds: What a call of `run` or `resume` may take. It stops at the first chunk of levels after
+            them; `result` then is of an intermediate distribution, which its `target` names, and `resume`
+            goes on.
+        max_evaluations: The same in network evaluations, over particles, levels and clouds, pilots apart.
+        finish: Take fewer levels than the pilot chose where the budget asks for it, and end at the
+            posterior. Weights are right for it, and less even.
         progress_bar: Show progress of pilot and run.
 
     Raises:
@@ -99,6 +114,12 @@ class SMC(AbstractRun):
         chain_length: int | None = None,
         keep_genealogy: bool = False,
         batch_size: int | None = None,
+        devices: Sequence[Any] | Mesh | None = None,
+        checkpoint: str | os.PathLike | None = None,
+        checkpoint_every: float = 60.0,
+        max_seconds: float | None = None,
+        max_evaluations: float | None = None,
+        finish: bool = False,
         progress_bar: bool = True,
     ):
         check_model(model)
@@ -120,6 +141,12 @@ class SMC(AbstractRun):
         self.resampling, self.threshold = resampling, check_threshold(threshold)
         self.chain_length, self.keep_genealogy = chain_length, keep_genealogy
         self.batch_size = batch_size
+        spread_over(
+            devices, num_chains, num_particles // (chain_length or 1)
+        )  # refuses what does not fit
+        self.devices, self.checkpoint = devices, checkpoint
+        self.checkpoint_every = positive("checkpoint_every", checkpoint_every)
+        self._budget = Budget.of(max_seconds, max_evaluations, finish, checkpoint)
         self.progress_bar = progress_bar
         self._bridge: Bridge | None = None
         self._feynman_kac = None
@@ -242,6 +269,10 @@ class SMC(AbstractRun):
             key, self._tempered, old, self.bridge, before, self.batch_size, self.progress_bar
         )
 
+    def bridge_at(self, *args: Any, **kwargs: Any) -> Bridge:
+        """The bridge from noise to the posterior at some arguments of the model; nothing is run."""
+        return self._made((args, kwargs))
+
     def _made(self, arguments: tuple[tuple, dict]) -> Bridge:
         """The bridge at the arguments of a run."""
         args, kwargs = arguments
@@ -270,6 +301,7 @@ class SMC(AbstractRun):
         return self._go(self._result)
 
     def _go(self, state: SMCResult | None) -> "SMC":
+        since = monotonic()
         if self._feynman_kac is None and self._earlier is not None:  # an update that was pickled
             self._feynman_kac, _ = self._between(self._made(self._earlier[1]))
         elif self._feynman_kac is None and self.bridge.proposal is not None:
@@ -281,19 +313,7 @@ class SMC(AbstractRun):
                 self.bridge, self._keys["pilot"], progress_bar=self.progress_bar
             )
         try:
-            self._result = run_smc(
-                self._keys["run"],
-                self._feynman_kac,
-                self.num_particles,
-                num_chains=self.num_chains,
-                resampling=self.resampling,
-                threshold=self.threshold,
-                chain_length=self.chain_length,
-                keep_genealogy=self.keep_genealogy,
-                batch_size=self.batch_size,
-                progress_bar=self.progress_bar,
-                state=state,
-            )
+            self._result = self._ran(self._feynman_kac, state, since)
         except KeyboardInterrupt as error:
             self._result = getattr(error, "result", state)
             if self._result is not None and not self._result.completed:
@@ -304,11 +324,45 @@ class SMC(AbstractRun):
         except FloatingPointError as error:
             self._result = getattr(error, "result", None)
             raise
+        if not self._result.completed:
+            self._result = stopped(self._result)
+            return self
         if self._earlier is not None:
             self._increments += (Increment.of(self._earlier[0], self._result),)
             self._earlier = None
         with_discrete(self.bridge, self._result, self._keys["resample"])  # refuses a wrong sum
         return self
+
+    def _ran(self, model: FeynmanKac, state: SMCResult | None, since: float) -> SMCResult:
+        """The engine's result, within the budget."""
+        run = partial(
+            run_smc,
+            self._keys["run"],
+            num_particles=self.num_particles,
+            num_chains=self.num_chains,
+            resampling=self.resampling,
+            threshold=self.threshold,
+            chain_length=self.chain_length,
+            keep_genealogy=self.keep_genealogy,
+            batch_size=self.batch_size,
+            devices=self.devices,
+            checkpoint=self.checkpoint if self._earlier is None else None,
+            checkpoint_every=self.checkpoint_every,
+            progress_bar=self.progress_bar,
+        )
+        if self._budget.is_open:
+            return run(model, state=state)
+        scheme, bridge = self._costing()
+        costs = costs_of(scheme, bridge, model.levels, self.chain_length)
+        clouds = self.num_particles * self.num_chains
+        costs = None if costs is None else clouds * costs
+        return self._budget.run(run, model, state, costs, clouds * bridge.evaluations, since)
+
+    def _costing(self) -> tuple[AbstractScheme, Bridge]:
+        """The scheme and bridge that know what a level costs."""
+        if self._tempered is None:
+            return self.scheme, self.bridge
+        return self._tempered, grown(self.bridge, self.bridge, self._earlier[0].positions)  # type: ignore[index]
 
     @property
     def result(self) -> SMCResult:

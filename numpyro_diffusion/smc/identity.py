@@ -14,13 +14,11 @@ from .feynman_kac import FeynmanKac
 __all__ = ["Identity"]
 
 # What differs, in the words of a user, and the remedy.
-_MEANING = {
-    "key": "the PRNG key",
-    "levels": "the levels",
-    "start": "how particles start (the model, its data or a constant)",
-    "step": "what a level does (the model, its data or a constant)",
-    "version": "the version of the package",
-}
+_MODEL = "the model (what it computes, its data or a constant in it)"
+_MEANING = {"key": "the PRNG key", "levels": "the levels"}
+_MEANING |= dict.fromkeys(
+    ("start", "step", "moves", "advance", "resamples", "evidence_from"), _MODEL
+)
 
 
 @jax.tree_util.register_static
@@ -62,16 +60,13 @@ class Identity:
 
 def differences(found: dict[str, Any], expected: dict[str, Any]) -> list[str]:
     """In words, each part in which plain data of two runs differ."""
-    told = []
+    told: dict[str, None] = {}
     for name in sorted(found | expected):
         was, now = found.get(name), expected.get(name)
-        if was == now:
-            continue
-        what = _MEANING.get(name)
-        told.append(
-            f"{name} was {was!r:.60} and is {now!r:.60}" if what is None else f"{what} is another"
-        )
-    return told
+        if was != now:
+            other = f"{_MEANING[name]} is another" if name in _MEANING else None
+            told[other or f"{name} was {was!r:.60} and is {now!r:.60}"] = None
+    return list(told)
 
 
 def _restored(parts: dict[str, Any]) -> Identity:

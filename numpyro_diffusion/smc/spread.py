@@ -64,9 +64,9 @@ class Spread:
             batches = -(-each // size)
             place = jnp.minimum(jnp.arange(batches * size), each - 1).reshape(batches, size)
             rows = jax.lax.map(lambda at: self._split(both(self._split(index[:, at]))), place)
-            whole = lambda leaf: jnp.moveaxis(leaf, 0, 1).reshape(number, -1, *leaf.shape[3:])[
-                :, :each
-            ]
+            whole = lambda leaf: jnp.moveaxis(leaf, 0, 1).reshape(
+                number, batches * size, *leaf.shape[3:]
+            )[:, :each]
             out = jax.tree.map(whole, rows)
         return jax.tree.map(lambda leaf: leaf.reshape(count, *leaf.shape[2:]), self._split(out))
 

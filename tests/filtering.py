@@ -1,0 +1,90 @@
+"""A filter with a closed form, run by tests in processes of their own: many devices, two hosts, a kill.
+
+A random walk seen through noise, as in `test_smc`: its bootstrap filter is a Feynman-Kac model.
+"""
+
+import sys
+
+import jax
+
+if __name__ == "__main__" and sys.argv[1] == "two_hosts":  # before BlackJAX, whose import starts a backend
+    jax.distributed.initialize(f"127.0.0.1:{sys.argv[2]}", 2, int(sys.argv[3]))
+
+import jax.numpy as jnp  # noqa: E402
+import numpy as np  # noqa: E402
+from jax.scipy.stats import norm  # noqa: E402
+
+import numpyro_diffusion as nd  # noqa: E402
+
+DATA = np.array([0.9, -0.3, 1.7, 2.4, 0.1, -1.8, -0.9, 0.2, 1.5, 3.1, 2.2])
+
+
+def walk(data=DATA, noise=0.8):
+    return nd.from_kernels(
+        lambda key: {"x": 0.5 + jax.random.normal(key)},
+        lambda key, p, y: {"x": 0.9 * p["x"] + 0.7 * jax.random.normal(key)},
+        lambda p, new, y: norm.logpdf(y, new["x"], noise),
+        jnp.asarray(data),
+        log_initial=lambda p: norm.logpdf(0.4, p["x"], noise),
+    )
+
+
+def long_walk():
+    return walk(np.tile(DATA, 200))
+
+
+def same(result, other) -> None:
+    """Results agree but for the rounding of sums."""
+    for name in ("positions", "log_weights", "log_evidence", "log_evidence_error", "trace"):
+        ours, theirs = jax.tree.leaves(getattr(result, name)), jax.tree.leaves(getattr(other, name))
+        for one, two in zip(ours, theirs, strict=True):
+            np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-4, err_msg=name)
+
+
+def eight_devices():
+    """On eight virtual devices: more clouds, as many, and fewer than devices; batches; a mesh."""
+    assert jax.device_count() == 8
+    mesh = jax.sharding.Mesh(np.array(jax.devices()).reshape(2, 4), ("a", "b"))
+    for chains, devices, options in (
+        (16, jax.devices(), {}),
+        (8, jax.devices(), {"resampling": "multinomial"}),
+        (2, mesh, {"batch_size": 30, "keep_genealogy": True}),
+        (None, jax.devices(), {"threshold": 1.0}),
+    ):
+        options = {"num_chains": chains, **options}
+        key = jax.random.key(3)
+        one = nd.run_smc(key, walk(), 400, **options)
+        many = nd.run_smc(key, walk(), 400, devices=devices, **options)
+        same(one, many)
+        assert len(many.positions["x"].sharding.device_set) == 8
+    for chains, size in ((3, 400), (1, 404)):
+        try:
+            nd.run_smc(jax.random.key(3), walk(), size, num_chains=chains, devices=jax.devices())
+        except ValueError as error:
+            assert "for each of 8 devices; got" in str(error)
+        else:
+            raise AssertionError(f"{chains} clouds of {size} on 8 devices")
+
+
+def two_hosts(*_: str):
+    """One of two processes that run one filter; the first compares with itself alone."""
+    assert jax.device_count() == 2 and jax.local_device_count() == 1
+    key = jax.random.key(3)
+    for chains in (4, 1):
+        both = nd.run_smc(key, walk(), 400, num_chains=chains, devices=jax.devices())
+        same(nd.run_smc(key, walk(), 400, num_chains=chains), both)
+
+
+def checkpointed(path: str, out: str):
+    """A long filter that writes itself down all the time."""
+    options = {"checkpoint": path, "checkpoint_every": 1e-3, "levels_per_chunk": 2}
+    result = nd.run_smc(jax.random.key(3), long_walk(), 50, num_chains=2, **options)
+    arrays = {str(i): leaf for i, leaf in enumerate(jax.tree.leaves(result._replace(claims=None)))}
+    np.savez(out, **{name: leaf for name, leaf in arrays.items() if hasattr(leaf, "dtype") and
+                     not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)})  # fmt: skip
+
+
+if __name__ == "__main__":
+    {"eight_devices": eight_devices, "two_hosts": two_hosts, "checkpointed": checkpointed}[
+        sys.argv[1]
+    ](*sys.argv[2:])
