@@ -132,9 +132,10 @@ def test_each_cloud_goes_on_from_its_own_particles(grown):
     np.testing.assert_array_equal(after.state.ancestors, before.state.ancestors)
     assert abs(smc.increments[-1].log_evidence) < 1e-9 and smc.increments[-1].error < 1e-9
     assert after.num_levels_run == 2
-    # A particle moves about where it was.
-    moved = np.asarray(after.positions["x"] - before.positions["x"])
-    assert 0.0 < np.std(moved) < 0.5
+    # Of each cloud some particles, whose moves were all turned down, stand where they were.
+    old, new = (np.asarray(r.positions["x"]) for r in (before, after))
+    stayed = np.isclose(old, new, rtol=1e-9).all(-1).mean(1)
+    assert ((0.0 < stayed) & (stayed < 0.5)).all(), f"shares {stayed} of the clouds stayed"
     # One at the start; at both levels one for the weight and one after the moves of sigma; two moves of two
     # steps at the second.
     assert smc.network_evaluations - evaluations == 4 * 3000 * (1 + 2 * 2 + 2 * 2)
