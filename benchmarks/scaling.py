@@ -54,8 +54,7 @@ def size_of(tree) -> int:
 
 def measure(model, size: int, batch_size: int | None, repeats: int):
     """Seconds a level; bytes of the state, of one chunk, and of its temporaries."""
-    keys = jax.random.key(1)[None]
-    state, _ = start_clouds(keys, model.init, size, batch_size, False)
+    state, _ = start_clouds(jax.random.key(1), 1, model.init, size, batch_size, False)
     one_level = level_step(model, size, systematic, 0.5, None, batch_size, False)
     fixed = one_level, jax.tree.map(np.asarray, model.levels), np.asarray(CHUNK)
     chunk = run_chunk.lower(fixed, state).compile()

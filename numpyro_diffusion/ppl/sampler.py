@@ -97,5 +97,5 @@ class Sampler:
             resampling=run.resampling,
             threshold=run.threshold,
             chain_length=run.chain_length,
-            batch_size=run.batch_size,
+            batch_size=None if isinstance(run.batch_size, str) else run.batch_size,
         )._replace(claims=())  # type: ignore[arg-type]

@@ -20,6 +20,7 @@ from time import monotonic
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from .._arguments import check_instance, positive, whole_number
@@ -30,6 +31,7 @@ from ..schemes import AbstractScheme, Annealed
 from ..schemes.base import check_scheme
 from ..schemes.data_tempered import DataTempered
 from ..smc import FeynmanKac, SMCResult, run_smc
+from ..smc.footprint import check_batch
 from ..smc.resampling import check_threshold, scheme_of
 from ..smc.spread import spread_over
 from ..smc.step import Resampler
@@ -40,6 +42,7 @@ from .budget import Budget, costs_of, stopped
 from .checks import check_model
 from .draws import with_discrete
 from .finished import AbstractRun
+from .plan import Plan, make_plan
 from .simulate import Observations
 from .start import ProposalDiagnostics, check_start, from_proposal
 from .update import (
@@ -77,7 +80,7 @@ class SMC(AbstractRun):
         chain_length: For waste-free clouds, whose particles are all states of chains of this length; `None`
             for the usual cloud. See `run_smc`.
         keep_genealogy: Keep every particle's parent at every level, for `plots.plot_genealogy`.
-        batch_size: Particles that step at once, to bound memory.
+        batch_size: Particles that step at once, to bound memory; `"auto"` for what half of the free holds.
         devices: Devices, or a mesh of them, over which the particles of all clouds are spread; see `run_smc`.
         checkpoint: A file to which `run` is written as it goes, and from which the same call goes on to the
             same bits if its process was killed. The pilot is made again. Not for `update`.
@@ -113,7 +116,7 @@ class SMC(AbstractRun):
         threshold: float = 0.5,
         chain_length: int | None = None,
         keep_genealogy: bool = False,
-        batch_size: int | None = None,
+        batch_size: int | str | None = None,
         devices: Sequence[Any] | Mesh | None = None,
         checkpoint: str | os.PathLike | None = None,
         checkpoint_every: float = 60.0,
@@ -129,8 +132,7 @@ class SMC(AbstractRun):
         num_particles = whole_number("num_particles", num_particles, 2)
         if chain_length is not None:
             chain_length = whole_number("chain_length", chain_length, 2)
-        if batch_size is not None:
-            batch_size = whole_number("batch_size", batch_size, 1)
+        check_batch(batch_size)
         self.model = model
         if isinstance(initial, AmortisedProposal):
             scheme = check_start(scheme, twist)
@@ -256,6 +258,11 @@ class SMC(AbstractRun):
             raise
 
     @property
+    def _batch(self) -> int | None:
+        """The batch size where "auto" is not followed."""
+        return None if isinstance(self.batch_size, str) else self.batch_size
+
+    @property
     def _interrupted(self) -> bool:
         return self._result is not None and not self._result.completed
 
@@ -266,7 +273,7 @@ class SMC(AbstractRun):
         # Numbers that no split of this key has reached; one more for each update.
         key = jax.random.fold_in(lean(self._keys["pilot"]), 2**20 + len(self._increments))
         return between(
-            key, self._tempered, old, self.bridge, before, self.batch_size, self.progress_bar
+            key, self._tempered, old, self.bridge, before, self._batch, self.progress_bar
         )
 
     def bridge_at(self, *args: Any, **kwargs: Any) -> Bridge:
@@ -293,6 +300,39 @@ class SMC(AbstractRun):
     def __getstate__(self) -> dict[str, Any]:
         # Compiled programs cannot be pickled; they are made again from the model and its arguments.
         return {**self.__dict__, "_bridge": None, "_feynman_kac": None}
+
+    def plan(self, key: PRNGKey, *args: Any, **kwargs: Any) -> Plan:
+        """What `run` with these arguments will cost: print and return estimates. The pilot is made for it.
+
+        Args:
+            key: PRNG key.
+            *args: Arguments of the model.
+            **kwargs: Keyword arguments of the model.
+
+        Raises:
+            ValueError: As for `run`.
+            PilotError: As for `run`.
+        """
+        since = monotonic()
+        bridge = self.bridge_at(*args, **kwargs)
+        pilot, run = _split(check_key(key), 2)
+        if bridge.proposal is None:
+            model = self.scheme(bridge, pilot, progress_bar=self.progress_bar)
+        else:
+            model, _ = from_proposal(pilot, self.scheme, bridge, self.progress_bar)
+        number = self.num_particles * self.num_chains
+        costs = costs_of(self.scheme, bridge, model.levels, self.chain_length)
+        found = make_plan(
+            run,
+            model,
+            None if costs is None else number * np.array([bridge.evaluations, *costs]),
+            monotonic() - since,
+            num_particles=number,
+            batch_size=self._batch,
+            chain_length=self.chain_length,
+        )
+        print(found)
+        return found
 
     def resume(self) -> "SMC":
         """Go on with an interrupted run, to the same numbers as without the interrupt."""

@@ -28,6 +28,7 @@ from .._typing import Array, PRNGKey, PyTree
 from .checkpoint import Checkpoint, Saved
 from .chunks import level_step, run_chunk, slice_levels, start_clouds
 from .feynman_kac import FeynmanKac
+from .footprint import check_batch, safe_batch
 from .identity import Identity
 from .interrupt import Deferred, Terminable
 from .resampling import check_threshold, scheme_of, systematic
@@ -62,7 +63,7 @@ def run_smc(
     threshold: float = 0.5,
     chain_length: int | None = None,
     keep_genealogy: bool = False,
-    batch_size: int | None = None,
+    batch_size: int | str | None = None,
     progress_bar: bool = False,
     levels_per_chunk: int = 8,
     state: SMCResult | None = None,
@@ -87,7 +88,8 @@ def run_smc(
             chosen, and all states of chains of this length from them are kept. `threshold` then means
             nothing. Levels may be longer and moves fewer than with `None`, the usual cloud.
         keep_genealogy: Keep every particle's parent at every level, for `plots.plot_genealogy`.
-        batch_size: Particles that step at once, to bound memory; all of them if `None`.
+        batch_size: Particles that step at once, to bound memory; all of them if `None`, and with `"auto"` as
+            many as half of the free memory holds (a program of one level is compiled to find out).
         progress_bar: Show a progress bar over the levels.
         levels_per_chunk: Levels that are run at once: the grain of progress bar and interrupt. A
             fixed length, so that another number of levels compiles nothing.
@@ -123,10 +125,11 @@ def run_smc(
     num_particles = whole_number("num_particles", num_particles, 2)
     if num_chains is not None:
         num_chains = whole_number("num_chains", num_chains, 1, "`None` runs one.")
-    if batch_size is not None:
-        batch_size = whole_number("batch_size", batch_size, 1, "`None` takes all.")
     if chain_length is not None:
         chain_length = whole_number("chain_length", chain_length, 2, "`None` for the usual cloud.")
+    check_batch(batch_size)
+    if isinstance(batch_size, str):
+        batch_size = safe_batch(model, num_particles * (num_chains or 1), chain_length)
     chunk = whole_number("levels_per_chunk", levels_per_chunk, 1)
     max_levels = whole_or_none("max_levels", max_levels, 1, "`None` for all.")
     deadline = None if max_seconds is None else monotonic() + positive("max_seconds", max_seconds)
