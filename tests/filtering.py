@@ -7,7 +7,9 @@ import sys
 
 import jax
 
-if __name__ == "__main__" and sys.argv[1] == "two_hosts":  # before BlackJAX, whose import starts a backend
+if (
+    __name__ == "__main__" and sys.argv[1] == "two_hosts"
+):  # before BlackJAX, whose import starts a backend
     jax.distributed.initialize(f"127.0.0.1:{sys.argv[2]}", 2, int(sys.argv[3]))
 
 import jax.numpy as jnp  # noqa: E402

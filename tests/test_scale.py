@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -263,3 +264,23 @@ def test_a_finished_checkpoint_answers_at_once(run, tmp_path):
         assert one.log_evidence == run.log_evidence
     with pytest.raises(ValueError, match="of another run: .*the model"):
         sampler(checkpoint=path).run(jax.random.key(2), jnp.array(1.5))
+
+
+def test_a_network_in_half_precision_keeps_an_energy_in_its_own(key):
+    net = nd.nets.ResidualMLP(key, (2,), width=16, depth=1)
+    write = 0.3 * jax.random.normal(key, net.write.weight.shape)
+    net = eqx.tree_at(lambda n: n.write.weight, net, write)
+    energy = nd.ProperEnergy(net)
+    low = nd.ProperEnergy(nd.nets.LowPrecision(net))
+    x = jax.random.normal(jax.random.key(1), (200, 2))
+    exact, rounded = (
+        jax.vmap(lambda u, e=e: e.energy(u, jnp.asarray(0.3)))(x) for e in (energy, low)
+    )
+    assert exact.dtype == rounded.dtype
+    errors = np.abs(np.asarray(exact - rounded))
+    assert (
+        1e-6 < errors.max() < 0.1 * np.abs(exact).max()
+        and errors.mean() < 0.02 * np.abs(exact).mean()
+    )
+    with pytest.raises(ValueError, match="one of bfloat16.*got 'int8'"):
+        nd.nets.LowPrecision(net, "int8")

@@ -10,6 +10,7 @@ from .mlp import NoiseLevel as NoiseLevel
 from .mlp import ResidualBlock as ResidualBlock
 from .mlp import ResidualMLP as ResidualMLP
 from .mlp import Scaled as Scaled
+from .precision import LowPrecision as LowPrecision
 from .scalar import ScalarHead as ScalarHead
 from .unet import Convolution as Convolution
 from .unet import ImageBlock as ImageBlock

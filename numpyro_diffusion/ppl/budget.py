@@ -142,14 +142,14 @@ class Budget(NamedTuple):
             )
         return coarsened(model, keep) if len(keep) < len(costs) else model
 
-    def _finished(self, run, model: FeynmanKac, state: SMCResult | None, costs, since: float):
+    def _finished(
+        self, run, model: FeynmanKac, state: SMCResult | None, costs, since: float
+    ) -> SMCResult:
         """Run to the end within the seconds, which the first levels measure."""
         assert self.seconds is not None
         done = 0 if state is None else state.num_levels_run
         last = len(costs)
-        result = state
-        if done < last:  # compiles
-            result = run(model, state=result, max_levels=done + 1)
+        result: SMCResult = run(model, state=state, max_levels=min(done + 1, last))  # compiles
         if done + 1 < last:
             begin = monotonic()
             result = run(model, state=result, max_levels=done + 2)

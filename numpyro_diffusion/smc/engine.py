@@ -18,6 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.sharding import Mesh
 from tqdm.auto import tqdm
 
@@ -116,7 +117,7 @@ def run_smc(
             `result` holds the last particles that are worth something, and the trace until the death. A
             warning tells of NaN.
     """
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((key, model.levels))):
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((key, model.levels))):
         raise TypeError(
             "`run_smc` steers its levels from the host, and cannot be traced by `jax.jit` or `jax.vmap`: "
             "call the pure `nd.smc.sample(key, model, num_particles)` there."

@@ -54,8 +54,8 @@ class Identity:
         """Whether both are of one model in memory, so that nothing needs to be traced."""
         if self._parts is not None or other._parts is not None or self.model is not other.model:
             return False
-        keys = [np.asarray(jax.random.key_data(run.key)) for run in (self, other)]
-        return np.array_equal(*keys) and self.settings == other.settings
+        one, two = (np.asarray(jax.random.key_data(run.key)) for run in (self, other))
+        return np.array_equal(one, two) and self.settings == other.settings
 
 
 def differences(found: dict[str, Any], expected: dict[str, Any]) -> list[str]:
