@@ -30,6 +30,12 @@ from .mixture_density import MixtureDensityNetwork as MixtureDensityNetwork
 from .mixture_density import fit_mixture_density as fit_mixture_density
 from .options import EarlyStopping as EarlyStopping
 from .options import Optimizer as Optimizer
+from .preferences import DMPO as DMPO
+from .preferences import DPO as DPO
+from .preferences import PreferenceResult as PreferenceResult
+from .preferences import denoising_log_ratio as denoising_log_ratio
+from .preferences import energy_log_ratio as energy_log_ratio
+from .preferences import fit_preferences as fit_preferences
 from .ratio import density_ratio_classifier as density_ratio_classifier
 from .ratio import fit_ratio as fit_ratio
 from .recovery import RecoveryReport as RecoveryReport
