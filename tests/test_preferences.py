@@ -1,4 +1,4 @@
-"""Preferences: optima of the losses in closed form, log ratios that are exact, and the distributions they lead to."""
+"""Preferences: optima of the losses, log ratios that are exact, and the distributions they lead to."""
 
 import jax
 import jax.numpy as jnp

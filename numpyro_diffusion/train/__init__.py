@@ -9,6 +9,14 @@ from .consistency import step_errors as step_errors
 from .distill import distill as distill
 from .distill import distillation_loss as distillation_loss
 from .distill import from_teacher as from_teacher
+from .finetune import PPO as PPO
+from .finetune import DirectBackprop as DirectBackprop
+from .finetune import FinetuneResult as FinetuneResult
+from .finetune import PathConsistency as PathConsistency
+from .finetune import ReverseChain as ReverseChain
+from .finetune import RewardWeighted as RewardWeighted
+from .finetune import ValueWeighted as ValueWeighted
+from .finetune import finetune as finetune
 from .fit import fit as fit
 from .fit_recovery import RecoveryResult as RecoveryResult
 from .fit_recovery import fit_recovery as fit_recovery

@@ -75,27 +75,27 @@ def fit_preferences(
 ) -> PreferenceResult:
     r"""Fine-tune a model to pairs $(x_w, x_l)$ of which the first is preferred.
 
-    Where preferences follow the Bradley-Terry model of a reward, $P(x_w \succ x_l) = \sigma(r(x_w) - r(x_l))$, DPO
-    and DMPO with soft labels lead to $p(x)\, e^{r(x) / \beta}$, $p$ the model at the start: exact as pairs, levels
-    and steps become many, if the model can be that distribution at all levels. DMPO with hard labels leads to a
-    sharper one. The reward itself is never made.
+    Where preferences follow the Bradley-Terry model of a reward, $P(x_w \succ x_l) = \sigma(r(x_w) -
+    r(x_l))$, DPO and DMPO with soft labels lead to $p(x)\, e^{r(x) / \beta}$, $p$ the model at the start:
+    exact as pairs, levels and steps become many, if the model can be that distribution at all levels. DMPO
+    with hard labels leads to a sharper one. The reward itself is never made.
 
     Args:
         key: PRNG key.
-        energy: The prior to start from, an energy or a denoiser; or a `Standardized` distribution, with pairs in its
-            units.
+        energy: The prior to start from, an energy or a denoiser; or a `Standardized` distribution, with pairs
+            in its units.
         winners: Preferred examples, of shape `(num, *energy.shape)`, in data units.
         losers: The others, of the same shape.
-        chances: Soft labels, shape `(num,)`: with which chance the winner is preferred, for instance the share of
-            experts who said so. 1 for all by default.
+        chances: Soft labels, shape `(num,)`: with which chance the winner is preferred, for instance the
+            share of experts who said so. 1 for all by default.
         loss: `DPO()`, or `DMPO(flip_rate=...)`.
-        beta: $\beta$, what a nat of divergence from the prior costs in nats of reward: the larger, the less is
-            changed.
+        beta: $\beta$, what a nat of divergence from the prior costs in nats of reward: the larger, the less
+            is changed.
         log_ratio: `denoising_log_ratio()`, or `energy_log_ratio` for energies.
         trainable: Selects what is trained of the model; network and offset by default.
         optimizer: See `Optimizer`; weight decay, which pulls to 0 and not to the prior, is 0 by default.
-        **options: Those of `fit`, except `condition`, `weights`, `augment` and `checkpoint`. `validation` is a pair
-            `(winners, losers)`, or has their chances as a third.
+        **options: Those of `fit`, except `condition`, `weights`, `augment` and `checkpoint`. `validation` is
+            a pair `(winners, losers)`, or has their chances as a third.
 
     Raises:
         TypeError: If examples are not floating, or an option is none of those.
@@ -153,8 +153,8 @@ def _as_pairs(energy: Any, winners, losers, chances=None) -> tuple[Array, Array]
     num = len(both[0])
     if len(both[1]) != num:
         raise ValueError(
-            f"expected as many losers as winners; got {num} winners and {len(both[1])} losers. Row i of one is "
-            "compared with row i of the other."
+            f"expected as many losers as winners; got {num} winners and {len(both[1])} losers. Row i of "
+            "one is compared with row i of the other."
         )
     chances = np.ones(num) if chances is None else np.asarray(chances, float)
     if chances.shape != (num,) or not ((chances >= 0) & (chances <= 1)).all():
@@ -172,10 +172,10 @@ def _target(loss: DPO | DMPO, chances: Array, beta: float) -> str:
     """What is learned, in words."""
     if loss.calibrated(chances):
         return (
-            f"p(x) exp(r(x) / {beta:g}) for preferences that follow the Bradley-Terry model of r, as pairs and levels "
-            "become many, if the model can be it at all levels"
+            f"p(x) exp(r(x) / {beta:g}) for preferences that follow the Bradley-Terry model of r, as pairs "
+            "and levels become many, if the model can be it at all levels"
         )
     return (
-        "a heuristic: reverse divergence from hard labels sharpens. Log odds become (2 pi - 1) log((1 - e) / e) at a "
-        "preference rate pi, which is not logit(pi)"
+        "a heuristic: reverse divergence from hard labels sharpens. Log odds become (2 pi - 1) log((1 - "
+        "e) / e) at a preference rate pi, which is not logit(pi)"
     )

@@ -1,7 +1,7 @@
 r"""The log ratio of two diffusion models at one example, less that at another.
 
-Preferences are of pairs, so normalisers drop out, and most of the noise does if both examples of a pair meet the
-same.
+Preferences are of pairs, so normalisers drop out, and most of the noise does if both examples of a pair meet
+the same.
 """
 
 from collections.abc import Callable
@@ -23,18 +23,20 @@ LogRatio = Callable[[AbstractDenoiser, AbstractDenoiser, PRNGKey, Array, Array],
 def denoising_log_ratio(num_levels: int = 8) -> LogRatio:
     r"""From errors of denoising, which any diffusion model has.
 
-    $g = -\tfrac1K \sum_k \omega(s_k) \big[ (|e_\theta|^2 - |e|^2)(x_w) - (|e_\theta|^2 - |e|^2)(x_l) \big]$ with
-    $e = \hat x_0(x + s \epsilon) - x$. **Time and noise are shared in a pair.** Levels have a logistic distribution
-    in log-SNR around that of the data, of scale $d$, and $\omega$ is what makes the mean an integral over
-    $|e|^2\, d \log s / s^2$: minus the log density, less a number that no model moves. Every draw is then right for
-    a shift of a Gaussian of scale $d$; in general the mean is, so that a loss of $g$ is right as levels become many.
+    $g = -\tfrac1K \sum_k \omega(s_k) \big[ (|e_\theta|^2 - |e|^2)(x_w) - (|e_\theta|^2 - |e|^2)(x_l) \big]$
+    with $e = \hat x_0(x + s \epsilon) - x$. **Time and noise are shared in a pair.** Levels have a logistic
+    distribution in log-SNR around that of the data, of scale $d$, and $\omega$ is what makes the mean an
+    integral over $|e|^2\, d \log s / s^2$: minus the log density, less a number that no model moves. Every
+    draw is then right for a shift of a Gaussian of scale $d$; in general the mean is, so that a loss of $g$
+    is right as levels become many.
 
     Args:
         num_levels: $K$, levels a pair, one in each cell of equal probability. Each costs four evaluations.
 
     References:
-        Wallace et al. (2023), Diffusion Model Alignment Using Direct Preference Optimization, arXiv 2311.12908. Kong,
-        Brekelmans & Ver Steeg (2023), Information-Theoretic Diffusion, arXiv 2302.03792, for the density.
+        Wallace et al. (2023), Diffusion Model Alignment Using Direct Preference Optimization, arXiv
+        2311.12908. Kong, Brekelmans & Ver Steeg (2023), Information-Theoretic Diffusion, arXiv 2302.03792,
+        for the density.
     """
     num_levels = whole_number("num_levels", num_levels, 1)
 

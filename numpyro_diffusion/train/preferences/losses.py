@@ -1,9 +1,10 @@
 r"""Losses of preferences: a divergence between what a pair says and what a model says of it.
 
-Of a pair with log ratio $g = \log\frac{p_\theta}{p}(x_w) - \log\frac{p_\theta}{p}(x_l)$ a model says that $x_w$ is
-preferred with chance $\hat p = \sigma(\beta g)$; the label says $q$. *Direct preference optimisation* (DPO) takes
-$\mathrm{KL}(q \,\|\, \hat p)$, up to a number the log likelihood of the Bradley-Terry model; *divergence
-minimisation preference optimisation* (DMPO) takes $\mathrm{KL}(\hat p \,\|\, q)$, which prefers to be sure.
+Of a pair with log ratio $g = \log\frac{p_\theta}{p}(x_w) - \log\frac{p_\theta}{p}(x_l)$ a model says that
+$x_w$ is preferred with chance $\hat p = \sigma(\beta g)$; the label says $q$. *Direct preference
+optimisation* (DPO) takes $\mathrm{KL}(q \,\|\, \hat p)$, up to a number the log likelihood of the
+Bradley-Terry model; *divergence minimisation preference optimisation* (DMPO) takes $\mathrm{KL}(\hat p \,\|\,
+q)$, which prefers to be sure.
 """
 
 import dataclasses
@@ -24,7 +25,8 @@ class DPO:
     $h = \mathrm{logit}\,\pi$: calibrated.
 
     References:
-        Rafailov et al. (2023), arXiv 2305.18290. Wallace et al. (2023), arXiv 2311.12908, for diffusion models.
+        Rafailov et al. (2023), arXiv 2305.18290. Wallace et al. (2023), arXiv 2311.12908, for diffusion
+        models.
     """
 
     def check(self, chances) -> None:
@@ -50,10 +52,11 @@ class DPO:
 class DMPO:
     r"""Reverse divergence from the label, $\mathrm{KL}\big((\hat p, 1 - \hat p) \,\|\, (q', 1 - q')\big)$ (DMPO).
 
-    $\hat p = \sigma(h)$ and $q' = (1 - \epsilon) q + \epsilon (1 - q)$. With *soft* labels, $q$ the chance that the
-    winner is preferred and $\epsilon = 0$, it is least at $h = \mathrm{logit}\, q$. With *hard* labels, $q = 1$, of
-    which a share $\pi$ goes one way, it is least at $h = (2 \pi - 1) \log\frac{1 - \epsilon}{\epsilon}$. That is not
-    the logit of $\pi$: hard labels sharpen by an amount that $\epsilon$ chooses, and nothing calibrates them.
+    $\hat p = \sigma(h)$ and $q' = (1 - \epsilon) q + \epsilon (1 - q)$. With *soft* labels, $q$ the chance
+    that the winner is preferred and $\epsilon = 0$, it is least at $h = \mathrm{logit}\, q$. With *hard*
+    labels, $q = 1$, of which a share $\pi$ goes one way, it is least at $h = (2 \pi - 1) \log\frac{1 -
+    \epsilon}{\epsilon}$. That is not the logit of $\pi$: hard labels sharpen by an amount that $\epsilon$
+    chooses, and nothing calibrates them.
 
     Attributes:
         flip_rate: $\epsilon$, the chance that a label is the wrong way round, in [0, 0.5). Hard labels need
@@ -73,16 +76,17 @@ class DMPO:
     def __post_init__(self):
         if not 0 <= self.flip_rate < 0.5:
             raise ValueError(
-                f"`flip_rate` of `DMPO` must be in [0, 0.5), a share of wrong labels; got {self.flip_rate}. Swap "
-                "winners and losers if most labels are wrong."
+                "`flip_rate` of `DMPO` must be in [0, 0.5), a share of wrong labels; got "
+                f"{self.flip_rate}. Swap winners and losers if most labels are wrong."
             )
 
     def check(self, chances) -> None:
         """Refuse hard labels that are sure to be right: their divergence is infinite wherever one is not."""
         if self.flip_rate == 0 and not bool(jnp.all((chances > 0) & (chances < 1))):
             raise ValueError(
-                "`DMPO` expects `chances` in (0, 1), or a flip rate above 0; got a hard label (a chance of 0 or "
-                "1) and `flip_rate=0`. Take `DMPO(flip_rate=0.01)`, or `DPO()`, which is calibrated."
+                "`DMPO` expects `chances` in (0, 1), or a flip rate above 0; got a hard label (a chance "
+                "of 0 or 1) and `flip_rate=0`. Take `DMPO(flip_rate=0.01)`, or `DPO()`, which is "
+                "calibrated."
             )
 
     def __call__(self, h: Scalar, chance: Scalar) -> Scalar:
