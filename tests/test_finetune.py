@@ -24,7 +24,7 @@ LOW, HIGH = 0.05, 20.0
 SCHEDULE = nd.schedules.VariancePreserving()
 ENDS = {"t_min": float(SCHEDULE.time_at_noise(LOW)), "t_max": float(SCHEDULE.time_at_noise(HIGH))}
 LINE = nd.Gaussian([0.0], [[1.0]], **ENDS)
-NET = nd.nets.ResidualMLP(jax.random.key(1), (1,), width=32, depth=1)
+NET = nd.nets.ResidualMLP(jax.random.key(1), (1,), width=16, depth=1)
 START = nd.NetworkDenoiser(nd.InnerProductEnergy(NET, [0.0], [[1.0]], **ENDS))
 LAWS = {"linear": (1.5, 1.0, 1.125), "curved": (0.8, 0.2, -1.2047)}  # mean, variance, log constant
 QUICK = {"stopping": EarlyStopping(check_every=100, validation_repeats=1), "progress_bar": False}
@@ -74,7 +74,7 @@ def test_the_chain_of_a_gaussian_is_exact_in_three_steps():
     mean, variance = prior.data_moments(chain.times[0])
     for step in range(3):
         moments = lambda u, step=step: chain.moments(prior, u, jnp.asarray(step))
-        slope = jnp.diagonal(jax.jacfwd(lambda u: moments(u)[0])(mean))
+        slope = jnp.diagonal(jax.jacfwd(moments)(mean)[0])
         mean, sd = moments(mean)
         variance = slope**2 * variance + sd**2
     np.testing.assert_allclose(mean, [0.5, -1.0], rtol=1e-6)
@@ -84,7 +84,8 @@ def test_the_chain_of_a_gaussian_is_exact_in_three_steps():
 @pytest.mark.parametrize("num_steps", [4, 16])
 def test_the_best_control_of_a_linear_reward_costs_its_divergence(num_steps, key):
     """Girsanov's divergence, 1.5^2 / 2, and path weights that do not vary: less what t_max leaves."""
-    chain, ideal = ReverseChain(LINE, num_steps), nd.Gaussian([1.5], [[1.0]], **ENDS)
+    prior, ideal = nd.Gaussian([0.0], [[1.0]]), nd.Gaussian([1.5], [[1.0]])
+    chain = ReverseChain(prior, num_steps)
 
     @jax.jit
     @jax.vmap
@@ -92,8 +93,10 @@ def test_the_best_control_of_a_linear_reward_costs_its_divergence(num_steps, key
         return jnp.sum(chain.path(ideal, key).divergences), chain.log_weight(ideal, key, linear)
 
     divergence, log_weight = found(jax.random.split(key, 200))
-    np.testing.assert_allclose(divergence, 1.125, rtol=5e-3)
-    np.testing.assert_allclose(log_weight, 1.125, rtol=2e-2)
+    np.testing.assert_allclose(divergence, 1.125, rtol=1e-3)
+    # A path begins where it likes: 1.5 u / (1 + s^2) with noise s = 100 and u as wide.
+    np.testing.assert_allclose(log_weight, 1.125, atol=5 * 1.5 / 100)
+    np.testing.assert_allclose(np.std(log_weight), 1.5 / 100, rtol=0.2)
 
 
 def test_paths_of_a_wrong_model_weigh_what_is_missing(key):
@@ -117,7 +120,7 @@ def test_paths_of_a_wrong_model_weigh_what_is_missing(key):
 
 def test_backpropagation_finds_the_best_gaussian_steps(key):
     found = finetune(
-        DirectBackprop(num_steps=8), key, START, curved, steps=250, learning_rate=1e-2, **QUICK
+        DirectBackprop(num_steps=8), key, START, curved, steps=150, learning_rate=2e-2, **QUICK
     )
     x = draws_of(found.energy, ReverseChain(START, 8))
     mean, variance, gain = best_of_gaussian_steps(8)
@@ -127,14 +130,14 @@ def test_backpropagation_finds_the_best_gaussian_steps(key):
     np.testing.assert_allclose(found.history["validation_loss"].min(), -gain, atol=0.1)
     # Path weights make up for the rest.
     np.testing.assert_allclose(found.log_normalizer, LAWS["curved"][2], atol=0.08)
-    assert 0.6 < found.ess < 0.95 and found.evaluations == 6 * 8 * 128 * 250
+    assert 0.6 < found.ess < 0.95 and found.evaluations == 6 * 8 * 128 * 150
 
 
 @pytest.mark.parametrize(
     "route, options",
     [
         (PPO(num_steps=8), {"steps": 400, "learning_rate": 1e-2}),
-        (PathConsistency(num_steps=8), {"steps": 250, "learning_rate": 1e-2}),
+        (PathConsistency(num_steps=8), {"steps": 150, "learning_rate": 2e-2}),
     ],
 )
 def test_routes_without_a_slope_of_the_reward_reach_a_shift(route, options, key):
@@ -173,10 +176,21 @@ def test_all_routes_lead_to_one_distribution(name, law, key):
     found = finetune(route, key, start, REWARDS[law], learning_rate=rate, **options, **QUICK)
     mean, variance, log_constant = LAWS[law]
     chain = ReverseChain(start, 32)
-    x = draws_of(found.energy, chain)
+
+    @jax.jit
+    @jax.vmap
+    def weighted(key):
+        points = chain.path(found.energy, key).points
+        log_weight = REWARDS[law](points[-1]) - jnp.sum(chain.log_ratios(found.energy, points))
+        return points[-1][0], jnp.exp(log_weight) if name == "value-weighted" else 1.0
+
+    x, weights = weighted(jax.random.split(jax.random.key(9), 20_000))
+    found_mean = jnp.average(x, weights=weights)
+    found_variance = jnp.average((x - found_mean) ** 2, weights=weights)
     # Finite steps leave 0.02 of the variance, and what is read has noise 0.05; draws have an error of 0.01.
-    np.testing.assert_allclose(x.mean(), mean, atol=0.05)
-    np.testing.assert_allclose(x.var(), variance, atol=0.08 if name == "reward-weighted" else 0.05)
+    np.testing.assert_allclose(found_mean, mean, atol=0.05)
+    wide = 0.08 if name == "reward-weighted" else 0.05  # few examples count
+    np.testing.assert_allclose(found_variance, variance, atol=wide)
     np.testing.assert_allclose(found.log_normalizer, log_constant, atol=0.05)
     assert found.ess > 0.85
 
@@ -214,11 +228,11 @@ def test_a_baseline_knows_nothing_of_its_own_path(rng):
 def test_rewards_are_in_the_units_of_a_table(key):
     data = np.random.default_rng(0).normal(size=(1000, 1))
     short = QUICK | {"steps": 60, "stopping": EarlyStopping(check_every=30, validation_repeats=1)}
-    units = nd.energies.Standardized(START.base, np.array([5e3]), np.array([2e3]))
+    units = nd.energies.Standardized(START, np.array([5e3]), np.array([2e3]))
     in_units = lambda x: linear((x - 5e3) / 2e3)
     route = RewardWeighted(num_steps=4)
     found = finetune(route, key, units, in_units, data=5e3 + 2e3 * data, **short)
-    same = finetune(route, key, START.base, linear, data=data, **short)
+    same = finetune(route, key, START, linear, data=data, **short)
     np.testing.assert_allclose(
         found.history["validation_loss"], same.history["validation_loss"], rtol=1e-6
     )

@@ -100,7 +100,7 @@ class ValueWeighted(AbstractRoute):
         key_draws, key_check, key = jax.random.split(key, 3)
         if task.trainable is not None:
             raise TypeError(
-                "`ValueWeighted` trains a value beside the prior, and nothing of it; got `trainable`. Drop it."
+                "`ValueWeighted` trains a value beside the prior, not the prior; got `trainable`. Drop it."
             )
         data = task.data
         if data is None and not has_exact_draws(task.energy):

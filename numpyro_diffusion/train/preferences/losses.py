@@ -50,9 +50,12 @@ class DPO:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DMPO:
-    r"""Reverse divergence from the label, $\mathrm{KL}\big((\hat p, 1 - \hat p) \,\|\, (q', 1 - q')\big)$ (DMPO).
+    r"""Reverse divergence from the label (DMPO).
 
-    $\hat p = \sigma(h)$ and $q' = (1 - \epsilon) q + \epsilon (1 - q)$. With *soft* labels, $q$ the chance
+    $$\mathrm{KL}\big((\hat p, 1 - \hat p) \,\|\, (q', 1 - q')\big), \quad q' = (1 - \epsilon) q + \epsilon (1
+    - q).$$
+
+    $\hat p = \sigma(h)$ with $h$ as for `DPO`. With *soft* labels, $q$ the chance
     that the winner is preferred and $\epsilon = 0$, it is least at $h = \mathrm{logit}\, q$. With *hard*
     labels, $q = 1$, of which a share $\pi$ goes one way, it is least at $h = (2 \pi - 1) \log\frac{1 -
     \epsilon}{\epsilon}$. That is not the logit of $\pi$: hard labels sharpen by an amount that $\epsilon$
