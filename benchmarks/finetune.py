@@ -94,6 +94,7 @@ def fine_tuned(name, reward, budget, seeds, draws):
 
 def main() -> None:
     options = _table.parser(__doc__)
+    options.add_argument("--budgets", type=int, nargs="+", default=[1_000_000])
     options.set_defaults(seeds=3)
     options = options.parse_args()
     rows = []
@@ -102,8 +103,8 @@ def main() -> None:
         rows.append(list(cells))
         print("|", *(f"{cell} |" for cell in cells), flush=True)
 
-    budgets = (100_000,) if options.tiny else (300_000, 3_000_000)
     seeds, draws = (2, 200) if options.tiny else (options.seeds, 20_000)
+    budgets = [100_000] if options.tiny else options.budgets
     for label, reward in REWARDS.items():
         for budget in budgets:
             for name in ROUTES:
