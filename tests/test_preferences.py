@@ -90,7 +90,7 @@ def test_soft_labels_tilt_a_gaussian(loss, key):
 
 
 def test_hard_labels_tilt_a_gaussian_by_one_loss_and_too_far_by_the_other(key):
-    """On the line with r = x: 0.5 for DPO, and 1.0197 for DMPO with a flip rate of 0.01."""
+    """On the line with r = x: 0.5 for DPO, and 1.0160 for DMPO with a flip rate of 0.01."""
     rng = np.random.default_rng(1)
     x, y = rng.normal(size=(2, 60_000, 1))
     first = rng.uniform(size=(len(x), 1)) < expit(x - y)
@@ -103,7 +103,7 @@ def test_hard_labels_tilt_a_gaussian_by_one_loss_and_too_far_by_the_other(key):
     error = 5 / (0.8 * 20_000) ** 0.5
     calibrated, sharp = fitted(DPO()), fitted(DMPO(flip_rate=0.01))
     np.testing.assert_allclose(calibrated.energy.mean, 0.5, atol=error)
-    np.testing.assert_allclose(sharp.energy.mean, 1.0197, atol=2 * error)
+    np.testing.assert_allclose(sharp.energy.mean, 1.0160, atol=2 * error)
     assert "heuristic" in sharp.target and "heuristic" not in calibrated.target
 
 

@@ -20,6 +20,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from ..._arguments import whole_number
 from ..._typing import Array, PRNGKey, Scalar
 from ...energies import AbstractDenoiser
 from ...schedules import log_snr_grid
@@ -51,6 +52,7 @@ class ReverseChain(eqx.Module):
     times: Array
 
     def __init__(self, prior: AbstractDenoiser, num_steps: int = 32):
+        num_steps = whole_number("num_steps", num_steps, 1)
         self.prior = prior
         self.times = log_snr_grid(prior.schedule, num_steps, prior.t_min, prior.t_max)
 
