@@ -90,7 +90,7 @@ def fine_tuned(name, reward, budget, seeds, draws):
 
 def main() -> None:
     options = _table.parser(__doc__)
-    options.add_argument("--budgets", type=int, nargs="+", default=[1_000_000])
+    options.add_argument("--budgets", type=int, nargs="+", default=[300_000])
     options.add_argument("--rewards", nargs="+", choices=list(REWARDS), default=list(REWARDS))
     options.set_defaults(seeds=3)
     options = options.parse_args()
@@ -123,16 +123,7 @@ def main() -> None:
                 numbers = sampled(law, seeds, num)
                 show(label, f"{budget:.0e}", f"weighted, {name}", *map(words, numbers))
         show(label, "", "exact", *TRUTH[label].split(", "), "")
-    columns = [
-        "reward",
-        "evaluations",
-        "method",
-        "mean",
-        "variance",
-        "log normaliser",
-        "ESS",
-        "seconds",
-    ]
+    columns = ["reward", "evaluations", "method", "mean", "variance", "log normaliser", "ESS"]
     _table.emit("finetune", __doc__, columns, rows, options.save)
 
 

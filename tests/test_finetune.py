@@ -18,7 +18,7 @@ from numpyro_diffusion.train import (
     ValueWeighted,
     finetune,
 )
-from numpyro_diffusion.train.finetune.ppo import above_baseline, clipped
+from numpyro_diffusion.train.finetune.ppo import above_baseline, clipped, returns_of
 
 LOW, HIGH = 0.05, 20.0
 SCHEDULE = nd.schedules.VariancePreserving()
@@ -209,6 +209,11 @@ def test_a_value_beside_a_prior_without_exact_draws(key):
 def test_a_ratio_is_clipped_where_it_has_gone_far_enough():
     ratio, advantage = jnp.array([1.5, 1.5, 0.5, 0.5, 1.1]), jnp.array([1.0, -1.0, 1.0, -1.0, 2.0])
     np.testing.assert_allclose(clipped(ratio, advantage, 0.2), [1.2, -1.5, 0.5, -0.8, 2.2])
+
+
+def test_a_return_pays_for_what_is_left_of_the_path():
+    found = returns_of(jnp.array([1.0, 2.0]), jnp.array([[0.1, 0.2, 0.3], [0.0, 0.5, 0.0]]))
+    np.testing.assert_allclose(found, [[0.5, 0.7, 1.0], [1.5, 2.0, 2.0]])
 
 
 def test_a_baseline_knows_nothing_of_its_own_path(rng):

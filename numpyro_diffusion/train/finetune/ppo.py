@@ -88,8 +88,9 @@ class PPO(AbstractRoute):
             paths = jax.vmap(lambda key: chain.path(rebuild(weights), key))(keys)
             old = jax.vmap(lambda points: chain.log_ratios(rebuild(weights), points))(paths.points)
             rewards = jax.vmap(task.log_weight)(paths.points[:, -1])
-            later = jnp.sum(paths.divergences, 1, keepdims=True) - jnp.cumsum(paths.divergences, 1)
-            advantages = above_baseline(rewards[:, None] - later, paths.points[:, :-1])
+            advantages = above_baseline(
+                returns_of(rewards, paths.divergences), paths.points[:, :-1]
+            )
 
             def epoch(carry, _):
                 weights, state = carry
@@ -146,6 +147,12 @@ class PPO(AbstractRoute):
 def clipped(ratio, advantage, clip: float):
     r"""$\min(\rho A, \mathrm{clip}(\rho, 1 \pm \epsilon) A)$, element by element."""
     return jnp.minimum(ratio * advantage, jnp.clip(ratio, 1 - clip, 1 + clip) * advantage)
+
+
+def returns_of(rewards, divergences):
+    r"""$r / \alpha - \sum_{j > k} \mathrm{KL}_j$ of each path from each step, of shape `(num, num_steps)`."""
+    later = jnp.sum(divergences, 1, keepdims=True) - jnp.cumsum(divergences, 1)
+    return rewards[:, None] - later
 
 
 def divergences(chain: ReverseChain, model, points):
