@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from .._typing import Array, PRNGKey
+from .._typing import Array, PRNGKey, PyTree
 from ..energies import AbstractDenoiser, AbstractEnergy
 from .examples import check_examples
 from .losses import denoising_loss, energy_loss
@@ -23,6 +23,7 @@ __all__ = [
     "null_of",
     "split",
     "spreader",
+    "trainable_of",
 ]
 
 
@@ -136,3 +137,20 @@ def forgetful(energy: Any) -> Any:
     if getattr(energy, "label_normalizers", None) is not None:
         energy = energy.with_label_normalizers(None)  # pyright: ignore[reportAttributeAccessIssue]
     return energy if energy.log_normalizer is None else energy.with_log_normalizer(None)
+
+
+def trainable_of(model: Any, trainable: Callable[[Any], PyTree] | None) -> Callable[[Any], PyTree]:
+    """What is trained of a model: as said, or its network, and its offset where it has one.
+
+    Raises:
+        TypeError: If nothing is said and the model has no network.
+    """
+    if trainable is not None:
+        return trainable
+    if not hasattr(model, "net"):
+        raise TypeError(
+            f"`{type(model).__name__}` has no network to train. Say what is trained, such as "
+            "`trainable=lambda energy: energy.mean`, or `distill` the model into a network first."
+        )
+    names = [name for name in ("net", "offset") if hasattr(model, name)]
+    return lambda model: tuple(getattr(model, name) for name in names)
