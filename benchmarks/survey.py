@@ -64,7 +64,7 @@ def one(seed: int, images, num_particles: int) -> dict:
         ]
         for name in DISCRETE
     }
-    return {"ranks": ranks, "discrete": discrete, "levels": int(smc.result.ess.shape[-1])}
+    return {"ranks": ranks, "discrete": discrete, "levels": int(smc.result.num_levels_run)}
 
 
 def rows_of(found: list[dict]) -> list[list]:
