@@ -61,7 +61,8 @@ def powers(kept, seeds, tiny, gibbs):
     grid = np.geomspace(0.25, 4.0, 4 if tiny else 7)
     size = 100 if tiny else 4000
     family = nd.normalizers.tabulate(MIXTURE, grid, key=jax.random.key(0), num_particles=size)
-    notes = [f"Largest error of the table of the mixture {family.log_normalizer_error:.3f} nats."]
+    said = family.log_normalizer_error
+    notes = [f"Largest error of the table of the mixture {said:.3f} nats."]
     rows = []
     members = {"Gaussian": (GAUSSIAN, lambda b: b * GAUSSIAN), "mixture": (MIXTURE, family.given)}
     for name, (prior, member) in members.items():
