@@ -4,8 +4,9 @@ On `--seeds` data sets truth and data are drawn from the model: images are parti
 learned prior alone, all else is drawn exactly. Each data set gets a posterior from one cloud of `--particles`
 particles. Ranks and coverages are as in `calibration.py`. The last rows are of the discrete sites, red
 objects and failures of the photometer: their probability and their share, in data where the probability is
-below one half, and in the others. With few families of particles left a cloud is narrower than its posterior,
-which shows as coverage that is too low. Rows so far are kept in a file, so that a run that was cut off goes on.
+below one half, and in the others. With few families of particles left a cloud is narrower than its
+posterior, which shows as coverage that is too low. Rows so far are kept in a file, so that a run that was
+cut off goes on.
 """
 
 import importlib.util
