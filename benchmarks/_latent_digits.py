@@ -45,7 +45,7 @@ def labels(kept, tiny, count, runs):
 
     def by_draws():
         """Log evidence of every datum and label by each cloud of the label's prior: no run for the datum."""
-        size, number = (64, 2) if tiny else (1024, 8)
+        size, number = (64, 2) if tiny else (512, 8)
         logs = np.empty((count, number, 10))
         for c in range(10):
             x, weights = prior_images(digits.given(c), jax.random.key(100 + c), size, number)

@@ -7,7 +7,7 @@ sampling 8 chains of 600. The evidence is its error and what the sampler says of
 of the mixture is made once, by `normalizers.tabulate`.
 
 Labels: noisy digits, whole images. The reference is the evidence of each label, from draws of the prior of
-each (8 clouds of 1,024) weighed by the likelihood, which share nothing with the runs; its standard error is
+each (8 clouds of 512) weighed by the likelihood, which share nothing with the runs; its standard error is
 by leaving clouds out. `gap` is the largest difference of a label's probability: of `SMC` with a latent label
 (4 clouds of 512 particles), and, for some images, of `choice_evidences` (a run of 2 clouds of 256 for each
 label); mean +- standard deviation over images.
@@ -123,7 +123,7 @@ def gaps(found):
 
 def main() -> None:
     options = _table.parser(__doc__)
-    options.add_argument("--only", choices=PARTS, help="a part")
+    options.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="parts")
     options.add_argument("--images", type=int, default=50, help="test digits with a latent label")
     options.add_argument("--runs", type=int, default=5, help="of them with a run for each label")
     options.add_argument("--data-sets", type=int, default=34, help="images of each power of digits")
@@ -139,12 +139,11 @@ def main() -> None:
         "digits": lambda: recovery(kept, tiny, options.data_sets),
     }
     rows, notes = [], []
-    for name in [options.only] if options.only else PARTS:
+    for name in options.only:
         more = parts[name]()
         rows, notes = rows + more[0], notes + [n for n in more[1] if n not in notes]
-    name = "hyperparameters" + (f"-{options.only}" if options.only else "")
     columns = ["prior or data", "sampler", "gap", "evidence, reference or coverage"]
-    _table.emit(name, __doc__, columns, rows, options.save, tuple(notes))
+    _table.emit("hyperparameters", __doc__, columns, rows, options.save, tuple(notes))
 
 
 if __name__ == "__main__":
