@@ -117,12 +117,6 @@ def run_smc(
             `result` holds the last particles that are worth something, and the trace until the death. A
             warning tells of NaN.
     """
-    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((key, model.levels))):
-        raise TypeError(
-            "`run_smc` steers its levels from the host, and cannot be traced by `jax.jit` or `jax.vmap`: "
-            "call the pure `nd.smc.sample(key, model, num_particles)` there."
-        )
-    key = check_key(key)
     num_particles = whole_number("num_particles", num_particles, 2)
     if num_chains is not None:
         num_chains = whole_number("num_chains", num_chains, 1, "`None` runs one.")
@@ -133,6 +127,12 @@ def run_smc(
         batch_size = safe_batch(model, num_particles * (num_chains or 1), chain_length)
     chunk = whole_number("levels_per_chunk", levels_per_chunk, 1)
     max_levels = whole_or_none("max_levels", max_levels, 1, "`None` for all.")
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((key, model.levels))):
+        raise TypeError(
+            "`run_smc` steers its levels from the host, and cannot be traced by `jax.jit` or `jax.vmap`: "
+            "call the pure `nd.smc.sample(key, model, num_particles)` there."
+        )
+    key = check_key(key)
     deadline = None if max_seconds is None else monotonic() + positive("max_seconds", max_seconds)
     threshold = check_threshold(threshold)
     spread = spread_over(devices, num_chains or 1, num_particles // (chain_length or 1))

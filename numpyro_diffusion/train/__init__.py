@@ -9,6 +9,14 @@ from .consistency import step_errors as step_errors
 from .distill import distill as distill
 from .distill import distillation_loss as distillation_loss
 from .distill import from_teacher as from_teacher
+from .finetune import PPO as PPO
+from .finetune import DirectBackprop as DirectBackprop
+from .finetune import FinetuneResult as FinetuneResult
+from .finetune import PathConsistency as PathConsistency
+from .finetune import ReverseChain as ReverseChain
+from .finetune import RewardWeighted as RewardWeighted
+from .finetune import ValueWeighted as ValueWeighted
+from .finetune import finetune as finetune
 from .fit import fit as fit
 from .fit_recovery import RecoveryResult as RecoveryResult
 from .fit_recovery import fit_recovery as fit_recovery
@@ -30,6 +38,12 @@ from .mixture_density import MixtureDensityNetwork as MixtureDensityNetwork
 from .mixture_density import fit_mixture_density as fit_mixture_density
 from .options import EarlyStopping as EarlyStopping
 from .options import Optimizer as Optimizer
+from .preferences import DMPO as DMPO
+from .preferences import DPO as DPO
+from .preferences import PreferenceResult as PreferenceResult
+from .preferences import denoising_log_ratio as denoising_log_ratio
+from .preferences import energy_log_ratio as energy_log_ratio
+from .preferences import fit_preferences as fit_preferences
 from .ratio import density_ratio_classifier as density_ratio_classifier
 from .ratio import fit_ratio as fit_ratio
 from .recovery import RecoveryReport as RecoveryReport

@@ -25,6 +25,7 @@ __all__ = [
     "null_of",
     "split",
     "spreader",
+    "trainable_of",
 ]
 
 
@@ -145,3 +146,20 @@ def names_of(part: PyTree, whole: PyTree) -> list[str]:
     places = {id(leaf): path for path, leaf in jax.tree.leaves_with_path(whole)}
     leaves = filter(eqx.is_inexact_array, jax.tree.leaves(part))
     return [jax.tree_util.keystr(places.get(id(leaf), ())) for leaf in leaves]
+
+
+def trainable_of(model: Any, trainable: Callable[[Any], PyTree] | None) -> Callable[[Any], PyTree]:
+    """What is trained of a model: as said, or its network, and its offset where it has one.
+
+    Raises:
+        TypeError: If nothing is said and the model has no network.
+    """
+    if trainable is not None:
+        return trainable
+    if not hasattr(model, "net"):
+        raise TypeError(
+            f"`{type(model).__name__}` has no network to train. Say what is trained, such as "
+            "`trainable=lambda energy: energy.mean`, or `distill` the model into a network first."
+        )
+    names = [name for name in ("net", "offset") if hasattr(model, name)]
+    return lambda model: tuple(getattr(model, name) for name in names)

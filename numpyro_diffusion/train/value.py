@@ -17,7 +17,7 @@ from .fit import fit
 from .losses import Levels, uniform_log_snr
 from .options import Optimizer
 
-__all__ = ["fit_soft_value", "scalar_head", "value_loss"]
+__all__ = ["draws_of", "fit_soft_value", "scalar_head", "value_loss"]
 
 
 def value_loss(
@@ -96,7 +96,7 @@ def fit_soft_value(
     steps, batch_size = whole_numbers(1, steps=steps, batch_size=batch_size)
     if not alpha > 0:
         raise ValueError(f"`fit_soft_value` expects a positive `alpha`; got {alpha}.")
-    data = _draws_of(energy) if data is None else data
+    data = draws_of(energy) if data is None else data
     key_net, key_offset, key = jax.random.split(key, 3)
     log_weight = lambda x: reward(x) / alpha
     if callable(data):
@@ -130,7 +130,7 @@ def scalar_head(net: Any, energy: AbstractDenoiser, offset: Scalar | float = 0.0
     return ScalarHead(net, energy.schedule, mean, jnp.sqrt(variance), offset)
 
 
-def _draws_of(energy: AbstractDenoiser):
+def draws_of(energy: AbstractDenoiser):
     """Exact draws at `t_min` in data units, as a function of a key."""
     t = jnp.asarray(energy.t_min, jnp.result_type(float))
     alpha_t, _ = energy.schedule(t)
