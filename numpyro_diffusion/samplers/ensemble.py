@@ -81,7 +81,9 @@ def ensemble_kalman(
         1, num_steps=num_steps, num_updates=num_updates, flow_steps=flow_steps
     )
     if not 0 < guidance < np.inf:
-        raise ValueError(f"`guidance` must be positive and finite; got {guidance}. Published is 1.")
+        raise ValueError(
+            f"`guidance` must be positive and finite; got {guidance}. Try 1; published are 2 to 3.5."
+        )
     if not 0 <= idle < 0.5:
         raise ValueError(f"`idle` is a share from 0 to below 1/2; got {idle}. Published is 0.1.")
     if not bridge.diffusion_sites or bridge.other_sites:

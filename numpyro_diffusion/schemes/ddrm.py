@@ -26,11 +26,13 @@ class DDRM(AbstractRestoration):
 
     Attributes:
         eta: $\eta$. `None`: 0.85 as published; with weights that of the sampler's own steps, $\eta^2 = 1 -
-            s_s^2 / s_t^2$, with their covariance where nothing is seen.
-        eta_b: $\eta_b$. `None`: 1. With weights the variance is nowhere below $\eta^2 s_s^2$.
+            s_s^2 / s_t^2$.
+        eta_b: $\eta_b$. `None`: 1.
 
-    Draws forget the level before wherever the datum has less noise, so that weights are uneven with many
-    data: `Twisted(conjugate=True)` has draws of the same kind that do not.
+    With weights the noise is that of the sampler's own steps, and nowhere less, since narrower draws would have
+    weights without a variance. A draw forgets the level before wherever the datum has less noise, so that every
+    level costs weight: take few, such as `Twisted(levels=10, covariance=Full())`. `Twisted(conjugate=True)` has
+    draws of the same kind that do not forget.
 
     References:
         Kawar, Elad, Ermon & Song (2022), Denoising Diffusion Restoration Models, NeurIPS, arXiv 2201.11793.
@@ -57,11 +59,10 @@ class DDRM(AbstractRestoration):
         kept = jnp.sqrt(1 - eta2) * at.clean
         deviation = jnp.where(at.seen, at.deviation, 1.0)
         toward = jnp.where(at.seen, (at.datum - at.x_hat) / deviation, (at.u - at.x_hat) / at.noisy)
-        own = jnp.full_like(at.seen, not published and self.eta is None)
-        mean, variance = at.x_hat + kept * toward, jnp.where(own, at.own, eta2 * at.clean**2)
+        mean, variance = at.x_hat + kept * toward, eta2 * at.clean**2
         sharp = at.seen & (at.clean >= deviation)
         redrawn = at.clean**2 - (eta_b * deviation) ** 2
         if not published:
-            redrawn = jnp.maximum(redrawn, variance)
+            redrawn = jnp.maximum(redrawn, at.own)
         mean = jnp.where(sharp, (1 - eta_b) * at.x_hat + eta_b * at.datum, mean)
-        return Draw(mean, jnp.where(sharp, redrawn, variance), own & ~at.seen)
+        return Draw(mean, jnp.where(sharp, redrawn, variance), ~sharp & (not published))

@@ -16,8 +16,9 @@ class DiffPIR(AbstractRestoration):
 
     Attributes:
         strength: $\lambda$: at 1 the clean variable is taken to lie within $s_t$ of the denoised mean.
-        zeta: $\zeta$, the share of fresh noise. `None`: 1 as published for inpainting; with weights that of
-            the sampler's own steps, $1 - s_s^2 / s_t^2$, with their covariance.
+        zeta: $\zeta$, the share of fresh noise. `None`: 1 as published for inpainting; with weights $1 - s_s^2 /
+            s_t^2$, that of the sampler's own steps. With weights it is part of the mean alone: noise is that of
+            the sampler, since narrower draws would have weights without a variance.
 
     References:
         Zhu, Zhang, Liang, Cao, Wen, Timofte & Van Gool (2023), Denoising Diffusion Models for Plug-and-Play
@@ -47,5 +48,5 @@ class DiffPIR(AbstractRestoration):
         proximal = at.x_hat + gain * (at.datum - at.x_hat)
         kept = jnp.sqrt(1 - zeta) * at.clean / at.noisy
         variance = jnp.broadcast_to(zeta * at.clean**2, at.u.shape)
-        own = not published and self.zeta is None
-        return Draw(proximal + kept * (at.u - proximal), variance, jnp.full_like(at.seen, own))
+        mean = proximal + kept * (at.u - proximal)
+        return Draw(mean, variance, jnp.full_like(at.seen, not published))
