@@ -52,25 +52,31 @@ def test_steps_of_a_posterior():
     assert draws.target.endswith("p(x, t_min) p(y | x)")
 
 
-def test_annealed_steps_of_a_gaussian():
-    """Level by level the variance is that of a linear recursion: what few steps leave is seen."""
-    step, num_levels, num_steps = 0.3, 8, 4
+def test_annealed_steps_of_a_posterior():
+    """Level by level mean and covariance are those of a linear recursion: what few steps leave is seen."""
+    step, num_levels, num_steps, sigma2, y = 0.3, 8, 4, 0.3, 2.0
     ends = [float(PRIOR.schedule.noise_level(jnp.asarray(t))) for t in (PRIOR.t_max, PRIOR.t_min)]
-    values, basis = np.linalg.eigh(COVARIANCE)
     mean, variance = (np.asarray(v) for v in PRIOR.data_moments(jnp.asarray(PRIOR.t_max)))
-    mean, covariance = basis.T @ mean, basis.T @ np.diag(variance) @ basis
+    covariance, first = np.diag(variance), np.diag([1.0, 0.0])
     for s in np.geomspace(*ends, num_levels):
-        slope = 1 - 0.5 * step * s**2 / (values + s**2)
+        prior, data = np.linalg.inv(COVARIANCE + s**2 * np.eye(2)), first / (sigma2 + s**2)
+        slope = np.eye(2) - 0.5 * step * s**2 * (prior + data)
+        shift = 0.5 * step * s**2 * (prior @ MEAN + data @ [y, 0.0])
         for _ in range(num_steps):
-            mean = basis.T @ MEAN + slope * (mean - basis.T @ MEAN)
-            covariance = np.outer(slope, slope) * covariance + step * s**2 * np.eye(2)
+            mean = slope @ mean + shift
+            covariance = slope @ covariance @ slope.T + step * s**2 * np.eye(2)
     draws = annealed_langevin(
-        jax.random.key(3), PRIOR, step_size=step, num_levels=num_levels, num_steps=num_steps,
+        jax.random.key(3),
+        PRIOR,
+        lambda u, s: -0.5 * (u[0] - y) ** 2 / (sigma2 + s**2),
+        step_size=step,
+        num_levels=num_levels,
+        num_steps=num_steps,
         num_samples=20_000,
-    )  # fmt: skip
-    covariance = basis @ covariance @ basis.T
-    assert np.abs(covariance / COVARIANCE - 1).max() > 0.5
-    assert_moments(draws.positions, basis @ mean, covariance)
+    )
+    posterior = np.linalg.inv(np.linalg.inv(COVARIANCE) + first / sigma2)
+    assert np.abs(covariance / posterior - 1).max() > 0.5
+    assert_moments(draws.positions, mean, covariance)
     assert not draws.exact and "4 at each of 8" in draws.target
 
 

@@ -75,7 +75,8 @@ def unadjusted_langevin(
     times = jnp.full(1, denoiser.t_min, jnp.result_type(float))
     sizes = jnp.full(1, step_size, times.dtype)
     keys = jax.random.split(lean(key), num_samples)
-    draws = _chains(keys, denoiser, log_likelihood, times, sizes, num_steps, initial)
+    alone = None if log_likelihood is None else lambda u, s: log_likelihood(u)
+    draws = _chains(keys, denoiser, alone, times, sizes, num_steps, initial)
     target = (
         f"unadjusted Langevin steps of size {step_size:g}, {num_steps} a chain; in the "
         f"limit of small steps"
@@ -86,7 +87,7 @@ def unadjusted_langevin(
 def annealed_langevin(
     key: PRNGKey,
     denoiser: AbstractDenoiser,
-    log_likelihood: Callable[[Array], Scalar] | None = None,
+    log_likelihood: Callable[[Array, Scalar], Scalar] | None = None,
     *,
     step_size: float = 0.2,
     num_levels: int = 10,
@@ -98,20 +99,20 @@ def annealed_langevin(
 
     At noise levels $s_1 > \dots > s_L$, equal in log-SNR from `t_max` to `t_min`, `num_steps` steps each of
 
-    $$u \leftarrow u + \tfrac{h_i}{2} \big(\nabla \log p_{s_i}(u) + \nabla \log L(u)\big) + \sqrt{h_i}\, \xi,
-    \qquad h_i = \epsilon\, s_i^2 .$$
+    $$u \leftarrow u + \tfrac{h_i}{2} \big(\nabla \log p_{s_i}(u) + \nabla \log L_{s_i}(u)\big) +
+    \sqrt{h_i}\, \xi, \qquad h_i = \epsilon\, s_i^2 .$$
 
-    A heuristic: of a Gaussian with variance $d^2$ a level multiplies the deviation from the mean by $1 - h_i
-    / 2 (d^2 + s_i^2)$ a step. Where $s_i \ll d$ that is hardly less than 1, and what is kept is what earlier
-    levels left. With a likelihood, $L$ of the noised variable itself (Jalal et al.), the steps are not
-    stable where the data are more precise than the noise level, $h_i > 4 \sigma^2$: those levels are skipped
-    by a smaller `t_max`, or by `step_size`. The weighted method for a score is `Twisted`.
+    A heuristic: of a Gaussian with variance $d^2$ a step multiplies the deviation from the mean by $1 - h_i
+    / 2 (d^2 + s_i^2)$. Where $s_i \ll d$ that is hardly less than 1, and what earlier levels left is kept:
+    with few steps the draws are too wide. With data the likelihood $L_s$ is that of the noised variable, and
+    is to widen with the noise, $\mathcal{N}(y; H u, \sigma^2 + s^2)$ (Jalal et al.): steps are not stable
+    where it is more precise than the level. The weighted method for a score is `Twisted`.
 
     Args:
         key: PRNG key.
         denoiser: The prior; a score is enough.
-        log_likelihood: Log of $L$, `x -> ()` in nats for ONE example in units of the data; `None` for the
-            prior.
+        log_likelihood: Log of $L_s$, `(u, s) -> ()` in nats for ONE noised example in units of the data and
+            its noise level; `None` for the prior.
         step_size: $\epsilon$: the step in squared noise levels. Song & Ermon have 0.2 (2e-5 over 0.01
             squared).
         num_levels: $L$.
@@ -165,10 +166,10 @@ def _check(who, denoiser, num_samples, initial, step_size) -> None:
 
 def _found(who: str, positions: Array, target: str) -> LangevinDraws:
     if not isinstance(positions, Tracer):
-        lost = ~np.isfinite(np.asarray(positions)).reshape(len(positions), -1).all(1)
+        lost = np.any(~np.isfinite(np.asarray(positions)).reshape(len(positions), -1), 1)
         if lost.any():
             raise FloatingPointError(
-                f"`{who}` lost {int(lost.sum())} of {len(lost)} chains, the first is number "
+                f"`{who}` lost {int(lost.sum())} of {len(positions)} chains, the first is number "
                 f"{int(lost.argmax())}: their positions are not finite. Take a smaller "
                 f"`step_size`, and look at "
                 "the score where chains start (`initial`)."
@@ -179,6 +180,7 @@ def _found(who: str, positions: Array, target: str) -> LangevinDraws:
 @eqx.filter_jit
 def _chains(keys, denoiser, log_likelihood, times, sizes, num_steps, initial):
     mean, variance = denoiser.data_moments(times[0])
+    noises = jax.vmap(denoiser.schedule.noise_level)(times)
 
     def chain(key, first):
         key_start, key_steps = jax.random.split(key)
@@ -189,7 +191,7 @@ def _chains(keys, denoiser, log_likelihood, times, sizes, num_steps, initial):
             i, j = at
             slope = denoiser.data_score(u, times[i])
             if log_likelihood is not None:
-                slope = slope + jax.grad(log_likelihood)(u)
+                slope = slope + jax.grad(log_likelihood)(u, noises[i])
             noise = jax.random.normal(jax.random.fold_in(key_steps, j), u.shape, u.dtype)
             return (u + 0.5 * sizes[i] * slope + jnp.sqrt(sizes[i]) * noise).astype(u.dtype), None
 

@@ -16,9 +16,9 @@ class DiffPIR(AbstractRestoration):
 
     Attributes:
         strength: $\lambda$: at 1 the clean variable is taken to lie within $s_t$ of the denoised mean.
-        zeta: $\zeta$, the share of fresh noise. `None`: 1 as published for inpainting; with weights $1 - s_s^2 /
-            s_t^2$, that of the sampler's own steps. With weights it is part of the mean alone: noise is that of
-            the sampler, since narrower draws would have weights without a variance.
+        zeta: $\zeta$, the share of fresh noise. `None`: 1 as published for inpainting; with weights $1 -
+            s_s^2 / s_t^2$, that of the sampler's own steps. With weights it is part of the mean alone: noise
+            is that of the sampler, since narrower draws would have weights without a variance.
 
     References:
         Zhu, Zhang, Liang, Cao, Wen, Timofte & Van Gool (2023), Denoising Diffusion Models for Plug-and-Play
