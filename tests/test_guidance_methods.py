@@ -75,7 +75,7 @@ def paths(transport, rows, keys):
 
 def run(method, published, size=20_000):
     transport = nd.Twisted(6, proposal=method, covariance=Full()).kernels(BRIDGE).transport
-    transport = transport.as_published() if published else transport
+    transport = transport.unweighed() if published else transport.as_published()
     keys = jax.random.split(jax.random.key(1), size)
     return [np.asarray(part) for part in paths(transport, levels(transport), keys)]
 
@@ -225,6 +225,20 @@ def test_a_derivative_by_regression():
     np.testing.assert_allclose(back, jacobian.T, rtol=1e-6)
 
 
+@pytest.mark.slow
+def test_without_resampling_the_weights_are_there():
+    """And without weights there is no evidence, for the same scheme."""
+    scheme = nd.Twisted(6, proposal=DiffPIR(), covariance=Full(), pilot=64)
+    result = nd.run_smc(
+        jax.random.key(2), nd.schemes.unresampled(scheme)(BRIDGE), 500, num_chains=40
+    )
+    truth = multivariate_normal.logpdf(DATA, OPERATOR @ MEAN, EVIDENCE)
+    assert_unbiased(result.log_evidence, truth)
+    result = nd.run_smc(jax.random.key(2), nd.schemes.unweighted(scheme)(BRIDGE), 20_000)
+    assert not result.exact and np.isnan(result.log_evidence)
+    assert_moments(np.asarray(result.positions["x"]), *law(lambda *at: diffpir(*at, 1.0, 1.0)))
+
+
 def opaque(matrix, x):
     shape = jax.ShapeDtypeStruct((matrix.shape[0],), x.dtype)
     return jax.pure_callback(
@@ -330,8 +344,9 @@ def test_ensemble_kalman_has_the_moments_of_its_mean_field():
 
 
 def test_refusals():
-    with pytest.raises(ValueError, match="`RePaint` have no weights of use.*conjugate=True"):
-        nd.Twisted(proposal=RePaint())(BRIDGE)
+    for change in (lambda scheme: scheme, nd.schemes.unresampled):
+        with pytest.raises(ValueError, match="`RePaint` have no weights of use.*conjugate=True"):
+            change(nd.Twisted(2, proposal=RePaint(2), pilot=8))(BRIDGE)
     with pytest.raises(TypeError, match=r"`proposal` of `Twisted`.*got 'DDRM'"):
         nd.Twisted(proposal="DDRM")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="not both"):

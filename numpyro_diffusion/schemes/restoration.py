@@ -140,11 +140,17 @@ class Restored(AbstractTransport):
     def evaluations(self, bridge):
         return (self.method.num_repeats - 1) * bridge.evaluations
 
-    def as_published(self):
+    def unweighed(self):
         return dataclasses.replace(self, weighed=False)
 
     def __call__(self, key, bridge, position, gradient, seen, level):
         del gradient
+        if self.weighed and not self.method.weighed:
+            raise ValueError(
+                f"draws of `{type(self.method).__name__}` have no weights of use: as published they are"
+                " `nd.schemes.unweighted(nd.Twisted(proposal=...))`. For the posterior use"
+                " `nd.Twisted(conjugate=True)` with `twist=nd.twists.NoisedObservation()`."
+            )
         assert seen is not None
         (name,) = bridge.diffusion_sites
         moves = level.next_clock < level.clock

@@ -105,15 +105,6 @@ class Twisted(TunedScheme):
             return int(np.sum(falls))  # the rest are at the clean end
         return self.levels
 
-    def __call__(self, bridge, key=None, *, progress_bar=False):
-        if self.proposal is not None and not self.proposal.weighed:
-            raise ValueError(
-                f"draws of `{type(self.proposal).__name__}` have no weights of use: as published they are"
-                " `nd.schemes.unweighted(nd.Twisted(proposal=...))`. For the posterior use"
-                " `nd.Twisted(conjugate=True)` with `twist=nd.twists.NoisedObservation()`."
-            )
-        return super().__call__(bridge, key, progress_bar=progress_bar)
-
     def kernels(self, bridge: Bridge) -> Kernels:
         """Proposals and weights over a bridge, which must have a diffusion site."""
         check_has_diffusion(self, bridge)
