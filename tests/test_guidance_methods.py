@@ -15,6 +15,7 @@ import numpyro_diffusion as nd
 from numpyro_diffusion.samplers.split.blocks import added_noise, ladder
 from numpyro_diffusion.schemes import DDNM, DDRM, DiffPIR, EnsembleKalman, Full, RePaint
 from numpyro_diffusion.schemes.levels import Level
+from numpyro_diffusion.schemes.restoration import spectrum
 
 MEAN, COVARIANCE = np.array([0.5, -1.0]), np.array([[1.0, 0.7], [0.7, 0.8]])
 OPERATOR, DATA, SIGMA = np.array([[1.0, 0.4]]), np.array([1.9]), 0.4
@@ -85,7 +86,7 @@ def denoised(u, s):
 
 
 def ddrm(u, s, to, eta=0.85, eta_b=1.0):
-    """Equations 7 and 8 of the paper, coordinate by coordinate."""
+    """As in the paper, coordinate by coordinate."""
     left, values, right = np.linalg.svd(OPERATOR)
     x, y, mean, variance = right @ denoised(u, s), left.T @ DATA, np.zeros(2), np.zeros(2)
     for i in range(2):
@@ -102,7 +103,7 @@ def ddrm(u, s, to, eta=0.85, eta_b=1.0):
 
 
 def ddnm(u, s, to):
-    """Equations 15 to 19, with the steps of a denoising diffusion model in units of the data."""
+    """As in the paper, for one datum, with all steps in units of the data."""
     left, values, right = np.linalg.svd(OPERATOR)
     a, sigma = 1 - (to / s) ** 2, to * (1 - (to / s) ** 2) ** 0.5
     x, free = denoised(u, s), np.full(2, sigma**2)
@@ -198,6 +199,21 @@ def test_weights_of_whole_paths_give_posterior_and_evidence(method):
     error = values.std(0) / len(x) ** 0.5
     assert (error < 0.08).all(), error  # enough of them to tell
     assert (np.abs(values.mean(0)) < 4 * error).all(), values.mean(0) / error
+
+
+@pytest.mark.parametrize(("rows", "rank"), [(1, 1), (3, 2), (6, 4), (6, 3)])
+def test_data_along_singular_vectors(rows, rank):
+    """Fewer data than coordinates, more, and such that repeat each other: least squares and its errors."""
+    rng = np.random.default_rng(rows)
+    operator = rng.normal(size=(rows, rank)) @ rng.normal(size=(rank, 4))
+    residual = rng.normal(size=rows)
+    vectors, datum, deviation = map(np.asarray, spectrum(jnp.asarray(operator), residual))
+    np.testing.assert_allclose(vectors @ vectors.T, np.eye(4), atol=1e-12)
+    seen = np.isfinite(deviation)
+    assert seen.sum() == rank and (datum[~seen] == 0).all()
+    np.testing.assert_allclose(vectors.T @ datum, np.linalg.pinv(operator) @ residual, atol=1e-8)
+    information = vectors.T @ np.diag(1 / deviation**2) @ vectors
+    np.testing.assert_allclose(information, operator.T @ operator, atol=1e-10)
 
 
 def test_many_steps_of_ddrm_shrink_what_is_not_seen():
