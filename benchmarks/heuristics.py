@@ -14,6 +14,9 @@ is the shape of the tail of the weights where nothing was resampled, averaged. `
 that make chains have 50 of them, and keep 20 draws of each; a sweep of DAPS cannot be split, and its warm-
 up comes on top.
 
+`--restoration`: DDRM, DDNM, DiffPIR, RePaint, ensemble Kalman guidance and Langevin chains; rows of fewer
+steps have as many more draws, unless a level costs more.
+
 Peers (`--peers`) run where they can be imported, with the same exact score, 200 steps, and settings that are
 named or their defaults.
 """
@@ -23,6 +26,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import _heuristic_peers
+import _restoration_methods
 import _table
 import jax
 import jax.numpy as jnp
@@ -97,6 +101,7 @@ def by_smc(scheme, twist=None, budget=BUDGET, kind="exact"):
                 levels=int((budget - 1) / a_level) - 1,  # one more at the end
                 covariance=scheme.covariance,
                 conjugate=scheme.conjugate,
+                proposal=scheme.proposal,
             )
         found = nd.run_smc(key, KINDS[kind](each)(bridge), size)
         count = 1 + each.evaluations_per_level(bridge, found.levels) * found.num_levels_run
@@ -207,6 +212,12 @@ def with_full_steps():
     return found
 
 
+def restoration():
+    """Methods of image restoration, an ensemble without derivatives, and chains."""
+    alone = _restoration_methods.alone(PRIOR, SEEN, SIGMA, BUDGET)
+    return _restoration_methods.for_twisted(by_smc, BUDGET) | alone
+
+
 def distance(mean, covariance, other_mean, other_covariance):
     """2-Wasserstein distance of two Gaussians."""
     root = np.real(sqrtm(other_covariance))
@@ -221,6 +232,7 @@ def main() -> None:
     options.add_argument("--peers", action="store_true", help="run azula and diffuse-jax too")
     options.add_argument("--steps", action="store_true", help="200 steps for costly twists")
     options.add_argument("--full", action="store_true", help="few steps of full covariance")
+    options.add_argument("--restoration", action="store_true", help="DDRM and its relatives")
     options.add_argument("--only", default="", help="methods whose name holds this")
     options = options.parse_args()
     size, seeds = (100, 1) if options.tiny else (1000, options.seeds)
@@ -233,6 +245,8 @@ def main() -> None:
         all_methods = with_all_steps()
     if options.full:
         all_methods = {"exact draws": exact_draws, **with_full_steps()}
+    if options.restoration:
+        all_methods = {"exact draws": exact_draws, **restoration()}
     if options.peers:
         peers, notes = _heuristic_peers.methods(COVARIANCE, OPERATOR, SIGMA, BUDGET)
         all_methods |= peers
@@ -278,6 +292,7 @@ def main() -> None:
         )
     columns = ["method", "W2 (worst)", "mean", "sd", "log evidence (worst)", "evaluations", "k-hat"]
     table = "heuristics" + "-200-steps" * options.steps + "-full" * options.full
+    table += "-restoration" * options.restoration
     table += f"-{options.only}" if options.only else ""
     _table.emit(table, __doc__, columns, rows, options.save, tuple(notes))
 

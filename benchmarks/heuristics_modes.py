@@ -6,11 +6,12 @@ of the seeds; `sigma` the mean absolute error of the noise level's mean in its p
 `log evidence` the mean absolute error in nats.
 """
 
+import _restoration_methods
 import _table
 import jax
 import numpy as np
 from closed_form import ambiguous
-from heuristics import TWISTS, Case, methods
+from heuristics import BUDGET, TWISTS, Case, by_smc, methods
 
 PROBLEM = ambiguous()
 COLUMNS = ["method", "mode probabilities", "TV (worst)", "sigma", "log evidence", "evaluations"]
@@ -20,12 +21,16 @@ def main() -> None:
     options = _table.parser(__doc__)
     options.add_argument("--only", default="", help="methods whose name holds this")
     options.add_argument("--twists", action="store_true", help="only steps that a twist guides")
+    options.add_argument("--restoration", action="store_true", help="DDRM and its relatives")
     options = options.parse_args()
     size, seeds = (100, 1) if options.tiny else (1000, options.seeds)
     exact, case = PROBLEM.exact(), Case(PROBLEM.model, (PROBLEM.operator, PROBLEM.data))
     truth = " ".join(f"{p:.3f}" for p in exact.modes)
     rows = [["exact", truth, "", "", "", ""]]
-    for name, method in reversed(methods().items()):  # the quick ones first
+    chosen = methods()
+    if options.restoration:
+        chosen = _restoration_methods.for_twisted(by_smc, BUDGET)
+    for name, method in reversed(chosen.items()):  # the quick ones first
         if options.only not in name or name.endswith("importance"):
             continue
         if options.twists and not name.startswith((*TWISTS, "`NoisedObservation()`")):
@@ -50,8 +55,8 @@ def main() -> None:
             ]
         )
         # The table is kept as it grows.
-        part = "twists" if options.twists else options.only
-        table = "-".join(["heuristics_modes", *filter(None, [part])])
+        parts = ["twists" * options.twists, "restoration" * options.restoration, options.only]
+        table = "-".join(["heuristics_modes", *filter(None, parts)])
         _table.emit(table, __doc__, COLUMNS, rows, options.save)
 
 

@@ -12,7 +12,7 @@ from .guided import Guided
 from .proposals import Step
 from .transport import AbstractTransport
 
-__all__ = ["Conjugate"]
+__all__ = ["Conjugate", "linear_data"]
 
 
 class Conjugate(AbstractTransport):
@@ -50,7 +50,7 @@ class Conjugate(AbstractTransport):
             gap = jnp.where(level.next_clock <= 0, 0.0, gap)
             later[name] = jnp.full(value.size, gap, value.dtype)
             mean[name] = value + (noisy[name] ** 2 - end[name] ** 2) * seen.scores[name]
-        data = _linear(bridge, position, mean)
+        data = linear_data(bridge, position, mean)
         drawn, log_ratio = self.draw(key, data, u, steps, later)
         new = {name: jnp.where(steps[name].moves, drawn[name], u[name]) for name in u}
         return {**position, **new}, jnp.where(level.next_clock < level.clock, log_ratio, 0.0)
@@ -96,7 +96,7 @@ class Conjugate(AbstractTransport):
         return unravel(drawn), log_ratio
 
 
-def _linear(bridge: Bridge, position: Position, mean: Position) -> tuple[Array, Array]:
+def linear_data(bridge: Bridge, position: Position, mean: Position) -> tuple[Array, Array]:
     """The operator as a matrix, and the residual that it leaves at 0."""
     at = jax.lax.stop_gradient(mean)
     bend: Curvature = curvature(bridge.laws(position), None, at)

@@ -67,7 +67,9 @@ class AsPublished(AbstractScheme):
             return self.change(self.scheme(bridge, key, progress_bar=progress_bar))
         self.scheme.check_bridge(bridge)
         kernels = self.scheme.kernels(bridge)
-        transport = kernels.transport.as_published()
+        weighed = self.change is not smc.unweighted
+        transport = kernels.transport
+        transport = transport.as_published() if weighed else transport.unweighed()
         if self.projection is not None:
             transport = _Projected(transport, self.projection)
         kernels = dataclasses.replace(kernels, transport=transport)

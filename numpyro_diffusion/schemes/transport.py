@@ -69,6 +69,10 @@ class AbstractTransport(eqx.Module):
         """Return the transport without its guards against rare large weights, where nothing is resampled."""
         return self
 
+    def unweighed(self) -> "AbstractTransport":
+        """Return the transport as published where nothing is weighed either: its log ratio is not asked."""
+        return self.as_published()
+
     def retrace(self) -> Retrace | None:
         """Densities of given steps; `None` if particle Gibbs cannot keep a path of it."""
         return None

@@ -24,6 +24,7 @@ from .covariance import AbstractMeasured, Diagonal
 from .guided import Guided, sampler_curvature
 from .kernels import Kernels
 from .levels import Level
+from .restoration import AbstractProposal
 from .settings import MOVES, PILOT, Moves, Pilot
 from .tuned import TunedScheme
 
@@ -49,6 +50,8 @@ class Twisted(TunedScheme):
         inflation: Factor on the variance of a proposal.
         conjugate: Whether steps are conditioned on linear Gaussian data in closed form, as read off the model
             (`from_model`), in the place of a pull along the gradient of the likelihood. For few hundred data.
+        proposal: Steps steered otherwise: `schemes.DDRM()`, `DDNM()`, `DiffPIR()` or `EnsembleKalman()`; with
+            `schemes.unweighted` as they were published, `RePaint()` among them.
         moves: Of the non-diffusion sites, `Moves(num=0, other=..., num_other=...)`; there are no joint moves.
         pilot: The cloud that tunes their steps, or its number of particles.
 
@@ -71,6 +74,7 @@ class Twisted(TunedScheme):
     conjugate: bool = eqx.field(static=True, default=False)
     moves: Moves = eqx.field(default=_MOVES, converter=_MOVES.but)
     pilot: Pilot = eqx.field(default=PILOT, converter=PILOT.but)
+    proposal: AbstractProposal | None = None
 
     def __check_init__(self):
         check_choices(self, inflation=self.inflation, joint_moves=False)
@@ -78,6 +82,18 @@ class Twisted(TunedScheme):
             raise ValueError(
                 "`Twisted` expects a covariance that is the same for all particles, since its steps are the"
                 f" prior: `Isotropic()`, `Diagonal()` or `Full()`; got {self.covariance!r}."
+            )
+        if self.proposal is None:
+            return
+        if not isinstance(self.proposal, AbstractProposal):
+            raise TypeError(
+                "`proposal` of `Twisted` is `None` for a pull along the gradient of the "
+                "likelihood, or one such as"
+                f" `nd.schemes.DDRM()`; got {self.proposal!r}."
+            )
+        if self.conjugate:
+            raise ValueError(
+                "`Twisted` has one proposal: set `conjugate=True`, or give a `proposal`, not both."
             )
 
     bridge_type: ClassVar[type[Bridge]] = PathBridge
@@ -110,6 +126,8 @@ class Twisted(TunedScheme):
         transport = Guided(clocks[:-1], curvature, self.inflation)
         if self.conjugate:
             transport = Conjugate(transport)
+        elif self.proposal is not None:
+            transport = self.proposal.over(transport, bridge)
         return Kernels(bridge, self.moves, transport)
 
     def claims(self, bridge: Bridge) -> Claims:

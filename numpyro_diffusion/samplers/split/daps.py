@@ -210,7 +210,12 @@ def flow(bridge: Bridge, u: dict[str, Array], clocks: Array) -> dict[str, Array]
         clock, following = level
         noisy, clean = added_noise(bridge, clock), added_noise(bridge, following)
         x_hat = denoised(bridge, u, clock)
-        toward = lambda n: (x_hat[n] + clean[n] / noisy[n] * (u[n] - x_hat[n])).astype(u[n].dtype)
+
+        def toward(n):
+            # The last clocks may all round to 0.
+            share = jnp.where(noisy[n] > 0, clean[n] / jnp.where(noisy[n] > 0, noisy[n], 1), 1.0)
+            return (x_hat[n] + share * (u[n] - x_hat[n])).astype(u[n].dtype)
+
         return {n: toward(n) for n in u}, None
 
     return jax.lax.scan(step, u, (clocks[:-1], clocks[1:]))[0]
