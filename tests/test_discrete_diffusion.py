@@ -81,9 +81,7 @@ TABLE = jnp.asarray(np.random.default_rng(1).normal(size=(4, 3)))
 @functools.partial(eqx.filter_jit)
 def draws(key, model, energy, candidates, steps, num):
     keys = jax.random.split(key, num)
-    one = lambda key: discrete.sample_tokens(
-        key, model, energy, candidates=candidates, steps=steps
-    )
+    one = lambda key: discrete.sample_tokens(key, model, energy, candidates=candidates, steps=steps)
     return jax.lax.map(one, keys, batch_size=2000)
 
 
@@ -129,8 +127,8 @@ def test_contrastive_energy_of_an_enumerated_joint():
 
 def test_loss_over_maskings_is_least_at_the_residual():
     """The loss of `nce_loss` in the mean: no change of the energy of the truth makes it smaller."""
-    numbers = jax.random.split(KEY, 20_000)
-    data = jax.random.categorical(KEY, jnp.log(POTTS.probs.ravel()), shape=(20_000,))
+    numbers = jax.random.split(KEY, 8_000)
+    data = jax.random.categorical(KEY, jnp.log(POTTS.probs.ravel()), shape=(8_000,))
     examples = jnp.asarray(discrete.all_examples(4, 3))[data]
 
     @jax.jit
@@ -150,7 +148,7 @@ def test_loss_over_maskings_is_least_at_the_residual():
     each = np.asarray(jax.lax.map(lambda a: slopes(*a), (numbers, examples), batch_size=2000))
     error = each.std(0) / len(each) ** 0.5
     assert (np.abs(each.mean(0)) < 4 * error).all(), (each.mean(0), error)
-    assert (error < 0.01).all()
+    assert (error < 0.02).all()
 
 
 def test_bound_is_the_mean_over_orders():
@@ -166,9 +164,9 @@ def test_bound_is_the_mean_over_orders():
             x_t = x_t.at[i].set(x[i])
         terms.append(total)
     each = jax.lax.map(
-        lambda key: discrete.masked_elbo(MODEL, key, x), jax.random.split(KEY, 20_000)
+        lambda key: discrete.masked_elbo(MODEL, key, x), jax.random.split(KEY, 5_000)
     )
-    error = float(each.std()) / 20_000**0.5
+    error = float(each.std()) / 5_000**0.5
     assert abs(float(each.mean()) - np.mean(terms)) < 4 * error
     exact = discrete.log_mass(MODEL)[tuple(x)]
     assert abs(float(exact) - jax.nn.logsumexp(jnp.asarray(terms)) + np.log(24)) < 1e-6
@@ -189,12 +187,15 @@ def test_normalised_kernels_have_the_distribution_of_the_data():
 
 
 def test_total_variation_falls_with_candidates():
-    distance = [
-        0.5 * np.abs(shares(draws(KEY, MODEL, ENERGY, k, 2, 20_000).x, 3) - POTTS.probs.ravel()).sum()
-        for k in (1, 4, 32)
-    ]
-    # What is left at 32 is mostly the noise of the shares, about 0.02.
-    assert distance[0] > 2 * distance[1] > 3 * distance[2] and distance[2] < 0.04, distance
+    num, distance = 10_000, []
+    for candidates in (1, 4, 16):
+        found = shares(draws(KEY, MODEL, ENERGY, candidates, 2, num).x, 3)
+        distance.append(0.5 * np.abs(found - np.asarray(POTTS.probs).ravel()).sum())
+    # What is left in the end is mostly the noise of the shares.
+    p = np.asarray(POTTS.probs).ravel()
+    noise = 0.5 * np.sqrt(2 * p * (1 - p) / np.pi / num).sum()
+    assert distance[0] > 2 * distance[1] > 2 * distance[2], distance
+    assert distance[0] > 5 * noise and distance[2] < 2 * noise, (distance, noise)
 
 
 def assert_chain(chain, log_joint, num_particles=2000, tolerance=0.05):

@@ -18,3 +18,6 @@ from .networks import EnergyNetwork as EnergyNetwork
 from .networks import TokenNetwork as TokenNetwork
 from .sample import TokenDraw as TokenDraw
 from .sample import sample_tokens as sample_tokens
+from .posterior import TokenPosterior as TokenPosterior
+from .posterior import sample_posterior as sample_posterior
+from .prior import DiscreteDiffusionPrior as DiscreteDiffusionPrior

@@ -34,7 +34,8 @@ class TokenParticle(NamedTuple):
         rank: Place of each token in the order of revealing.
         z: Other unknowns, unconstrained.
         log_probs: Of the denoiser at `x`.
-        completions: Draws of the denoiser at `x`, where data or density see tokens together.
+        noise: Gumbel variables, of which draws of the denoiser are made where data or density see tokens
+            together; it stays while other unknowns move.
         log_twist: Log of what stands for density and data at this level.
     """
 
@@ -42,7 +43,7 @@ class TokenParticle(NamedTuple):
     rank: Array
     z: Position
     log_probs: Array
-    completions: Array
+    noise: Array
     log_twist: Scalar
 
 
@@ -113,9 +114,9 @@ class _Chain(eqx.Module):
 
     def arrived(self, key, x, rank, z, log_probs, power) -> TokenParticle:
         """The particle at a place, with completions drawn and its twist computed."""
-        shape = (self.completions if self.completing else 0, len(x))
-        drawn = jax.random.categorical(key, log_probs, shape=shape)
-        particle = TokenParticle(x, rank, z, log_probs, drawn, jnp.zeros((), log_probs.dtype))
+        shape = (self.completions if self.completing else 0, *log_probs.shape)
+        noise = jax.random.gumbel(key, shape, log_probs.dtype)
+        particle = TokenParticle(x, rank, z, log_probs, noise, jnp.zeros((), log_probs.dtype))
         return particle._replace(log_twist=self.log_twist(particle, z, power))
 
     @property
@@ -124,19 +125,24 @@ class _Chain(eqx.Module):
 
     def log_twist(self, particle: TokenParticle, z: Position, power: Scalar) -> Scalar:
         """What stands for density and data while tokens are masked; itself when none is."""
+        base, table = self.data.tables(z, power)
+        tilted = particle.log_probs + table
+        log_sums = jax.nn.logsumexp(tilted, -1)
         if not self.completing:
-            base, table = self.data.tables(z, power)
-            return base + jnp.sum(jax.nn.logsumexp(particle.log_probs + table, -1))
+            return base + jnp.sum(log_sums)
 
-        def one(x):
-            log_prior, log_likelihood = self.data.log_prior_and_likelihood(z, x)
-            value = log_prior + power * log_likelihood
-            if self.joint is None:
-                return value
-            log_denoiser = jnp.sum(chosen(particle.log_probs, x))
-            return value + self.joint.log_density(x) - log_denoiser
+        def one(noise):
+            x = jnp.argmax(tilted + noise, -1)  # a draw of the denoiser times the table
+            value = base + jnp.sum(log_sums)
+            if not self.data.by_token:  # there is no table
+                log_prior, log_likelihood = self.data.log_prior_and_likelihood(z, x)
+                value = value + log_prior + power * log_likelihood
+            if self.joint is not None:
+                log_denoiser = jnp.sum(chosen(particle.log_probs, x))
+                value = value + self.joint.log_density(x) - log_denoiser
+            return value
 
-        return log_mean_exp(jax.vmap(one)(particle.completions))
+        return log_mean_exp(jax.vmap(one)(particle.noise))
 
     def moved(self, key: PRNGKey, particle: TokenParticle, power: Scalar) -> TokenParticle:
         """Moves of the other unknowns, which leave the level's distribution as it is."""
@@ -210,9 +216,7 @@ def masked_chain(
     shape = (model.num_tokens, model.num_values)
     data = TokenTable(jnp.zeros(shape)) if data is None else data
     if isinstance(data, TokenTable) and data.table.shape != shape:
-        raise ValueError(
-            f"`table` must have shape {shape}, a row a token; got {data.table.shape}."
-        )
+        raise ValueError(f"`table` must have shape {shape}, a row a token; got {data.table.shape}.")
     joint = energy if isinstance(energy, AutoregressiveEnergy) else None
     chain = _Chain(
         model, None if joint else energy, joint, data, candidates, completions, num_moves, move,
@@ -221,7 +225,9 @@ def masked_chain(
     levels = _levels(model, reveals(model.num_tokens, steps), check_window(window), tempering)
     prior = "the masked diffusion" if energy is None else "the chain of kernels p exp(-E)"
     prior = "the density that the energy was given" if joint else prior
-    evidence = "the mean of the likelihood under " if energy is None else "the mass of likelihood times "
+    evidence = (
+        "the mean of the likelihood under " if energy is None else "the mass of likelihood times "
+    )
     claims = Claims(f"{prior}, times the likelihood", evidence + prior, normalized=energy is None)
     return FeynmanKac(chain.init, chain.step, levels, chain.position, claims)
 
