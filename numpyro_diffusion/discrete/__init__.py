@@ -1,4 +1,6 @@
-"""Masked diffusion over tokens: distributions of sequences, allocations and labels, with residual energies."""
+"""Masked diffusion over tokens: distributions of sequences, allocations and labels, with residual
+energies.
+"""
 
 from .chain import masked_chain as masked_chain
 from .data import AbstractTokenData as AbstractTokenData
@@ -16,8 +18,8 @@ from .losses import nce_loss as nce_loss
 from .masked import MaskedDiffusion as MaskedDiffusion
 from .networks import EnergyNetwork as EnergyNetwork
 from .networks import TokenNetwork as TokenNetwork
-from .sample import TokenDraw as TokenDraw
-from .sample import sample_tokens as sample_tokens
 from .posterior import TokenPosterior as TokenPosterior
 from .posterior import sample_posterior as sample_posterior
 from .prior import DiscreteDiffusionPrior as DiscreteDiffusionPrior
+from .sample import TokenDraw as TokenDraw
+from .sample import sample_tokens as sample_tokens

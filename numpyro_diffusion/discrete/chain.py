@@ -1,11 +1,11 @@
 r"""The denoising chain of a masked diffusion as a Feynman-Kac model, with energy and data as weights.
 
 A particle is an example of which some tokens are masked, the order in which they are revealed, and other
-unknowns. A step reveals tokens of a candidate. Weights make up for the choice, so that what is weighed is exact for
-any number of candidates.
+unknowns. A step reveals tokens of a candidate. Weights make up for the choice, so that what is weighed is
+exact for any number of candidates.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -48,13 +48,15 @@ class TokenParticle(NamedTuple):
 
 
 class TokenLevel(NamedTuple):
-    """A level: tokens revealed and powers of the likelihood before and after, and whether the energy counts."""
+    """A level: tokens revealed and powers of the likelihood before and after, and whether the energy
+    counts.
+    """
 
-    revealed: Array
-    next_revealed: Array
-    power: Array
-    next_power: Array
-    uses_energy: Array
+    revealed: Any
+    next_revealed: Any
+    power: Any
+    next_power: Any
+    uses_energy: Any
 
 
 class _Chain(eqx.Module):
@@ -176,11 +178,12 @@ def masked_chain(
 ) -> FeynmanKac:
     r"""The denoising chain of a masked diffusion, weighed by an energy and by data, for `run_smc`.
 
-    Its target is the chain in which each step draws $x_0$ from $p_\theta(x_0 \mid x_t)\, e^{-E(x_0, x_t)}$ and reveals some
-    of its tokens, times the likelihood of the example in the end. The evidence is its total mass. The steps' kernels are not
-    normalised by $Z(x_t)$, which noise-contrastive estimation makes 1: without data the log evidence says
-    by how much that fails (see `log_mass`). With an `AutoregressiveEnergy` the target is $p_{AR}$ itself times
-    the likelihood, and the masked diffusion only proposes.
+    Its target is the chain in which each step draws $x_0$ from $p_\theta(x_0 \mid x_t)\, e^{-E(x_0, x_t)}$
+    and reveals some of its tokens, times the likelihood of the example in the end. The evidence is its
+    total mass. The steps' kernels are not normalised by $Z(x_t)$, which noise-contrastive estimation makes
+    1: without data the log evidence says by how much that fails (see `log_mass`). With an
+    `AutoregressiveEnergy` the target is $p_{AR}$ itself times the likelihood, and the masked diffusion only
+    proposes.
 
     While tokens are masked, data stand in by what they say of the denoiser's $x_0$: in full where they see
     each token by itself (`TokenTable`), and otherwise in the mean over `completions` draws of the denoiser.
@@ -202,8 +205,9 @@ def masked_chain(
         TypeError: If an argument is of another kind.
 
     References:
-        Xu et al. (2025), arXiv 2410.21357, for the energy. Wu, Trippe, Naesseth, Blei & Cunningham (2023), Practical
-        and asymptotically exact conditional sampling in diffusion models, NeurIPS, for twists along a diffusion.
+        Xu et al. (2025), arXiv 2410.21357, for the energy. Wu, Trippe, Naesseth, Blei & Cunningham (2023),
+        Practical and asymptotically exact conditional sampling in diffusion models, NeurIPS, for twists
+        along a diffusion.
     """
     check_instance("model", model, MaskedDiffusion, "MaskedDiffusion(...)", optional=False)
     check_energy_function(energy)

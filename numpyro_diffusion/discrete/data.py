@@ -1,8 +1,8 @@
 r"""What data say of tokens, as a sampler along the mask levels asks it, with other unknowns beside.
 
-Other unknowns $z$ are unconstrained; there may be none. Data that see each token by itself are known in full by a
-table $\ell_i(v)$, $p(y \mid x, z) = e^{b(z)} \prod_i e^{\ell_i(x_i; z)}$, so that a sampler can look ahead exactly
-as far as its denoiser does.
+Other unknowns $z$ are unconstrained; there may be none. Data that see each token by itself are known in
+full by a table $\ell_i(v)$, $p(y \mid x, z) = e^{b(z)} \prod_i e^{\ell_i(x_i; z)}$, so that a sampler can
+look ahead exactly as far as its denoiser does.
 """
 
 import abc
@@ -59,8 +59,8 @@ class TokenTable(AbstractTokenData):
         values = np.asarray(self.table)
         if values.ndim != 2 or not (values < np.inf).all():  # NaN is not below anything
             raise ValueError(
-                "`table` must have shape (num_tokens, num_values) and log likelihoods below infinity; got shape "
-                f"{values.shape}, of which {int(np.sum(~(values < np.inf)))} are NaN or infinite."
+                "`table` must have shape (num_tokens, num_values) and log likelihoods below infinity; got "
+                f"shape {values.shape}, of which {int(np.sum(~(values < np.inf)))} are NaN or infinite."
             )
 
     @property

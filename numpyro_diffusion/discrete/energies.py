@@ -4,12 +4,12 @@ $$p(x_0 \mid x_t) = p_\theta(x_0 \mid x_t)\, e^{-E(x_0, x_t)} / Z(x_t), \qquad
 p_\theta(x_0 \mid x_t) = \prod_i p_\theta(x_0^i \mid x_t) .$$
 
 Low energy is more probable. Any function `(x, x_t) -> ()` is a residual energy, such as an
-`EnergyNetwork`, which `fit_energy` trains. Like the posterior of the data given $x_t$ it does not depend on the
-time.
+`EnergyNetwork`, which `fit_energy` trains. Like the posterior of the data given $x_t$ it does not depend on
+the time.
 
 References:
-    Xu, Geffner, Kreis, Nie, Xu, Leskovec, Ermon & Vahdat (2025), Energy-based diffusion language models for text
-    generation, ICLR, arXiv 2410.21357.
+    Xu, Geffner, Kreis, Nie, Xu, Leskovec, Ermon & Vahdat (2025), Energy-based diffusion language models for
+    text generation, ICLR, arXiv 2410.21357.
 """
 
 from collections.abc import Callable
@@ -27,7 +27,8 @@ ResidualEnergy = Callable[[Array, Array], Scalar]
 
 
 class AutoregressiveEnergy(eqx.Module):
-    r"""The residual energy of a distribution of known density: $E = -\log p_{AR}(x_0) + \log p_\theta(x_0 \mid x_t)$.
+    r"""The residual energy of a distribution of known density:
+    $E = -\log p_{AR}(x_0) + \log p_\theta(x_0 \mid x_t)$.
 
     It needs no training. $p_\theta e^{-E}$ is $p_{AR}$ over what agrees with $x_t$, so that $Z(x_t)$ is the
     probability under $p_{AR}$ of what is seen.

@@ -1,6 +1,7 @@
 """Exact probabilities of a masked diffusion over few tokens, by enumeration."""
 
 import itertools
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -38,8 +39,8 @@ def log_mass(
     $$\mu(x_{S \cup B}) \mathrel{+}= \binom{D - |S|}{|B|}^{-1} \mu(x_S)
     \sum_{x_R} p_\theta(x_B, x_R \mid x_S)\, e^{-E} ,$$
 
-    with $B$ what a step reveals and $R$ what remains masked. Without an energy masses are probabilities. With one
-    they add up to the chain's normaliser, which is 1 where each $Z(x_t)$ is.
+    with $B$ what a step reveals and $R$ what remains masked. Without an energy masses are probabilities.
+    With one they add up to the chain's normaliser, which is 1 where each $Z(x_t)$ is.
 
     Args:
         model: The masked diffusion.
@@ -64,9 +65,9 @@ def log_mass(
     ends = reveals(size, steps)
     uses = within(ends[:-1], size, check_window(window)) & (energy is not None)
     examples = jnp.asarray(all_examples(size, values))
-    mass = {(): np.ones((1,) * size)}
+    mass: dict[tuple[int, ...], Any] = {(): np.ones((1,) * size)}
     for before, after, used in zip(ends[:-1], ends[1:], uses, strict=True):
-        passed: dict[tuple[int, ...], np.ndarray] = {}
+        passed: dict[tuple[int, ...], Any] = {}
         for seen, mass_seen in mass.items():
             hidden = [i for i in range(size) if i not in seen]
             is_seen = jnp.isin(jnp.arange(size), jnp.asarray(seen, int))

@@ -59,8 +59,8 @@ def fit_energy(
 ) -> FitResult:
     r"""Fit a residual energy by noise-contrastive estimation against draws of a masked diffusion.
 
-    The denoiser is not trained. At the optimum $p_\theta(x_0 \mid x_t)\, e^{-E}$ is the distribution of the data given
-    $x_t$, normalised as it is.
+    The denoiser is not trained. At the optimum $p_\theta(x_0 \mid x_t)\, e^{-E}$ is the distribution of the
+    data given $x_t$, normalised as it is.
 
     Args:
         key: PRNG key.

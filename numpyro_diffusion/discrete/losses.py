@@ -18,8 +18,8 @@ def masked_elbo(model: MaskedDiffusion, key: PRNGKey, x: Array) -> Scalar:
     $$\log p(x_0) \ge \int_0^1 \frac{1}{t}\, \mathbb{E}_{q(x_t \mid x_0)} \sum_{i:\, x_t^i = m}
     \log p_\theta(x_0^i \mid x_t)\, dt ,$$
 
-    where $n$ masked tokens have weight $1 / n$, whichever they are. Here $n$ is uniform over $1, \dots, D$, so that
-    the weight is $D / n$. It is the bound of the sampler that reveals one token at a step.
+    where $n$ masked tokens have weight $1 / n$, whichever they are. Here $n$ is uniform over $1, \dots, D$,
+    so that the weight is $D / n$. It is the bound of the sampler that reveals one token at a step.
 
     Args:
         model: The masked diffusion.
@@ -27,8 +27,8 @@ def masked_elbo(model: MaskedDiffusion, key: PRNGKey, x: Array) -> Scalar:
         x: Integers of shape `(num_tokens,)`.
 
     References:
-        Sahoo et al. (2024), arXiv 2406.07524. Hoogeboom et al. (2022), Autoregressive diffusion models, ICLR, arXiv
-        2110.02037, for the sum over orders.
+        Sahoo et al. (2024), arXiv 2406.07524. Hoogeboom et al. (2022), Autoregressive diffusion models,
+        ICLR, arXiv 2110.02037, for the sum over orders.
     """
     x_t, number = model.hide(key, x)
     return model.num_tokens / number * jnp.sum(chosen(model.log_probs(x_t), x))

@@ -34,7 +34,7 @@ class _ManyScales(PlacedMove):
         return np.ones(1)
 
     def walk(self, key, place, logdensity_fn, step_sizes, preconditioner):
-        """Propose, and accept with the ratio of the densities: a mixture of symmetric kernels is symmetric."""
+        """Propose, and accept with the ratio of the densities: a mixture of symmetric kernels is one."""
         del preconditioner
         key_draw, key_size, key_accept = jax.random.split(key, 3)
         flat, restore = ravel_pytree(place.z)
@@ -55,8 +55,8 @@ class _ManyScales(PlacedMove):
 def many_scales(scale: Any) -> Move:
     r"""Random-walk Metropolis whose proposals are of all sizes: nothing to tune.
 
-    The standard deviation of a proposal is $2^u s / \sqrt d$ with $u$ uniform in $[-7, 1]$, $s$ the scale of each of
-    $d$ coordinates. It costs a few times the moves of a step size that fits, whichever fits.
+    The standard deviation of a proposal is $2^u s / \sqrt d$ with $u$ uniform in $[-7, 1]$, $s$ the scale
+    of each of $d$ coordinates. It costs a few times the moves of a step size that fits, whichever fits.
 
     Args:
         scale: By site, such as standard deviations of the prior.

@@ -5,7 +5,8 @@ A token keeps its value or is masked: at time $t$ each is masked with probabilit
 $$q(x_t \mid x_0) = \prod_i \big[(1 - t)\, 1(x_t^i = x_0^i) + t\, 1(x_t^i = m)\big] .$$
 
 What is known of the data at $x_t$ does not depend on $t$, so neither does the denoiser,
-$p_\theta(x_0 \mid x_t) = \prod_i p_\theta(x_0^i \mid x_t)$, which leaves tokens that are not masked as they are.
+$p_\theta(x_0 \mid x_t) = \prod_i p_\theta(x_0^i \mid x_t)$, which leaves tokens that are not masked as they
+are.
 Backwards the masked tokens are revealed in random order, some at a step. With as many steps as tokens
 that is the process in continuous time, seen at its jumps.
 
@@ -69,14 +70,14 @@ class MaskedDiffusion(eqx.Module):
         return jnp.full(self.shape, self.mask)
 
     def log_probs(self, x_t: Array) -> Array:
-        r"""$\log p_\theta(x_0^i = v \mid x_t)$, shape `(num_tokens, num_values)`; 0 or $-\infty$ where the token
-        is seen.
+        r"""$\log p_\theta(x_0^i = v \mid x_t)$, shape `(num_tokens, num_values)`; 0 or $-\infty$ where the
+        token is seen.
         """
         logits = jnp.asarray(self.denoiser(x_t))
         if logits.shape != (self.num_tokens, self.num_values):
             raise ValueError(
-                f"`denoiser` must return logits of shape {(self.num_tokens, self.num_values)}, one row a token "
-                f"without the mask; got {logits.shape}."
+                f"`denoiser` must return logits of shape {(self.num_tokens, self.num_values)}, one row a "
+                f"token without the mask; got {logits.shape}."
             )
         values = jnp.arange(self.num_values)
         seen = jnp.where(values == x_t[:, None], 0.0, -jnp.inf).astype(logits.dtype)
@@ -121,7 +122,7 @@ def reveals(num_tokens: int, steps: int | None = None) -> np.ndarray:
     steps = num_tokens if steps is None else whole_number("steps", steps, 1)
     if steps > num_tokens:
         raise ValueError(
-            f"`steps` must be at most the number of tokens, {num_tokens}, since each reveals one at least; got "
-            f"{steps}."
+            f"`steps` must be at most the number of tokens, {num_tokens}, since each reveals one at "
+            f"least; got {steps}."
         )
     return np.round(np.linspace(0, num_tokens, steps + 1)).astype(np.int32)

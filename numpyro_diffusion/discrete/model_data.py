@@ -76,8 +76,8 @@ def model_data(
     """The prior of the tokens of a NumPyro model, and everything else in it.
 
     Raises:
-        ValueError: If there is not one site with a `DiscreteDiffusionPrior`, or one of another kind beside it that
-            is not continuous.
+        ValueError: If there is not one site with a `DiscreteDiffusionPrior`, or one of another kind beside
+            it that is not continuous.
     """
     check_model(model)
     args, kwargs = as_arrays(model, args, kwargs)

@@ -131,11 +131,12 @@ def sample_posterior(
 ) -> TokenPosterior:
     r"""Sample a NumPyro model in which one site has a `DiscreteDiffusionPrior`, of any number of tokens.
 
-    Sequential Monte Carlo along the mask levels. With all tokens masked the likelihood comes in by its power; then
-    tokens are revealed, each drawn from the denoiser times what the data say of it, and the continuous sites are moved by
-    MCMC at each level given what is revealed, with what is not summed out under the denoiser. Where each log
-    density of the model depends on one token at most, which is found, that sum is exact; otherwise it is the mean over
-    `completions` draws. Weights make up for both: exact as particles become many.
+    Sequential Monte Carlo along the mask levels. With all tokens masked the likelihood comes in by its
+    power; then tokens are revealed, each drawn from the denoiser times what the data say of it, and the
+    continuous sites are moved by MCMC at each level given what is revealed, with what is not summed out
+    under the denoiser. Where each log density of the model depends on one token at most, which is found,
+    that sum is exact; otherwise it is the mean over `completions` draws. Weights make up for both: exact as
+    particles become many.
 
     Args:
         key: PRNG key.

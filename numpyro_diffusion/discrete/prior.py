@@ -27,16 +27,17 @@ class DiscreteDiffusionPrior(Distribution):
     r"""The distribution of the examples that a masked diffusion draws, with or without a residual energy.
 
     Its event is `num_tokens` integers, which depend on one another. Of few tokens, up to 1024 examples, all
-    probabilities are computed here, once, so that `nd.SMC` sums the site out beside sites of any other kind. Of
-    more, `log_prob` is known in one step alone or for an `AutoregressiveEnergy`; `sample_posterior` needs none.
+    probabilities are computed here, once, so that `nd.SMC` sums the site out beside sites of any other
+    kind. Of more, `log_prob` is known in one step alone or for an `AutoregressiveEnergy`;
+    `sample_posterior` needs none.
 
     Make it outside of the model.
 
     Args:
         model: The masked diffusion.
-        energy: A residual energy; none by default. The distribution is then that of the chain whose steps have
-            the kernels $p_\theta e^{-E}$ (see `masked_chain`), divided by its mass where that is known; with an
-            `AutoregressiveEnergy` it is that density itself.
+        energy: A residual energy; none by default. The distribution is then that of the chain whose steps
+            have the kernels $p_\theta e^{-E}$ (see `masked_chain`), divided by its mass where that is
+            known; with an `AutoregressiveEnergy` it is that density itself.
         steps: Steps from all masked to none; one a token by default. More steps know more of dependence.
 
     Raises:
@@ -99,8 +100,8 @@ class DiscreteDiffusionPrior(Distribution):
         return values.reshape((self.num_values,) * self.num_tokens)
 
     def log_prob(self, value) -> Array:
-        """Log probability, of shape `sample_shape`; up to the logarithm of a constant where `log_normalizer` is
-        `None`.
+        """Log probability, of shape `sample_shape`; up to the logarithm of a constant where
+        `log_normalizer` is `None`.
         """
         value = jnp.asarray(value)
         allowed = jnp.all((value >= 0) & (value < self.num_values), -1)
@@ -118,10 +119,10 @@ class DiscreteDiffusionPrior(Distribution):
             return energy.log_density
         if self.steps > 1:
             raise ValueError(
-                f"the probability of one of {self.num_values}^{self.num_tokens} examples is a sum over all orders in "
-                f"which tokens are revealed, and known up to {_MOST} examples. For a posterior use "
-                "`nd.discrete.sample_posterior`, which needs none; or `steps=1` with a residual energy, or an "
-                "`AutoregressiveEnergy`."
+                f"the probability of one of {self.num_values}^{self.num_tokens} examples is a sum over all "
+                f"orders in which tokens are revealed, and known up to {_MOST} examples. For a posterior use "
+                "`nd.discrete.sample_posterior`, which needs none; or `steps=1` with a residual energy, or "
+                "an `AutoregressiveEnergy`."
             )
         table, masked = model.log_probs(model.all_masked), model.all_masked
         factorised = lambda x: chosen(table, x).sum()
@@ -134,6 +135,11 @@ class DiscreteDiffusionPrior(Distribution):
             UserWarning: If there is an energy and probabilities are not known, so that draws are those of
                 `sample_tokens` with 32 candidates.
         """
+        if key is None:
+            raise ValueError(
+                f"`{type(self).__name__}.sample` expects a PRNG key; got None. Seed the model: "
+                "`numpyro.handlers.seed(model, jax.random.key(0))`."
+            )
         keys = jax.random.split(key, math.prod(sample_shape))
         if self.log_probs is not None:
             flat, values = self.log_probs.ravel(), all_examples(self.num_tokens, self.num_values)
@@ -142,13 +148,14 @@ class DiscreteDiffusionPrior(Distribution):
             model, energy = self.model, self.energy
             if energy is not None:
                 warnings.warn(
-                    f"draws of a `{type(self).__name__}` with an energy are the best of {_CANDIDATES} candidates a "
-                    "step, nearly but not exactly its distribution. Weighted draws are exact: "
+                    f"draws of a `{type(self).__name__}` with an energy are chosen among {_CANDIDATES} candidates "
+                    "a step: nearly but not exactly its distribution. Weighted draws are exact: "
                     "`nd.run_smc` on `masked_chain`.",
                     stacklevel=2,
                 )
-            settings = {"candidates": _CANDIDATES, "steps": self.steps}
-            one = lambda key: sample_tokens(key, model, energy, **settings).x
+            one = lambda key: (
+                sample_tokens(key, model, energy, candidates=_CANDIDATES, steps=self.steps).x
+            )
         return jax.vmap(one)(keys).reshape(*sample_shape, self.num_tokens)
 
     def enumerate_support(self, expand: bool = True) -> Array:
@@ -160,7 +167,7 @@ class DiscreteDiffusionPrior(Distribution):
         del expand  # there is no batch
         if self.num_values**self.num_tokens > _MOST:
             raise ValueError(
-                f"expected at most {_MOST} examples to enumerate; got {self.num_values}^{self.num_tokens}. Use "
-                "`nd.discrete.sample_posterior`."
+                f"expected at most {_MOST} examples to enumerate; got {self.num_values}^{self.num_tokens}. "
+                "Use `nd.discrete.sample_posterior`."
             )
         return jnp.asarray(all_examples(self.num_tokens, self.num_values))

@@ -4,9 +4,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from .._arguments import check_instance, whole_number
-from .._typing import Array, PRNGKey, Scalar
+from .._typing import Array, PRNGKey
 from ..smc import log_mean_exp
 from .energies import ResidualEnergy, check_energy_function
 from .masked import MaskedDiffusion, reveals
@@ -38,10 +39,11 @@ def sample_tokens(
 ) -> TokenDraw:
     r"""Draw ONE example by importance-weighted denoising.
 
-    A step draws `candidates` examples from $p_\theta(x_0 \mid x_t)$, keeps one with probability proportional to
-    $e^{-E(x_0, x_t)}$, and reveals some of its tokens. Without an energy this is the sampler of the masked
-    diffusion, exactly. With one it is a heuristic for finitely many candidates: as they become many, a step
-    follows $p_\theta e^{-E} / Z(x_t)$. For weights that make up for the rest see `masked_chain`.
+    A step draws `candidates` examples from $p_\theta(x_0 \mid x_t)$, keeps one with probability
+    proportional to $e^{-E(x_0, x_t)}$, and reveals some of its tokens. Without an energy this is the
+    sampler of the masked diffusion, exactly. With one it is a heuristic for finitely many candidates: as
+    they become many, a step follows $p_\theta e^{-E} / Z(x_t)$. For weights that make up for the rest see
+    `masked_chain`.
 
     Args:
         key: PRNG key.
@@ -56,8 +58,8 @@ def sample_tokens(
         TypeError: If an argument is of another kind.
 
     References:
-        Xu et al. (2025), arXiv 2410.21357, algorithm 1, with weights as its equations have them. In the code that
-        came with it the sign of the energy is the other in sampling than in training.
+        Xu et al. (2025), arXiv 2410.21357, algorithm 1, with weights as its equations have them. In the
+        code that came with it the sign of the energy is the other in sampling than in training.
     """
     check_instance("model", model, MaskedDiffusion, "MaskedDiffusion(...)", optional=False)
     check_energy_function(energy)
@@ -90,7 +92,7 @@ def _log_weights(energy: ResidualEnergy | None, draws: Array, x_t: Array) -> Arr
     return -jax.vmap(lambda x: energy(x, x_t))(draws)
 
 
-def within(revealed: Array, num_tokens: int, window: tuple[float, float]) -> Array:
+def within(revealed: np.ndarray, num_tokens: int, window: tuple[float, float]) -> np.ndarray:
     """Whether the share of tokens that are masked lies in the window."""
     share = 1 - revealed / num_tokens
     return (window[0] <= share) & (share <= window[1])
@@ -101,6 +103,7 @@ def check_window(window: tuple[float, float]) -> tuple[float, float]:
     low, high = window
     if not 0 <= low < high <= 1:
         raise ValueError(
-            f"`window` is a range of shares of masked tokens, such as (0.4, 0.6), within [0, 1]; got {window}."
+            f"`window` is a range of shares of masked tokens, such as (0.4, 0.6), within [0, 1]; got "
+            f"{window}."
         )
     return float(low), float(high)
