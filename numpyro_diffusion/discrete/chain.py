@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._arguments import check_instance, whole_number
+from .._arguments import check_instance, whole_numbers, whole_or_none
 from .._typing import Array, Position, PRNGKey, Scalar
 from ..smc import FeynmanKac, log_mean_exp
 from ..smc.claims import Claims
@@ -209,14 +209,13 @@ def masked_chain(
         Practical and asymptotically exact conditional sampling in diffusion models, NeurIPS, for twists
         along a diffusion.
     """
+    candidates, completions = whole_numbers(1, candidates=candidates, completions=completions)
+    tempering, num_moves = whole_numbers(0, tempering=tempering, num_moves=num_moves)
+    steps = whole_or_none("steps", steps, 1)
     check_instance("model", model, MaskedDiffusion, "MaskedDiffusion(...)", optional=False)
     check_energy_function(energy)
     check_instance("data", data, AbstractTokenData, "TokenTable(table)")
     check_instance("move", move, Move, "nd.moves.elliptical_slice()")
-    candidates = whole_number("candidates", candidates, 1)
-    completions = whole_number("completions", completions, 1)
-    tempering = whole_number("tempering", tempering, 0)
-    num_moves = whole_number("num_moves", num_moves, 0)
     shape = (model.num_tokens, model.num_values)
     data = TokenTable(jnp.zeros(shape)) if data is None else data
     if isinstance(data, TokenTable) and data.table.shape != shape:

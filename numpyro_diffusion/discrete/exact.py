@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._arguments import check_instance
+from .._arguments import check_instance, whole_numbers, whole_or_none
 from .._typing import Array
 from .energies import ResidualEnergy, check_energy_function
 from .masked import MaskedDiffusion, reveals
@@ -21,6 +21,7 @@ _MOST = 2**22  # pairs of a set of tokens that are seen and an example
 
 def all_examples(num_tokens: int, num_values: int) -> np.ndarray:
     """All examples in order, integers of shape `(num_values**num_tokens, num_tokens)`."""
+    num_tokens, num_values = whole_numbers(1, num_tokens=num_tokens, num_values=num_values)
     grid = np.indices((num_values,) * num_tokens, np.int32)
     return grid.reshape(num_tokens, -1).T
 
@@ -54,6 +55,7 @@ def log_mass(
     Raises:
         ValueError: If there are more than 2^22 pairs of a set of tokens and an example.
     """
+    steps = whole_or_none("steps", steps, 1)
     check_instance("model", model, MaskedDiffusion, "MaskedDiffusion(...)", optional=False)
     check_energy_function(energy)
     size, values = model.num_tokens, model.num_values

@@ -51,8 +51,8 @@ class MaskedDiffusion(eqx.Module):
     num_values: int = eqx.field(static=True)
 
     def __check_init__(self):
-        check_callable("denoiser", self.denoiser, "`x_t -> logits`")
         check_counts(self, num_tokens=1, num_values=2)
+        check_callable("denoiser", self.denoiser, "`x_t -> logits`")
 
     @property
     def shape(self) -> tuple[int, ...]:

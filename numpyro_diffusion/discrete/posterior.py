@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import diagnostics
-from .._arguments import check_instance, whole_number
+from .._arguments import check_instance, whole_number, whole_numbers
 from .._prng import check_key
 from .._typing import Array, Position, PRNGKey
 from ..ppl.draws import drawn, drawn_by_cloud, log_mean, pooled_log_weights, take
@@ -160,6 +160,9 @@ def sample_posterior(
     """
     key_run, key_draw, key_prior = jax.random.split(check_key(key), 3)
     num_chains = whole_number("num_chains", num_chains, 1)
+    num_particles = whole_number("num_particles", num_particles, 2)
+    candidates, completions = whole_numbers(1, candidates=candidates, completions=completions)
+    tempering, num_moves = whole_numbers(0, tempering=tempering, num_moves=num_moves)
     check_instance("move", move, Move, "nd.moves.elliptical_slice()")
     prior, data = model_data(model, args, kwargs)
     if move is None and data.others:

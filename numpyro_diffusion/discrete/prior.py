@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpyro.distributions import Distribution, constraints
 
-from .._arguments import check_instance
+from .._arguments import check_instance, whole_or_none
 from .._typing import Array
 from ..ppl.packed import Packed
 from .energies import AutoregressiveEnergy, ResidualEnergy, check_energy_function
@@ -58,6 +58,7 @@ class DiscreteDiffusionPrior(Distribution):
         steps: int | None = None,
         validate_args: bool | None = None,
     ):
+        steps = whole_or_none("steps", steps, 1)
         check_instance("model", model, MaskedDiffusion, "MaskedDiffusion(...)", optional=False)
         check_energy_function(energy)
         self.num_tokens, self.num_values = model.num_tokens, model.num_values
@@ -148,8 +149,8 @@ class DiscreteDiffusionPrior(Distribution):
             model, energy = self.model, self.energy
             if energy is not None:
                 warnings.warn(
-                    f"draws of a `{type(self).__name__}` with an energy are chosen among {_CANDIDATES} candidates "
-                    "a step: nearly but not exactly its distribution. Weighted draws are exact: "
+                    f"draws of a `{type(self).__name__}` with an energy are chosen among {_CANDIDATES} "
+                    "candidates a step: nearly but not exactly its distribution. Weighted draws are exact: "
                     "`nd.run_smc` on `masked_chain`.",
                     stacklevel=2,
                 )

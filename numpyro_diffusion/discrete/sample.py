@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._arguments import check_instance, whole_number
+from .._arguments import check_instance, whole_number, whole_or_none
 from .._typing import Array, PRNGKey
 from ..smc import log_mean_exp
 from .energies import ResidualEnergy, check_energy_function
@@ -61,9 +61,10 @@ def sample_tokens(
         Xu et al. (2025), arXiv 2410.21357, algorithm 1, with weights as its equations have them. In the
         code that came with it the sign of the energy is the other in sampling than in training.
     """
+    candidates = whole_number("candidates", candidates, 1)
+    steps = whole_or_none("steps", steps, 1)
     check_instance("model", model, MaskedDiffusion, "MaskedDiffusion(...)", optional=False)
     check_energy_function(energy)
-    candidates = whole_number("candidates", candidates, 1)
     ends = reveals(model.num_tokens, steps)
     uses = within(ends[:-1], model.num_tokens, check_window(window)) & (energy is not None)
     key_order, key = jax.random.split(key)
