@@ -1,13 +1,13 @@
 """Perplexity of a small text under masked diffusion, with and without a residual energy.
 
 The text is the Apache licence that BlackJAX ships: letters in lower case and spaces, about 9,500 of them, in
-windows of eight. The first 80 % train both networks, the next 10 % stop training, the last 10 % are judged: windows
-that do not overlap. Fewer steps reveal more letters at a step, which a denoiser takes for independent.
+windows of eight. The first 80 % train both networks, the next 10 % stop training, the last 10 % are judged:
+windows that do not overlap. Fewer steps reveal more letters at a step, which a denoiser takes for independent.
 
 Perplexity is that of a letter, from the lower bound of the chain of so many steps,
--E sum_k log p(block_k | x_k) over random orders. With an energy p(block | x) = sum_rest p_theta exp(-E) / Z, where
-both sums are means over `DRAWS` draws of the denoiser. `log Z` is the mean of its logarithm over all steps, which
-noise-contrastive estimation brings to 0.
+-E sum_k log p(block_k | x_k) over random orders. With an energy p(block | x) = sum_rest p_theta exp(-E) / Z,
+where both sums are means over `DRAWS` draws of the denoiser. `log Z` is the mean of its logarithm over all
+steps, which noise-contrastive estimation brings to 0.
 """
 
 import functools

@@ -270,3 +270,12 @@ def test_a_likelihood_that_rules_values_out():
     assert_chain(
         discrete.masked_chain(MODEL, data=discrete.TokenTable(table), steps=2), exact + value
     )
+
+
+def test_nan_and_infinity_are_not_passed_over():
+    wrong = discrete.TokenLikelihood(lambda x: jnp.where((x == 2).sum() > 2, jnp.nan, 0.0))
+    with pytest.warns(UserWarning, match="`data`"):
+        nd.run_smc(KEY, discrete.masked_chain(MODEL, data=wrong, steps=2), 200)
+    below = lambda x, x_t: jnp.where(x[0] == 1, -jnp.inf, 0.0)
+    with pytest.raises(FloatingPointError, match="`energy`"):
+        nd.run_smc(KEY, discrete.masked_chain(MODEL, below, steps=2), 200)

@@ -5,15 +5,13 @@ unknowns. A step reveals tokens of a candidate. Weights make up for the choice, 
 exact for any number of candidates.
 """
 
-from typing import Any, NamedTuple
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from .._arguments import check_instance, whole_numbers, whole_or_none
-from .._typing import Array, Position, PRNGKey, Scalar
+from .._typing import Position, PRNGKey, Scalar
 from ..smc import FeynmanKac, log_mean_exp
 from ..smc.claims import Claims
 from ..smc.moves import Move
@@ -21,42 +19,10 @@ from ..smc.preconditioner import Preconditioner
 from .data import AbstractTokenData, TokenTable
 from .energies import AutoregressiveEnergy, ResidualEnergy, check_energy_function
 from .masked import MaskedDiffusion, chosen, reveals
+from .particle import TokenInfo, TokenLevel, TokenParticle
 from .sample import check_window, within
 
-__all__ = ["TokenLevel", "TokenParticle", "masked_chain"]
-
-
-class TokenParticle(NamedTuple):
-    """One particle of the chain.
-
-    Attributes:
-        x: Tokens, of which those not yet revealed are masks.
-        rank: Place of each token in the order of revealing.
-        z: Other unknowns, unconstrained.
-        log_probs: Of the denoiser at `x`.
-        noise: Gumbel variables, of which draws of the denoiser are made where data or density see tokens
-            together; it stays while other unknowns move.
-        log_twist: Log of what stands for density and data at this level.
-    """
-
-    x: Array
-    rank: Array
-    z: Position
-    log_probs: Array
-    noise: Array
-    log_twist: Scalar
-
-
-class TokenLevel(NamedTuple):
-    """A level: tokens revealed and powers of the likelihood before and after, and whether the energy
-    counts.
-    """
-
-    revealed: Any
-    next_revealed: Any
-    power: Any
-    next_power: Any
-    uses_energy: Any
+__all__ = ["masked_chain"]
 
 
 class _Chain(eqx.Module):
@@ -81,7 +47,8 @@ class _Chain(eqx.Module):
         power = jnp.asarray(self.first_power, log_probs.dtype)
         particle = self.arrived(key_new, x, rank, z, log_probs, power)
         log_prior, _ = self.data.log_prior_and_likelihood(z, drawn)
-        return particle, particle.log_twist - log_prior, {}
+        info = TokenInfo.of(particle, jnp.zeros_like(particle.log_twist))
+        return particle, particle.log_twist - log_prior, info
 
     def step(self, key: PRNGKey, particle: TokenParticle, level: TokenLevel):
         """Move the other unknowns, choose a candidate, reveal some of its tokens, and weigh."""
@@ -112,7 +79,7 @@ class _Chain(eqx.Module):
         log_weight = log_ratio + arrived.log_twist - particle.log_twist
         dead = particle.log_twist == -jnp.inf  # stays so
         log_weight = jnp.where(dead, -jnp.inf, log_weight)
-        return arrived, log_weight, {"log_normalizer": log_normalizer}
+        return arrived, log_weight, TokenInfo.of(arrived, log_normalizer)
 
     def arrived(self, key, x, rank, z, log_probs, power) -> TokenParticle:
         """The particle at a place, with completions drawn and its twist computed."""
