@@ -7,7 +7,7 @@ independent.
 
 Perplexity is that of a letter, from the lower bound of the chain of so many steps,
 -E sum_k log p(block_k | x_k) over random orders. With an energy p(block | x) = sum_rest p_theta exp(-E) / Z,
-where both sums are means over `DRAWS` draws of the denoiser. `log Z` is the mean of its logarithm over all
+where both sums are means over `--draws` draws of the denoiser. `log Z` is the mean of its logarithm over all
 steps, which noise-contrastive estimation brings to 0. Means over finitely many draws make both logarithms too
 small; what is left of that shows beside an eighth of the draws.
 """
@@ -27,7 +27,7 @@ import numpyro_diffusion as nd
 from numpyro_diffusion import discrete
 from numpyro_diffusion.discrete.masked import chosen, reveals
 
-WINDOW, VALUES, DRAWS = 8, 27, 256
+WINDOW, VALUES = 8, 27
 STEPS = (1, 2, 4, 8)
 
 
@@ -99,6 +99,7 @@ def trained(seed: int, parts, steps: int, width: int):
 
 def main() -> None:
     options = _table.parser(__doc__)
+    options.add_argument("--draws", type=int, default=256, help="of the denoiser, for sums over it")
     options.set_defaults(seeds=3)
     options = options.parse_args()
     text = letters()
@@ -108,7 +109,7 @@ def main() -> None:
         windows(text[cut[0] : cut[1]], 2),
         windows(text[cut[1] :], WINDOW),
     ]
-    steps, width, draws, repeats = (20, 16, 8, 1) if options.tiny else (2000, 64, DRAWS, 2)
+    steps, width, draws, repeats = (20, 16, 8, 1) if options.tiny else (2000, 64, options.draws, 2)
     seeds = 2 if options.tiny else options.seeds
     found: dict = {}
     losses, start = [], time.time()
