@@ -11,6 +11,7 @@ from . import auditing as auditing
 from . import bridge as bridge
 from . import density as density
 from . import diagnostics as diagnostics
+from . import discrete as discrete
 from . import energies as energies
 from . import factors as factors
 from . import io as io
@@ -112,6 +113,7 @@ __all__ = [
     "check_energy",
     "density",
     "diagnostics",
+    "discrete",
     "distill",
     "effective_sample_size",
     "energies",

@@ -18,7 +18,7 @@ from numpyro_diffusion._arguments import whole_number
 from numpyro_diffusion.train import Initializer
 
 PARTS = (
-    "auditing bridge density diagnostics energies factors nets normalizers plots samplers "
+    "auditing bridge density diagnostics discrete energies factors nets normalizers plots samplers "
     "samplers.projections schedules schemes smc smc.moves teachers train twists"
 ).split()
 # Sizes of what a network is built of, seeds, bytes, and functions that are no entry of a user's.

@@ -71,6 +71,8 @@ def support_values(fn: Any) -> Any:
     fn = unwrapped(fn)
     if not fn.has_enumerate_support:
         return None
+    if hasattr(fn, "entry_values"):  # entries depend on one another: all their joint values are run
+        return jnp.asarray(fn.entry_values)
     try:
         return jnp.ravel(fn.enumerate_support(expand=False))
     except (NotImplementedError, *NEEDS_VALUES):

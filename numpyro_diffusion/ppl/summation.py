@@ -11,13 +11,13 @@ from .._typing import Array, PRNGKey
 from ..bridge import Edge, LabelledData, LabelsGiven, Rest, Sums, less
 from .runs import Enumeration, Key
 
-__all__ = ["labels_given", "rest_of", "summed"]
+__all__ = ["labels_given", "rest_of", "summed", "sums_of"]
 
 _LATENT = ("prior", "volume")
 _DATA = ("smooth", "edge")
 
 
-def _sums(terms: dict[Key, Array], kinds: tuple[str, ...], found: Enumeration) -> Sums:
+def sums_of(terms: dict[Key, Array], kinds: tuple[str, ...], found: Enumeration) -> Sums:
     """Add up the terms of some kinds; they lead with `(num_shared, num_values)`."""
     sizes = list(zip(found.num_values, found.num_entries, strict=True))
     shared = jnp.zeros(found.num_shared)
@@ -122,7 +122,7 @@ def summed(terms: dict[Key, Array], found: Enumeration) -> Rest:
     """
     rest = rest_of({key: term[0, 0] for key, term in terms.items() if key not in found.owners})
     names = lambda kinds: [site for kind, site in found.owners if kind in kinds]
-    prior = _sums(terms, _LATENT, found)
+    prior = sums_of(terms, _LATENT, found)
     sites = {**rest.sites, ", ".join(dict.fromkeys(names(_LATENT))): prior.total}
     rest = rest._replace(log_prior=rest.log_prior + prior.total, sites=sites)
     data = names(_DATA)
@@ -133,7 +133,7 @@ def summed(terms: dict[Key, Array], found: Enumeration) -> Rest:
         labelled = LabelledData(prior, *parts)
         sites = {**sites, ", ".join(data): labelled.log_likelihood}
         return rest._replace(labelled=labelled, sites=sites)
-    joint = _sums(terms, (*_LATENT, *_DATA), found)
+    joint = sums_of(terms, (*_LATENT, *_DATA), found)
     entries = likelihood = joint.beyond(prior)
     if found.num_shared == 1:
         entries = less(joint.by_entry, prior.by_entry)
@@ -144,7 +144,7 @@ def summed(terms: dict[Key, Array], found: Enumeration) -> Rest:
 
 def _of_data(terms: dict[Key, Array], kind: str, data: list[str], found: Enumeration) -> Sums:
     """What is known of some data, whether it depends on labels or not."""
-    sums = _sums(terms, (kind,), found)
+    sums = sums_of(terms, (kind,), found)
     fixed = [jnp.sum(terms[kind, n][0, 0]) for n in data if (kind, n) not in found.owners]
     return sums._replace(shared=sum(fixed, sums.shared))
 
@@ -160,7 +160,7 @@ def labels_given(
         key: PRNG key.
     """
     terms = found.each_run(run)
-    sums = _sums(terms, (*_LATENT, *_DATA), found)
+    sums = sums_of(terms, (*_LATENT, *_DATA), found)
     drawn, row, indices = _draw(sums, key, found)
     same = _same(run(drawn), terms, row, indices, found)
     return LabelsGiven(drawn, _probabilities(sums, found), same)
