@@ -1,4 +1,4 @@
-"""Sections of the page of messages: each reference leads there, and each quoted message is one that is said."""
+"""Sections of the page of messages: references lead there, and quoted messages are said."""
 
 import ast
 import re
@@ -11,6 +11,7 @@ from numpyro_diffusion.diagnostics import links
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = Path(numpyro_diffusion.__file__).parent
+DIAGNOSTICS, MODULES = PACKAGE / "diagnostics", ("words", "evidence", "exchange", "steps")
 PAGE = (ROOT / "docs" / "faq.md").read_text()
 HEADING = re.compile(r"^#{2,3} (?P<title>.*?)(?: \{ #(?P<anchor>[\w-]+) \})?$", re.MULTILINE)
 ANCHORS = [match["anchor"] for match in HEADING.finditer(PAGE) if match["anchor"]]
@@ -21,18 +22,22 @@ def strings(path):
     found, parts = [], set()
     for node in ast.walk(ast.parse(path.read_text())):  # a whole comes before its parts
         if isinstance(node, ast.JoinedStr):
-            values = [part.value if isinstance(part, ast.Constant) else "{}" for part in node.values]
+            values = [
+                part.value if isinstance(part, ast.Constant) else "{}" for part in node.values
+            ]
             found.append("".join(map(str, values)))
             parts.update(map(id, node.values))
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in parts:
+        elif (
+            isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in parts
+        ):
             found.append(node.value)
     return found
 
 
 def findings():
     """The sentences that judge a run: long strings of the modules that make verdicts, docstrings apart."""
-    for name in ("words", "evidence", "exchange", "steps"):
-        for text in strings(PACKAGE / "diagnostics" / f"{name}.py"):
+    for name in MODULES:
+        for text in strings(DIAGNOSTICS / f"{name}.py"):
             if len(text) > 100 and "\n" not in text:
                 yield text
 
@@ -50,7 +55,7 @@ def test_every_finding_leads_to_a_section():
 
 
 def test_no_words_have_gone_out_of_use():
-    said = "\n".join(findings()) + "\n".join(strings(PACKAGE / "diagnostics" / "words.py"))
+    said = "\n".join(text for name in MODULES for text in strings(DIAGNOSTICS / f"{name}.py"))
     for words in links._SECTIONS:
         assert re.sub(r"\+inf|NaN", "{}", words) in said, words
 

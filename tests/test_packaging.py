@@ -28,7 +28,14 @@ def test_files_of_the_wheel():
     assert {"numpyro_diffusion/py.typed", f"{pretrained}optdigits.npz"} <= others
     assert f"{pretrained}optdigits.LICENSE.txt" in others
     assert f"{pretrained}digits-8x8.safetensors" in others
-    assert {Path(name).suffix for name in others} <= {".md", ".npz", ".png", ".safetensors", ".txt", ".typed"}
+    assert {Path(name).suffix for name in others} <= {
+        ".md",
+        ".npz",
+        ".png",
+        ".safetensors",
+        ".txt",
+        ".typed",
+    }
     assert sum(files.values()) < 6e6  # uncompressed
     told = set(builder.metadata.core.license_files)
     assert told == {"LICENSE", f"{pretrained}optdigits.LICENSE.txt"}
