@@ -68,6 +68,27 @@ def eight_devices():
             raise AssertionError(f"{chains} clouds of {size} on 8 devices")
 
 
+def samplers():
+    """All schemes, chains of replica exchange and of a split sampler, on eight devices and on one."""
+    energy = nd.GaussianMixture([0.3, 0.7], [[-1.0], [0.6]], [[[0.2]], [[0.3]]])
+    seen = lambda x: -0.5 * jnp.sum((x - 0.4) ** 2) / 0.5
+    bridge, key = nd.from_energy(energy, seen), jax.random.key(3)
+    near = lambda one, two: np.testing.assert_allclose(one, two, rtol=2e-2, atol=2e-2)
+    for scheme in (nd.Annealed(), nd.LikelihoodTempered(), nd.ReverseDiffusion(), nd.Twisted()):
+        path = nd.from_energy(energy, seen, bridge_type=scheme.bridge_type)
+        run = scheme(path, key)
+        one, many = (
+            nd.run_smc(key, run, 200, num_chains=8, devices=devices)
+            for devices in (None, jax.devices())
+        )
+        near(one.log_evidence, many.log_evidence)
+        near(one.trace.ess, many.trace.ess)
+    options = {"num_chains": 8, "num_draws": 100, "num_burn_in": 20}
+    for function in (nd.replica_exchange, nd.samplers.split_gibbs):
+        one, many = (function(key, bridge, devices=d, **options) for d in (None, jax.devices()))
+        near(*(np.mean(jax.tree.leaves(r.positions)[0]) for r in (one, many)))
+
+
 def two_hosts(*_: str):
     """One of two processes that run one filter; the first compares with itself alone."""
     assert jax.device_count() == 2 and jax.local_device_count() == 1
@@ -87,6 +108,5 @@ def checkpointed(path: str, out: str):
 
 
 if __name__ == "__main__":
-    {"eight_devices": eight_devices, "two_hosts": two_hosts, "checkpointed": checkpointed}[
-        sys.argv[1]
-    ](*sys.argv[2:])
+    functions = (eight_devices, samplers, two_hosts, checkpointed)
+    {function.__name__: function for function in functions}[sys.argv[1]](*sys.argv[2:])

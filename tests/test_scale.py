@@ -1,5 +1,6 @@
 """Runs on many devices and hosts, checkpoints after a kill, and pure runs of many data sets."""
 
+import importlib
 import os
 import pickle
 import signal
@@ -39,6 +40,13 @@ def started(name, *args, devices=1):
 
 def test_eight_devices_give_the_numbers_of_one():
     process = started("eight_devices", devices=8)
+    out, _ = process.communicate()
+    assert process.returncode == 0, out
+
+
+@pytest.mark.long
+def test_samplers_on_eight_devices_give_the_numbers_of_one():
+    process = started("samplers", devices=8)
     out, _ = process.communicate()
     assert process.returncode == 0, out
 
@@ -161,6 +169,28 @@ def test_sigterm_is_an_interrupt(key, monkeypatch):
         nd.run_smc(key, walk(), 60, levels_per_chunk=3)
     assert caught.value.result.num_levels_run == 3
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_an_interrupt_of_replica_exchange_keeps_its_draws(key, monkeypatch):
+    exchange = importlib.import_module("numpyro_diffusion.samplers.replica.exchange")
+    real, calls = exchange._draws, []
+
+    def draws(*args):
+        calls.append(1)
+        if len(calls) == 3:
+            signal.raise_signal(signal.SIGINT)
+        return real(*args)
+
+    monkeypatch.setattr(exchange, "_draws", draws)
+    bridge = nd.from_energy(nd.Gaussian([0.5], [[0.3]]))
+    options = {"num_chains": 2, "num_replicas": 3, "num_draws": 160, "num_burn_in": 40}
+    with pytest.raises(KeyboardInterrupt) as caught:
+        nd.replica_exchange(key, bridge, **options)
+    assert len(calls) == 3  # of four chunks of 50
+    result = caught.value.result
+    (draws,) = jax.tree.leaves(result.positions)
+    assert draws.shape[:2] == (2, 110) and np.isfinite(draws).all()
+    assert "110 of 160 draws are done" in caught.value.__notes__[0]
 
 
 @pytest.mark.parametrize("options", [{}, {"num_chains": 3, "batch_size": 7, "threshold": 0.9}])

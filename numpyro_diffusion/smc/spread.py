@@ -12,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from .._typing import PyTree
 
-__all__ = ["Spread", "spread_over"]
+__all__ = ["Spread", "chains_over", "spread_over"]
 
 _AXES = ("clouds", "particles")
 
@@ -94,6 +94,34 @@ class Spread:
             return jnp.asarray(multihost_utils.process_allgather(leaf, tiled=True))
 
         return jax.tree.map(one, tree)
+
+
+def chains_over(
+    devices: Sequence[Any] | Mesh | None, num_chains: int, chains: PyTree, rest: PyTree
+) -> tuple[PyTree, PyTree]:
+    """Independent chains shared out over devices, and what they share on each of them.
+
+    Args:
+        devices: Devices or a mesh; `None` leaves all as it is.
+        num_chains: A multiple of the number of devices.
+        chains: Arrays with a leading axis of chains; others go to all devices.
+        rest: Arrays that every chain needs.
+
+    Raises:
+        TypeError: If these are no devices.
+        ValueError: If the chains cannot be shared out equally.
+    """
+    if devices is None:
+        return chains, rest
+    spread = spread_over(devices, num_chains, 1)
+    assert spread is not None
+    sharding = NamedSharding(spread.mesh, PartitionSpec(_AXES[0]))
+
+    def split(leaf):
+        its_own = jnp.shape(leaf)[:1] == (num_chains,)
+        return jax.device_put(leaf, sharding) if its_own else spread.everywhere(leaf)
+
+    return jax.tree.map(split, chains), spread.everywhere(rest)
 
 
 def spread_over(

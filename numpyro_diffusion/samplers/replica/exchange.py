@@ -7,11 +7,14 @@ where a cloud would need more memory.
 """
 
 import dataclasses
+from collections.abc import Sequence
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from tqdm.auto import tqdm
 
 from ..._arguments import whole_number, whole_numbers, whole_or_none
@@ -20,6 +23,8 @@ from ..._typing import PRNGKey
 from ...bridge import Bridge, PathBridge
 from ...schemes import Annealed, Carry, TunedScheme
 from ...schemes.checks import check_tuned
+from ...smc.interrupt import Deferred, Terminable
+from ...smc.spread import chains_over
 from .ladder import Ladder, advance, rungs, walk
 from .result import ReplicaResult, make_result
 
@@ -38,6 +43,7 @@ def replica_exchange(
     num_chains: int = 4,
     num_replicas: int | None = None,
     thinning: int = 1,
+    devices: Sequence[Any] | Mesh | None = None,
     progress_bar: bool = False,
 ) -> ReplicaResult:
     r"""Draws of a bridge's end by replica exchange (parallel tempering) along its noise levels.
@@ -66,6 +72,7 @@ def replica_exchange(
         num_replicas: Levels that hold a replica, chosen evenly among those of the scheme; by default as many
             that about half of the swaps are accepted.
         thinning: Sweeps from one draw to the next.
+        devices: Devices over which the ladders are shared out, a multiple of their number.
         progress_bar: Show the pilot's progress and that of the draws.
 
     Returns:
@@ -77,6 +84,8 @@ def replica_exchange(
         PilotError: If the model is too hard for the scheme's pilot.
         FloatingPointError: If a log density was +inf; what was computed is its `result`. A warning tells of
             NaN.
+        KeyboardInterrupt: Once the draws at hand are done; its attribute `result` holds those so far, or
+            `None` during the burn-in.
 
     Example:
         >>> bridge = nd.from_energy(digits + leaning)
@@ -130,21 +139,38 @@ def replica_exchange(
     fresh = jnp.zeros(particles.log_density.shape, bool)
     ladder = Ladder(particles, fresh, jnp.asarray(True))
 
-    total = num_burn_in + num_draws
-    num_chunks = max(1, min(20, total // 50)) if progress_bar else 1
-    # Chunks of one length, so that they compile once; what they add lengthens the burn-in.
-    size = -(-total // num_chunks)
-    rows = []
-    with tqdm(total=num_chunks * size, disable=not progress_bar, desc="draws") as bar:
-        for i in range(num_chunks):
-            key_chunk = jax.random.fold_in(key_run, i)
-            ladder, row = _draws(kernels, levels, ladder, key_chunk, size, thinning)
-            rows.append(jax.tree.map(np.asarray, row))
-            bar.update(size)
-    rows = jax.tree.map(lambda *parts: np.concatenate(parts), *rows)
+    ladder, (kernels, levels) = chains_over(devices, num_chains, ladder, (kernels, levels))
     first = int(np.argmax(np.asarray(chosen) >= model.evidence_from))
     claims, steps = scheme.claims(bridge), (len(walkers), len(shares))
-    return make_result(kernels, claims, levels, rows, num_draws, first, *steps)
+
+    def result_of(rows, count) -> ReplicaResult:
+        rows = jax.tree.map(lambda *parts: np.concatenate(parts), *rows)
+        return make_result(kernels, claims, levels, rows, count, first, *steps)
+
+    total = num_burn_in + num_draws
+    num_chunks = max(1, min(20, total // 50))
+    # Chunks of one length, so that they compile once; what they add lengthens the burn-in.
+    size = -(-total // num_chunks)
+    rows, done = [], num_draws - num_chunks * size  # draws that are kept, below 0 in the burn-in
+    with (
+        Terminable(),
+        tqdm(total=num_chunks * size, disable=not progress_bar, desc="draws") as bar,
+    ):
+        for i in range(num_chunks):
+            key_chunk = jax.random.fold_in(key_run, i)
+            with Deferred() as interrupt:
+                ladder, row = _draws(kernels, levels, ladder, key_chunk, size, thinning)
+                rows.append(jax.tree.map(np.asarray, row))
+                done += size
+            bar.update(size)
+            if interrupt.pending:
+                error = KeyboardInterrupt()
+                error.result = result_of(rows, done) if done >= 2 else None  # type: ignore[attr-defined]
+                error.add_note(
+                    f"{max(done, 0)} of {num_draws} draws are done; they are in `result` of this exception."
+                )
+                raise error
+    return result_of(rows, num_draws)
 
 
 @eqx.filter_jit

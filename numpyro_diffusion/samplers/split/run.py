@@ -1,5 +1,6 @@
 """Chains of a split Gibbs sampler, and their result."""
 
+from collections.abc import Sequence
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -8,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from jax.sharding import Mesh
 
 from ..._arguments import whole_number, whole_numbers
 from ..._finite import report_chains
@@ -15,6 +17,7 @@ from ..._prng import lean
 from ..._typing import Array, Position, PRNGKey
 from ...bridge import Bridge
 from ...smc import Claims
+from ...smc.spread import chains_over
 from .base import AbstractSplit, Clock, start
 from .pnp import PnPDM
 
@@ -61,6 +64,7 @@ def split_gibbs(
     num_chains: int = 4,
     thinning: int = 1,
     initial: Position | None = None,
+    devices: Sequence[Any] | Mesh | None = None,
 ) -> SplitResult:
     """Chains of `PnPDM` or `DAPS` over a bridge.
 
@@ -76,6 +80,7 @@ def split_gibbs(
         num_chains: Independent chains.
         thinning: Sweeps from one draw to the next.
         initial: Where chains start, positions with a leading axis of chains; draws of the prior by default.
+        devices: Devices over which the chains are shared out, a multiple of their number.
 
     Raises:
         ValueError: If the bridge is not what the sampler needs, or a number is out of range.
@@ -95,7 +100,10 @@ def split_gibbs(
     sampler = PnPDM() if sampler is None else sampler
     claims, seen_target = sampler.claims(bridge), sampler.seen_target(bridge)
     keys = jax.random.split(lean(key), num_chains)
-    rows: Any = _chains(keys, bridge, sampler, initial, num_burn_in, num_draws, thinning)
+    chains, shared = chains_over(devices, num_chains, (keys, initial), (bridge, sampler))
+    rows: Any = _chains(
+        chains[0], shared[0], shared[1], chains[1], num_burn_in, num_draws, thinning
+    )
     positions, log_weights, seen, met, acceptance, before = rows
     sweeps = num_burn_in + num_draws * thinning
     per_sweep = sampler.evaluations(bridge)
