@@ -55,6 +55,7 @@ LONG = {
         "amortised",
         "audit",
         "classifying-and-comparing",
+        "coming-from",
         "composition",
         "conditions",
         "densities",

@@ -4,6 +4,7 @@ import numpy as np
 
 from .._finite import replica_words
 from ..samplers.replica import ReplicaResult
+from .links import more
 
 __all__ = ["verdict_of_ladders"]
 
@@ -12,13 +13,12 @@ _FEW_TRIPS = 10  # independent visits of the target, by ladder, below which an e
 
 def verdict_of_ladders(result: ReplicaResult) -> str:
     """A judgement on a run of replica exchange in plain words, with remedies; one finding a line."""
-    findings = [
-        each for each in (_nan(result), _gap(result), _trips(result), _error(result)) if each
-    ]
+    found = (_nan(result), _gap(result), _trips(result), _error(result))
+    findings = [more(each) for each in found if each]
     if findings:
         return "\n".join(findings)
     trips, swaps = np.asarray(result.round_trips), np.asarray(result.swap_acceptance)
-    return (
+    return more(
         f"Nothing to worry about in what the ladders have seen: at least {trips.min()} fresh states have "
         f"reached the target of each of {len(trips)} ladders, and neighbours swap at least {swaps.min():.0%} "
         "of the time."

@@ -15,6 +15,7 @@ from ..samplers.replica import ReplicaResult
 from ..smc import SMCResult
 from .evidence import collapse, reservations
 from .exchange import verdict_of_ladders
+from .links import more
 from .steps import piecewise_constant
 from .tails import pareto_k
 
@@ -47,7 +48,7 @@ def _num_levels(result: SMCResult) -> int:
 
 
 def verdict(result: SMCResult | ReplicaResult, bridge: Bridge | None = None) -> str:
-    """A judgement on a run in plain words, with remedies; one finding a line.
+    """A judgement on a run in plain words, with remedies; one finding a line, and where to read more.
 
     It judges the cloud that is there. What no particle has met leaves no trace in it.
 
@@ -59,7 +60,7 @@ def verdict(result: SMCResult | ReplicaResult, bridge: Bridge | None = None) -> 
         return verdict_of_ladders(result)
     log_evidence = np.atleast_1d(np.asarray(result.log_evidence, float))
     if result.trace is None:
-        return "Not finished: no level was run. `resume()` goes on."
+        return more("Not finished: no level was run. `resume()` goes on.")
     trace = jax.tree.map(lambda leaf: np.asarray(leaf).reshape(len(log_evidence), -1), result.trace)
     # In a waste-free cloud one state of a chain is there at the start of a level, and can have offspring.
     num_particles = np.asarray(result.log_weights).shape[-1] // (result.chain_length or 1)
@@ -82,10 +83,8 @@ def verdict(result: SMCResult | ReplicaResult, bridge: Bridge | None = None) -> 
             "num_other",
         ),
     ]
-    findings = [finding for finding in findings if finding]
-    if findings:
-        return "\n".join(findings)
-    return _all_well(trace, log_evidence, num_particles)
+    findings = [more(finding) for finding in findings if finding]
+    return "\n".join(findings) or more(_all_well(trace, log_evidence, num_particles))
 
 
 def _all_well(trace, log_evidence: np.ndarray, num_particles: int) -> str:
