@@ -1,4 +1,4 @@
-"""A plate with a closed form given its shared sites: two measurements of each object, an offset, a noise level.
+"""A plate with a closed form given its shared sites: two measurements an object, an offset, a noise level.
 
 Object $i$ has a point $x_i$ of an asymmetric mixture and an effect $c_i \\sim N(\\mu, 0.6^2)$, and is seen as
 $y_i = (x_i + c_i, x_i - c_i) + \\sigma \\epsilon$. Given $(\\mu, \\sigma)$ it is a mixture of Gaussians;

@@ -43,7 +43,9 @@ def next_reference(
     """
     phis, values = first
     for _ in range(MOST_STEPS):
-        log_weights = np.asarray(values, np.float64) - np.asarray(reference.distribution.log_prob(phis))
+        log_weights = np.asarray(values, np.float64) - np.asarray(
+            reference.distribution.log_prob(phis)
+        )
         if not np.isfinite(log_weights).any():
             raise FloatingPointError(
                 "no draw of the shared sites near their prior has a posterior density above 0. Look at the "

@@ -96,7 +96,7 @@ class SplitArguments:
     def leaves(self) -> tuple[list[Array], list[bool]]:
         """All arrays among the arguments, in the order of their tree, and which of them are split.
 
-        Those that are split get an axis of length 1 behind that of objects: each row is one object's argument.
+        Those that are split get an axis of length 1 behind that of objects: a row is the argument of one.
         """
         named = dict(zip(self._names, self._values, strict=True))
         marked = [

@@ -1,4 +1,4 @@
-r"""Clouds of particles of many objects, each from the posterior of one object under a reference, by one program.
+r"""Clouds of particles of many objects, each of one object's posterior under a reference, by one program.
 
 The bridge of one object is the template: its programs are those of every object, and only the data, and what
 is measured of them once, are others. Levels and step sizes are frozen, so that evidences are unbiased.
@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ..._typing import Array, Position, PRNGKey

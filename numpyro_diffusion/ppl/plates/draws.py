@@ -75,7 +75,7 @@ class AbstractPlateRun(abc.ABC):
         """Network evaluations of all rounds and replicates, pilots apart; `None` if the scheme says none."""
         return None if self._evaluations is None else round(self._evaluations)
 
-    def get_samples(self, group_by_chain: bool = False) -> dict[str, Array]:
+    def get_samples(self, group_by_chain: bool = False) -> dict[str, Any]:
         """Equally weighted draws of latent and deterministic sites, in the space of the model.
 
         Object sites have the axis of objects that the model gives them. Draws are with replacement, of the
@@ -117,7 +117,9 @@ class AbstractPlateRun(abc.ABC):
             pairs = zip(data.leaves, data.split, strict=True)
             leaves = [leaf[i] if split else leaf for leaf, split in pairs]
             found = _constrained(plate.one, leaves, plate.layout, phis, z)
-            done.append({n: np.asarray(v) for n, v in found.items() if not i or axes[n] is not None})
+            done.append(
+                {n: np.asarray(v) for n, v in found.items() if not i or axes[n] is not None}
+            )
 
         def joined(name, value):
             axis = axes[name]

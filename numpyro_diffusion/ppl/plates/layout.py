@@ -49,13 +49,14 @@ def look_at_plate(
     make = lambda objects: from_model(
         model, *at(objects)[0], twist=twist, bridge_type=bridge_type, **at(objects)[1]
     )
-    first, second, both = make(slice(0, 1)), make(slice(1, 2)), make(slice(0, 2))
+    first = make(slice(0, 1))
     if first.discrete_sites:
         raise ValueError(
             f"a plate that is sampled object by object has continuous sites; got the discrete "
             f"{list(first.discrete_sites)}. Sum over them by hand, or sample all objects together with "
             "`nd.SMC`."
         )
+    second, both = make(slice(1, 2)), make(slice(0, 2))
     shapes = lambda bridge: {
         n: leaf.shape for n, leaf in jax.eval_shape(bridge.sample_base, jax.random.key(0)).items()
     }
@@ -74,8 +75,8 @@ def look_at_plate(
     for name, axis in value_axes.items():
         if axis is None and not all(_close(values[2][name], v[name]) for v in values[:2]):
             raise ValueError(
-                f"the deterministic site `{name}` mixes objects, which are sampled one by one. Leave it out of "
-                "the model, and compute it from the draws of `get_samples()`."
+                f"the deterministic site `{name}` mixes objects, which are sampled one by one. Leave it out "
+                "of the model, and compute it from the draws of `get_samples()`."
             )
     return PlateModel(first, Layout(shared), own, value_axes)
 
@@ -105,8 +106,8 @@ def _check_roles(
     split = ", ".join(f"`{name}`" for name in arguments.split)
     if not own:
         raise ValueError(
-            f"no latent site has an entry for each entry of {split}: all of {list(shared)} are shared. Take the "
-            "length of the plate from the argument, `numpyro.plate(name, len(y))`; a model without object "
+            f"no latent site has an entry for each entry of {split}: all of {list(shared)} are shared. Take "
+            "the length of the plate from the argument, `numpyro.plate(name, len(y))`; a model without object "
             "sites needs no plate, `nd.SMC` samples it."
         )
     if not shared:
@@ -145,8 +146,8 @@ def _check_product(first, second, both, part, z) -> None:
             shared_data.append(name)
     if shared_data:
         raise ValueError(
-            f"the data at {shared_data} stand outside of the plate, and would count once for each object. Fit "
-            "them first and pass what they say as the prior of shared sites, or use `nd.SMC`."
+            f"the data at {shared_data} stand outside of the plate, and would count once for each object. "
+            "Fit them first and pass what they say as the prior of shared sites, or use `nd.SMC`."
         )
 
 

@@ -115,10 +115,10 @@ class _Given(Reparam):
 
 
 def under_reference(model: Callable, layout: Layout) -> Callable:
-    """A model whose shared sites have a reference in the place of their prior, which is its first argument."""
+    """A model whose shared sites have a reference, its first argument, in the place of their prior."""
 
     def under(reference: tuple[Array, Array], *args: Any, **kwargs: Any) -> Any:
-        vector = numpyro.sample(JOINT, Reference(*reference).distribution)
+        vector: Any = numpyro.sample(JOINT, Reference(*reference).distribution)
         given = layout.sites(vector)
 
         def config(site):

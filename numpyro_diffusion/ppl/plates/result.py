@@ -8,7 +8,8 @@ w_r = \frac{p(\phi_r)}{g(\phi_r)} \prod_i \bar Z_i(\phi_r) , \qquad \bar Z_i = \
 
 Clouds are averaged by object and not by replicate: of a product of many averages the variance is far smaller
 than of an average of products. The error of $\log \hat p(y)$ is that of the delta method, with normalised
-weights $\bar w_r$ and the influence of each cloud $I_{ic} = \sum_r \bar w_r Z_{ic}(\phi_r) / \bar Z_i(\phi_r) - 1$,
+weights $\bar w_r$ and the influence of each cloud
+$I_{ic} = \sum_r \bar w_r Z_{ic}(\phi_r) / \bar Z_i(\phi_r) - 1$,
 
 $$\sum_{ic} \frac{I_{ic}^2}{C (C - 1)} + \sum_r \left( \bar w_r - \frac1R \right)^2 .$$
 """
