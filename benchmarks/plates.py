@@ -114,7 +114,8 @@ def digits(options) -> None:
         scheme = nd.Annealed(levels=4, moves=1, pilot=8)
     run = nd.ppl.PlateSMC(
         digits_model(energy), scheme, split=("y",), num_particles=8 if options.tiny else options.particles,
-        rounds=1 if options.tiny else options.rounds, num_chains=2 if options.tiny else 4, batch_size=4,
+        rounds=1 if options.tiny else options.rounds,
+        round_particles=None if options.tiny else min(128, options.particles), num_chains=2 if options.tiny else 4, batch_size=4,
     )  # fmt: skip
     started = time.perf_counter()
     run.run(jax.random.key(0), y)
@@ -190,7 +191,9 @@ if __name__ == "__main__":
     parser = _table.parser(__doc__)
     parser.add_argument("--digits", action="store_true", help="the second part")
     parser.add_argument("--num", type=int, default=64, help="digits")
-    parser.add_argument("--particles", type=int, default=64, help="particles a digit and replicate")
+    parser.add_argument(
+        "--particles", type=int, default=512, help="particles a digit and replicate"
+    )
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument(
         "--ess", type=float, default=0.9, help="share that a level of the pilot keeps"

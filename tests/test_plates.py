@@ -17,49 +17,45 @@ OPTIONS = {"split": ("y",), "num_particles": 200, "progress_bar": False, "batch_
 SCHEME = nd.Annealed(levels=12)
 
 
-@pytest.fixture(scope="module", params=[3, 6])
+@pytest.fixture(scope="module", params=[pytest.param(3, marks=pytest.mark.long), 6])
 def plate(request):
-    """Two runs over one set of data, and the exact posterior."""
+    """A run, and the exact posterior."""
     y = data(request.param)
-    run = lambda seed: nd.ppl.PlateSMC(model, SCHEME, **OPTIONS).run(jax.random.key(seed), y)
-    return [run(seed) for seed in (0, 1)], exact(y)
+    return nd.ppl.PlateSMC(model, SCHEME, **OPTIONS).run(jax.random.key(0), y), exact(y)
 
 
 def test_evidence_of_all_objects(plate):
-    runs, (truth, _) = plate
-    errors = np.array([run.log_evidence - truth for run in runs])
-    stated = np.array([run.log_evidence_error for run in runs])
-    assert (np.abs(errors) < 3.5 * stated).all() and (stated < 0.35).all(), (errors, stated)
-    assert all(run.evidence_is_normalized and run.result.exact for run in runs)
+    run, (truth, _) = plate
+    error, stated = run.log_evidence - truth, run.log_evidence_error
+    assert abs(error) < 3.5 * stated < 1.0, (error, stated)
+    assert run.evidence_is_normalized and run.result.exact
 
 
 def test_posterior_of_the_shared_sites(plate):
-    runs, (_, moments) = plate
+    run, (_, moments) = plate
     for name in ("mu", "sigma"):
-        mean, sd = moments[name]
-        draws = np.concatenate([run.get_samples()[name] for run in runs])
-        assert abs(draws.mean() - mean) < 0.12 * sd, (name, draws.mean(), mean, sd)
-        assert abs(draws.std() / sd - 1) < 0.12, (name, draws.std(), sd)
+        (mean, sd), draws = moments[name], run.get_samples()[name]
+        assert abs(draws.mean() - mean) < 0.15 * sd, (name, draws.mean(), mean, sd)
+        assert abs(draws.std() / sd - 1) < 0.15, (name, draws.std(), sd)
 
 
 def test_posterior_of_the_objects(plate):
-    runs, (_, moments) = plate
-    draws = [run.get_samples() for run in runs]
-    joined = {n: np.concatenate([d[n] for d in draws]) for n in draws[0]}
-    mu, x, c = joined["mu"], joined["x"][..., 0], joined["c"]
+    run, (_, moments) = plate
+    draws = run.get_samples()
+    mu, x, c = draws["mu"], draws["x"][..., 0], draws["c"]
     for name, values in (("x", x), ("c", c)):
         mean, sd = moments[name].T
-        assert (np.abs(values.mean(0) - mean) < 0.2 * sd).all(), (name, values.mean(0), mean)
-        assert (np.abs(values.std(0) / sd - 1) < 0.25).all(), (name, values.std(0), sd)
+        assert (np.abs(values.mean(0) - mean) < 0.3 * sd).all(), (name, values.mean(0), mean)
+        assert (np.abs(values.std(0) / sd - 1) < 0.3).all(), (name, values.std(0), sd)
     together = ((mu - mu.mean())[:, None] * (c - c.mean(0))).mean(0)
     scale = moments["mu"][1] * moments["c"][:, 1]
-    assert (np.abs(together - moments["mu c"]) < 0.15 * scale).all(), (together, moments["mu c"])
+    assert (np.abs(together - moments["mu c"]) < 0.2 * scale).all(), (together, moments["mu c"])
     signs = np.array([1.0, -1.0])
-    np.testing.assert_allclose(joined["mean"], joined["x"] + c[..., None] * signs, atol=1e-6)
+    np.testing.assert_allclose(draws["mean"], draws["x"] + c[..., None] * signs, atol=1e-6)
 
 
 def test_summary_names_the_worst_object(plate, capsys):
-    (run, _), _ = plate
+    run, _ = plate
     run.print_summary(max_rows=2)
     told = capsys.readouterr().out
     worst = int(np.argmin(run.result.object_ess))
@@ -68,17 +64,18 @@ def test_summary_names_the_worst_object(plate, capsys):
     assert f"worst object ({worst})" in verdict(run.result)
     few = run.result._replace(object_ess=run.result.object_ess / 100)
     assert f"CHECK: object {worst} rests on" in verdict(few)
+    apart = run.result._replace(object_spread=np.array([0.1, 0.8]))
+    assert "the evidences of object 1 differ between its clouds by 80%" in verdict(apart)
     grouped = run.get_samples(group_by_chain=True)
     assert grouped["x"].shape == (4, 200, len(run.result.object_ess), 1)
     assert grouped["mu"].shape == (4, 200)
 
 
 def test_cost_is_linear(plate):
-    (run, _), _ = plate
-    num, rounds = len(run.result.object_ess), run.rounds + run.num_chains
-    each = run.network_evaluations / (num * rounds * run.num_particles)
-    levels, bridge = 12 + 1, nd.from_model(model, data(2)[:1])
-    assert each <= bridge.evaluations + levels * SCHEME.evaluations_per_level(bridge)
+    run, _ = plate
+    number = len(run.result.object_ess) * (run.rounds + run.num_chains) * run.num_particles
+    bridge, level = nd.from_model(model, data(2)[:1]), SCHEME.evaluations_per_level
+    assert run.network_evaluations / number == bridge.evaluations + 13 * level(bridge)
 
 
 def test_a_reference_finds_a_narrow_target(key):
@@ -192,17 +189,20 @@ def test_arguments_that_are_no_plate_are_refused():
             call()
 
 
+LATER = pytest.mark.long  # each compiles three models
+
+
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        (driven, r"energy of a prior depends on the shared sites \['scale'\]"),
-        (coupled, "site `y` mixes objects"),
-        (calibrated, r"data at \['calibration'\] stand outside of the plate"),
-        (averaged, "deterministic site `average` mixes objects"),
-        (global_image, r"diffusion sites \['x'\] are shared"),
-        (alone, r"all latent sites, \['x'\], belong to objects"),
-        (only_shared, "no latent site has an entry for each entry of `y`"),
         (labelled, r"got the discrete \['k'\]"),
+        (calibrated, r"data at \['calibration'\] stand outside of the plate"),
+        (driven, r"energy of a prior depends on the shared sites \['scale'\]"),
+        pytest.param(coupled, "site `y` mixes objects", marks=LATER),
+        pytest.param(averaged, "deterministic site `average` mixes objects", marks=LATER),
+        pytest.param(global_image, r"diffusion sites \['x'\] are shared", marks=LATER),
+        pytest.param(alone, r"all latent sites, \['x'\], belong to objects", marks=LATER),
+        pytest.param(only_shared, "no latent site has an entry for each entry of `y`", marks=LATER),
     ],
 )
 def test_models_that_are_no_plate_are_refused(wrong, words):

@@ -107,8 +107,8 @@ def _check_roles(
     if not own:
         raise ValueError(
             f"no latent site has an entry for each entry of {split}: all of {list(shared)} are shared. Take "
-            "the length of the plate from the argument, `numpyro.plate(name, len(y))`; a model without object "
-            "sites needs no plate, `nd.SMC` samples it."
+            "the length of the plate from the argument, `numpyro.plate(name, len(y))`; a model without "
+            "object sites needs no plate, `nd.SMC` samples it."
         )
     if not shared:
         raise ValueError(

@@ -30,7 +30,7 @@ References:
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..._arguments import check_instance, whole_number, whole_numbers
+from ..._arguments import check_instance, whole_number, whole_numbers, whole_or_none
 from ..._prng import check_key
 from ..._typing import PRNGKey
 from ...schemes import Annealed, TunedScheme
@@ -61,6 +61,7 @@ class PlateSMC(AbstractPlateRun):
         num_chains: Independent replicates; two or more give an error of the evidence.
         num_nodes: Values of the shared sites, of which each replicate has a share to itself.
         rounds: Rounds, of one cloud an object, that fit the reference.
+        round_particles: Particles of these clouds; `num_particles` by default.
         twist: What the likelihood sees at noisy levels; what the scheme prefers by default.
         threshold: Resample below this share of the effective sample size.
         batch_size: Objects at once, to bound memory.
@@ -86,6 +87,7 @@ class PlateSMC(AbstractPlateRun):
         num_chains: int = 4,
         num_nodes: int = 1024,
         rounds: int = 2,
+        round_particles: int | None = None,
         twist: AbstractTwist | None = None,
         threshold: float = 0.5,
         batch_size: int = 16,
@@ -108,6 +110,8 @@ class PlateSMC(AbstractPlateRun):
             1, num_chains=num_chains, batch_size=batch_size
         )
         self.rounds = whole_number("rounds", rounds, 0)
+        remedy = "`None` for `num_particles`."
+        self.round_particles = whole_or_none("round_particles", round_particles, 2, remedy)
         self.twist, self.threshold = twist, check_threshold(threshold)
         self.progress_bar = progress_bar
         self._result: PlateResult | None = None
@@ -137,7 +141,7 @@ class PlateSMC(AbstractPlateRun):
         reference, worst = work.of_prior(), 0
         for _ in range(self.rounds):
             program = work.program(reference, worst)
-            clouds = work.clouds(program, reference)
+            clouds = work.clouds(program, reference, self.round_particles)
             reference, worst = work.refit(program, clouds, reference)
         program = work.program(reference, worst)
         self._result = work.finish(program, reference)

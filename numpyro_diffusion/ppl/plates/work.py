@@ -70,16 +70,19 @@ class Work:
         )
         return Program.of(self.run.scheme, bridge, next(self.keys), False)
 
-    def clouds(self, program: Program, reference: Reference) -> Clouds:
-        """One cloud of each object.
+    def clouds(
+        self, program: Program, reference: Reference, num_particles: int | None = None
+    ) -> Clouds:
+        """One cloud of each object, of as many particles as the run has unless given.
 
         Raises:
             FloatingPointError: If one died.
         """
         run, num = self.run, self.data.num_objects
+        num_particles = num_particles or run.num_particles
         keys = jax.random.split(next(self.keys), num)
         found = run_clouds(
-            program, self.data, reference, keys, run.num_particles, run.threshold, run.batch_size,
+            program, self.data, reference, keys, num_particles, run.threshold, run.batch_size,
             self.bar.update,
         )  # fmt: skip
         if not (alive := np.isfinite(found.log_evidence)).all():
@@ -87,16 +90,16 @@ class Work:
                 f"all particles of object {int(np.argmin(alive))} have weight 0 at some level. Look at its "
                 "data, and at the likelihood at draws of the prior."
             )
-        self.count(program)
+        self.count(program, num_particles)
         return found
 
-    def count(self, program: Program) -> None:
+    def count(self, program: Program, num_particles: int) -> None:
         """Add the network evaluations of one cloud an object."""
         run, levels = self.run, program.levels
         if not program.template.diffusion_sites or self.evaluations is None:
             return
         each = run.scheme.evaluations_per_level(program.template, levels)
-        number = self.data.num_objects * run.num_particles
+        number = self.data.num_objects * num_particles
         total = program.template.evaluations + (each or 0) * len(np.asarray(levels.clock))
         self.evaluations = None if each is None else self.evaluations + number * total
 
