@@ -58,7 +58,7 @@ def scaling(options) -> None:
     from plates import data, exact, model
 
     scheme = nd.Annealed(levels=12)
-    sizes, particles = ((3,), 50) if options.tiny else ((4, 16, 64, 256), 256)
+    sizes, particles = ((3,), 50) if options.tiny else ((4, 16, 64, 256), 128)
     rows = []
     for num in sizes:
         y = data(num, seed=num)
@@ -112,11 +112,18 @@ def digits(options) -> None:
     scheme = nd.Annealed(pilot=Pilot(128, conditional_ess=options.ess))
     if options.tiny:
         scheme = nd.Annealed(levels=4, moves=1, pilot=8)
+    settings = {"rounds": options.rounds, "round_particles": min(128, options.particles)}
+    if options.tiny:
+        settings = {"rounds": 1}
     run = nd.ppl.PlateSMC(
-        digits_model(energy), scheme, split=("y",), num_particles=8 if options.tiny else options.particles,
-        rounds=1 if options.tiny else options.rounds,
-        round_particles=None if options.tiny else min(128, options.particles), num_chains=2 if options.tiny else 4, batch_size=4,
-    )  # fmt: skip
+        digits_model(energy),
+        scheme,
+        split=("y",),
+        num_particles=8 if options.tiny else options.particles,
+        num_chains=2 if options.tiny else 4,
+        batch_size=4,
+        **settings,
+    )
     started = time.perf_counter()
     run.run(jax.random.key(0), y)
     print(f"{time.perf_counter() - started:.0f} s of wall time")

@@ -181,7 +181,7 @@ def test_arguments_that_are_no_plate_are_refused():
         "must be an instance of `TunedScheme`": lambda: nd.ppl.PlateSMC(
             others, "annealed", split=("y",)
         ),
-        "`num_nodes` must be at least 2": lambda: nd.ppl.PlateSMC(
+        "`num_nodes` must be at least 8; got 1. Each replicate has two": lambda: nd.ppl.PlateSMC(
             others, split=("y",), num_nodes=1
         ),
     }.items():

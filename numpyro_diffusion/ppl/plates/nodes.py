@@ -68,7 +68,8 @@ def _batch(model, own, common, positions, log_weights, log_q, phis, reference, u
         log_terms = jnp.where(known, log_weights[:, None] + terms - log_q[:, None], -jnp.inf)
         log_ratio = logsumexp(log_terms, axis=0)
         shares = jnp.exp(log_terms - jnp.where(jnp.isfinite(log_ratio), log_ratio, 0.0))
-        ess = 1 / jnp.maximum(jnp.sum(shares**2, 0), 1e-30)
+        squares = jnp.sum(shares**2, 0)
+        ess = 1 / jnp.where(squares > 0, squares, 1.0)
         index = jnp.zeros((0, len(phis)), int)
         if uniforms is not None:
             below = jnp.cumsum(shares, 0)

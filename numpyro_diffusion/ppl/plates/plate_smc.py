@@ -103,12 +103,12 @@ class PlateSMC(AbstractPlateRun):
             )
         self.model, self.split = model, tuple(split)
         self.scheme = Annealed() if scheme is None else scheme
-        self.num_particles, self.num_nodes = whole_numbers(
-            2, num_particles=num_particles, num_nodes=num_nodes
-        )
+        self.num_particles = whole_number("num_particles", num_particles, 2)
         self.num_chains, self.batch_size = whole_numbers(
             1, num_chains=num_chains, batch_size=batch_size
         )
+        least = "Each replicate has two nodes or more to itself."
+        self.num_nodes = whole_number("num_nodes", num_nodes, 2 * self.num_chains, least)
         self.rounds = whole_number("rounds", rounds, 0)
         remedy = "`None` for `num_particles`."
         self.round_particles = whole_or_none("round_particles", round_particles, 2, remedy)
