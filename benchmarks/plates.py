@@ -69,7 +69,7 @@ def scaling(options) -> None:
             )
         }
         if num <= 16:
-            ways["one cloud"] = nd.SMC(model, num_particles=8 * particles, progress_bar=False)
+            ways["one cloud"] = nd.SMC(model, num_particles=4 * particles, progress_bar=False)
         for way, run in ways.items():
             errors, stated, offs, cost, started = [], [], [], 0.0, time.process_time()
             for seed in range(1 if options.tiny else options.seeds):
@@ -100,7 +100,7 @@ def scaling(options) -> None:
     ]  # fmt: skip
     notes = (
         "Four replicates a run; evaluations are of all rounds and replicates over particles of the final "
-        "clouds. `one cloud` is `nd.SMC` over all objects together with eight times the particles.",
+        "clouds. `one cloud` is `nd.SMC` over all objects together with four times the particles.",
     )
     _table.emit("plates", __doc__, columns, rows, options.save, notes)
 
