@@ -183,6 +183,7 @@ def picture(truth, contrast, y, samples) -> None:
     titles = {"sigma": "noise level", "middle": "mean of log contrasts", "spread": "their spread"}
     for ax, (name, title) in zip(shared, titles.items(), strict=True):
         plots.plot_density(ax, samples[name], title, TRUTH[name])
+        ax.locator_params(axis="x", nbins=4)
     middle = samples["contrast"].mean(0)
     low, high = np.quantile(samples["contrast"], [0.05, 0.95], axis=0)
     last.errorbar(
