@@ -79,10 +79,10 @@ class Work:
             FloatingPointError: If one died.
         """
         run, num = self.run, self.data.num_objects
-        num_particles = num_particles or run.num_particles
+        size: int = num_particles or run.num_particles
         keys = jax.random.split(next(self.keys), num)
         found = run_clouds(
-            program, self.data, reference, keys, num_particles, run.threshold, run.batch_size,
+            program, self.data, reference, keys, size, run.threshold, run.batch_size,
             self.bar.update,
         )  # fmt: skip
         if not (alive := np.isfinite(found.log_evidence)).all():
@@ -90,7 +90,7 @@ class Work:
                 f"all particles of object {int(np.argmin(alive))} have weight 0 at some level. Look at its "
                 "data, and at the likelihood at draws of the prior."
             )
-        self.count(program, num_particles)
+        self.count(program, size)
         return found
 
     def count(self, program: Program, num_particles: int) -> None:
