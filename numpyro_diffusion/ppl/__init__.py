@@ -9,6 +9,8 @@ from .distributions import NoisedPrior as NoisedPrior
 from .handlers import NoisedReparam as NoisedReparam
 from .handlers import noised as noised
 from .observed import observed_law as observed_law
+from .plates import PlateResult as PlateResult
+from .plates import PlateSMC as PlateSMC
 from .reparam import NoiseReparam as NoiseReparam
 from .sampler import Sampler as Sampler
 from .start import ProposalDiagnostics as ProposalDiagnostics
