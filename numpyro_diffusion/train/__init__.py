@@ -51,5 +51,6 @@ from .recovery import recovery_loss as recovery_loss
 from .recovery import recovery_process as recovery_process
 from .result import FitResult as FitResult
 from .result import TrainingDiverged as TrainingDiverged
+from .robust import robust_loss as robust_loss
 from .updates import Contrast as Contrast
 from .value import fit_soft_value as fit_soft_value
