@@ -112,7 +112,10 @@ def test_training_draws_the_data_from_a_weighted_coreset(key, method):
     [
         ({"share": 0.0}, r"`share` must be in \(0, 1\].*got 0.0"),
         ({"share": 1.5}, r"`share` must be in \(0, 1\]"),
-        ({"method": "best"}, "`method` must be one of sample, kcenter, herding, density; got 'best'"),
+        (
+            {"method": "best"},
+            "`method` must be one of sample, kcenter, herding, density; got 'best'",
+        ),
         ({"features": np.full((3, 1), np.nan)}, r"`features` must be finite.*\(3, 1\) with NaN"),
         ({"features": np.zeros((0, 2))}, r"`features` must be finite.*got shape \(0, 2\)"),
     ],

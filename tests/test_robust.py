@@ -68,7 +68,9 @@ def test_a_linear_denoiser_is_drawn_as_far_as_the_closed_form_says(
     low, high = 0.0, 2.5
     for _ in range(18):
         middle = (low + high) / 2
-        low, high = (middle, high) if slope(middle, radius, share, data, target) < 0 else (low, middle)
+        low, high = (
+            (middle, high) if slope(middle, radius, share, data, target) < 0 else (low, middle)
+        )
     np.testing.assert_allclose(low, exact, rtol=0.01)
 
 

@@ -31,7 +31,7 @@ class BellmanDraws(NamedTuple):
 
 
 def bellman_sample(
-    key: PRNGKey, field: DensityField, start, *, time: float = 20.0, num_steps: int = 400
+    key: PRNGKey, field: DensityField, start, *, time: float = 20.0, num_steps: int = 1000
 ) -> BellmanDraws:
     r"""Run $dx = g(x)\, dt + \sqrt{s(x)}\, dW$ from some points, by Euler and Maruyama's scheme.
 
@@ -48,7 +48,8 @@ def bellman_sample(
         field: From `fit_density_field`, `DensityField.mix`, `push_affine`, or in closed form.
         start: Where paths begin, shape `(num, dimension)`: inside the support, such as data with noise.
         time: $T$, in units of variance over density.
-        num_steps: Steps; $T/$`num_steps` times the largest second derivative of $p$ should stay below about 0.1.
+        num_steps: Steps. A step, `time / num_steps`, times the largest second derivative of $p$ should stay below 0.05;
+            at 0.08 the variance of two modes came out 1 per cent too large.
 
     Raises:
         ValueError: If `start` is not finite or of another shape, or a number is out of range.
@@ -63,7 +64,9 @@ def bellman_sample(
     num_steps = whole_number("num_steps", num_steps, 1)
     rows = np.asarray(start, float)
     if rows.ndim != 2 or not rows.size or not np.isfinite(rows).all():
-        raise ValueError(f"`start` must be finite, of shape (num, dimension); got shape {rows.shape}.")
+        raise ValueError(
+            f"`start` must be finite, of shape (num, dimension); got shape {rows.shape}."
+        )
     if not (time > 0 and np.isfinite(time)):
         raise ValueError(f"`time` must be positive and finite; got {time}.")
     dtype = jnp.result_type(float)

@@ -96,7 +96,9 @@ def project_field(field: DensityField, points, centers, width: float) -> Density
     _check_sizes(width=width)
     found = [np.asarray(part, float) for part in _at(field, jnp.asarray(points))]
     if not all(np.isfinite(part).all() for part in (centers, *found)):
-        raise ValueError("`project_field` met a field that is not finite at `points`, or `centers` that are not.")
+        raise ValueError(
+            "`project_field` met a field that is not finite at `points`, or `centers` that are not."
+        )
     return _regressed(points, centers, width, *found)
 
 
@@ -106,7 +108,9 @@ def _at(field, points):
 
 
 def _regressed(points, centers, width, value, gradient) -> DensityField:
-    table = np.asarray(jax.vmap(lambda x: bumps(x, jnp.asarray(centers), width))(jnp.asarray(points)), float)
+    table = np.asarray(
+        jax.vmap(lambda x: bumps(x, jnp.asarray(centers), width))(jnp.asarray(points)), float
+    )
     # Neighbouring bumps are nearly alike: directions below a thousandth of the largest are left out.
     weights = np.linalg.lstsq(table, np.column_stack([value, gradient]), rcond=1e-3)[0]
     dtype = jnp.result_type(float)

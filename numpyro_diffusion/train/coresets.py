@@ -150,7 +150,10 @@ _METHODS: dict[str, tuple[Callable[..., tuple[np.ndarray, Any]], str]] = {
         _kcenter,
         "the data moved to their nearest centers, by `distance` in the mean; exact as the share nears 1",
     ),
-    "herding": (_herding, "the means of the features, exact as the share nears 1; nothing else of the data"),
+    "herding": (
+        _herding,
+        "the means of the features, exact as the share nears 1; nothing else of the data",
+    ),
     "density": (
         _density,
         "a heuristic: the data without their sparsest examples, moved to the nearest that is kept",

@@ -110,7 +110,9 @@ def group_dro_weights(
         )
     data, labels = check_examples(data, energy.shape, "data"), np.asarray(labels)
     if labels.shape != (len(data),):
-        raise ValueError(f"`labels` must have shape ({len(data)},), one an example; got {labels.shape}.")
+        raise ValueError(
+            f"`labels` must have shape ({len(data)},), one an example; got {labels.shape}."
+        )
     classes, which, sizes = np.unique(labels, return_inverse=True, return_counts=True)
     if len(classes) < 2:
         raise ValueError(f"expected at least 2 classes in `labels`; got {classes.tolist()}.")
