@@ -1,12 +1,12 @@
 """Rates of the empirical score stopped early, in one dimension: a benchmark of a theorem, not a proof of it.
 
 With the empirical score of n examples the reverse diffusion, stopped at noise level h, draws from a Gaussian
-kernel density estimate of bandwidth h. Its total variation (TV) and Wasserstein-1 distance (W1) to the truth, an
-asymmetric mixture of two Gaussians, are integrals over a grid; n runs from 500 to 128,000 by factors of 2. The
-slope of the mean log distance against log n, with its standard error over data sets, and what theory says: TV
-is of order n^(-2/5) at the bandwidth that the rate asks for, h = sd n^(-1/5) (`rate_optimal_times`); too small a
-bandwidth leaves the noise, of order (n h)^(-1/2), too large a one the bias, of order h^2. W1 has the noise
-n^(-1/2) of the data at any small bandwidth, and the same bias.
+kernel density estimate of bandwidth h. Its total variation (TV) and Wasserstein-1 distance (W1) to the
+truth, an asymmetric mixture of two Gaussians, are integrals over a grid; n runs from 500 to 128,000 by
+factors of 2. The slope of the mean log distance against log n, with its standard error over data sets, and
+what theory says: TV is of order n^(-2/5) at the bandwidth that the rate asks for, h = sd n^(-1/5)
+(`rate_optimal_times`); too small a bandwidth leaves the noise, of order (n h)^(-1/2), too large a one the
+bias, of order h^2. W1 has the noise n^(-1/2) of the data at any small bandwidth, and the same bias.
 """
 
 import _table

@@ -1,11 +1,12 @@
 """Robust training of a denoiser: what it costs, and what it gives when a sampler strays.
 
-Eight Gaussian modes on a circle of radius 2 and standard deviation 0.15, 4,000 examples, a `NetworkDenoiser` of
-width 64. `radius` 0 is the denoising loss. *Score*: relative root mean square error of the score against the
-exact one, over noise levels 0.15 to 3, at noised data (`at data`), and at points pushed off them by 0.3 in a
-random direction of the space of x_t (`off data`). *Draws*: squared energy distance to the data, times 1,000, of
-2,000 draws by the reverse diffusion with few equal steps in log noise, where steps are too long and the sampler
-strays; that of exact data of the same number is `exact draws`.
+Eight Gaussian modes on a circle of radius 2 and standard deviation 0.15, 4,000 examples, a
+`NetworkDenoiser` of width 64. `radius` 0 is the denoising loss. *Score*: relative root mean square error of
+the score against the exact one, over noise levels 0.15 to 3, at noised data (`at data`), and at points
+pushed off them by 0.3 in a random direction of the space of x_t (`off data`). *Draws*: squared energy
+distance to the data, times 1,000, of 2,000 draws by the reverse diffusion with few equal steps in log
+noise, where steps are too long and the sampler strays; that of exact data of the same number is `exact
+draws`.
 """
 
 import functools

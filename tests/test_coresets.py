@@ -145,11 +145,19 @@ def squared(model, key, batch):
     return jnp.mean((batch - model.params) ** 2)
 
 
+OPTIONS = {
+    "steps": 4000,
+    "batch_size": 64,
+    "learning_rate": 1e-2,
+    "rate": 5e-3,
+    "smoothing": 1e-5,
+}
+
+
 def solved(reference, **options):
     return group_dro_weights(
         jax.random.key(0), START, DATA, LABELS, reference=reference, loss=squared,
-        **{"steps": 4000, "batch_size": 64, "learning_rate": 1e-2, "rate": 5e-3, "smoothing": 1e-5, **options},
-        trainable=lambda model: model.params,
+        trainable=lambda model: model.params, **(OPTIONS | options),
     )  # fmt: skip
 
 

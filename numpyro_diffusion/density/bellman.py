@@ -36,20 +36,21 @@ def bellman_sample(
     r"""Run $dx = g(x)\, dt + \sqrt{s(x)}\, dW$ from some points, by Euler and Maruyama's scheme.
 
     For $s = p$ and $g = \nabla p$ the density $p$ is stationary, since
-    $-\nabla \cdot (p \nabla p) + \tfrac12 \Delta (p \cdot p) = 0$. Exact as `time` grows and steps become small,
-    for exact fields; there is no weight and no Metropolis step.
+    $-\nabla \cdot (p \nabla p) + \tfrac12 \Delta (p \cdot p) = 0$. Exact as `time` grows and steps become
+    small, for exact fields; there is no weight and no Metropolis step.
 
-    It runs on a clock of $1/p$. A standard normal has its largest density $(2\pi)^{-d/2}$: 0.4 in one dimension,
-    0.06 in three, 1e-4 in ten, so that beyond three or four nothing moves, and in any dimension what starts in the
-    tails, or between far modes, stays for long. `turnover` says how far it came; a warning, if that is not far.
+    It runs on a clock of $1/p$. A standard normal has its largest density $(2\pi)^{-d/2}$: 0.4 in one
+    dimension, 0.06 in three, 1e-4 in ten, so that beyond three or four nothing moves, and in any dimension
+    what starts in the tails, or between far modes, stays for long. `turnover` says how far it came; a
+    warning, if that is not far.
 
     Args:
         key: PRNG key.
         field: From `fit_density_field`, `DensityField.mix`, `push_affine`, or in closed form.
         start: Where paths begin, shape `(num, dimension)`: inside the support, such as data with noise.
         time: $T$, in units of variance over density.
-        num_steps: Steps. A step, `time / num_steps`, times the largest second derivative of $p$ should stay below 0.05;
-            at 0.08 the variance of two modes came out 1 per cent too large.
+        num_steps: Steps. A step, `time / num_steps`, times the largest second derivative of $p$ should stay
+            below 0.05; at 0.08 the variance of two modes came out 1 per cent too large.
 
     Raises:
         ValueError: If `start` is not finite or of another shape, or a number is out of range.
@@ -82,9 +83,9 @@ def bellman_sample(
     turnover = clocks / max(float(draws.var(0).mean()), float(np.finfo(draws.dtype).tiny))
     if np.median(turnover) < 1:
         warnings.warn(
-            f"half of the paths of `bellman_sample` have a turnover below 1 (median {np.median(turnover):.2g}): "
-            "they are still about where they started. Take more `time`; in more than three or four dimensions "
-            "sample a score instead.",
+            "half of the paths of `bellman_sample` have a turnover below 1 (median "
+            f"{np.median(turnover):.2g}): they are still about where they started. Take more `time`; in more "
+            "than three or four dimensions sample a score instead.",
             stacklevel=2,
         )
     target = "the density of the field, as time grows and steps become small; unweighted"

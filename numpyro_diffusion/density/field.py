@@ -1,8 +1,9 @@
-r"""A density and its gradient as fields, $s \approx p$ and $g \approx \nabla p$: the linear counterpart of a score.
+r"""A density and its gradient as fields, $s \approx p$, $g \approx \nabla p$: the linear counterpart of a score.
 
 Mixing and affine push-forward are *linear* in $p$, not in $\log p$. What is learned of each part gives the
-whole without another fit: the distribution of $Z = R + \gamma Z'$, as in a discounted sum of rewards, is an average
-over $R$ of the field of $Z'$. The price: where $p$ is small both fields are, and a sampler stands still.
+whole without another fit: the distribution of $Z = R + \gamma Z'$, as in a discounted sum of rewards, is an
+average over $R$ of the field of $Z'$. The price: where $p$ is small both fields are, and a sampler stands
+still.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,8 +28,8 @@ class DensityField(eqx.Module):
         gradient: $g(x)$, of the shape of `x`.
 
     References:
-        Li et al. (2024), Bellman diffusion: generative modeling as learning a linear operator in the distribution
-        space, arXiv 2410.01796.
+        Li et al. (2024), Bellman diffusion: generative modeling as learning a linear operator in the
+        distribution space, arXiv 2410.01796.
     """
 
     value: Callable[[Array], Scalar]
@@ -65,8 +66,8 @@ class DensityField(eqx.Module):
         $$s(z) = \mathbb{E}_R\, \gamma^{-d}\, s'\big((z - R)/\gamma\big), \qquad
           g(z) = \mathbb{E}_R\, \gamma^{-d-1}\, g'\big((z - R)/\gamma\big) .$$
 
-        Exact for the distribution that `shifts` and `weights` stand for. An evaluation costs one of this field a
-        shift; `project_field` makes one field of the sum.
+        Exact for the distribution that `shifts` and `weights` stand for. An evaluation costs one of this
+        field a shift; `project_field` makes one field of the sum.
 
         Args:
             scale: $\gamma > 0$.

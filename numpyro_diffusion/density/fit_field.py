@@ -1,4 +1,4 @@
-r"""Density fields from data: regression of $p$ and $\nabla p$, a linear problem in the weights of Gaussian bumps."""
+r"""Density fields from data: regression of $p$ and $\nabla p$ on Gaussian bumps, a linear problem."""
 
 import equinox as eqx
 import jax
@@ -29,13 +29,14 @@ def fit_density_field(
 
     are the noised density $p * N_\epsilon$ and its gradient. Both are squares in $s$ and $g$, so with sums of
     Gaussian bumps a minimum is a least-squares fit to the sums over the *other* examples. Nothing says what
-    the fields are far from data; bumps end there. Exact as examples and centers become many and the noise small;
-    that takes a number of examples that is exponential in the dimension, so use it in one to three.
+    the fields are far from data; bumps end there. Exact as examples and centers become many and the noise
+    small; that takes a number of examples that is exponential in the dimension, so use it in one to three.
 
     Args:
         key: PRNG key, of the choice of centers among the examples.
         data: Finite examples of shape `(num, dimension)`, at least 10.
-        noise: $\sqrt\epsilon$; by default $\sigma\, n^{-1/(d + 4)}$, $\sigma$ the standard deviation of the data.
+        noise: $\sqrt\epsilon$; by default $\sigma\, n^{-1/(d + 4)}$, $\sigma$ the standard deviation of the
+            data.
         width: Standard deviation of a bump; twice the noise by default.
         num_centers: Bumps, at most.
 
@@ -43,7 +44,8 @@ def fit_density_field(
         ValueError: If data are not finite, of another shape, or constant; if a number is out of range.
 
     References:
-        Li et al. (2024), arXiv 2410.01796, whose networks and sliced losses, for more dimensions, are not here.
+        Li et al. (2024), arXiv 2410.01796, whose networks and sliced losses, for more dimensions, are not
+        here.
     """
     num_centers = whole_number("num_centers", num_centers, 1)
     rows = np.asarray(data, float)
@@ -75,8 +77,9 @@ def project_field(field: DensityField, points, centers, width: float) -> Density
     r"""The field of Gaussian bumps that is nearest to a given one at some points, in the mean square.
 
     A field that was mixed or pushed forward many times becomes one of fixed cost. With `push_affine`,
-    $s \leftarrow \Pi\, \mathbb{E}_R\, \gamma^{-d} s((\cdot - R)/\gamma)$ repeated is the Bellman operator of the
-    distribution of discounted returns, whose error after $k$ rounds is of order $\gamma^k$, beside that of the bumps.
+    $s \leftarrow \Pi\, \mathbb{E}_R\, \gamma^{-d} s((\cdot - R)/\gamma)$ repeated is the Bellman operator
+    of the distribution of discounted returns, whose error after $k$ rounds is of order $\gamma^k$, beside
+    that of the bumps.
 
     Args:
         field: The field to be approached.
@@ -123,5 +126,6 @@ def _check_sizes(**sizes: float) -> None:
     for name, size in sizes.items():
         if not (size > 0 and np.isfinite(size)):
             raise ValueError(
-                f"`{name}` must be positive and finite, a standard deviation in units of the data; got {size}."
+                f"`{name}` must be positive and finite, a standard deviation in units of the data; got "
+                f"{size}."
             )

@@ -49,15 +49,15 @@ def rate_optimal_times(
     $$\frac{\sigma}{\alpha}\Big|_{t_{\min}} = c\, n^{-1/(2 \min(s, 2) + d)}, \qquad
       \frac{\sigma}{\alpha}\Big|_{t_{\max}} = c\, \sqrt{n^{2s/(2s + d)} - 1} .$$
 
-    *Stop.* With the *empirical* score the reverse process stopped at $t$ is a Gaussian kernel density estimate
-    with bandwidth $\sigma_t/\alpha_t$, exactly: this is the bandwidth that balances bias and variance. The
-    kernel gains nothing from smoothness above 2. A network is smooth by itself and may be read at less noise: with the
-    right networks the theorem allows any negative power of $n$. Take the rule as the level at which memorised examples
-    would do no harm.
+    *Stop.* With the *empirical* score the reverse process stopped at $t$ is a Gaussian kernel density
+    estimate with bandwidth $\sigma_t/\alpha_t$, exactly: this is the bandwidth that balances bias and
+    variance. The kernel gains nothing from smoothness above 2. A network is smooth by itself and may be
+    read at less noise: with the right networks the theorem allows any negative power of $n$. Take the rule
+    as the level at which memorised examples would do no harm.
 
-    *Start.* In the theorem, $\bar T = s \log n / (2s + d)$ on the clock on which $\alpha = e^{-t}$: the signal left,
-    $\alpha = n^{-s/(2s+d)}$ for data of unit scale, and with it the error of starting from noise, is of the order of the
-    rate. A weighted sampler is right from any start.
+    *Start.* In the theorem, $\bar T = s \log n / (2s + d)$ on the clock on which $\alpha = e^{-t}$: the
+    signal left, $\alpha = n^{-s/(2s+d)}$ for data of unit scale, and with it the error of starting from
+    noise, is of the order of the rate. A weighted sampler is right from any start.
 
     Both are orders of magnitude; constants are conventions.
 
@@ -93,8 +93,8 @@ def rate_optimal_times(
     t_min, t_max = (min(max(t, 0.0), 1.0) for t in ends)
     if not t_min < t_max:
         raise ValueError(
-            f"expected to stop at less noise than to start from; got noise levels {low:.3g} and {high:.3g}, times "
-            f"{t_min:.3g} and {t_max:.3g} of `{type(schedule).__name__}`. With so few examples for the "
+            f"expected to stop at less noise than to start from; got noise levels {low:.3g} and {high:.3g}, "
+            f"times {t_min:.3g} and {t_max:.3g} of `{type(schedule).__name__}`. With so few examples for the "
             "dimension the rate says nothing."
         )
     with jax.ensure_compile_time_eval():

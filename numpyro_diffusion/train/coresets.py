@@ -53,8 +53,8 @@ def coreset(key: PRNGKey, features, share: float, *, method: str = "sample") -> 
     coreset is at Wasserstein-1 distance `distance` from the data, so a mean of a function with Lipschitz
     constant $L$ is off by at most $L$ times that.
 
-    *Density.* The pruning of the paper in its simplest form. What lies outside is gone, and no weights bring it
-    back; without the weights the prior is narrower still.
+    *Density.* The pruning of the paper in its simplest form. What lies outside is gone, and no weights
+    bring it back; without the weights the prior is narrower still.
 
     Args:
         key: PRNG key, of `"sample"` and of the first center.

@@ -68,8 +68,8 @@ def group_dro_weights(
       \theta \leftarrow \theta - \eta\, \mathrm{Adam}\Big(\nabla \sum_c \alpha_c \ell_c\Big), \qquad
       \alpha \leftarrow (1 - \gamma)\,\alpha + \gamma / C .$$
 
-    The averages approach the saddle point of $\min_\theta \max_c\, \ell_c(\theta) - \ell_c(\mathrm{ref})$ where
-    losses are convex in $\theta$; for a network it is a heuristic.
+    The averages approach the saddle point of $\min_\theta \max_c\, \ell_c(\theta) - \ell_c(\mathrm{ref})$
+    where losses are convex in $\theta$; for a network it is a heuristic.
 
     What the reference is decides everything. A class that is hard for *any* model, because it is wide or
     noisy, should not gain weight for that: give the loss that each class can reach, from a model of its own.
@@ -89,7 +89,8 @@ def group_dro_weights(
         batch_size: Examples of each class in a step.
         learning_rate: Of Adam, constant.
         rate: $\rho$, in which the weights move.
-        smoothing: $\gamma$, so that no class is ever forgotten; it draws the shares together, so keep it well below `rate`.
+        smoothing: $\gamma$, so that no class is ever forgotten; it draws the shares together, so keep it
+            well below `rate`.
         trainable: Selects what is trained of the model; network and offset by default.
 
     Raises:
@@ -99,8 +100,8 @@ def group_dro_weights(
 
     References:
         Li, Zhang, Liu & Lin (2024), arXiv 2409.19128. Sagawa et al. (2020), Distributionally robust neural
-        networks, ICLR. Xie et al. (2023), DoReMi: optimizing data mixtures speeds up language model pretraining,
-        NeurIPS, for the excess over a reference.
+        networks, ICLR. Xie et al. (2023), DoReMi: optimizing data mixtures speeds up language model
+        pretraining, NeurIPS, for the excess over a reference.
     """
     steps, batch_size = whole_numbers(1, steps=steps, batch_size=batch_size)
     if not rate > 0 or not learning_rate > 0 or not 0 <= smoothing < 1:

@@ -33,15 +33,16 @@ def robust_loss(
     condition: Array | None = None,
     weight: Weight = karras_weight,
 ) -> Scalar:
-    r"""`denoising_loss` at the worst perturbation $\delta$ of $x_t$ with $\lVert\delta\rVert \le \eta \sqrt d$.
+    r"""`denoising_loss` at the worst shift $\delta$ of $x_t$ with $\lVert\delta\rVert \le \eta \sqrt d$.
 
     $$\mathbb{E}\, \lambda(s) \max_{\lVert\delta\rVert \le \eta\sqrt d}
       \tfrac1d \lVert \hat x_0(x_t + \delta) - x_0 \rVert^2 .$$
 
-    In terms of the noise it is $\lVert \hat\epsilon(x_t + \delta) - (\epsilon + \delta/\sigma_t) \rVert^2$: the
-    noise that leads from $x_0$ to the perturbed point. The maximum is sought by `num_steps` steps of
+    In terms of the noise it is $\lVert \hat\epsilon(x_t + \delta) - (\epsilon + \delta/\sigma_t) \rVert^2$:
+    the noise that leads from $x_0$ to the perturbed point. The maximum is sought by `num_steps` steps of
     gradient ascent, each as long as the radius and projected back; the gradient of the loss is that at the
-    point found, which is the gradient of the maximum (Danskin). A loss costs `num_steps` gradients in $x$ more.
+    point found, which is the gradient of the maximum (Danskin). A loss costs `num_steps` gradients in $x$
+    more.
 
     For data $\mathcal{N}(0, v)$ and $\hat\epsilon = \theta x$ the maximum is
     $(|\theta x - \epsilon| + \eta\, |\theta - 1/\sigma|)^2$, and $\theta$ is drawn from the exact
@@ -66,9 +67,10 @@ def robust_loss(
         ValueError: If `radius` is negative or not finite, or `target` is none of the two.
 
     References:
-        Better adversarial robustness for diffusion models (2025), arXiv 2502.17099; their free-running updates
-        of the weights inside the ascent, which save time, and their consistency models are not here. Madry et
-        al. (2018), Towards deep learning models resistant to adversarial attacks, ICLR, for the ascent.
+        Wang et al. (2025), Improved diffusion-based generative model with better adversarial robustness, ICLR,
+        arXiv 2502.17099; their free-running updates of the weights inside the ascent, which save time, and their
+        consistency models are not here. Madry et al. (2018), Towards deep learning models resistant to
+        adversarial attacks, ICLR, for the ascent.
     """
     num_steps = whole_number("num_steps", num_steps, 1)
     if not callable(radius) and not 0 <= radius < math.inf:
