@@ -64,14 +64,14 @@ def test_a_linear_denoiser_is_drawn_as_far_as_the_closed_form_says(
 ):
     exact = best(variance, share, radius, target)
     np.testing.assert_allclose(exact, known, atol=2e-3)
-    data = jax.random.normal(jax.random.key(0), (100_000, 1)) * variance**0.5
+    data = jax.random.normal(jax.random.key(0), (50_000, 1)) * variance**0.5
     low, high = 0.0, 2.5
-    for _ in range(18):
+    for _ in range(12):
         middle = (low + high) / 2
         low, high = (
             (middle, high) if slope(middle, radius, share, data, target) < 0 else (low, middle)
         )
-    np.testing.assert_allclose(low, exact, rtol=0.01)
+    np.testing.assert_allclose(low, exact, rtol=0.015)
 
 
 def test_training_ends_there():
@@ -86,17 +86,15 @@ def test_training_ends_there():
 
 
 def test_a_radius_of_nothing_is_the_denoising_loss_bit_for_bit():
-    net = nd.nets.ResidualMLP(jax.random.key(2), (2,), width=8)
-    data = jax.random.normal(jax.random.key(3), (32, 2))
-    energy = nd.ProperEnergy.from_data(net, data, noise_min=0.1, noise_max=20.0)
+    """Without compilation, which may round the two differently."""
+    energy, data = nd.GaussianMixture(), jax.random.normal(jax.random.key(3), (32, 2))
     key = jax.random.key(4)
+    plain = denoising_loss(energy, key, data)
     for target in ("shifted", "original"):
-        assert robust_loss(energy, key, data, radius=0.0, target=target) == denoising_loss(
-            energy, key, data
-        )
+        assert robust_loss(energy, key, data, radius=0.0, target=target, num_steps=1) == plain
     # The worst point is worse, the more so the farther it may be.
-    losses = [float(robust_loss(energy, key, data, radius=r)) for r in (0.0, 0.1, 0.2)]
-    assert losses[0] < losses[1] < losses[2]
+    losses = [float(robust_loss(energy, key, data, radius=r, num_steps=2)) for r in (0.1, 0.2)]
+    assert plain < losses[0] < losses[1]
 
 
 def test_the_ascent_finds_the_worst_point_of_a_linear_denoiser_in_several_dimensions():

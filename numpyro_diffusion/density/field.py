@@ -1,4 +1,4 @@
-r"""A density and its gradient as fields, $s \approx p$, $g \approx \nabla p$: the linear counterpart of a score.
+r"""A density and its gradient as fields, $s \approx p$, $g \approx \nabla p$: a score's linear counterpart.
 
 Mixing and affine push-forward are *linear* in $p$, not in $\log p$. What is learned of each part gives the
 whole without another fit: the distribution of $Z = R + \gamma Z'$, as in a discounted sum of rewards, is an
@@ -7,6 +7,7 @@ still.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -122,7 +123,7 @@ class _Mixed(eqx.Module):
     parts: tuple[Callable, ...]
     weights: tuple[float, ...]
 
-    def __call__(self, x):
+    def __call__(self, x) -> Any:
         return sum(w * part(x) for w, part in zip(self.weights, self.parts, strict=True))
 
 

@@ -55,8 +55,8 @@ def fit_density_field(
             "examples along the first axis."
         )
     num, dimension = rows.shape
-    if noise is None:
-        noise = float(np.sqrt(rows.var(0).mean())) * num ** (-1 / (dimension + 4))
+    rule = float(np.sqrt(rows.var(0).mean())) * num ** (-1 / (dimension + 4))
+    noise = rule if noise is None else noise
     width = 2 * noise if width is None else width
     _check_sizes(noise=noise, width=width)
     value, gradient = np.empty(num), np.empty((num, dimension))

@@ -99,4 +99,4 @@ def rate_optimal_times(
         )
     with jax.ensure_compile_time_eval():
         levels = [float(schedule.noise_level(jnp.asarray(t))) for t in (t_min, t_max)]
-    return RateTimes(t_min, t_max, *levels, rate)
+    return RateTimes(t_min, t_max, levels[0], levels[1], rate)
