@@ -97,6 +97,13 @@ def test_everything_kept_is_the_data(key, method):
     assert found.radius < 1e-6
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_equal_examples_are_kept_once_each(key, method):
+    found = coreset(key, np.zeros((6, 2)), 0.5, method=method)
+    assert len(set(found.indices)) == 3 and found.distance == 0
+    np.testing.assert_allclose(found.weights.sum(), 6)
+
+
 @pytest.mark.parametrize("method", ["sample", "kcenter"])
 def test_training_draws_the_data_from_a_weighted_coreset(key, method):
     """Half of the examples, drawn as `fit` draws them: the mean and spread of all."""

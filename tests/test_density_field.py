@@ -139,6 +139,13 @@ def test_fitted_fields_are_the_noised_density_and_its_gradient(key):
     np.testing.assert_allclose(STEP * value.sum(), 1.0, atol=0.02)
 
 
+def test_an_example_is_not_its_own_neighbour(key):
+    """Examples so far apart that each is alone: the density at them is that of the others, none."""
+    apart = np.arange(10.0)[:, None]
+    value, gradient = on(fit_density_field(key, apart, noise=0.1))
+    assert np.abs(value).max() < 1e-12 and np.abs(gradient).max() < 1e-12
+
+
 def test_the_default_noise_is_the_bandwidth_of_the_rate(key):
     value, _ = on(fit_density_field(key, DATA))
     noise = DATA.std() * 3000**-0.2

@@ -87,8 +87,8 @@ def test_training_ends_there():
 
 def test_a_radius_of_nothing_is_the_denoising_loss_bit_for_bit():
     """Without compilation, which may round the two differently."""
-    energy, data = nd.GaussianMixture(), jax.random.normal(jax.random.key(3), (32, 2))
-    key = jax.random.key(4)
+    energy, key = linear(0.6, (2,)), jax.random.key(4)
+    data = 2 + jax.random.normal(jax.random.key(3), (32, 2))
     plain = denoising_loss(energy, key, data)
     for target in ("shifted", "original"):
         assert robust_loss(energy, key, data, radius=0.0, target=target, num_steps=1) == plain

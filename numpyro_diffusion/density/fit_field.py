@@ -56,21 +56,21 @@ def fit_density_field(
         )
     num, dimension = rows.shape
     rule = float(np.sqrt(rows.var(0).mean())) * num ** (-1 / (dimension + 4))
-    noise = rule if noise is None else noise
-    width = 2 * noise if width is None else width
-    _check_sizes(noise=noise, width=width)
+    spread: float = rule if noise is None else noise
+    reach: float = 2 * spread if width is None else width
+    _check_sizes(noise=spread, width=reach)
     value, gradient = np.empty(num), np.empty((num, dimension))
     step = max(1, 2**22 // num)
     for begin in range(0, num, step):
         block = slice(begin, begin + step)
         gaps = rows[block, None] - rows
-        near = np.exp(-0.5 * np.sum((gaps / noise) ** 2, -1))
+        near = np.exp(-0.5 * np.sum((gaps / spread) ** 2, -1))
         near[np.arange(len(near)), begin + np.arange(len(near))] = 0.0  # x' is another example
-        near /= (np.sqrt(2 * np.pi) * noise) ** dimension * (num - 1)
+        near /= (np.sqrt(2 * np.pi) * spread) ** dimension * (num - 1)
         value[block] = near.sum(1)
-        gradient[block] = -np.einsum("ij,ijd->id", near, gaps) / noise**2
+        gradient[block] = -np.einsum("ij,ijd->id", near, gaps) / spread**2
     chosen = jax.random.permutation(key, num)[:num_centers]
-    return _regressed(rows, rows[np.asarray(chosen)], width, value, gradient)
+    return _regressed(rows, rows[np.asarray(chosen)], reach, value, gradient)
 
 
 def project_field(field: DensityField, points, centers, width: float) -> DensityField:

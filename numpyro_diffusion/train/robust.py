@@ -68,9 +68,9 @@ def robust_loss(
 
     References:
         Wang et al. (2025), Improved diffusion-based generative model with better adversarial robustness,
-        ICLR, arXiv 2502.17099; their free-running updates of the weights inside the ascent, which save time, and
-        their consistency models are not here. Madry et al. (2018), Towards deep learning models resistant
-        to adversarial attacks, ICLR, for the ascent.
+        ICLR, arXiv 2502.17099; their free-running updates of the weights inside the ascent, which save time,
+        and their consistency models are not here. Madry et al. (2018), Towards deep learning models
+        resistant to adversarial attacks, ICLR, for the ascent.
     """
     num_steps = whole_number("num_steps", num_steps, 1)
     if not callable(radius) and not 0 <= radius < math.inf:
