@@ -2,6 +2,8 @@
 
 from .anomaly import Anomaly as Anomaly
 from .anomaly import anomaly_score as anomaly_score
+from .bellman import BellmanDraws as BellmanDraws
+from .bellman import bellman_sample as bellman_sample
 from .certificate import density_certificate as density_certificate
 from .classify import Classification as Classification
 from .classify import classify as classify
@@ -16,6 +18,9 @@ from .discrete import riemann_weights as riemann_weights
 from .discrete import snr_weights as snr_weights
 from .estimate import AbstractLogDensity as AbstractLogDensity
 from .estimate import DensityEstimate as DensityEstimate
+from .field import DensityField as DensityField
+from .fit_field import fit_density_field as fit_density_field
+from .fit_field import project_field as project_field
 from .flow import FlowDensity as FlowDensity
 from .flow import probability_flow as probability_flow
 from .flow_map import from_noise as from_noise
@@ -29,6 +34,8 @@ from .noises import Mirrored as Mirrored
 from .normalized import NormalizedEnergy as NormalizedEnergy
 from .paired import Comparison as Comparison
 from .penalty import score_matching_penalty as score_matching_penalty
+from .rates import RateTimes as RateTimes
+from .rates import rate_optimal_times as rate_optimal_times
 from .times import GaussLegendre as GaussLegendre
 from .times import Stratified as Stratified
 from .trace import ExactDivergence as ExactDivergence

@@ -6,6 +6,8 @@ from .anchors import make_anchors as make_anchors
 from .anchors import score_log_density as score_log_density
 from .consistency import consistency_loss as consistency_loss
 from .consistency import step_errors as step_errors
+from .coresets import Coreset as Coreset
+from .coresets import coreset as coreset
 from .distill import distill as distill
 from .distill import distillation_loss as distillation_loss
 from .distill import from_teacher as from_teacher
@@ -21,6 +23,8 @@ from .fit import fit as fit
 from .fit_recovery import RecoveryResult as RecoveryResult
 from .fit_recovery import fit_recovery as fit_recovery
 from .fokker_planck import fokker_planck_loss as fokker_planck_loss
+from .groups import GroupWeights as GroupWeights
+from .groups import group_dro_weights as group_dro_weights
 from .imperfect import ImperfectResult as ImperfectResult
 from .imperfect import UnknownNoise as UnknownNoise
 from .imperfect import fit_imperfect as fit_imperfect
@@ -51,5 +55,6 @@ from .recovery import recovery_loss as recovery_loss
 from .recovery import recovery_process as recovery_process
 from .result import FitResult as FitResult
 from .result import TrainingDiverged as TrainingDiverged
+from .robust import robust_loss as robust_loss
 from .updates import Contrast as Contrast
 from .value import fit_soft_value as fit_soft_value

@@ -42,6 +42,7 @@ def weighted_error(
     data_scale: Scalar | float,
     condition: Array | None,
     weight: Weight = karras_weight,
+    worst: Callable[[Callable[[Array], Array], Array, Scalar], Array] | None = None,
 ) -> Scalar:
     r"""Mean over examples and dimensions of $\lambda(s)\,(\hat x_0(u_t) - \text{target})^2$ on noised data.
 
@@ -54,6 +55,8 @@ def weighted_error(
         data_scale: $d$, the standard deviation of the data in $\lambda$.
         condition: One an example, leading with `(num,)`, or `None`.
         weight: $\lambda(s)$.
+        worst: `worst(error, x, t)`, the error to be counted where the denoiser is judged elsewhere than at
+            $x_t$; `error(x)` is the denoiser's there. `error(x)` itself by default.
     """
     key_level, key_noise = jax.random.split(key)
     times = levels(key_level, denoiser, len(data)).astype(data.dtype)
@@ -63,7 +66,10 @@ def weighted_error(
         alpha_t, sigma_t = denoiser.schedule(t)
         s = sigma_t / alpha_t
         u = x_0 + s * epsilon
-        error = given_each(denoiser, c).denoise(alpha_t * u, t) - target(x_0, u, s, c)
+        own = given_each(denoiser, c)
+        error_at = lambda x: own.denoise(x, t) - target(x_0, u, s, c)
+        x = alpha_t * u
+        error = error_at(x) if worst is None else worst(error_at, x, t)
         return weight(s, data_scale) * jnp.mean(error**2)
 
     return jnp.mean(jax.vmap(one)(data, times, noise, condition))

@@ -1,0 +1,148 @@
+r"""A density and its gradient as fields, $s \approx p$, $g \approx \nabla p$: a score's linear counterpart.
+
+Mixing and affine push-forward are *linear* in $p$, not in $\log p$. What is learned of each part gives the
+whole without another fit: the distribution of $Z = R + \gamma Z'$, as in a discounted sum of rewards, is an
+average over $R$ of the field of $Z'$. The price: where $p$ is small both fields are, and a sampler stands
+still.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._typing import Array, Scalar
+
+__all__ = ["Bumps", "DensityField"]
+
+
+class DensityField(eqx.Module):
+    r"""A density and its gradient at one point, each a function of its own.
+
+    Learned ones need not belong together: the gradient is that of the value up to the error of the fit.
+
+    Attributes:
+        value: $s(x)$, a number, of `x` of shape `(dimension,)`. A learned one may be a little below 0.
+        gradient: $g(x)$, of the shape of `x`.
+
+    References:
+        Li et al. (2024), Bellman diffusion: generative modeling as learning a linear operator in the
+        distribution space, arXiv 2410.01796.
+    """
+
+    value: Callable[[Array], Scalar]
+    gradient: Callable[[Array], Array]
+
+    @staticmethod
+    def of(log_density: Callable[[Array], Scalar]) -> "DensityField":
+        """The field of a normalised log density in closed form."""
+        value = lambda x: jnp.exp(log_density(x))
+        return DensityField(value, jax.grad(value))
+
+    @staticmethod
+    def mix(fields: Sequence["DensityField"], weights) -> "DensityField":
+        r"""The field of the mixture $\sum_k \omega_k p_k$: $\sum_k \omega_k s_k$ and $\sum_k \omega_k g_k$.
+
+        Args:
+            fields: Fields of the parts, at least one.
+            weights: $\omega_k$, one a part, not negative; normalised to sum to 1.
+
+        Raises:
+            ValueError: If weights are none of these.
+        """
+        fields, shares = tuple(fields), _shares("weights", weights)
+        if len(shares) != len(fields):
+            raise ValueError(f"expected one weight a field; got {len(fields)} and {len(shares)}.")
+        values = tuple(field.value for field in fields)
+        return DensityField(
+            _Mixed(values, shares), _Mixed(tuple(field.gradient for field in fields), shares)
+        )
+
+    def push_affine(self, scale: float, shifts, weights=None) -> "DensityField":
+        r"""The field of $Z = R + \gamma Z'$ for this one's $Z'$ and an independent $R$.
+
+        $$s(z) = \mathbb{E}_R\, \gamma^{-d}\, s'\big((z - R)/\gamma\big), \qquad
+          g(z) = \mathbb{E}_R\, \gamma^{-d-1}\, g'\big((z - R)/\gamma\big) .$$
+
+        Exact for the distribution that `shifts` and `weights` stand for. An evaluation costs one of this
+        field a shift; `project_field` makes one field of the sum.
+
+        Args:
+            scale: $\gamma > 0$.
+            shifts: Draws of $R$, or nodes, of shape `(num, dimension)`.
+            weights: Of nodes, shape `(num,)`, not negative; equal by default.
+
+        Raises:
+            ValueError: If `scale`, `shifts` or `weights` are none of these.
+        """
+        rows = np.asarray(shifts, float)
+        if not (scale > 0 and np.isfinite(scale)):
+            raise ValueError(f"`scale` of `push_affine` must be positive and finite; got {scale}.")
+        if rows.ndim != 2 or not rows.size or not np.isfinite(rows).all():
+            raise ValueError(
+                f"`shifts` must be finite, of shape (num, dimension), one draw of R a row; got {rows.shape}."
+            )
+        shares = _shares("weights", np.ones(len(rows)) if weights is None else weights)
+        if len(shares) != len(rows):
+            raise ValueError(f"expected one weight a shift; got {len(rows)} and {len(shares)}.")
+        dtype = jnp.result_type(float)
+        parts = jnp.asarray(scale, dtype), jnp.asarray(rows, dtype), jnp.asarray(shares, dtype)
+        dimension = rows.shape[1]
+        return DensityField(
+            _Pushed(self.value, *parts, dimension), _Pushed(self.gradient, *parts, dimension + 1)
+        )
+
+
+class Bumps(eqx.Module):
+    r"""$\sum_j w_j\, \mathcal{N}(x; c_j, h^2 I)$: what learned fields are made of, linear in the weights.
+
+    Attributes:
+        weights: $w_j$, shape `(num,)`, or `(num, dimension)` for a vector field.
+        centers: $c_j$, shape `(num, dimension)`.
+        width: $h$.
+    """
+
+    weights: Array
+    centers: Array
+    width: Scalar
+
+    def __call__(self, x: Array) -> Array:
+        return bumps(x, self.centers, self.width) @ self.weights
+
+
+def bumps(x: Array, centers: Array, width: Scalar | float) -> Array:
+    """The densities of all bumps at one point, shape `(num,)`."""
+    squares = jnp.sum(((x - centers) / width) ** 2, -1)
+    return jnp.exp(-0.5 * squares) / (jnp.sqrt(2 * jnp.pi) * width) ** x.size
+
+
+class _Mixed(eqx.Module):
+    parts: tuple[Callable, ...]
+    weights: tuple[float, ...]
+
+    def __call__(self, x) -> Any:
+        return sum(w * part(x) for w, part in zip(self.weights, self.parts, strict=True))
+
+
+class _Pushed(eqx.Module):
+    part: Callable
+    scale: Scalar
+    shifts: Array
+    weights: Array
+    power: int = eqx.field(static=True)
+
+    def __call__(self, z):
+        values = jax.vmap(lambda shift: self.part((z - shift) / self.scale))(self.shifts)
+        return jnp.tensordot(self.weights, values, 1) / self.scale**self.power
+
+
+def _shares(name: str, weights) -> tuple[float, ...]:
+    sizes = np.asarray(weights, float)
+    if sizes.ndim != 1 or not (np.isfinite(sizes) & (sizes >= 0)).all() or not sizes.sum() > 0:
+        raise ValueError(
+            f"`{name}` must be finite and not negative, and not all 0; got {sizes.tolist()}."
+        )
+    return tuple((sizes / sizes.sum()).tolist())
