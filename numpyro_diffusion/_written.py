@@ -14,7 +14,7 @@ import equinox as eqx
 import jax
 import numpy as np
 
-__all__ = ["alike", "call", "one_line", "summed_up", "written"]
+__all__ = ["alike", "call", "differing", "one_line", "summed_up", "written"]
 
 MOST = 8  # entries of an array that are written out
 _MISSING = inspect.Parameter.empty
@@ -25,6 +25,11 @@ def one_line(self: Any) -> str:
 
     An object whose arguments are not all attributes answers for the others in `_written()`.
     """
+    return call(type(self).__name__, differing(self))
+
+
+def differing(self: Any) -> dict[str, str]:
+    """The arguments of the constructor that are not those by default, as text."""
     defaults = _defaults(type(self))
     known = self._written() if hasattr(self, "_written") else {}
     given = {}
@@ -34,7 +39,7 @@ def one_line(self: Any) -> str:
             continue
         since = getattr(value, "written_since", None)
         given[name] = written(value) if since is None else since(default)
-    return call(type(self).__name__, given)
+    return given
 
 
 def call(name: str, given: dict[str, str]) -> str:
@@ -45,7 +50,7 @@ def call(name: str, given: dict[str, str]) -> str:
 def _defaults(cls: type) -> dict[str, Any]:
     """Arguments of a constructor with their defaults."""
     found = {}
-    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    fields = getattr(cls, "__dataclass_fields__", {})
     for name, argument in inspect.signature(cls).parameters.items():
         default, field = argument.default, fields.get(name)
         if field is not None and field.default_factory is not dataclasses.MISSING:

@@ -8,13 +8,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from .. import diagnostics
 from .._typing import Array, PRNGKey
 from ..bridge import Bridge
 from ..schemes import AbstractScheme
 from ..smc import SMCResult
+from . import shown
 from .draws import (
     constrained,
     discrete_probabilities,
@@ -26,8 +26,8 @@ from .draws import (
     with_discrete,
 )
 from .groups import Run, arviz_groups, level_times, prior_marks
-from .start import ProposalDiagnostics, attributes_of_proposal, started_in_words
-from .update import Increment, attributes_of, in_words
+from .start import ProposalDiagnostics, attributes_of_proposal
+from .update import Increment, attributes_of
 
 __all__ = ["AbstractRun"]
 
@@ -173,24 +173,23 @@ class AbstractRun(abc.ABC):
             prob: Probability of the central interval.
             max_rows: Rows printed a site; the rest is summed up in one line.
         """
-        grouped = {n: np.asarray(v) for n, v in self.get_samples(group_by_chain=True).items()}
-        shares = diagnostics.cloud_shares(self.result)
-        print(diagnostics.summary_table(grouped, prob, max_rows, shares))
-        if self.bridge.discrete_sites:
-            print(diagnostics.probability_table(self.discrete_probabilities(), max_rows))
-        kind = "" if self.evidence_is_normalized else " (up to the prior's normaliser)"
-        count = self.network_evaluations
-        print(
-            f"\nlog evidence {self._log_evidence:.3f} +- {self.log_evidence_error:.3f} nats{kind}\n"
-            f"evidence: {self.result.evidence}\n"
-            f"target: {self.result.target}; "
-            f"{'exact as the number of particles grows' if self.result.exact else 'heuristic'}\n"
-            f"{in_words(self.increments)}{started_in_words(self.proposal_diagnostics)}"
-            f"{self.num_chains} clouds of {self.num_particles} particles, "
-            f"{self.result.num_levels_run} levels{' of the last update' * bool(self.increments)}, "
-            f"{'unknown number of' if count is None else f'{count:,}'} network evaluations\n"
-            f"{diagnostics.verdict(self.result, self.bridge)}"
-        )
+        print(shown.text(self, prob, max_rows))
+
+    def plot(self) -> Any:
+        """The pictures of the run: what happened by level, and the posterior of every site.
+
+        Of an interrupted run the first alone. `plots` has more of them, one by one.
+
+        Returns:
+            A Matplotlib figure.
+
+        Raises:
+            ImportError: Without Matplotlib: `pip install 'numpyro-diffusion[plots]'`.
+        """
+        return shown.figure(self)
+
+    def _repr_html_(self) -> str | None:
+        return shown.html(self)
 
     def to_arviz(
         self, *, predictive: bool = True, log_likelihood: bool = True, num_prior: int | None = None

@@ -26,6 +26,7 @@ from jax.sharding import Mesh
 from .._arguments import check_instance, positive, whole_number
 from .._prng import alike, check_key, lean
 from .._typing import PRNGKey
+from .._written import differing, written
 from ..bridge import Bridge, grown
 from ..schemes import AbstractScheme, Annealed
 from ..schemes.base import check_scheme
@@ -162,11 +163,17 @@ class SMC(AbstractRun):
         self._spent: int | None = 0  # network evaluations before that
 
     def __repr__(self) -> str:
-        name = getattr(self.model, "__name__", repr(self.model))
-        return (
-            f"SMC({name}, {self.scheme}, num_particles={self.num_particles}, "
-            f"num_chains={self.num_chains})"
-        )
+        shown = {"num_particles": str(self.num_particles), "num_chains": str(self.num_chains)}
+        given = {n: text for n, text in differing(self).items() if n not in ("model", "scheme")}
+        rest = ", ".join(f"{name}={text}" for name, text in (shown | given).items())
+        return f"SMC({written(self.model)}, {self.scheme}, {rest})"
+
+    def _written(self) -> dict[str, Any]:
+        seconds, evaluations, finish = self._budget
+        return {"max_seconds": seconds, "max_evaluations": evaluations, "finish": finish}
+
+    def _repr_html_(self) -> str | None:
+        return None if self._result is None else super()._repr_html_()
 
     def run(self, key: PRNGKey, *args: Any, **kwargs: Any) -> "SMC":
         """Sample the posterior of the model at these arguments.

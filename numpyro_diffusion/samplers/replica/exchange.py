@@ -12,10 +12,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm.auto import tqdm
 
 from ..._arguments import whole_number, whole_numbers, whole_or_none
 from ..._prng import lean
+from ..._progress import progress
 from ..._typing import PRNGKey
 from ...bridge import Bridge, PathBridge
 from ...schemes import Annealed, Carry, TunedScheme
@@ -135,7 +135,7 @@ def replica_exchange(
     # Chunks of one length, so that they compile once; what they add lengthens the burn-in.
     size = -(-total // num_chunks)
     rows = []
-    with tqdm(total=num_chunks * size, disable=not progress_bar, desc="draws") as bar:
+    with progress(total=num_chunks * size, enabled=progress_bar, desc="draws") as bar:
         for i in range(num_chunks):
             key_chunk = jax.random.fold_in(key_run, i)
             ladder, row = _draws(kernels, levels, ladder, key_chunk, size, thinning)
