@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 
 from ..smc import SMCResult
-from .run import _RATES, _draw_image, _draw_trace, plot_density
+from .run import _draw_image, _draw_trace, plot_density
 from .style import INK, pyplot
 
 __all__ = ["as_png", "plot_run"]
 
 _LEAST = 8  # pixels on a side of an image
 _COLUMNS = 4
+_LABELS = {"other_acceptance": "acceptance, other sites", "acceptance": "acceptance"}
 _MOST = 12  # panels of sites
 
 
@@ -83,10 +84,10 @@ def _levels(result: SMCResult) -> list[Callable[[Any], None]]:
         ("log evidence gained [nats]", trace.log_evidence_increment),
         ("starting particles with offspring", trace.unique_ancestors),
     ]
-    for name, label in _RATES.items():
+    for name, label in _LABELS.items():
         rates = getattr(trace.info, name, None)
         if rates is not None and np.any(np.asarray(rates) != 1):
-            panels.insert(1, (label.replace("of the moves", "").strip(), rates))
+            panels.insert(1, (label, rates))
 
     def drawn(label, values):
         def draw(ax):

@@ -154,6 +154,7 @@ class SMC(AbstractRun):
         self._bridge: Bridge | None = None
         self._feynman_kac = None
         self._result: SMCResult | None = None
+        self._seconds = 0.0  # of the run with its pilot and updates
         self._arguments: tuple[tuple, dict] = ((), {})
         self._keys: dict[str, PRNGKey] = {}
         self._increments: tuple[Increment, ...] = ()
@@ -199,7 +200,7 @@ class SMC(AbstractRun):
         self._arguments = args, kwargs
         self._result = self._bridge = self._feynman_kac = None
         self._earlier = self._tempered = None
-        self._increments, self._spent = (), 0
+        self._increments, self._spent, self._seconds = (), 0, 0.0
         self._proposal_diagnostics = None
         self._bridge = self._made(self._arguments)
         return self._go(None)
@@ -371,6 +372,8 @@ class SMC(AbstractRun):
         except FloatingPointError as error:
             self._result = getattr(error, "result", None)
             raise
+        finally:
+            self._seconds += monotonic() - since
         if not self._result.completed:
             self._result = stopped(self._result)
             return self
