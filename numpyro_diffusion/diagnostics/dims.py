@@ -57,7 +57,7 @@ class Dims(NamedTuple):
             variables: Leading dimensions and values by name.
 
         Raises:
-            ValueError: If given names are too few, or one is that of a variable or has another size elsewhere.
+            ValueError: If given names are too few, or one is taken or has another size elsewhere.
         """
         sizes = {d: len(values) for d, values in self.coords.items()}
         found = {}
