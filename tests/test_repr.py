@@ -1,4 +1,4 @@
-"""Representations: of one line, typed back to the same object; of results, a few lines; pages for notebooks."""
+"""Representations: a line that makes the same object when typed; results in a few lines; notebooks."""
 
 import html
 import io
@@ -89,14 +89,10 @@ def test_typed_back(text):
 
 
 def test_alike_tells_differences():
-    assert not alike(nd.Annealed(moves=hmc(4)), nd.Annealed())
+    assert not alike(nd.Annealed(moves=moves.hmc(4)), nd.Annealed())
     assert not alike(nd.Gaussian([0.5, -1.1]), nd.Gaussian())
     assert not alike(nd.Widened(0.5), nd.Widened())
     assert not alike(1, True) and not alike(np.zeros(2), np.zeros(3)) and not alike("a", None)
-
-
-def hmc(n):
-    return moves.hmc(n)
 
 
 def test_what_is_long_has_its_shape_and_one_line():
