@@ -24,10 +24,10 @@ class LogBar(tqdm.auto.tqdm):
         """Write the bar as a line, if one is due."""
         del pos
         now = monotonic()
-        if LogBar._last is None:
-            LogBar._last = now
-        if now - LogBar._last >= INTERVAL:
-            LogBar._last = now
+        since = now if LogBar._last is None else LogBar._last
+        is_due = now - since >= INTERVAL
+        LogBar._last = now if is_due else since
+        if is_due:
             self.fp.write(f"{self if msg is None else msg}\n")
             self.fp.flush()
 
@@ -38,7 +38,7 @@ class LogBar(tqdm.auto.tqdm):
         """Let go of the bar, without the empty line that would end a drawn one."""
         if not self.disable:
             self.disable = True
-            self._decr_instances(self)
+            type(self)._decr_instances(self)  # type: ignore[attr-defined]
 
 
 def progress(*, enabled: bool, **options: Any) -> Any:

@@ -13,6 +13,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import numpy as np
+from jax.core import Tracer
 
 __all__ = ["alike", "call", "differing", "one_line", "summed_up", "written"]
 
@@ -81,7 +82,7 @@ def _is_array(value: Any) -> bool:
 
 
 def _close(one: Any, other: Any) -> bool:
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((one, other))):
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((one, other))):
         return False
     try:
         one, other = np.asarray(one), np.asarray(other)
@@ -115,7 +116,7 @@ def written(value: Any) -> str:
 
 def _array(value: Any) -> str:
     shape = getattr(value, "shape", ())
-    short = _is_array(value) and not isinstance(value, jax.core.Tracer) and value.size <= MOST
+    short = _is_array(value) and not isinstance(value, Tracer) and value.size <= MOST
     if not short or np.asarray(value).dtype.kind not in "biuf":
         return f"<{getattr(value, 'dtype', '')} {shape}>"
     return _numbers(np.asarray(value))
@@ -126,7 +127,9 @@ def _numbers(value: np.ndarray) -> str:
         return f"[{', '.join(map(_numbers, value))}]"
     if value.dtype.kind in "biu":
         return str(value[()])
-    text = np.format_float_positional(value, trim="0") if 1e-4 < abs(value) < 1e7 else str(value)
+    text = (
+        np.format_float_positional(value[()], trim="0") if 1e-4 < abs(value) < 1e7 else str(value)
+    )
     return text if np.isfinite(value) else f"float('{text}')"
 
 

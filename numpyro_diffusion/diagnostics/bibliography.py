@@ -5,7 +5,7 @@ from importlib.resources import files
 
 __all__ = ["ALWAYS", "BEHIND", "PAPERS"]
 
-_TEXT = files(__package__).joinpath("papers.bib").read_text(encoding="utf-8")
+_TEXT = files("numpyro_diffusion.diagnostics").joinpath("papers.bib").read_text(encoding="utf-8")
 
 # Entries of BibTeX by their keys.
 PAPERS = {

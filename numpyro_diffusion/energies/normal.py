@@ -58,7 +58,7 @@ def decompose(covariances, dimension: int, what: str) -> tuple[Any, Any]:
 
 def recomposed(values: Any, vectors: Any) -> Any:
     """The matrices that were decomposed, to six digits, for printing; of large ones the shape."""
-    traced = any(isinstance(leaf, jax.core.Tracer) for leaf in (values, vectors))
+    traced = is_traced(values) or is_traced(vectors)
     if values is None and not traced:
         return np.asarray(vectors)
     if traced or np.size(vectors) > MOST:

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
+from jax.core import Tracer
 
 from .._html import page, sparkline
 
@@ -31,16 +32,16 @@ def facts(result: "SMCResult") -> dict[str, str]:
     }
 
 
-def described(result: "SMCResult") -> str:
+def described(self: "SMCResult") -> str:
     """The same as text, a line a topic."""
-    lines = [f"  {topic}: {words}" for topic, words in facts(result).items()]
-    return "\n".join([f"{type(result).__name__}:", *lines])
+    lines = [f"  {topic}: {words}" for topic, words in facts(self).items()]
+    return "\n".join([f"{type(self).__name__}:", *lines])
 
 
-def as_page(result: "SMCResult") -> str:
+def as_page(self: "SMCResult") -> str:
     """The same as HTML, with the effective sample size by level."""
-    ess = [] if result.trace is None else [sparkline(result.trace.ess, ESS)]
-    return page(type(result).__name__, facts(result), pictures=ess)
+    ess = [] if self.trace is None else [sparkline(self.trace.ess, ESS)]
+    return page(type(self).__name__, facts(self), pictures=ess)
 
 
 def _shapes(positions: Any, num_axes: int) -> str:
@@ -52,7 +53,7 @@ def _shapes(positions: Any, num_axes: int) -> str:
 
 
 def _evidences(result: "SMCResult") -> str:
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in result[2:4]):
+    if any(isinstance(leaf, Tracer) for leaf in result[2:4]):
         return "traced"
     values, errors = np.ravel(result.log_evidence), np.ravel(result.log_evidence_error)
     if not result.weighted:
