@@ -127,10 +127,11 @@ def _numbers(value: np.ndarray) -> str:
         return f"[{', '.join(map(_numbers, value))}]"
     if value.dtype.kind in "biu":
         return str(value[()])
-    text = (
-        np.format_float_positional(value[()], trim="0") if 1e-4 < abs(value) < 1e7 else str(value)
-    )
-    return text if np.isfinite(value) else f"float('{text}')"
+    number: Any = value[()]
+    if not np.isfinite(number):
+        return f"float('{number}')"
+    plain = 1e-4 < abs(number) < 1e7
+    return np.format_float_positional(number, trim="0") if plain else str(number)
 
 
 def summed_up(value: Any) -> str:
