@@ -19,7 +19,6 @@ from numpyro_diffusion import (
     diagnostics,
     energies,
     moves,
-    plots,
     schedules,
     schemes,
     twists,
@@ -172,7 +171,7 @@ def test_one_figure_shows_levels_and_sites(smc):
     np.testing.assert_allclose(np.asarray(drawn), draws.mean((0, 1))[0], atol=1e-6)
     ess = np.stack([line.get_ydata() for line in axes["effective sample size"].lines])
     np.testing.assert_allclose(ess, smc.result.trace.ess)
-    assert plots.as_png(figure, most=10) == ""
+    assert as_png(figure, most=10) == ""
 
 
 class Clock:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from .._arguments import whole_number
 from ..smc import SMCResult
 from .run import _draw_image, _draw_trace, plot_density
 from .style import INK, pyplot
@@ -66,6 +67,7 @@ def as_png(figure: Any, most: int = 120_000) -> str:
 
     The figure is closed, so that a notebook does not show it once more.
     """
+    most = whole_number("most", most, 1)
     text = ""
     for dots in (80, 56, 40):
         file = io.BytesIO()

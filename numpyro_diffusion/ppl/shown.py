@@ -6,6 +6,7 @@ import numpy as np
 
 from .. import diagnostics, plots
 from .._html import page, picture, sparkline
+from ..plots.summary import as_png
 from ..smc.described import ESS
 from .start import started_in_words
 from .update import in_words
@@ -58,7 +59,7 @@ def html(run: "AbstractRun") -> str:
     if not result.completed:
         return page(repr(run), {"state": f"interrupted after {result.num_levels_run} levels"})
     try:
-        drawn = picture(plots.as_png(figure(run)), "the run by level, and the posterior by site")
+        drawn = picture(as_png(figure(run)), "the run by level, and the posterior by site")
     except ImportError:
         drawn = ""
     if not drawn and result.trace is not None:
