@@ -24,6 +24,7 @@ from numpyro_diffusion import (
     twists,
 )
 from numpyro_diffusion._written import alike
+from numpyro_diffusion.plots.summary import as_png
 
 NAMES: dict = {}
 for room in (nd, energies, schedules, schemes, twists, moves):
