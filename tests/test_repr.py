@@ -206,3 +206,15 @@ def test_a_terminal_gets_the_bar_of_tqdm(monkeypatch):
     with _progress.progress(enabled=True, total=2) as bar:
         bar.update(2)
     assert type(bar) is tqdm.auto.tqdm and "\r" in screen.getvalue()
+
+
+class Report:
+    prior = "Prior<b>"
+
+    def __str__(self):
+        return "curl & <spectrum>"
+
+
+def test_the_page_of_an_audit_is_its_table_escaped():
+    page = nd.auditing.AuditReport._repr_html_(Report())  # type: ignore[arg-type]
+    assert "Prior&lt;b&gt;" in page and "curl &amp; &lt;spectrum&gt;" in page
