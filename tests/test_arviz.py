@@ -27,6 +27,7 @@ GROUPS = {
     "posterior_predictive",
     "log_likelihood",
     "sample_stats",
+    "log_prior",
     "prior",
     "prior_predictive",
     "observed_data",

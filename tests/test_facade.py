@@ -175,9 +175,11 @@ def test_summary_tells_what_matters(finished, capsys):
 
 
 def test_repr_names_model_scheme_and_sizes(finished):
-    text = repr(finished)
-    assert text.startswith("SMC(gaussian, Annealed(")
-    assert "num_particles=500, num_chains=4)" in text and "hmc(2)" in text
+    pilot = "Pilot(num_particles=128, conditional_ess=0.9)"
+    assert repr(finished) == (
+        f"SMC(gaussian, Annealed(moves=3, pilot={pilot}), num_particles=500, num_chains=4, "
+        "progress_bar=False)"
+    )
 
 
 def test_an_interrupt_keeps_levels_and_resume_goes_on(finished, monkeypatch):

@@ -377,22 +377,3 @@ def test_resample_equal_is_unbiased_and_systematic(key):
 def test_numbers_out_of_range(key, options, message):
     with pytest.raises(ValueError, match=message):
         nd.run_smc(key, MODEL, **options)
-
-
-@pytest.mark.parametrize(("dtype", "size"), [(np.float32, 1e13), (np.float64, 1e21)])
-def test_weights_that_rounding_has_eaten_do_not_come_back(key, dtype, size):
-    """A tenth of the particles falls far below all others and is lifted again, by as much and something."""
-
-    def log_potential(x, new, level):
-        gone = jnp.where(x < 0.1, level, 0.0).astype(dtype)
-        return gone + jnp.asarray(-1.25, dtype)
-
-    model = nd.from_kernels(
-        lambda key: jax.random.uniform(key, dtype=dtype),
-        lambda key, x, level: x,
-        log_potential,
-        jnp.array([-size, 1.00001 * size], dtype),
-    )
-    result = nd.run_smc(key, model, 400, num_chains=4)
-    assert within(np.exp(result.log_evidence - (np.log(0.9) - 2.5)) - 1, 0.0, 4)
-    assert np.abs(result.log_evidence - (np.log(0.9) - 2.5)).max() < 0.1

@@ -6,9 +6,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm.auto import tqdm
 
+from .._html import page
 from .._prng import lean
+from .._progress import progress
 from .._typing import PRNGKey
 from ..density.paths import check_data
 from ..energies import AbstractDenoiser, AbstractEnergy, Standardized
@@ -89,6 +90,9 @@ class AuditReport(NamedTuple):
     def print_table(self) -> None:
         """Print the numbers and the verdict."""
         print(self)
+
+    def _repr_html_(self) -> str:
+        return page(f"audit of {self.prior}", {}, str(self))
 
     def __str__(self) -> str:
         return "\n".join([table(self), "", *self.verdict])
@@ -209,7 +213,7 @@ def audit(
 
 def _run(jobs: dict[str, Callable[[], Any]], progress_bar: bool) -> dict[str, Any]:
     found = {}
-    with tqdm(total=len(jobs), desc="audit", disable=not progress_bar) as bar:
+    with progress(total=len(jobs), desc="audit", enabled=progress_bar) as bar:
         for name, job in jobs.items():
             bar.set_postfix_str(name)
             found[name] = job()

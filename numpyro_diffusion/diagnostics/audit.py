@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from ..auditing import STATISTICS, AuditReport
+from .dims import Dims
 from .export import _dataset, _plain
 
 __all__ = ["audit_to_arviz"]
@@ -54,7 +55,9 @@ def audit_to_arviz(report: AuditReport) -> Any:
     if report.membership is not None:
         for field, dims in _MEMBERSHIP.items():
             parts[f"membership_{field}"] = (dims, getattr(report.membership, field))
-    dataset = _dataset(xarray, {name: (d, np.asarray(value)) for name, (d, value) in parts.items()})
+    dataset = _dataset(
+        xarray, {name: (d, np.asarray(value)) for name, (d, value) in parts.items()}, Dims()
+    )
     if report.membership is not None:
         dataset = dataset.assign_coords(statistic=list(STATISTICS))
     kept = (

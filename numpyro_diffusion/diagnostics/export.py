@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from .._arguments import is_numeric, named_arguments
 from ..smc import SMCResult
+from .dims import Dims
 from .names import free_name
 
 __all__ = ["array_arguments", "to_arviz"]
@@ -18,6 +20,12 @@ _SAMPLE_DIMS = {
     "observed_data": (),
     "constant_data": (),
     "weighted_particles": ("chain", "particle"),
+}
+_VERSIONS = {
+    "inference_library_version": "numpyro-diffusion",
+    "numpyro_version": "numpyro",
+    "jax_version": "jax",
+    "blackjax_version": "blackjax",
 }
 _OF_LOO = (
     "errors of LOO and of comparisons by it are those of the data for given draws; the Monte Carlo error of "
@@ -31,6 +39,11 @@ def to_arviz(
     level_times: np.ndarray | None,
     attributes: Mapping[str, Any],
     marks: Mapping[str, Mapping[str, str]] | None = None,
+    *,
+    coords: Mapping[str, Any] | None = None,
+    dims: Mapping[str, Any] | None = None,
+    pred_dims: Mapping[str, Any] | None = None,
+    known_dims: Mapping[str, Any] | None = None,
 ) -> Any:
     """The ArviZ object of a run: `InferenceData` (ArviZ 0.x) or `xarray.DataTree` (ArviZ 1.x).
 
@@ -46,24 +59,36 @@ def to_arviz(
         level_times: Schedule time at the end of each level, if there is one.
         attributes: Kept on the object and on its posterior, as text, numbers and arrays of them.
         marks: Attributes of single groups.
+        coords: Values along dimensions, by name.
+        dims: Names of the dimensions of variables after chains and draws.
+        pred_dims: The same in the groups of predictions alone.
+        known_dims: The same as the model knows them, where names are free.
+
+    Raises:
+        ValueError: If names or coordinates do not fit the shapes.
     """
     import arviz
     import xarray
 
+    named = Dims.of(dims, known_dims, coords, groups)
+
     attributes = {name: _plain(value) for name, value in attributes.items()}
     attributes["inference_library"] = "numpyro_diffusion"
-    with contextlib.suppress(PackageNotFoundError):  # run from a source tree
-        attributes["inference_library_version"] = version("numpyro-diffusion")
+    for name, package in _VERSIONS.items():
+        with contextlib.suppress(PackageNotFoundError):  # run from a source tree
+            attributes[name] = version(package)
+    attributes["created_at"] = datetime.now(UTC).isoformat(timespec="seconds")
     datasets = {}
     for group, values in groups.items():
         leading = _SAMPLE_DIMS.get(group, ("chain", "draw"))
         names = {name: name.replace("/", ".") for name in values}  # a path separator in netCDF
         variables = {names[n]: (leading, np.asarray(value)) for n, value in values.items()}
         seen = _leave_out_masked(variables) if group == "log_likelihood" else {}
-        datasets[group] = _dataset(xarray, variables).assign_coords(seen)
+        own = named.but(pred_dims) if group.endswith("_predictive") else named
+        datasets[group] = _dataset(xarray, variables, own).assign_coords(seen)
     if "log_likelihood" in datasets:
         datasets["log_likelihood"].attrs["errors"] = _OF_LOO
-    datasets["smc_trace"] = _dataset(xarray, _trace_variables(result, level_times))
+    datasets["smc_trace"] = _dataset(xarray, _trace_variables(result, level_times), Dims())
     for group, attrs in (marks or {}).items():
         if group in datasets:
             datasets[group].attrs.update(attrs)
@@ -129,18 +154,16 @@ def _largest(shares: Mapping[str, Any] | None) -> np.ndarray | None:
     return np.max([np.asarray(share) for share in shares.values()], 0) if shares else None
 
 
-def _dataset(xarray, variables: Mapping[str, tuple[tuple[str, ...], np.ndarray]]) -> Any:
+def _dataset(
+    xarray, variables: Mapping[str, tuple[tuple[str, ...], np.ndarray]], named: Dims
+) -> Any:
     """Dataset whose names, types and dimensions netCDF can hold."""
-    arrays, coords = {}, {}
-    for name, (leading, values) in variables.items():
-        count = values.ndim - len(leading)
-        own = tuple(free_name(f"{name}_dim_{i}", variables) for i in range(count))
-        dims = (*leading, *own)
-        arrays[name] = (dims, _storable(values))
-        coords |= {
-            d: np.arange(n) + (d == "level") for d, n in zip(dims, values.shape, strict=True)
-        }
-    return xarray.Dataset(arrays, coords)
+    dims = named.of_group(variables)
+    arrays = {name: (dims[name], _storable(values)) for name, (_, values) in variables.items()}
+    sizes = {
+        d: n for own, values in arrays.values() for d, n in zip(own, values.shape, strict=True)
+    }
+    return xarray.Dataset(arrays, {d: named.along(d, n) for d, n in sizes.items()})
 
 
 def _storable(values: np.ndarray) -> np.ndarray:

@@ -22,7 +22,8 @@ from equinox import AbstractVar
 from jax.core import Tracer
 
 from .._typing import Array, Scalar, Shaped
-from ..schedules import AbstractSchedule
+from .._written import alike, one_line
+from ..schedules import AbstractSchedule, VariancePreserving
 
 __all__ = ["AbstractDenoiser", "Power"]
 
@@ -42,6 +43,8 @@ class AbstractDenoiser(eqx.Module):
         t_min: Smallest time at which the model is trusted. Its distribution at `t_min` *is* the prior.
         t_max: Largest time; the distribution there is close to the Gaussian given by `moments(t_max)`.
     """
+
+    __repr__ = one_line
 
     schedule: AbstractVar[AbstractSchedule]
     shape: AbstractVar[tuple[int, ...]]
@@ -65,6 +68,18 @@ class AbstractDenoiser(eqx.Module):
             raise ValueError(
                 f"`log_normalizer_error` of `{name}` must be finite and not negative; got {error!r:.40}."
             )
+
+    def _written(self) -> dict[str, Any]:
+        """For `one_line`: `None` for a schedule and times that are those by default."""
+        found: dict[str, Any] = {}
+        if alike(self.schedule, VariancePreserving()):
+            found["schedule"] = None
+        try:
+            ends = self.schedule.horizon()
+        except Exception:  # of a traced or faulty schedule, times are written
+            return found
+        pairs = zip(("t_min", "t_max"), ends, strict=True)
+        return found | {name: None for name, end in pairs if getattr(self, name) == end}
 
     @abc.abstractmethod
     def denoise(self, x: Shaped, t: Scalar) -> Shaped:

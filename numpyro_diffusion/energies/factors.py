@@ -12,6 +12,7 @@ from typing import NamedTuple
 import equinox as eqx
 
 from .._typing import Array, Scalar
+from .._written import one_line
 from .base import AbstractDenoiser
 
 __all__ = ["AbstractFactor", "Noised"]
@@ -39,6 +40,8 @@ class Noised(NamedTuple):
 
 class AbstractFactor(eqx.Module):
     """A factor of a distribution; `energy + factor` is the distribution times the factor."""
+
+    __repr__ = one_line
 
     def check(self, base: AbstractDenoiser) -> None:
         """Refuse a distribution that the factor makes no sense for, when it is put on it."""

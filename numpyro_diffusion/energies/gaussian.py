@@ -16,7 +16,7 @@ from .._typing import Array, PRNGKey, Scalar
 from ..schedules import AbstractSchedule, VariancePreserving
 from .checks import horizon_of, is_traced, numbers
 from .energy import AbstractEnergy
-from .normal import coloured, decompose, log_noised_normal, root, variances
+from .normal import coloured, decompose, log_noised_normal, recomposed, root, variances
 
 __all__ = ["Gaussian", "GaussianMixture"]
 
@@ -84,6 +84,9 @@ class GaussianMixture(AbstractEnergy):
         self.schedule = VariancePreserving() if schedule is None else schedule
         self.t_min, self.t_max = horizon_of(self.schedule, t_min, t_max)
         self.log_normalizer, self.log_normalizer_error = 0.0, 0.0
+
+    def _written(self):
+        return super()._written() | {"covariances": recomposed(self.eigenvalues, self.eigenvectors)}
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -162,6 +165,9 @@ class Gaussian(AbstractEnergy):
         self.schedule = VariancePreserving() if schedule is None else schedule
         self.t_min, self.t_max = horizon_of(self.schedule, t_min, t_max)
         self.log_normalizer, self.log_normalizer_error = 0.0, 0.0
+
+    def _written(self):
+        return super()._written() | {"covariance": recomposed(self.eigenvalues, self.eigenvectors)}
 
     @property
     def shape(self) -> tuple[int, ...]:

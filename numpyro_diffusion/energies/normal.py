@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._typing import Array, Scalar
+from .._written import MOST
 from .checks import is_traced, numbers
 
 __all__ = [
@@ -53,6 +54,19 @@ def decompose(covariances, dimension: int, what: str) -> tuple[Any, Any]:
             "Add a small multiple of the identity."
         )
     return values, vectors
+
+
+def recomposed(values: Any, vectors: Any) -> Any:
+    """The matrices that were decomposed, to six digits, for printing; of large ones the shape."""
+    traced = is_traced(values) or is_traced(vectors)
+    if values is None and not traced:
+        return np.asarray(vectors)
+    if traced or np.size(vectors) > MOST:
+        return jax.ShapeDtypeStruct(np.shape(vectors), vectors.dtype)
+    values, vectors = np.asarray(values, float), np.asarray(vectors, float)
+    matrix = np.einsum("...ij,...j,...kj->...ik", vectors, values, vectors)
+    digits = 6 - int(np.ceil(np.log10(np.abs(matrix).max())))
+    return np.round(matrix, digits) + 0.0
 
 
 def log_noised_normal(x: Array, mean: Array, values: Array | None, vectors: Array, noise) -> Scalar:

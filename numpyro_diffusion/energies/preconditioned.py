@@ -24,6 +24,7 @@ from .checks import horizon_of, refuse_traced
 from .columns import check_columns
 from .conditional import AbstractConditional
 from .coordinates import cast_floats, check_net, fitted_gaussian
+from .normal import recomposed
 from .standardized import Standardized
 
 __all__ = ["AbstractNetworkEnergy"]
@@ -124,6 +125,11 @@ class AbstractNetworkEnergy(AbstractConditional):
         self.t_min, self.t_max = horizon_of(self.schedule, t_min, t_max)
         self.log_normalizer, self.log_normalizer_error = log_normalizer, log_normalizer_error
         self.condition = self.label_normalizers = self.label_normalizer_errors = None
+
+    def _written(self):
+        squares = self.scales**2
+        matrix = squares if self.basis is None else recomposed(squares, self.basis)
+        return super()._written() | {"covariance": matrix}
 
     @classmethod
     def from_data(

@@ -10,3 +10,4 @@ from .run import plot_genealogy as plot_genealogy
 from .run import plot_images as plot_images
 from .run import plot_levels as plot_levels
 from .run import plot_restoration as plot_restoration
+from .summary import plot_run as plot_run

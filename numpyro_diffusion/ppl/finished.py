@@ -3,18 +3,18 @@
 import abc
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from .. import diagnostics
 from .._typing import Array, PRNGKey
 from ..bridge import Bridge
 from ..schemes import AbstractScheme
 from ..smc import SMCResult
+from . import shown
 from .draws import (
     constrained,
     discrete_probabilities,
@@ -26,8 +26,8 @@ from .draws import (
     with_discrete,
 )
 from .groups import Run, arviz_groups, level_times, prior_marks
-from .start import ProposalDiagnostics, attributes_of_proposal, started_in_words
-from .update import Increment, attributes_of, in_words
+from .start import ProposalDiagnostics, attributes_of_proposal
+from .update import Increment, attributes_of
 
 __all__ = ["AbstractRun"]
 
@@ -50,6 +50,7 @@ class AbstractRun(abc.ABC):
     num_chains: int
     _arguments: tuple[tuple, dict]
     _keys: dict[str, PRNGKey]
+    _seconds: float
 
     @property
     @abc.abstractmethod
@@ -173,32 +174,39 @@ class AbstractRun(abc.ABC):
             prob: Probability of the central interval.
             max_rows: Rows printed a site; the rest is summed up in one line.
         """
-        grouped = {n: np.asarray(v) for n, v in self.get_samples(group_by_chain=True).items()}
-        shares = diagnostics.cloud_shares(self.result)
-        print(diagnostics.summary_table(grouped, prob, max_rows, shares))
-        if self.bridge.discrete_sites:
-            print(diagnostics.probability_table(self.discrete_probabilities(), max_rows))
-        kind = "" if self.evidence_is_normalized else " (up to the prior's normaliser)"
-        count = self.network_evaluations
-        print(
-            f"\nlog evidence {self._log_evidence:.3f} +- {self.log_evidence_error:.3f} nats{kind}\n"
-            f"evidence: {self.result.evidence}\n"
-            f"target: {self.result.target}; "
-            f"{'exact as the number of particles grows' if self.result.exact else 'heuristic'}\n"
-            f"{in_words(self.increments)}{started_in_words(self.proposal_diagnostics)}"
-            f"{self.num_chains} clouds of {self.num_particles} particles, "
-            f"{self.result.num_levels_run} levels{' of the last update' * bool(self.increments)}, "
-            f"{'unknown number of' if count is None else f'{count:,}'} network evaluations\n"
-            f"{diagnostics.verdict(self.result, self.bridge)}"
-        )
+        print(shown.text(self, prob, max_rows))
+
+    def plot(self) -> Any:
+        """The pictures of the run: what happened by level, and the posterior of every site.
+
+        Of an interrupted run the first alone. `plots` has more of them, one by one.
+
+        Returns:
+            A Matplotlib figure.
+
+        Raises:
+            ImportError: Without Matplotlib: `pip install 'numpyro-diffusion[plots]'`.
+        """
+        return shown.figure(self)
+
+    def _repr_html_(self) -> str | None:
+        return shown.html(self)
 
     def to_arviz(
-        self, *, predictive: bool = True, log_likelihood: bool = True, num_prior: int | None = None
+        self,
+        *,
+        predictive: bool = True,
+        log_likelihood: bool = True,
+        log_prior: bool = True,
+        num_prior: int | None = None,
+        coords: Mapping[str, Any] | None = None,
+        dims: Mapping[str, Any] | None = None,
+        pred_dims: Mapping[str, Any] | None = None,
     ) -> Any:
         """An ArviZ object: `InferenceData` (ArviZ 0.x) or `xarray.DataTree` (ArviZ 1.x).
 
         Groups: posterior (equally weighted draws, clouds as chains), prior, prior_predictive,
-        posterior_predictive, log_likelihood, observed_data, constant_data, sample_stats, smc_trace
+        posterior_predictive, log_likelihood, log_prior, observed_data, constant_data, sample_stats, smc_trace
         with what happened at each level, and weighted_particles, the cloud that the draws are from.
 
         In the posterior clouds stand as chains and count alike, as ArviZ takes chains; means over clouds that
@@ -209,11 +217,19 @@ class AbstractRun(abc.ABC):
             predictive: Include posterior predictive and prior draws.
             log_likelihood: Include the pointwise log likelihood, as LOO needs it. Errors of `az.loo` and
                 `az.compare` are those of the data; the Monte Carlo error of the draws comes on top.
+            log_prior: Include the log prior density of each latent site, as power scaling needs it
+                (`az.psens`). Costs a network evaluation a draw.
             num_prior: Prior draws; 200 by default.
+            coords: Values along dimensions, by name, as `az.from_numpyro` takes them.
+            dims: Names of the dimensions of variables after chains and draws; plates have theirs.
+            pred_dims: The same for prior and posterior predictive draws alone.
+
+        Raises:
+            ValueError: If names or coordinates do not fit the shapes.
         """
         result, (args, kwargs) = self._drawn, self._arguments
         run = Run(self.model, args, kwargs, self.bridge, result, self._keys)
-        groups = arviz_groups(run, predictive, log_likelihood, num_prior or 200)
+        groups, known = arviz_groups(run, predictive, log_likelihood, num_prior or 200, log_prior)
         attributes = {
             "log_evidence": self.log_evidence,  # warns
             "log_evidence_error": self.log_evidence_error,
@@ -222,11 +238,13 @@ class AbstractRun(abc.ABC):
             "target": self.result.target,
             "exact": self.result.exact,
             "scheme": repr(self.scheme),
+            "seconds": round(self._seconds, 3),
             "chains": "clouds, which count alike here; by their evidence in weighted_particles",
             **attributes_of(self.increments),
             **attributes_of_proposal(self.proposal_diagnostics),
             "evidence_reservations": " ".join(diagnostics.reservations(result)),
         }
         return diagnostics.to_arviz(
-            groups, result, level_times(run), attributes, prior_marks(self.bridge)
-        )
+            groups, result, level_times(run), attributes, prior_marks(run),
+            coords=coords, dims=dims, pred_dims=pred_dims, known_dims=known,
+        )  # fmt: skip

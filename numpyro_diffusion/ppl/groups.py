@@ -18,7 +18,9 @@ from ..bridge import Bridge
 from ..energies.reverse import is_composed
 from ..smc import SMCResult
 from .choice_sites import taken_apart
+from .dims import plate_dims
 from .draws import constrained, drawn_by_cloud, pooled_log_weights, take
+from .log_prior import left_out, log_priors
 from .look import look
 from .model_bridge import LiveModel, chosen_sites
 from .tracing import tracing
@@ -47,9 +49,11 @@ class Run(NamedTuple):
 
 
 def arviz_groups(
-    run: Run, predictive: bool, log_likelihood: bool, num_prior: int
-) -> dict[str, dict[str, np.ndarray]]:
-    """Arrays by group and variable; groups without any are left out.
+    run: Run, predictive: bool, log_likelihood: bool, num_prior: int, log_prior: bool = True
+) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, list[str | None]]]:
+    """Arrays by group and variable, and the dimensions whose names the model knows, by variable.
+
+    Groups without any variable are left out.
 
     Sites that cannot keep their names in an ArviZ object are renamed, and complex ones are parted.
 
@@ -58,13 +62,15 @@ def arviz_groups(
         predictive: Include posterior predictive and prior draws.
         log_likelihood: Include the pointwise log likelihood.
         num_prior: Number of prior draws.
+        log_prior: Include the log prior density of each latent site.
     """
     model, args, kwargs, bridge, result, keys = run
     index = drawn_by_cloud(keys["resample"], result)
     samples = constrained(bridge, take(index, result.positions), num_axes=2)
     latent_sites = (*bridge.diffusion_sites, *bridge.other_sites, *bridge.discrete_sites)
     latent = {n: samples[n] for n in latent_sites}
-    observed = _observed(run)
+    trace = look(LiveModel((), (), (), run.model, run.args, run.kwargs), 0.0)
+    observed = _observed(trace)
     groups: dict[str, Any] = {"posterior": samples}
     if predictive:
         groups |= _predictions(run, latent, tuple(samples), tuple(observed), num_prior)
@@ -80,13 +86,17 @@ def arviz_groups(
         with tracing:
             pointwise = jax.jit(each)(latent)
         groups["log_likelihood"] = {n: v for n, v in pointwise.items() if n in observed}
+    if log_prior and latent:
+        groups["log_prior"] = log_priors(run, latent)
     groups["observed_data"] = observed
     groups["constant_data"] = diagnostics.array_arguments(model, args, kwargs, observed)
     groups["weighted_particles"] = constrained(bridge, result.positions, num_axes=2)
+    dims = {n: d for n, d in plate_dims(trace).items() if n not in groups["constant_data"]}
     groups = _renamed({n: diagnostics.real_parts(g) for n, g in groups.items() if g})
     groups["sample_stats"] = _sample_stats(index, result)
     groups["weighted_particles"]["log_weight"] = pooled_log_weights(result)
-    return {n: jax.tree.map(np.asarray, g) for n, g in groups.items()}
+    dims = {n.replace("/", "."): d for n, d in dims.items()}
+    return {n: jax.tree.map(np.asarray, g) for n, g in groups.items()}, dims
 
 
 def _renamed(groups: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -102,9 +112,8 @@ def _renamed(groups: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return {g: {names[n]: value for n, value in group.items()} for g, group in groups.items()}
 
 
-def _observed(run: Run) -> dict[str, Any]:
+def _observed(trace: dict[str, dict]) -> dict[str, Any]:
     """Observed values by site."""
-    trace = look(LiveModel((), (), (), run.model, run.args, run.kwargs), 0.0)
     return {
         n: s["value"]
         for n, s in trace.items()
@@ -157,8 +166,14 @@ def _times(times: Callable, clock: Array) -> dict[str, Array]:
     return jax.vmap(times)(clock)
 
 
-def prior_marks(bridge: Bridge) -> dict[str, dict[str, str]]:
-    """Attributes for the groups of prior draws, if those are not draws of the prior itself."""
+def prior_marks(run: Run) -> dict[str, dict[str, str]]:
+    """Attributes of the groups of the prior: of which distribution draws are, and sites without a density."""
+    scores = left_out(run)
+    words = f"{', '.join(scores)}: known by scores alone, which have no density"
+    return _draws_marks(run.bridge) | ({"log_prior": {"left_out": words}} if scores else {})
+
+
+def _draws_marks(bridge: Bridge) -> dict[str, dict[str, str]]:
     composed = [name for name, site in bridge.sites.items() if is_composed(site.energy)]
     if not composed:
         return {}

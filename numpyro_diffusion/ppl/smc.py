@@ -26,6 +26,7 @@ from jax.sharding import Mesh
 from .._arguments import check_instance, positive, whole_number
 from .._prng import alike, check_key, lean
 from .._typing import PRNGKey
+from .._written import differing, written
 from ..bridge import Bridge, grown
 from ..schemes import AbstractScheme, Annealed
 from ..schemes.base import check_scheme
@@ -153,6 +154,7 @@ class SMC(AbstractRun):
         self._bridge: Bridge | None = None
         self._feynman_kac = None
         self._result: SMCResult | None = None
+        self._seconds = 0.0  # of the run with its pilot and updates
         self._arguments: tuple[tuple, dict] = ((), {})
         self._keys: dict[str, PRNGKey] = {}
         self._increments: tuple[Increment, ...] = ()
@@ -162,11 +164,17 @@ class SMC(AbstractRun):
         self._spent: int | None = 0  # network evaluations before that
 
     def __repr__(self) -> str:
-        name = getattr(self.model, "__name__", repr(self.model))
-        return (
-            f"SMC({name}, {self.scheme}, num_particles={self.num_particles}, "
-            f"num_chains={self.num_chains})"
-        )
+        shown = {"num_particles": str(self.num_particles), "num_chains": str(self.num_chains)}
+        given = {n: text for n, text in differing(self).items() if n not in ("model", "scheme")}
+        rest = ", ".join(f"{name}={text}" for name, text in (shown | given).items())
+        return f"SMC({written(self.model)}, {self.scheme}, {rest})"
+
+    def _written(self) -> dict[str, Any]:
+        seconds, evaluations, finish = self._budget
+        return {"max_seconds": seconds, "max_evaluations": evaluations, "finish": finish}
+
+    def _repr_html_(self) -> str | None:
+        return None if self._result is None else super()._repr_html_()
 
     def run(self, key: PRNGKey, *args: Any, **kwargs: Any) -> "SMC":
         """Sample the posterior of the model at these arguments.
@@ -192,7 +200,7 @@ class SMC(AbstractRun):
         self._arguments = args, kwargs
         self._result = self._bridge = self._feynman_kac = None
         self._earlier = self._tempered = None
-        self._increments, self._spent = (), 0
+        self._increments, self._spent, self._seconds = (), 0, 0.0
         self._proposal_diagnostics = None
         self._bridge = self._made(self._arguments)
         return self._go(None)
@@ -364,6 +372,8 @@ class SMC(AbstractRun):
         except FloatingPointError as error:
             self._result = getattr(error, "result", None)
             raise
+        finally:
+            self._seconds += monotonic() - since
         if not self._result.completed:
             self._result = stopped(self._result)
             return self

@@ -18,6 +18,7 @@ import numpy as np
 
 from .._arguments import whole_number
 from .._typing import Array, Scalar
+from .._written import one_line
 
 __all__ = [
     "AbstractSchedule",
@@ -41,6 +42,8 @@ class ReverseMoments(NamedTuple):
 
 class AbstractSchedule(eqx.Module):
     r"""A map $t \mapsto (\alpha_t, \sigma_t)$ whose log-SNR falls strictly with $t$."""
+
+    __repr__ = one_line
 
     @abc.abstractmethod
     def __call__(self, t: Scalar) -> tuple[Scalar, Scalar]:

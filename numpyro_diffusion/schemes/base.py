@@ -7,6 +7,7 @@ import equinox as eqx
 
 from .._arguments import check_instance
 from .._typing import PRNGKey
+from .._written import one_line
 from ..bridge import Bridge, DensityBridge
 from ..smc import FeynmanKac
 from ..twists import Tweedie
@@ -28,6 +29,7 @@ class AbstractScheme(eqx.Module):
     # it is written, and fields are given by position too.
     twist = Tweedie()
     bridge_type = DensityBridge
+    __repr__ = one_line
 
     @abc.abstractmethod
     def __call__(

@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
-from tqdm.auto import tqdm
 
 from .._arguments import whole_number
 from .._prng import lean
+from .._progress import progress
 from .._typing import Array, Position, PRNGKey
 from ..bridge import Bridge
 from ..smc import Claims, FeynmanKac
@@ -156,7 +156,7 @@ class BlackJAXTempered(AbstractScheme):
             np.shape(self.moves.joint.targets), np.log(0.5 * size ** (-1 / 3)), scale.dtype
         )
         rows: list[Any] = []
-        bar = tqdm(total=100, disable=not progress_bar, desc="pilot")
+        bar = progress(total=100, enabled=progress_bar, desc="pilot")
         while True:
             now = jax.random.fold_in(key, len(rows))
             state, row, log_step, scale = _advance(

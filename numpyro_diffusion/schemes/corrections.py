@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from .._arguments import check_counts, plain
 from .._typing import Array, Position, PRNGKey, Scalar
+from .._written import one_line
 from ..bridge import Bridge
 from ..energies.normal import log_normal
 from .proposals import spread
@@ -90,6 +91,8 @@ def probes(bridge: Bridge, num_probes: int) -> int:
 
 class AbstractCorrection(eqx.Module):
     """A step of the composition, and its weight."""
+
+    __repr__ = one_line
 
     def measure(
         self, key: PRNGKey, bridge: Bridge, cloud: Position, clock: Scalar, power: Scalar

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from .._arguments import check_counts, plain
 from .._typing import Array, Position, PRNGKey, Scalar
+from .._written import one_line
 from ..bridge import Bridge, log_density
 
 __all__ = ["AbstractCovariance", "AbstractMeasured", "Diagonal", "Full", "Local", "Isotropic"]
@@ -24,6 +25,8 @@ __all__ = ["AbstractCovariance", "AbstractMeasured", "Diagonal", "Full", "Local"
 
 class AbstractCovariance(eqx.Module):
     """Approximation of the second derivative of the log density in reverse-diffusion proposals."""
+
+    __repr__ = one_line
 
     @abc.abstractmethod
     def measure(

@@ -8,6 +8,7 @@ import equinox as eqx
 
 from .. import smc
 from .._typing import Array
+from .._written import written
 from .base import AbstractScheme, check_scheme
 from .checks import check_tuned
 from .transport import AbstractTransport
@@ -61,6 +62,10 @@ class AsPublished(AbstractScheme):
     projection: Callable[[Array], Array] | None = eqx.field(static=True, default=None)
     twist = property(attrgetter("scheme.twist"))
     bridge_type = property(attrgetter("scheme.bridge_type"))
+
+    def __repr__(self) -> str:
+        tail = "" if self.projection is None else f", projection={written(self.projection)}"
+        return f"{written(self.change)}({self.scheme!r}{tail})"
 
     def __call__(self, bridge, key=None, *, progress_bar=False):
         if not isinstance(self.scheme, TunedScheme):

@@ -12,10 +12,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm.auto import tqdm
 
 from .._arguments import whole_or_none
 from .._prng import lean
+from .._progress import progress
 from .._staging import Done, brief_jit
 from .._typing import PRNGKey
 from ..smc import conditional_ess as share_left
@@ -66,8 +66,8 @@ def tune(
     pilot = _start_pilot(kernels, key, settings.num_particles, floors)
     rows: list[Any] = []
     fixed = None if num_levels is None else np.linspace(1.0, 0.0, num_levels + 1)
-    bar = tqdm(
-        total=100, disable=not progress_bar, desc="pilot", bar_format="{l_bar}{bar}| {postfix}"
+    bar = progress(
+        total=100, enabled=progress_bar, desc="pilot", bar_format="{l_bar}{bar}| {postfix}"
     )
     try:
         while True:

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from .._typing import Array, Scalar
+from .._written import one_line
 from ..bridge import Bridge, Seen
 from .conjugate import linear_data
 from .guided import Guided
@@ -29,6 +30,8 @@ class AbstractProposal(eqx.Module):
     Attributes:
         weighed: Whether draws can be weighed at all; if not, they are for `schemes.unweighted` alone.
     """
+
+    __repr__ = one_line
 
     weighed = True
 

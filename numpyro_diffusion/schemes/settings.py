@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal, Self
 import equinox as eqx
 
 from .._arguments import check_instance, plain, whole_number
+from .._written import alike, call, written
 from ..smc.moves import Move, hmc, mala
 
 __all__ = ["MOVES", "PILOT", "Moves", "Pilot"]
@@ -24,6 +25,26 @@ class _Settings(eqx.Module):
                 remedy = '"pilot" for the pilot\'s choice.' if name == "num" else ""
                 whole_number(label, value, least, remedy)
 
+    def __repr__(self) -> str:
+        given = {n: written(v) for n, v in self._given().items() if v is not None}
+        return call(type(self).__name__, given)
+
+    def _given(self) -> dict[str, Any]:
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+
+    def written_since(self, default: Any) -> str:
+        """What to give a scheme so that it has these settings in the place of its own.
+
+        Args:
+            default: The scheme's own settings.
+        """
+        own = default._given() if isinstance(default, type(self)) else {}
+        new = {n: v for n, v in self._given().items() if n not in own or not alike(v, own[n])}
+        alone = next(iter(new)) if len(new) == 1 else ""
+        if alone == self.main and not isinstance(new[alone], str) or alone == "joint":
+            return written(new[alone])
+        return call(type(self).__name__, {n: written(v) for n, v in new.items()})
+
     def but(self, given: Any) -> Self:
         """These settings, where those given take the place of their own.
 
@@ -33,8 +54,8 @@ class _Settings(eqx.Module):
         """
         if not isinstance(given, type(self)):
             given = type(self)(**{"joint" if isinstance(given, Move) else self.main: given})
-        named = {f.name: getattr(given, f.name) for f in dataclasses.fields(given)}
-        return dataclasses.replace(self, **{n: v for n, v in named.items() if v is not None})
+        named = {n: v for n, v in given._given().items() if v is not None}
+        return dataclasses.replace(self, **named)
 
 
 class Moves(_Settings):

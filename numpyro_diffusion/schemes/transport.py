@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from .._arguments import check_counts, plain
 from .._typing import Position, PRNGKey, Scalar
+from .._written import one_line
 from ..bridge import Bridge, Seen, log_density
 from .levels import Level
 from .particle import Particle
@@ -47,6 +48,7 @@ class AbstractTransport(eqx.Module):
     """
 
     needs_gradient = False
+    __repr__ = one_line
 
     @property
     def needs_curvature(self) -> bool:

@@ -20,11 +20,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jax.sharding import Mesh
-from tqdm.auto import tqdm
 
 from .._arguments import positive, whole_number, whole_or_none
 from .._finite import in_words, speak_up
 from .._prng import check_key
+from .._progress import progress
 from .._typing import Array, PRNGKey, PyTree
 from .checkpoint import Checkpoint, Saved
 from .chunks import level_step, run_chunk, slice_levels, start_clouds
@@ -206,7 +206,7 @@ def run_smc(
         if dead.any():
             raise dead_cloud(int(np.argmax(dead)), result_of(cloud, traces, done))
         bar = stack.enter_context(
-            tqdm(total=num_levels, initial=done, disable=not progress_bar, desc="levels")
+            progress(total=num_levels, initial=done, enabled=progress_bar, desc="levels")
         )
         try:
             while done < last and not (deadline and monotonic() > deadline):

@@ -15,6 +15,7 @@ from .._finite import in_words
 from .._typing import Array, PyTree
 from .batching import flat, over_particles
 from .claims import Claims
+from .described import as_page, described
 from .feynman_kac import FeynmanKac
 from .identity import Identity
 from .packing import Packed, pack
@@ -100,6 +101,9 @@ class SMCResult(NamedTuple):
     num_levels_run: int
     chain_length: int | None = None
     identity: Identity | None = None
+
+    __repr__ = described
+    _repr_html_ = as_page
 
     target = property(attrgetter("claims.target"))
     evidence = property(attrgetter("claims.evidence"))

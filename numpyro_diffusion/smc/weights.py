@@ -38,17 +38,8 @@ class SMCState(NamedTuple):
 
 
 def clean(log_weights: Array) -> Array:
-    r"""Log weights of particles along the last axis; what is no number, or out of reach, is $-\infty$.
-
-    NaN and +inf count as weight 0; schemes report both, and callers speak up. So does what lies so far below
-    the largest that a later gain could bring it back only as a difference of two large numbers, of which
-    rounding leaves less than a tenth of a nat: 800,000 nats in 32 bits.
-    """
-    finite = jnp.isfinite(log_weights)
-    known = jnp.where(finite, log_weights, -jnp.inf)
-    top = jnp.max(known, -1, keepdims=True)
-    reach = 0.1 / jnp.finfo(log_weights.dtype).eps
-    return jnp.where(finite & (log_weights >= top - reach), log_weights, -jnp.inf)
+    """Log weights in which NaN and +inf count as weight 0; schemes report both, and callers speak up."""
+    return jnp.where(jnp.isfinite(log_weights), log_weights, -jnp.inf)
 
 
 def effective_sample_size(log_weights: Array) -> Scalar:

@@ -16,9 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from tqdm.auto import tqdm
 
 from .._arguments import check_instance, whole_numbers
+from .._progress import progress
 from .._staging import fingerprint
 from .._typing import Array, PRNGKey, PyTree
 from ..energies import AbstractDenoiser
@@ -178,7 +178,7 @@ def fit(
         update.feed(run.step) if run.step else None
     ended = lambda: "patience" if run.misses >= stopping.patience else "steps"
     stopped = ended()
-    with tqdm(total=steps, initial=run.step, disable=not progress_bar, desc="fit") as bar:
+    with progress(total=steps, initial=run.step, enabled=progress_bar, desc="fit") as bar:
         try:
             while run.step < steps and run.misses < stopping.patience:
                 chunk = np.arange(run.step, min(run.step + stopping.check_every, steps))

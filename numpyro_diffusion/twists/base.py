@@ -12,6 +12,7 @@ from typing import ClassVar
 import equinox as eqx
 
 from .._typing import Array, Scalar, Shaped
+from .._written import one_line
 from ..energies.base import AbstractDenoiser
 from ..energies.energy import AbstractEnergy
 from ..energies.noise import added_variance as added_variance
@@ -30,6 +31,8 @@ class AbstractTwist(eqx.Module):
     Attributes:
         takes_gradients: Whether the likelihood is differentiated in the diffusion sites.
     """
+
+    __repr__ = one_line
 
     takes_gradients: ClassVar[bool] = True
 

@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 
 from ..._arguments import whole_number, whole_numbers, whole_or_none
 from ..._prng import lean
+from ..._progress import progress
 from ..._typing import PRNGKey
 from ...bridge import Bridge, PathBridge
 from ...schemes import Annealed, Carry, TunedScheme
@@ -154,7 +155,7 @@ def replica_exchange(
     rows, done = [], num_draws - num_chunks * size  # draws that are kept, below 0 in the burn-in
     with (
         Terminable(),
-        tqdm(total=num_chunks * size, disable=not progress_bar, desc="draws") as bar,
+        progress(total=num_chunks * size, enabled=progress_bar, desc="draws") as bar,
     ):
         for i in range(num_chunks):
             key_chunk = jax.random.fold_in(key_run, i)

@@ -50,6 +50,11 @@ class Move(eqx.Module):
     else:
         leapfrog = False
 
+    def __repr__(self) -> str:
+        if self.name.isidentifier():
+            return f"{self.name}()"
+        return self.name if self.name.partition("(")[0].isidentifier() else f"<{self.name}>"
+
     @property
     @abc.abstractmethod
     def keeps_gradient(self) -> bool:

@@ -63,6 +63,9 @@ class Cycle(_Several):
         """For printing."""
         return f"sequence({self._name})"
 
+    def __repr__(self) -> str:
+        return f"sequence({', '.join(map(repr, self.parts))})"
+
     @property
     def keeps_gradient(self) -> bool:
         """As the last part."""
@@ -98,6 +101,11 @@ class Mixture(_Several):
     def name(self) -> str:
         """For printing."""
         return f"mixture({self._name})"
+
+    def __repr__(self) -> str:
+        even = len(set(self.weights)) == 1
+        weights = "" if even else f", weights={self.weights}"
+        return f"mixture({', '.join(map(repr, self.parts))}{weights})"
 
     @property
     def keeps_gradient(self) -> bool:

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import blackjax
 import equinox as eqx
@@ -13,6 +13,7 @@ from jax.flatten_util import ravel_pytree
 
 from ..._arguments import check_callable, whole_number
 from ..._typing import Array, Position
+from ..._written import written
 from .adapted import from_blackjax
 from .base import BlackJAXMove, Move
 from .parameters import ones, with_mass
@@ -126,6 +127,10 @@ class _Implicit(NamedTuple):
 
 class _Riemannian(BlackJAXMove):
     """Its metric is given in the coordinates of the model."""
+
+    def __repr__(self) -> str:
+        matrix: Any = self.parameters
+        return f"rmhmc({written(matrix.mass_matrix)}, {matrix.num_integration_steps})"
 
     def parameters_at(self, step_size, state, preconditioner):
         """Step size, number of steps and the mass matrix in round coordinates."""

@@ -26,6 +26,9 @@ class OnSites(PlacedMove):
         """For printing."""
         return f"{self.part.name} on {', '.join(self.sites)}"
 
+    def __repr__(self) -> str:
+        return f"on_sites({self.part!r}, {list(self.sites)})"
+
     @property
     def num_parts(self) -> int:
         """Of the move."""

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..._typing import Array, Position, Scalar
+from ..._written import alike, call, written
 from .base import Move
 from .placed import Place, PlacedMove
 
@@ -23,6 +24,10 @@ class EllipticalSlice(PlacedMove):
     evaluations = None  # type: ignore[assignment]
     target_acceptance = 1.0  # type: ignore[assignment]
     name = "elliptical_slice"  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        pairs = (("mean", self.mean, 0.0), ("scale", self.scale, 1.0))
+        return call("elliptical_slice", {n: written(v) for n, v, own in pairs if not alike(v, own)})
 
     @property
     def keeps_gradient(self) -> bool:

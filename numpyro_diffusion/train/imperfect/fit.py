@@ -15,10 +15,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm.auto import tqdm
 
 from ..._arguments import check_instance, whole_number, whole_numbers, whole_or_none
 from ..._prng import check_key
+from ..._progress import progress
 from ..._typing import PRNGKey, PyTree
 from ...energies import AbstractDenoiser, Gaussian, GaussianMixture, Standardized
 from ..options import Optimizer
@@ -166,7 +166,7 @@ def fit_imperfect(
     sampler = Sampler(num_levels, num_particles, threshold, at_once)
     parameters = jax.tree.map(lambda a: jnp.asarray(a, jnp.result_type(float)), parameters)
     record, stopped = Record(share > 0), "rounds"
-    with tqdm(total=rounds, disable=not progress_bar, desc="fit_imperfect") as bar:
+    with progress(total=rounds, enabled=progress_bar, desc="fit_imperfect") as bar:
         try:
             for number in range(rounds + 1):
                 key, key_draw, key_fit = jax.random.split(key, 3)

@@ -1,0 +1,143 @@
+"""The pictures of a run in one figure: how the cloud fared by level, and the posterior of every site."""
+
+import base64
+import io
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from .._arguments import whole_number
+from ..smc import SMCResult
+from .run import _draw_image, _draw_trace, plot_density
+from .style import INK, pyplot
+
+__all__ = ["as_png", "plot_run"]
+
+_LEAST = 8  # pixels on a side of an image
+_COLUMNS = 4
+_LABELS = {"other_acceptance": "acceptance, other sites", "acceptance": "acceptance"}
+_MOST = 12  # panels of sites
+
+
+def plot_run(result: SMCResult, draws: Mapping[str, Any] | None = None) -> Any:
+    """What happened at each level, and the posterior of each site.
+
+    Numbers have a histogram with a line a cloud; vectors their median with a band of 90 %; what is at least
+    8 by 8, beside axes of length 1, is an image with mean, standard deviation and two draws.
+
+    Args:
+        result: Result of `run_smc`.
+        draws: Real values by site, leading with `(num_chains, num_draws)`; the first 12 panels are drawn.
+
+    Returns:
+        A Matplotlib figure.
+    """
+    plt = pyplot()
+    rows: list[list[Callable[[Any], None]]] = []
+    if result.trace is not None:
+        rows.append(_levels(result))
+    small: list[Callable[[Any], None]] = []
+    for name, values in (draws or {}).items():
+        values = np.asarray(values)
+        values = values.astype(float)
+        shape = tuple(n for n in values.shape[2:] if n > 1)
+        if len(shape) == 2 and min(shape) >= _LEAST:
+            rows.append(_images(name, values.reshape(-1, *shape)))
+        elif not shape:
+            small.append(_density(name, values.reshape(values.shape[:2])))
+        else:
+            small.append(_band(name, values.reshape(-1, int(np.prod(shape)))))
+    small = small[:_MOST]
+    rows += [small[i : i + _COLUMNS] for i in range(0, len(small), _COLUMNS)]
+    rows = rows[: 1 + _MOST]
+    figure = plt.figure(figsize=(9.0, 1.9 * max(1, len(rows))), layout="constrained")
+    parts = np.atleast_1d(figure.subfigures(max(1, len(rows)), 1))
+    for part, panels in zip(parts, rows, strict=False):
+        axes = np.atleast_1d(part.subplots(1, _COLUMNS))
+        for ax in axes[len(panels) :]:
+            ax.axis("off")
+        for ax, draw in zip(axes, panels, strict=False):
+            draw(ax)
+    return figure
+
+
+def as_png(figure: Any, most: int = 120_000) -> str:
+    """A figure as the base64 text of a PNG of at most so many bytes; empty if it cannot be so small.
+
+    The figure is closed, so that a notebook does not show it once more.
+    """
+    most = whole_number("most", most, 1)
+    text = ""
+    for dots in (80, 56, 40):
+        file = io.BytesIO()
+        figure.savefig(file, format="png", dpi=dots)
+        if len(file.getvalue()) <= most:
+            text = base64.b64encode(file.getvalue()).decode()
+            break
+    pyplot().close(figure)
+    return text
+
+
+def _levels(result: SMCResult) -> list[Callable[[Any], None]]:
+    trace = result.trace
+    panels = [
+        ("effective sample size", trace.ess),
+        ("log evidence gained [nats]", trace.log_evidence_increment),
+        ("starting particles with offspring", trace.unique_ancestors),
+    ]
+    for name, label in _LABELS.items():
+        rates = getattr(trace.info, name, None)
+        if rates is not None and np.any(np.asarray(rates) != 1):
+            panels.insert(1, (label, rates))
+
+    def drawn(label, values):
+        def draw(ax):
+            _draw_trace(ax, result, values, label)
+            ax.set_title(label, fontsize=8, loc="left")
+            ax.set_xlabel("level", fontsize=8)
+            ax.tick_params(labelsize=7)
+
+        return draw
+
+    return [drawn(*panel) for panel in panels[:_COLUMNS]]
+
+
+def _density(name: str, values: np.ndarray) -> Callable[[Any], None]:
+    def draw(ax):
+        if np.ptp(values) > 0 and np.isfinite(values).all():
+            plot_density(ax, values, name)
+        else:
+            ax.axis("off")
+            ax.set_title(f"{name} = {values.flat[0]:.4g}", fontsize=9, loc="left")
+
+    return draw
+
+
+def _band(name: str, values: np.ndarray) -> Callable[[Any], None]:
+    def draw(ax):
+        low, middle, high = np.quantile(values, [0.05, 0.5, 0.95], axis=0)
+        index = np.arange(values.shape[1])
+        if len(index) > 20:
+            ax.fill_between(index, low, high, color=INK, alpha=0.25, lw=0)
+            ax.plot(index, middle, color=INK, lw=1)
+        else:
+            ax.vlines(index, low, high, color=INK, lw=2, alpha=0.5)
+            ax.plot(index, middle, "o", color=INK, ms=3)
+        ax.set_title(f"{name}: median and 90 %", fontsize=9, loc="left")
+        ax.tick_params(labelsize=7)
+        ax.spines[["top", "right"]].set_visible(False)
+
+    return draw
+
+
+def _images(name: str, values: np.ndarray) -> list[Callable[[Any], None]]:
+    mean, spread = values.mean(0), values.std(0)
+    limits = float(mean.min()), float(mean.max())
+    panels = [
+        (mean, f"{name}: mean", limits, "gray"),
+        (spread, "sd", (0.0, float(spread.max())), "magma"),
+        (values[0], "a draw", limits, "gray"),
+        (values[len(values) // 2], "a draw", limits, "gray"),
+    ]
+    return [lambda ax, panel=panel: _draw_image(ax, *panel) for panel in panels]

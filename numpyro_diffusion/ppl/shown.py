@@ -1,0 +1,67 @@
+"""A finished run as text, as a page of a notebook and as a figure."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .. import diagnostics, plots
+from .._html import page, picture, sparkline
+from ..plots.summary import as_png
+from ..smc.described import ESS
+from .start import started_in_words
+from .update import in_words
+
+if TYPE_CHECKING:
+    from .finished import AbstractRun
+
+__all__ = ["figure", "html", "text"]
+
+
+def text(run: "AbstractRun", prob: float, max_rows: int) -> str:
+    """Table of the posterior, the evidence, and a verdict in plain words."""
+    parts = [_table(run, prob, max_rows)]
+    if run.bridge.discrete_sites:
+        parts.append(diagnostics.probability_table(run.discrete_probabilities(), max_rows))
+    kind = "" if run.evidence_is_normalized else " (up to the prior's normaliser)"
+    count = run.network_evaluations
+    parts.append(
+        f"\nlog evidence {run._log_evidence:.3f} +- {run.log_evidence_error:.3f} nats{kind}\n"
+        f"evidence: {run.result.evidence}\n"
+        f"target: {run.result.target}; "
+        f"{'exact as the number of particles grows' if run.result.exact else 'heuristic'}\n"
+        f"{in_words(run.increments)}{started_in_words(run.proposal_diagnostics)}"
+        f"{run.num_chains} clouds of {run.num_particles} particles, "
+        f"{run.result.num_levels_run} levels{' of the last update' * bool(run.increments)}, "
+        f"{'unknown number of' if count is None else f'{count:,}'} network evaluations\n"
+        f"{diagnostics.verdict(run.result, run.bridge)}"
+    )
+    return "\n".join(parts)
+
+
+def _grouped(run: "AbstractRun") -> dict[str, np.ndarray]:
+    return {n: np.asarray(v) for n, v in run.get_samples(group_by_chain=True).items()}
+
+
+def _table(run: "AbstractRun", prob: float, max_rows: int) -> str:
+    shares = diagnostics.cloud_shares(run.result)
+    return diagnostics.summary_table(_grouped(run), prob, max_rows, shares)
+
+
+def figure(run: "AbstractRun") -> Any:
+    """What happened by level and, of a completed run, the posterior of each site."""
+    grouped = _grouped(run) if run.result.completed else {}
+    return plots.plot_run(run.result, diagnostics.real_parts(grouped))
+
+
+def html(run: "AbstractRun") -> str:
+    """A page: the summary with its verdict, and the pictures, as Matplotlib draws them if it is there."""
+    result = run.result
+    if not result.completed:
+        return page(repr(run), {"state": f"interrupted after {result.num_levels_run} levels"})
+    try:
+        drawn = picture(as_png(figure(run)), "the run by level, and the posterior by site")
+    except ImportError:
+        drawn = ""
+    if not drawn and result.trace is not None:
+        drawn = sparkline(result.trace.ess, ESS)
+    return page(repr(run), {}, text(run, 0.9, 8), [drawn])
