@@ -15,7 +15,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from tqdm.auto import tqdm
 
 from ..._arguments import whole_number, whole_numbers, whole_or_none
 from ..._prng import lean
