@@ -21,6 +21,8 @@ from .fit import fit as fit
 from .fit_recovery import RecoveryResult as RecoveryResult
 from .fit_recovery import fit_recovery as fit_recovery
 from .fokker_planck import fokker_planck_loss as fokker_planck_loss
+from .granularity import MultiGranularity as MultiGranularity
+from .granularity import block_means as block_means
 from .imperfect import ImperfectResult as ImperfectResult
 from .imperfect import UnknownNoise as UnknownNoise
 from .imperfect import fit_imperfect as fit_imperfect
