@@ -59,6 +59,7 @@ LONG = {
         "conditions",
         "densities",
         "extending",
+        "forecasting",
         "heuristics",
         "hierarchies",
         "hyperparameters",
