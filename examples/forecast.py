@@ -1,10 +1,10 @@
 """Sunspots, eight years ahead: a learned prior over windows of a series, as one site of a time-series model.
 
 Two priors over 24 years are trained on the years before 1900: one by denoising, one also with targets of
-four-year means (MG-TSD). A forecast is a posterior: 16 years are seen, three of them are missing, a level and a
-trend over the window are unknown beside the prior's path, and the last 8 years have no data. Its ranked
-probability score (CRPS), in sunspots, stands beside that of a Gaussian process with a quasi-periodic kernel, fitted to
-the same years, which sees the same data.
+four-year means (MG-TSD). A forecast is a posterior: 16 years are seen, three of them are missing, a level and
+a trend over the window are unknown beside the prior's path, and the last 8 years have no data. Its ranked
+probability score (CRPS), in sunspots, stands beside that of a Gaussian process with a quasi-periodic kernel,
+fitted to the same years, which sees the same data.
 
     python examples/forecast.py            about five minutes on two cores
     python examples/forecast.py --tiny     a check that everything runs
@@ -163,7 +163,9 @@ def main(argv: list[str] | None = None) -> None:
         )
 
     origins = list(shown)[-3:]
-    figure, axes = plt.subplots(1, len(origins), figsize=(10, 2.8), layout="constrained", squeeze=False)
+    figure, axes = plt.subplots(
+        1, len(origins), figsize=(10, 2.8), layout="constrained", squeeze=False
+    )
     for axis, origin in zip(axes[0], origins, strict=True):
         inside = (year >= origin - SEEN) & (year < origin + AHEAD)
         axis.plot(year[inside], sunspots[inside], color="black", linewidth=0.8)

@@ -3,9 +3,9 @@
 Each planner knows two ways around an obstacle, one robot drives to the right and one to the left. All that is
 known of them is a score, as of most networks. Projected coupled diffusion, as published, guides the reverse
 diffusion of both by the coupling and moves every state to the nearest one within the limit: all draws are
-feasible, and follow another distribution. The same steps with weights, and the limit as a restriction, follow the
-product of planners, coupling and limit. Weighted draws of the planners themselves, a million of them, say what
-that is.
+feasible, and follow another distribution. The same steps with weights, and the limit as a restriction, follow
+the product of planners, coupling and limit. Weighted draws of the planners themselves, 200,000 of them, say
+what that is.
 
     python examples/two_robots.py            about three minutes on two cores
     python examples/two_robots.py --tiny     a check that everything runs
@@ -126,7 +126,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--tiny", action="store_true", help="a few particles, to see that it runs")
     parser.add_argument("--output", type=Path, default=Path("outputs"))
     options = parser.parse_args(argv)
-    levels, num = (6, 20) if options.tiny else (100, 2000)
+    levels, num = (6, 20) if options.tiny else (60, 500)
 
     scores = [score_alone(p) for p in PLANNERS]
     published = nd.schemes.unweighted(nd.Twisted(levels=levels, pilot=64), project)
@@ -135,7 +135,7 @@ def main(argv: list[str] | None = None) -> None:
         "projected": sample(scores, published, num),
         "weighted": sample(limited, nd.Twisted(levels=levels, pilot=64), num),
     }
-    exact, weights = reference(jax.random.key(2), 2_000 if options.tiny else 1_000_000)
+    exact, weights = reference(jax.random.key(2), 2_000 if options.tiny else 200_000)
     chosen = np.random.default_rng(0).choice(len(exact), num, p=weights)
 
     at_limit = lambda paths: (fastest(paths).max(-1) > LIMIT * (1 - 1e-4)).mean()

@@ -47,7 +47,11 @@ def test_a_large_population_goes_on_as_it_is(strength, left):
 
 def test_slope_of_the_newest_member(rng):
     """In closed form for the cubic kernel, as published; N times that of the discrepancy."""
-    x, finished, r = rng.standard_normal(3), rng.standard_normal((4, 3)), rng.standard_normal((6, 3))
+    x, finished, r = (
+        rng.standard_normal(3),
+        rng.standard_normal((4, 3)),
+        rng.standard_normal((6, 3)),
+    )
     slope = lambda b: 3 * ((b @ x) / 3 + 1)[:, None] ** 2 * b / 3
     every = np.concatenate([finished, x[None]])
     expected = 2 / 25 * slope(every).sum(0) - 2 / 30 * slope(r).sum(0)

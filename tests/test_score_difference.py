@@ -8,7 +8,7 @@ import pytest
 import numpyro_diffusion as nd
 from numpyro_diffusion.energies import score_difference
 
-# Two classes N(+-0.75, 1), equally frequent. With J = 1 / p(c | x) the reweighted distribution of one is that of both.
+# Two classes N(+-0.75, 1), equally frequent. With J = 1 / p(c | x) one reweighted is both together.
 CLASS = nd.Gaussian([0.75], [[1.0]])
 BOTH = nd.GaussianMixture([0.5, 0.5], [[-0.75], [0.75]], [[[1.0]], [[1.0]]])
 SHIFT, STRENGTH = 0.6, 1.5
@@ -26,7 +26,9 @@ def test_linear_costs_shift_a_normal_by_w_a():
     """N(0, 1) and J = exp(-a x): the guided score is that of N(w a, 1) at every level."""
     times = nd.schedules.log_snr_grid(LINE.schedule, 5, LINE.t_min, LINE.t_max)
     u = jnp.linspace(-2.0, 3.0, 7)[:, None]
-    without = [nd.ScoreFunction(lambda e, x, t: e.score(x, t), (1,), params=e) for e in (LINE, TILTED)]
+    without = [
+        nd.ScoreFunction(lambda e, x, t: e.score(x, t), (1,), params=e) for e in (LINE, TILTED)
+    ]
     expected = scores(GUIDED, times, u)
     for pair in ((LINE, TILTED), without):
         found = scores(score_difference(*pair, STRENGTH), times, u)

@@ -1,9 +1,10 @@
-r"""The continuous ranked probability score (CRPS) of weighted draws: how good a forecast was, in its own units.
+r"""The continuous ranked probability score (CRPS) of weighted draws: how good a forecast was.
 
-$$\mathrm{CRPS}(F, y) = \mathbb{E} |X - y| - \tfrac12 \mathbb{E} |X - X'| = \int (F(z) - 1\{y \le z\})^2\, dz$$
+$$\mathrm{CRPS}(F, y) = \mathbb{E} |X - y| - \tfrac12 \mathbb{E} |X - X'|
+  = \int (F(z) - 1\{y \le z\})^2\, dz$$
 
-with $X, X'$ independent draws of $F$. It is proper: on average nothing scores lower than the distribution that $y$ comes
-from. For a point forecast it is the absolute error.
+with $X, X'$ independent draws of $F$. It is proper: on average nothing scores lower than the distribution
+that $y$ comes from. For a point forecast it is the absolute error.
 """
 
 import numpy as np
@@ -37,7 +38,7 @@ def crps(draws, observed, weights=None, *, fair: bool = True) -> np.ndarray:
     draws, observed = np.asarray(draws, float), np.asarray(observed, float)
     if draws.ndim < 1 or draws.shape[1:] != observed.shape or len(draws) < 2:
         raise ValueError(
-            "`crps` expects at least 2 draws of shape (num, *shape) and what was observed of shape (*shape); got "
+            "`crps` expects at least 2 draws of shape (num, *shape) and observations of shape (*shape); got "
             f"{draws.shape} and {observed.shape}. Put draws along the first axis."
         )
     if not (np.isfinite(draws).all() and np.isfinite(observed).all()):
@@ -65,8 +66,8 @@ def crps(draws, observed, weights=None, *, fair: bool = True) -> np.ndarray:
 def crps_sum(draws, observed, weights=None, *, fair: bool = True) -> float:
     r"""$\mathrm{CRPS}_{\mathrm{sum}}$: of the sum of several series, over the mean size of that sum.
 
-    $\sum_\tau \mathrm{CRPS}(\sum_i X_{\tau i}, \sum_i y_{\tau i}) / \sum_\tau |\sum_i y_{\tau i}|$, without unit: what
-    forecasts of many series are usually ranked by. It sees the dependence between them.
+    $\sum_\tau \mathrm{CRPS}(\sum_i X_{\tau i}, \sum_i y_{\tau i}) / \sum_\tau |\sum_i y_{\tau i}|$, without
+    unit: what forecasts of many series are usually ranked by. It sees the dependence between them.
 
     Args:
         draws: Shape `(num, steps, series)`.
@@ -84,7 +85,7 @@ def crps_sum(draws, observed, weights=None, *, fair: bool = True) -> float:
     draws, observed = np.asarray(draws, float), np.asarray(observed, float)
     if draws.ndim != 3 or observed.ndim != 2:
         raise ValueError(
-            "`crps_sum` expects draws of shape (num, steps, series) and observations of shape (steps, series); "
+            "`crps_sum` expects draws of shape (num, steps, series), observations of shape (steps, series); "
             f"got {draws.shape} and {observed.shape}. One series is `y[:, None]`."
         )
     score = crps(draws.sum(-1), observed.sum(-1), weights, fair=fair)

@@ -156,7 +156,7 @@ class Polyharmonic(AbstractKernel):
 
 
 class Product(AbstractKernel):
-    r"""$k\big((x, c), (y, d)\big) = k_1(x, y)\, k_2(c, d)$ of points with conditions, such as a prompt's embedding.
+    r"""$k\big((x, c), (y, d)\big) = k_1(x, y)\, k_2(c, d)$ of points with conditions, such as prompts.
 
     Clouds agree if their points do *for each condition*, as finely as $k_2$ tells conditions apart.
 
@@ -176,7 +176,7 @@ class Product(AbstractKernel):
     def smoothed(self, x: Array, y: Array, of_x: Array, of_y: Array) -> Scalar:
         if x.ndim != 1 or x.size <= self.num_conditions:
             raise ValueError(
-                f"`Product` expects flat points with more than their {self.num_conditions} conditions; got shape "
+                f"`Product` expects flat points, longer than their {self.num_conditions} conditions; got shape "
                 f"{x.shape}. `with_conditions(points, conditions)` makes them."
             )
         num, every = x.size - self.num_conditions, (x, y, of_x, of_y)

@@ -1,4 +1,4 @@
-r"""One more member for a population that is to look like a reference: guidance by what is finished (memory)."""
+r"""One more member of a population that is to look like a reference: guidance by what is finished."""
 
 from collections.abc import Callable
 
@@ -17,18 +17,18 @@ _DEFAULT = ((0.0, 0.0), (1.0, 1.0))
 
 
 class MMDMemory(AbstractFactor):
-    r"""$\log h(x) = -\lambda N\, \mathrm{MMD}^2(\{x\} \cup X, R)$ of the $N$-th member given $N - 1$ finished ones.
+    r"""$\log h(x) = -\lambda N\, \mathrm{MMD}^2(\{x\} \cup X, R)$ of member $N$ given the $N - 1$ finished.
 
     What of it depends on $x$:
 
     $$-\lambda \Big( \tfrac1N k(x, x) + \tfrac2N \sum_{j < N} k(x, x_j)
       - \tfrac2{n_R} \sum_r k(x, r) \Big),$$
 
-    where what is missing draws and what is there already pushes away. The distribution of the new member is exactly
-    the prior times this, and costs one variable instead of the $N$ of `MMD` over a `Joint`. A population made so,
-    one by one, is *not* a draw of that joint distribution, since nobody comes back to the first members; as it
-    grows, its members come to have the same one, $q \propto p\, e^{-2 \lambda \int k(\cdot, y) (q -
-    r)(dy)}$. The first member is one of the prior.
+    where what is missing draws and what is there already pushes away. The distribution of the new member is
+    exactly the prior times this, and costs one variable instead of the $N$ of `MMD` over a `Joint`. A
+    population made so, one by one, is *not* a draw of that joint distribution, since nobody comes back to the
+    first members; as it grows, its members come to have the same one, $q \propto p\, e^{-2 \lambda \int
+    k(\cdot, y) (q - r)(dy)}$. The first member is one of the prior.
 
     At noisy levels the kernel is averaged over what the denoised mean leaves open, as in `MMD`.
 
@@ -72,7 +72,7 @@ class MMDMemory(AbstractFactor):
             points = jnp.asarray(points, dtype)
             if points.ndim < 1 or len(points) < 1:
                 raise ValueError(
-                    "`MMDMemory` expects at least one finished member and one point of the reference, in shape "
+                    "`MMDMemory` expects at least one finished member and one reference point, in shape "
                     f"(num, *shape); got {points.shape}. Draw the first member from the prior."
                 )
             clouds.append(compared(points, features, carried))

@@ -74,8 +74,8 @@ def projected_langevin(
     num_steps, num_samples = whole_numbers(1, num_steps=num_steps, num_samples=num_samples)
     if not isinstance(energy, AbstractDenoiser):
         raise TypeError(
-            f"`projected_langevin` expects an energy or a denoiser; got {type(energy).__name__}. A score is a "
-            "denoiser by `nd.ScoreFunction(fn, shape)`."
+            f"`projected_langevin` expects an energy or a denoiser; got {type(energy).__name__}. A score is "
+            "one by `nd.ScoreFunction(fn, shape)`."
         )
     if not 0 < step_size < jnp.inf:
         raise ValueError(f"`step_size` must be positive and finite; got {step_size}.")
