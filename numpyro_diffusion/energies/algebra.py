@@ -231,6 +231,6 @@ def score_difference(base: AbstractDenoiser, reweighted: AbstractDenoiser, stren
             f"`strength` of `score_difference` must be finite and not negative; got {strength}. To go "
             "towards the reweighted distribution, interpolate: `cfg(base, reweighted, w)`."
         )
-    return cfg(
-        reweighted, base, (lambda t: 1.0 + strength(t)) if callable(strength) else 1.0 + strength
-    )
+    if callable(strength):
+        return cfg(reweighted, base, lambda t: 1.0 + strength(t))
+    return cfg(reweighted, base, 1.0 + strength)

@@ -176,8 +176,8 @@ class Product(AbstractKernel):
     def smoothed(self, x: Array, y: Array, of_x: Array, of_y: Array) -> Scalar:
         if x.ndim != 1 or x.size <= self.num_conditions:
             raise ValueError(
-                f"`Product` expects flat points, longer than their {self.num_conditions} conditions; got shape "
-                f"{x.shape}. `with_conditions(points, conditions)` makes them."
+                f"`Product` expects flat points, longer than their {self.num_conditions} conditions; got "
+                f"shape {x.shape}. `with_conditions(points, conditions)` makes them."
             )
         num, every = x.size - self.num_conditions, (x, y, of_x, of_y)
         first = self.of_points.smoothed(*(a[:num] for a in every))

@@ -83,8 +83,8 @@ class MultiGranularity(eqx.Module):
 
     def __check_init__(self):
         parts = self.blocks, self.starts, self.weights
-        alike = len({len(part) for part in parts}) == 1 and len(self.blocks) > 0
-        if not alike or self.blocks[0] != 1 or self.starts[0] != 0:
+        alike = len({len(part) for part in parts}) == 1
+        if not alike or self.blocks[:1] != (1,) or self.starts[:1] != (0,):
             raise ValueError(
                 "`MultiGranularity` expects one block, start and weight a granularity, the first of them the "
                 f"series itself with block 1 from noise level 0; got blocks={self.blocks}, "
