@@ -11,6 +11,7 @@ seeds. Samples have a standard error of 0.005 a square. `then levels`: the energ
 
 import time
 from functools import partial
+from typing import Any
 
 import _table
 import jax
@@ -91,6 +92,7 @@ def main() -> None:
         data, held_out = checkerboard(keys[0], size), checkerboard(jax.random.key(99), size)
         net = nd.nets.ResidualMLP(keys[1], (2,), width=64)
         energy = nd.ProperEnergy.from_data(net, data, noise_min=0.02, noise_max=15.0)
+        result: Any = None
         for name, fit in fits.items():
             started = time.perf_counter()
             settings = {
