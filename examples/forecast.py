@@ -88,19 +88,36 @@ def gaussian_process(z):
         k = covariance(p, year[:, None] - year) + jnp.exp(2 * p[6]) * jnp.eye(len(z))
         return -dist.MultivariateNormal(p[7], k).log_prob(z)
 
-    start = np.append(np.log([1.0, 30.0, 11.0, 1.0, 0.5, 40.0, 0.2]), 0.0)
-    as_float = lambda p: tuple(np.asarray(v, float) for v in jax.jit(loss)(jnp.asarray(p, float)))
-    return jnp.asarray(minimize(as_float, start, jac=True, method="L-BFGS-B").x)
+    loss = jax.jit(loss)
+    as_float = lambda p: tuple(np.asarray(v, float) for v in loss(jnp.asarray(p, float)))
+    starts = [
+        np.append(np.log([1.0, decay, period, shape, 0.5, 40.0, 0.2]), 0.0)
+        for decay, period, shape in ((10.0, 10.5, 1.0), (30.0, 11.0, 1.0), (15.0, 11.0, 2.0))
+    ]
+    ends = [minimize(as_float, start, jac=True, method="L-BFGS-B") for start in starts]
+    return jnp.asarray(min(ends, key=lambda end: end.fun).x)
 
 
-def gaussian_forecast(p, y, seen, num: int, rng):
-    year, seen = np.arange(LENGTH), np.asarray(seen)
+def of_process(p):
+    """Mean and covariance of a window under the Gaussian process, noise included."""
+    year = np.arange(LENGTH)
     k = np.asarray(covariance(p, jnp.asarray(year[:, None] - year)), float)
-    k = k + np.exp(2 * float(p[6])) * np.eye(LENGTH)
+    return np.full(LENGTH, float(p[7])), k + np.exp(2 * float(p[6])) * np.eye(LENGTH)
+
+
+def of_windows(past):
+    """Mean and covariance of the training windows, with what the model has beside the prior."""
+    trend = np.asarray(TREND, float)
+    beside = 0.04 * (1 + np.outer(trend, trend)) + 2 * 0.1**2 * np.eye(LENGTH)
+    return past.mean(0), np.cov(past.T) + beside
+
+
+def gaussian_forecast(law, y, seen, num: int, rng):
+    mean, k = law
     gain = np.linalg.solve(k[np.ix_(seen, seen)], k[seen][:, SEEN:]).T
-    mean = float(p[7]) + gain @ (np.asarray(y)[seen] - float(p[7]))
+    ahead = mean[SEEN:] + gain @ (y[seen] - mean[seen])
     left = k[SEEN:, SEEN:] - gain @ k[seen][:, SEEN:]
-    return rng.multivariate_normal(mean, 0.5 * (left + left.T), num)
+    return rng.multivariate_normal(ahead, 0.5 * (left + left.T), num)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -126,7 +143,10 @@ def main(argv: list[str] | None = None) -> None:
     for name, loss in losses.items():
         print(name)
         energies[name] = train(key, past, held_out, loss, steps)
-    process = gaussian_process(z[year < 1900])
+    laws = {
+        "Gaussian process": of_process(gaussian_process(z[year < 1900])),
+        "Gaussian of the windows": of_windows(past),
+    }
 
     seen = np.arange(LENGTH) < SEEN
     seen[MISSING] = False
@@ -135,7 +155,9 @@ def main(argv: list[str] | None = None) -> None:
     for origin in range(1916, 2002, every):
         inside = (year >= origin - SEEN) & (year < origin + AHEAD)
         y, truth = np.where(seen, z[inside], 0.0), sunspots[inside][SEEN:]
-        draws = {"Gaussian process": gaussian_forecast(process, y, seen, 2 * particles, rng)}
+        draws = {
+            name: gaussian_forecast(law, y, seen, 2 * particles, rng) for name, law in laws.items()
+        }
         for name, energy in energies.items():
             smc.run(jax.random.key(origin), energy, jnp.asarray(y), jnp.asarray(seen))
             if origin == 1916:
