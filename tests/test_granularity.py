@@ -123,7 +123,7 @@ def test_score_of_a_gaussian_forecast(rng):
 
 def test_a_fair_score_does_not_depend_on_the_number_of_draws(rng):
     """On average over forecasts of three draws; unfair, it has a third of the mean distance too much."""
-    few, y = rng.standard_normal((3, 40_000)), 0.5 * np.ones(40_000)
+    few, y = 2 + rng.standard_normal((3, 40_000)), 2.5 * np.ones(40_000)
     for fair, more in ((True, 0.0), (False, np.pi**-0.5 / 3)):
         scores = crps(few, y, fair=fair)
         error = scores.std() / len(y) ** 0.5
