@@ -7,7 +7,7 @@ feasible, and follow another distribution. The same steps with weights, and the 
 the product of planners, coupling and limit. Weighted draws of the planners themselves, 200,000 of them, say
 what that is.
 
-    python examples/two_robots.py            about three minutes on two cores
+    python examples/two_robots.py            about two minutes on two cores
     python examples/two_robots.py --tiny     a check that everything runs
 """
 
