@@ -60,6 +60,7 @@ LONG = {
         "conditions",
         "densities",
         "extending",
+        "forecasting",
         "heuristics",
         "hierarchies",
         "hyperparameters",

@@ -7,6 +7,8 @@ number.
 
 from .audit import audit_to_arviz as audit_to_arviz
 from .citation import citation as citation
+from .crps import crps as crps
+from .crps import crps_sum as crps_sum
 from .evidence import cloud_shares as cloud_shares
 from .evidence import log_evidence_error as log_evidence_error
 from .evidence import log_increment_error as log_increment_error

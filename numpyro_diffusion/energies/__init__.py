@@ -3,6 +3,7 @@
 from .algebra import Composed as Composed
 from .algebra import ComposedDenoiser as ComposedDenoiser
 from .algebra import cfg as cfg
+from .algebra import score_difference as score_difference
 from .base import AbstractDenoiser as AbstractDenoiser
 from .box import Box as Box
 from .box import log_normal_interval as log_normal_interval

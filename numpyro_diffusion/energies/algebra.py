@@ -24,7 +24,7 @@ from .factors import AbstractFactor
 from .parts import AbstractSum
 from .powered import PowerEnergy, have_closed_form
 
-__all__ = ["Composed", "ComposedDenoiser", "cfg", "combine"]
+__all__ = ["Composed", "ComposedDenoiser", "cfg", "combine", "score_difference"]
 
 
 class _Composition(AbstractSum):
@@ -199,3 +199,38 @@ def cfg(
     else:
         other = 1.0 - guidance_scale
     return combine((unconditional, conditional), (other, guidance_scale))
+
+
+def score_difference(base: AbstractDenoiser, reweighted: AbstractDenoiser, strength: Power) -> Any:
+    r"""Guidance away from a cost $J$: $s + w\,(s - s^J)$, the score of $p\, (p / p^J)^w$.
+
+    With a positive cost $J$, the *reweighted* distribution is $p^J \propto J p$; it is trained like any
+    other, by `fit(weights=J(data))` on the base's own data. At clean data the composition is $p\, J^{-w}$. At
+    noisy levels it is $p_t\, \mathbb{E}[J \mid x_t]^{-w}$ and not $\mathbb{E}[J^{-w} \mid x_t]\, p_t$, so
+    that a guided reverse diffusion lowers $\mathbb{E}[J]$ and samples neither. With energies, schemes that
+    weigh their particles have $p\, J^{-w}$ as target; with scores alone see `ScoreComposition`. Only where
+    $p_t$ and $p^J_t$ are shifted copies of one Gaussian, as for $J = e^{-a x}$ and $p = \mathcal{N}(m, v)$,
+    do all of them agree: $\mathcal{N}(m + w a v, v)$.
+
+    Classifier-free guidance is the case $J = 1 / p(c \mid x)$ of a conditional base, `cfg(reweighted, base, 1
+    + w)`.
+
+    Args:
+        base: $p$.
+        reweighted: $p^J$, of the shape and schedule of the base.
+        strength: $w \ge 0$, a number or a function of the time; 0 is the base.
+
+    Raises:
+        ValueError: If `strength` is negative or not finite, or shapes or schedules differ.
+
+    References:
+        Jiao, Chen & Li (2025), Towards a unified framework for guided diffusion models, arXiv 2512.04985.
+    """
+    if not callable(strength) and not is_traced(strength) and not 0 <= strength < math.inf:
+        raise ValueError(
+            f"`strength` of `score_difference` must be finite and not negative; got {strength}. To go "
+            "towards the reweighted distribution, interpolate: `cfg(base, reweighted, w)`."
+        )
+    if callable(strength):
+        return cfg(reweighted, base, lambda t: 1.0 + strength(t))
+    return cfg(reweighted, base, 1.0 + strength)

@@ -13,6 +13,9 @@ from .mmd_kernels import AbstractKernel as AbstractKernel
 from .mmd_kernels import InverseMultiquadric as InverseMultiquadric
 from .mmd_kernels import Polyharmonic as Polyharmonic
 from .mmd_kernels import Polynomial as Polynomial
+from .mmd_kernels import Product as Product
+from .mmd_kernels import with_conditions as with_conditions
+from .mmd_memory import MMDMemory as MMDMemory
 from .mmd_witness import witness as witness
 from .mmd_witness import witness_flow as witness_flow
 from .power import LawFactor as LawFactor

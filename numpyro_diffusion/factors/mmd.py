@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from .._typing import Array, Scalar
 from ..energies import AbstractFactor, Noised
-from .mmd_kernels import RBF, AbstractKernel
+from .mmd_kernels import RBF, AbstractKernel, with_conditions
 
 __all__ = ["MMD", "mmd_squared"]
 
@@ -40,7 +40,7 @@ def mmd_squared(x: Array, reference: Array, kernel: AbstractKernel) -> Scalar:
     References:
         Gretton et al. (2012), A kernel two-sample test, JMLR.
     """
-    _check_alike(x, reference)
+    check_alike(x, reference)
     within = mean_kernel(kernel, x, x) + mean_kernel(kernel, reference, reference)
     return within - 2 * mean_kernel(kernel, x, reference)
 
@@ -67,6 +67,8 @@ class MMD(AbstractFactor):
         kernel: What clouds are compared by; on features if there are any.
         strength: $\lambda \ge 0$.
         features: $\phi$, from ONE point to what is compared of it; the point itself by default.
+        conditions: What each member carries beside its point, shape `(N, ...)`, for a `Product` kernel. The
+            reference is then the pair `(points, conditions)`.
 
     Raises:
         ValueError: If a variable is not shaped like a reference point.
@@ -81,6 +83,7 @@ class MMD(AbstractFactor):
     strength: Scalar | float
     features: Callable[[Array], Array] | None = eqx.field(static=True)
     within: Scalar
+    conditions: Array | None
 
     def __init__(
         self,
@@ -88,7 +91,9 @@ class MMD(AbstractFactor):
         kernel: AbstractKernel | None = None,
         strength: Scalar | float = 1.0,
         features: Callable[[Array], Array] | None = None,
+        conditions: Array | None = None,
     ):
+        reference, of_reference = (reference, None) if conditions is None else reference
         reference = jnp.asarray(reference, jnp.result_type(float))
         if reference.ndim < 1 or len(reference) < 1:
             raise ValueError(
@@ -97,16 +102,19 @@ class MMD(AbstractFactor):
             )
         self.kernel = RBF() if kernel is None else kernel
         self.strength, self.features = strength, features
-        self.points = reference if features is None else jax.vmap(features)(reference)
+        self.conditions = None if conditions is None else jnp.asarray(conditions, reference.dtype)
+        self.points = compared(reference, features, of_reference)
         self.within = mean_kernel(self.kernel, self.points, self.points)
 
     def log_value(self, noised: Noised) -> Scalar:
         x, variance = noised.x_hat, noised.variance
         if self.features is not None:
-            x = jax.vmap(self.features)(x)
-            variance = jnp.zeros_like(x)
+            variance = jnp.zeros_like(jax.vmap(self.features)(x))
+        x = compared(x, self.features, self.conditions)
+        if self.conditions is not None:
+            variance = with_conditions(variance, jnp.zeros_like(self.conditions))
         points = self.points.astype(x.dtype)
-        _check_alike(x, points)
+        check_alike(x, points)
         zero, itself = jnp.zeros_like(points[0]), jnp.eye(len(x), dtype=bool)
         to = lambda a, v: jax.vmap(lambda b, w: self.kernel.smoothed(a, b, v, w))
         # A point and itself have the same noise; with other points it is independent.
@@ -119,7 +127,15 @@ class MMD(AbstractFactor):
         return -(self.strength * len(x) * squared).astype(x.dtype)
 
 
-def _check_alike(x: Array, reference: Array) -> None:
+def compared(
+    points: Array, features: Callable[[Array], Array] | None, conditions: Array | None
+) -> Array:
+    """What a kernel sees of points: their features, with the condition of each behind."""
+    seen = points if features is None else jax.vmap(features)(points)
+    return seen if conditions is None else with_conditions(seen, conditions)
+
+
+def check_alike(x: Array, reference: Array) -> None:
     if x.shape[1:] != reference.shape[1:]:
         raise ValueError(
             "a discrepancy compares clouds of points of one shape, the first axis counts them; got points of "

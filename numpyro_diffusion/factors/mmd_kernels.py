@@ -9,7 +9,16 @@ import jax.numpy as jnp
 from .._arguments import check_counts, plain
 from .._typing import Array, Scalar
 
-__all__ = ["RBF", "AbstractKernel", "InverseMultiquadric", "Polyharmonic", "Polynomial", "distance"]
+__all__ = [
+    "RBF",
+    "AbstractKernel",
+    "InverseMultiquadric",
+    "Polyharmonic",
+    "Polynomial",
+    "Product",
+    "distance",
+    "with_conditions",
+]
 
 
 def distance(x: Array, y: Array) -> Scalar:
@@ -144,6 +153,46 @@ class Polyharmonic(AbstractKernel):
         else:
             value = (-1) ** (self.power // 2 + 1) * safe ** (self.power / 2) * jnp.log(safe) / 2
         return jnp.where(apart, value, 0.0)
+
+
+class Product(AbstractKernel):
+    r"""$k\big((x, c), (y, d)\big) = k_1(x, y)\, k_2(c, d)$ of points with conditions, such as prompts.
+
+    Clouds agree if their points do *for each condition*, as finely as $k_2$ tells conditions apart.
+
+    Attributes:
+        of_points: $k_1$, of the points, laid flat.
+        of_conditions: $k_2$, of the conditions.
+        num_conditions: How many of the last coordinates are the condition, as `with_conditions` puts them.
+    """
+
+    of_points: AbstractKernel = eqx.field(default_factory=RBF)
+    of_conditions: AbstractKernel = eqx.field(default_factory=RBF)
+    num_conditions: int = eqx.field(static=True, converter=plain, default=1)
+
+    def __check_init__(self):
+        check_counts(self, num_conditions=1)
+
+    def smoothed(self, x: Array, y: Array, of_x: Array, of_y: Array) -> Scalar:
+        if x.ndim != 1 or x.size <= self.num_conditions:
+            raise ValueError(
+                f"`Product` expects flat points, longer than their {self.num_conditions} conditions; got "
+                f"shape {x.shape}. `with_conditions(points, conditions)` makes them."
+            )
+        num, every = x.size - self.num_conditions, (x, y, of_x, of_y)
+        first = self.of_points.smoothed(*(a[:num] for a in every))
+        return first * self.of_conditions.smoothed(*(a[num:] for a in every))
+
+
+def with_conditions(points: Array, conditions: Array) -> Array:
+    """Points, laid flat, with the condition of each behind: shape `(num, size + size of a condition)`."""
+    flat = lambda a: jnp.asarray(a).reshape(len(a), -1)
+    if len(points) != len(conditions):
+        raise ValueError(
+            f"`with_conditions` expects one condition a point; got {len(points)} points and "
+            f"{len(conditions)} conditions. Repeat a condition that several share."
+        )
+    return jnp.concatenate([flat(points), flat(conditions).astype(jnp.result_type(points))], 1)
 
 
 def _mean_square(x: Array, y: Array, of_x: Array, of_y: Array) -> Scalar:

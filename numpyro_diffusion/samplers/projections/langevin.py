@@ -12,7 +12,8 @@ from jax.core import Tracer
 from ..._arguments import whole_numbers
 from ..._prng import lean
 from ..._typing import Array, PRNGKey
-from ...energies import AbstractEnergy
+from ...energies import AbstractDenoiser, AbstractEnergy, FactoredDenoiser
+from ...energies.factored import log_factors
 
 __all__ = ["ProjectedDraws", "projected_langevin"]
 
@@ -33,7 +34,7 @@ class ProjectedDraws(NamedTuple):
 
 def projected_langevin(
     key: PRNGKey,
-    energy: AbstractEnergy,
+    energy: AbstractDenoiser,
     projection: Callable[[Array], Array],
     *,
     step_size: float = 0.05,
@@ -51,7 +52,8 @@ def projected_langevin(
 
     Args:
         key: PRNG key.
-        energy: The distribution, all its factors in; only its score at `t_min` is used.
+        energy: The distribution, all its factors in; only its score at `t_min` is used, so a denoiser without
+            energy will do, and one of `denoiser + factor` has the slope of its factors at clean data.
         projection: From ONE example to the nearest feasible one, in units of the data.
         step_size: $\eta$, in squared units of the data; well below the smallest variance.
         num_steps: Steps of each chain.
@@ -61,7 +63,7 @@ def projected_langevin(
 
     Raises:
         ValueError: If a number is out of range, or `initial` has another shape.
-        TypeError: If `energy` has no score of its whole distribution.
+        TypeError: If `energy` is neither energy nor denoiser.
         FloatingPointError: If a chain's position is not finite.
 
     References:
@@ -70,10 +72,10 @@ def projected_langevin(
         projected Langevin Monte Carlo, for the limit of small steps.
     """
     num_steps, num_samples = whole_numbers(1, num_steps=num_steps, num_samples=num_samples)
-    if not isinstance(energy, AbstractEnergy):
+    if not isinstance(energy, AbstractDenoiser):
         raise TypeError(
-            f"`projected_langevin` expects an energy; got {type(energy).__name__}. Factors of a denoiser "
-            "weigh the steps of a reverse sampler and have no score of their own."
+            f"`projected_langevin` expects an energy or a denoiser; got {type(energy).__name__}. A score is "
+            "one by `nd.ScoreFunction(fn, shape)`."
         )
     if not 0 < step_size < jnp.inf:
         raise ValueError(f"`step_size` must be positive and finite; got {step_size}.")
@@ -95,6 +97,16 @@ def projected_langevin(
     return ProjectedDraws(positions, target)
 
 
+def whole_score(energy: AbstractDenoiser, u: Array, t: Array) -> Array:
+    r"""$\nabla_u$ of the log density at `t_min`, in units of the data, factors of a denoiser included."""
+    if isinstance(energy, AbstractEnergy):
+        return energy.log_density_and_score(u, t)[1]
+    if isinstance(energy, FactoredDenoiser):
+        slope = jax.grad(lambda u: log_factors(energy, u, u, t))(u)
+        return energy.base.data_score(u, t) + slope
+    return energy.data_score(u, t)
+
+
 @eqx.filter_jit
 def _chains(keys, energy, projection, eta, num_steps, initial):
     t = jnp.asarray(energy.t_min, eta.dtype)
@@ -110,7 +122,7 @@ def _chains(keys, energy, projection, eta, num_steps, initial):
         u = start(key_start) if first is None else first
 
         def step(u, key):
-            _, score = energy.log_density_and_score(u, t)
+            score = whole_score(energy, u, t)
             noise = jnp.sqrt(2 * eta) * jax.random.normal(key, u.shape, u.dtype)
             return projection(u + eta * score + noise), None
 
