@@ -203,6 +203,20 @@ def test_a_pure_run_has_the_numbers_of_the_engine(key, options):
             np.testing.assert_allclose(left, right, rtol=1e-5, atol=1e-6, err_msg=name)
 
 
+def test_a_pure_run_sets_the_prior_apart(key):
+    """Levels before `evidence_from` make the cloud of the prior, and do not count."""
+    apart = walk()._replace(evidence_from=4)
+    one, two = (f(key, apart, 60, num_chains=3) for f in (nd.run_smc, nd.smc.sample))
+    assert (
+        np.abs(
+            np.asarray(one.log_evidence - nd.run_smc(key, walk(), 60, num_chains=3).log_evidence)
+        ).min()
+        > 1.0
+    )
+    np.testing.assert_allclose(one.log_evidence, two.log_evidence, rtol=1e-6)
+    np.testing.assert_allclose(one.log_evidence_error, two.log_evidence_error, rtol=1e-5)
+
+
 def test_tracing_the_engine_names_the_pure_form(key):
     with pytest.raises(TypeError, match=r"nd.smc.sample"):
         jax.jit(lambda key: nd.run_smc(key, walk(), 60).log_evidence)(key)

@@ -327,7 +327,8 @@ def test_target_levels_and_exactness_are_passed_on(key):
     np.testing.assert_array_equal(result.levels, DATA)
 
 
-def test_progress_bar_counts_levels(key, capsys):
+def test_progress_bar_counts_levels(key, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
     nd.run_smc(key, MODEL, 60, levels_per_chunk=4, progress_bar=True)
     assert f"{len(DATA)}/{len(DATA)}" in capsys.readouterr().err
 
@@ -377,3 +378,23 @@ def test_resample_equal_is_unbiased_and_systematic(key):
 def test_numbers_out_of_range(key, options, message):
     with pytest.raises(ValueError, match=message):
         nd.run_smc(key, MODEL, **options)
+
+
+def test_weights_that_rounding_has_eaten_do_not_come_back(key):
+    """A tenth of the particles falls far below the others and is lifted again by another large number."""
+
+    def log_potential(x, new, level):
+        return jnp.where(x < 0.1, level, 0.0) - jnp.float32(1.25)
+
+    model = nd.from_kernels(
+        lambda key: jax.random.uniform(key, dtype=np.float32),
+        lambda key, x, level: x,
+        log_potential,
+        jnp.array([-(2.0**21), 2.0**21], np.float32),  # neighbours are a quarter apart there
+        log_initial=lambda x: jnp.zeros((), np.float32),
+    )
+    result = nd.run_smc(key, model, 400, num_chains=16)
+    assert result.log_weights.dtype == np.float32
+    assert within(np.exp(result.log_evidence - (np.log(0.9) - 2.5)) - 1.0, 0.0)
+    whole = nd.run_smc(key, nd.smc.unresampled(model), 400, num_chains=16)
+    np.testing.assert_allclose(whole.log_evidence, -2.5, atol=0.05)

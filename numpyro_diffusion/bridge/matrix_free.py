@@ -20,12 +20,14 @@ from jax.scipy.sparse.linalg import cg
 from .._typing import Array, Scalar
 from ..twists import LowRank
 from .observed import Curvature
+from .widening import raised
 
 __all__ = ["widened_by_rank"]
 
 _STEPS = 24  # of conjugate gradients and of Lanczos' method
 _DENSE = 64  # up to this size a matrix costs less than its approximation
 _PROBES = 4
+_ROUNDS = 3  # of conjugate gradients, each from the slope where the last one ended
 
 
 def widened_by_rank(
@@ -54,14 +56,25 @@ def widened_by_rank(
     precision = lambda w: plus(w, pull(curvature.times(apply(w))))
     pulled = jax.lax.stop_gradient(pull(gradient))
     fixed_precision = lambda w: jax.lax.stop_gradient(precision(w))
-    w, _ = cg(fixed_precision, pulled, tol=1e-8, maxiter=_STEPS)
+    moved = lambda w, x: jax.tree.map(jnp.add, x, apply(w))
+    half = lambda w: 0.5 * sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(w))
+    summed = lambda w: log_likelihood(moved(w, fixed)) - half(w)
+
+    def refined(_, carry):
+        w, height, slope = jax.lax.stop_gradient(carry)
+        step, _ = cg(fixed_precision, slope, tol=1e-8, maxiter=_STEPS)
+        new = plus(w, step)
+        found = jax.value_and_grad(summed)(new)
+        better = jnp.isfinite(half(new)) & (found[0] > height)
+        choose = lambda new, old: jax.tree.map(lambda a, b: jnp.where(better, a, b), new, old)
+        return jax.lax.stop_gradient(choose((new, *found), (w, height, slope)))
+
+    # Where data are sharp and the variable is not, one solution leaves most of the residual to rounding: the
+    # slope is then taken anew, at the point that was found.
+    start = jax.tree.map(jnp.zeros_like, pulled), value, pulled
+    w, _, _ = jax.lax.fori_loop(0, _ROUNDS, refined, jax.lax.stop_gradient(start))
     w = jax.lax.stop_gradient(w)
-    square = sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(w))
-    moved = lambda w: jax.tree.map(jnp.add, x_hat, apply(w))
-    summed = log_likelihood(moved(w)) - 0.5 * square
-    better = jnp.isfinite(square) & (jax.lax.stop_gradient(summed) > value)
-    w = jax.tree.map(lambda leaf: jnp.where(better, leaf, 0.0), w)
-    best = log_likelihood(moved(w)) - 0.5 * jnp.where(better, square, 0.0)
+    best = log_likelihood(moved(w, x_hat)) - half(w)
     covariance = lambda v: apply(pull(v))
     total, like = _smaller(curvature, covariance, precision, pulled, x_hat)
     wide = best - 0.5 * _log_det(total, like)
@@ -89,7 +102,7 @@ def _log_det(function, like) -> Scalar:
     times = lambda v: ravel_pytree(function(unravel(v)))[0]
     if flat.size <= _DENSE:
         matrix = jax.vmap(times)(jnp.eye(flat.size, dtype=flat.dtype))
-        factor = jnp.linalg.cholesky(0.5 * (matrix + matrix.T))
+        factor = jnp.linalg.cholesky(raised(0.5 * (matrix + matrix.T)))
         return 2 * jnp.sum(jnp.log(jnp.diagonal(factor)))
     signs = np.random.default_rng(0).choice([-1.0, 1.0], (_PROBES, flat.size))
     probes = jnp.asarray(signs, flat.dtype)

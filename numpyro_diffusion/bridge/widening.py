@@ -24,7 +24,7 @@ from jax.flatten_util import ravel_pytree
 
 from .._typing import Array, Scalar
 
-__all__ = ["around", "averaged", "widened"]
+__all__ = ["around", "averaged", "raised", "widened"]
 
 _DRAWS = 4  # log2 of their number
 
@@ -61,10 +61,11 @@ def widened(
     finite = jnp.all(jnp.isfinite(inner)) & jnp.all(jnp.isfinite(pulled))
     inner = jnp.where(finite, inner, 0.0)
     one = jnp.eye(len(flat), dtype=flat.dtype)
-    above = jnp.linalg.cholesky(jax.lax.stop_gradient(inner) + 0.5 * one)  # NaN if not positive
+    above = jnp.linalg.cholesky(
+        raised(jax.lax.stop_gradient(inner) + 0.5 * one)
+    )  # NaN if not positive
     usable = finite & jnp.all(jnp.isfinite(jnp.diagonal(above)))
-    total = one + jnp.where(usable, inner, 0.0)
-    factor = jnp.linalg.cholesky(total)
+    factor = jnp.linalg.cholesky(raised(one + jnp.where(usable, inner, 0.0)))
     w = jax.scipy.linalg.cho_solve((factor, True), jnp.where(usable, pulled, 0.0))
     step_of = lambda w: root * w if root.ndim == 1 else root @ w
     summed = lambda w: function(flat + step_of(w)) - 0.5 * jnp.sum(w**2)
@@ -73,6 +74,21 @@ def widened(
     better = jax.lax.stop_gradient(summed(jax.lax.stop_gradient(w))) > value
     best = summed(jnp.where(better, w, 0.0))
     return jnp.where(usable, best - jnp.sum(jnp.log(jnp.diagonal(factor))), otherwise)
+
+
+def raised(matrix: Array) -> Array:
+    """A symmetric matrix; where it has no Cholesky factor, its diagonal raised by what rounding may take.
+
+    Where data are sharp and the variable is not, some eigenvalues of $I + C F$ are 1 and others so large that
+    rounding leaves no sign of the 1.
+    """
+    fixed = jax.lax.stop_gradient(matrix)
+    size, diagonal = matrix.shape[0], jnp.diagonal(fixed)
+    fails = ~jnp.all(jnp.isfinite(jnp.diagonal(jnp.linalg.cholesky(fixed))))
+    lift = 4 * size * jnp.finfo(matrix.dtype).eps * jnp.max(jnp.abs(diagonal))
+    return matrix + jnp.where(fails & jnp.isfinite(lift), lift, 0.0) * jnp.eye(
+        size, dtype=matrix.dtype
+    )
 
 
 def around(x_hat: dict[str, Array], roots: dict[str, Array]) -> dict[str, Array]:

@@ -18,7 +18,15 @@ from .batching import flat, over_particles, split_keys
 from .packing import pack
 from .result import Trace
 from .spread import Spread
-from .weights import SMCState, add, clean, conditional_ess, effective_sample_size, log_mean_exp
+from .weights import (
+    SMCState,
+    add,
+    clean,
+    conditional_ess,
+    effective_sample_size,
+    log_mean_exp,
+    within_reach,
+)
 
 __all__ = ["EachParticle", "Resampler", "WasteFree"]
 
@@ -69,6 +77,9 @@ class EachParticle(eqx.Module):
         if self.spread is not None:  # on every device, so that all resample alike
             increments = self.spread.whole(increments)
         new_log_weights = clean(log_weights + increments)
+        # Weights of whole paths, which are never resampled, may go down and come up again.
+        resamples = jnp.asarray(self.threshold) > 0
+        new_log_weights = jnp.where(resamples, within_reach(new_log_weights), new_log_weights)
         ancestors = _pick(state.ancestors, index)
         new = state._replace(
             key=alike(keys, state.key),

@@ -23,10 +23,10 @@ from .fit import fit as fit
 from .fit_recovery import RecoveryResult as RecoveryResult
 from .fit_recovery import fit_recovery as fit_recovery
 from .fokker_planck import fokker_planck_loss as fokker_planck_loss
-from .groups import GroupWeights as GroupWeights
-from .groups import group_dro_weights as group_dro_weights
 from .granularity import MultiGranularity as MultiGranularity
 from .granularity import block_means as block_means
+from .groups import GroupWeights as GroupWeights
+from .groups import group_dro_weights as group_dro_weights
 from .imperfect import ImperfectResult as ImperfectResult
 from .imperfect import UnknownNoise as UnknownNoise
 from .imperfect import fit_imperfect as fit_imperfect

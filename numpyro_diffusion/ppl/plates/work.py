@@ -5,9 +5,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm.auto import tqdm
 
 from ..._prng import lean
+from ..._progress import progress
 from ..._typing import Array, PRNGKey
 from ..bridge import from_model
 from .adapt import next_reference
@@ -49,7 +49,7 @@ class Work:
         self.data = Data(*arguments.leaves(), arguments.num_objects)
         self.under = under_reference(run.model, self.plate.layout)
         total = arguments.num_objects * (run.rounds + run.num_chains)
-        self.bar = tqdm(total=total, disable=not run.progress_bar, desc="objects")
+        self.bar = progress(total=total, enabled=run.progress_bar, desc="objects")
 
     def of_prior(self) -> Reference:
         """A reference as wide as the prior."""
