@@ -34,6 +34,7 @@ def test_files_of_the_wheel():
         ".png",
         ".safetensors",
         ".txt",
+        ".bib",
         ".typed",
     }
     assert sum(files.values()) < 6e6  # uncompressed

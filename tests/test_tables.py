@@ -203,7 +203,8 @@ def test_few_values_are_those_with_populated_gaps(column, expected):
 # ---- training that learned nothing, and tables of few rows
 
 
-def test_training_that_learned_nothing_is_said_at_once(key, capsys):
+def test_training_that_learned_nothing_is_said_at_once(key, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
     options = QUICK | {"progress_bar": True, "learning_rate": 1.0}
     options["optimizer"] = nd.train.Optimizer(weight_decay=0.0)
     energy = nd.ProperEnergy(net(), np.zeros(2), CORRELATION)

@@ -83,7 +83,7 @@ class MMD(AbstractFactor):
     strength: Scalar | float
     features: Callable[[Array], Array] | None = eqx.field(static=True)
     within: Scalar
-    conditions: Array | None
+    conditions: Array | None = None
 
     def __init__(
         self,
