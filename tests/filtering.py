@@ -96,6 +96,12 @@ def two_hosts(*_: str):
     for chains in (4, 1):
         both = nd.run_smc(key, walk(), 400, num_chains=chains, devices=jax.devices())
         same(nd.run_smc(key, walk(), 400, num_chains=chains), both)
+    try:  # hosts that stop at different levels would wait for each other
+        nd.run_smc(key, walk(), 400, devices=jax.devices(), max_seconds=60.0)
+    except ValueError as error:
+        assert "`max_seconds` is for devices of one host; got devices of several" in str(error)
+    else:
+        raise AssertionError("a bound in seconds over two hosts")
 
 
 def checkpointed(path: str, out: str):

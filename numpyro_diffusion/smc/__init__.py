@@ -12,10 +12,10 @@ from .feynman_kac import FeynmanKac as FeynmanKac
 from .feynman_kac import from_kernels as from_kernels
 from .feynman_kac import unresampled as unresampled
 from .feynman_kac import unweighted as unweighted
+from .onward import onward as onward
 from .pure import sample as sample
 from .result import SMCResult as SMCResult
 from .result import Trace as Trace
-from .result import onward as onward
 from .weights import SMCState as SMCState
 from .weights import conditional_ess as conditional_ess
 from .weights import effective_sample_size as effective_sample_size

@@ -9,6 +9,7 @@ import json
 import os
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,14 +21,16 @@ from .._arguments import whole_number
 from .._prng import alike
 from .._safetensors import check_digest, check_folder, parse, write
 from .._typing import PyTree
+from .chunks import start_clouds
 from .identity import Identity, differences
+from .result import packed, unpacked
 
 try:
     import fcntl
 except ImportError:  # not a POSIX system: nothing locks
     fcntl = None
 
-__all__ = ["Checkpoint", "Saved"]
+__all__ = ["Checkpoint", "Saved", "template_of"]
 
 FORMAT = "numpyro-diffusion run 1"
 
@@ -164,3 +167,15 @@ def _like(array: np.ndarray, leaf: Any) -> Any:
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return alike(jax.random.wrap_key_data(jnp.asarray(array)), leaf)
     return array if isinstance(leaf, np.ndarray) else jnp.asarray(array)
+
+
+def template_of(arguments: tuple, one_level: Callable, levels: PyTree) -> Saved:
+    """Shapes of what a run carries, as a checkpoint has it; the history has one level."""
+    key, num_chains, init, *rest = arguments
+    start = start_clouds.__wrapped__  # type: ignore[attr-defined]
+    cloud, info = jax.eval_shape(lambda key: start(key, num_chains, init, *rest), key)
+    level = jax.tree.map(lambda leaf: leaf[0], levels)
+    row = jax.eval_shape(lambda cloud: packed(one_level(cloud, level)[1]), cloud)
+    rows = jax.tree.map(lambda leaf: np.zeros((1, *leaf.shape), leaf.dtype), row)
+    infos = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), info).unpack()
+    return Saved(cloud, jax.tree.map(jnp.asarray, infos), unpacked(rows, 1), 0)

@@ -10,13 +10,12 @@ progress bar can move, and an interrupt keeps what is done.
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from time import monotonic
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jax.sharding import Mesh
@@ -25,8 +24,8 @@ from .._arguments import positive, whole_number, whole_or_none
 from .._finite import in_words, speak_up
 from .._prng import check_key
 from .._progress import progress
-from .._typing import Array, PRNGKey, PyTree
-from .checkpoint import Checkpoint, Saved
+from .._typing import Array, PRNGKey
+from .checkpoint import Checkpoint, Saved, template_of
 from .chunks import level_step, run_chunk, slice_levels, start_clouds
 from .feynman_kac import FeynmanKac
 from .footprint import check_batch, safe_batch
@@ -39,7 +38,6 @@ from .result import (
     dead_cloud,
     go_on,
     make_result,
-    packed,
     unpacked,
 )
 from .spread import spread_over
@@ -99,7 +97,8 @@ def run_smc(
             other processes too, under `jax.distributed.initialize`. Numbers are those of one device but for
             rounding.
         checkpoint: A file to which the run is written as it goes, and from which the same call goes on to
-            the same bits if the process was killed. The file before it stays beside it, as `.previous`.
+            the same bits if the process was killed. The file before it stays beside it, as `.previous`. On
+            one host.
         checkpoint_every: Seconds between two writings, which is also what a killed process loses at most.
         max_seconds: Stop at the first level chunk after so many seconds, compilation included. The result
             is then not `completed`, and its `target` says which distribution it is of; `state` goes on.
@@ -136,6 +135,8 @@ def run_smc(
     deadline = None if max_seconds is None else monotonic() + positive("max_seconds", max_seconds)
     threshold = check_threshold(threshold)
     spread = spread_over(devices, num_chains or 1, num_particles // (chain_length or 1))
+    if spread is not None:
+        spread.check_alone(checkpoint=checkpoint, max_seconds=max_seconds, state=state)
     one_level = level_step(
         model,
         num_particles,
@@ -160,15 +161,8 @@ def run_smc(
     last = num_levels if max_levels is None else min(num_levels, max_levels)
     init = model.init if spread is None else spread.everywhere(model.init)
     one_level = one_level if spread is None else spread.everywhere(one_level)
-    arguments = (
-        key,
-        num_chains,
-        init,
-        num_particles,
-        batch_size,
-        model.evidence_from > 0,
-        spread,
-    )
+    with_prior = model.evidence_from > 0
+    arguments = key, num_chains, init, num_particles, batch_size, with_prior, spread
 
     def result_of(cloud, traces, done) -> SMCResult:
         whole = cloud if spread is None else spread.gathered(cloud)
@@ -244,15 +238,3 @@ def run_smc(
     if result.completed:
         speak_up(in_words(result, "nan"), in_words(result, "infinite"), result)
     return result
-
-
-def template_of(arguments: tuple, one_level: Callable, levels: PyTree) -> Saved:
-    """Shapes of what a run carries, as a checkpoint has it; the history has one level."""
-    key, num_chains, init, *rest = arguments
-    start = start_clouds.__wrapped__  # type: ignore[attr-defined]
-    cloud, info = jax.eval_shape(lambda key: start(key, num_chains, init, *rest), key)
-    level = jax.tree.map(lambda leaf: leaf[0], levels)
-    row = jax.eval_shape(lambda cloud: packed(one_level(cloud, level)[1]), cloud)
-    rows = jax.tree.map(lambda leaf: np.zeros((1, *leaf.shape), leaf.dtype), row)
-    infos = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), info).unpack()
-    return Saved(cloud, jax.tree.map(jnp.asarray, infos), unpacked(rows, 1), 0)

@@ -1,19 +1,15 @@
 """The result of a run: weighted particles with their history; also of interrupted and failed runs."""
 
-from collections.abc import Callable
 from functools import partial
 from operator import attrgetter
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._arguments import whole_or_none
 from .._finite import in_words
 from .._typing import Array, PyTree
-from .batching import flat, over_particles
 from .claims import Claims
 from .described import as_page, described
 from .feynman_kac import FeynmanKac
@@ -21,7 +17,7 @@ from .identity import Identity
 from .packing import Packed, pack
 from .weights import SMCState, family_weights, genealogy_error, log_mean_exp
 
-__all__ = ["SMCResult", "Trace", "onward"]
+__all__ = ["SMCResult", "Trace"]
 
 
 class Trace(NamedTuple):
@@ -211,49 +207,6 @@ def go_on(
     # After a death the trace is longer than what the particles went through.
     traces = [jax.tree.map(lambda leaf: np.asarray(leaf)[:, :done], trace)] if done else []
     return jax.tree.map(jnp.copy, cloud), info, done, traces  # the engine uses its memory again
-
-
-def onward(
-    result: SMCResult,
-    start: Callable[[PyTree], tuple[PyTree, Any]],
-    batch_size: int | None = None,
-) -> SMCResult:
-    """A finished run as the beginning of another one, which goes on from its clouds.
-
-    Each particle keeps its place, weight and ancestor, and each cloud its evidence and its key, so that
-    evidence and error of the run that goes on are those of both runs together.
-
-    Args:
-        result: With an axis of clouds.
-        start: `position -> (particle, info)`: the particle as the first level of the new run takes it.
-        batch_size: Particles that are evaluated at once.
-
-    Returns:
-        What `run_smc(..., state=)` goes on from, with no level run.
-    """
-    batch_size = whole_or_none("batch_size", batch_size, 1, "`None` takes all.")
-    num_chains, num_particles = result.log_weights.shape
-    particles, info = _entered(start, result.positions, num_chains, num_particles, batch_size)
-    info = jax.tree.map(jax.device_put, info.unpack())
-    return result._replace(
-        initial_info=info,
-        trace=None,  # type: ignore[arg-type]
-        completed=False,
-        state=result.state._replace(particles=particles),
-        num_levels_run=0,
-        identity=None,  # another model goes on from it
-    )
-
-
-@eqx.filter_jit
-def _entered(start, positions, num_chains, num_particles, batch_size):
-    source = flat(positions)
-
-    def one(i):
-        particle, info = start(jax.tree.map(lambda leaf: leaf[i], source))
-        return particle, pack(info)
-
-    return over_particles(one, num_chains, num_particles, batch_size)
 
 
 def dead_cloud(cloud: int, result: SMCResult) -> FloatingPointError:

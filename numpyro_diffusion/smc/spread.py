@@ -39,6 +39,19 @@ class Spread:
         """Whether devices of other processes are among them."""
         return len({device.process_index for device in self.mesh.devices.flat}) > 1
 
+    def check_alone(self, **options: Any) -> None:
+        """Refuse options that each host would follow at another level, so that they wait for each other.
+
+        Raises:
+            ValueError: If one is set and there are several hosts.
+        """
+        wanted = [name for name, value in options.items() if value is not None]
+        if wanted and self.several_hosts:
+            raise ValueError(
+                f"`{wanted[0]}` is for devices of one host; got devices of several. Leave it out, or give "
+                "each host a run of its own, `devices=jax.local_devices()`."
+            )
+
     def everywhere(self, tree: PyTree) -> PyTree:
         """Arrays of a tree on every device; several hosts must hold the same numbers."""
         whole = NamedSharding(self.mesh, PartitionSpec())
