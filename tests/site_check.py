@@ -1,9 +1,9 @@
 """What a reader of the built site sees, held against the sources of its pages.
 
 `source_counts` counts in Markdown what `html_counts` must find in the page, and `lesson_counts` in an
-executed notebook; `dead_links` follows every link inside the site, `other_hosts` names what a page would ask of other
-hosts, and `Browser` opens the pages in Chromium, where formulas must be typeset, pictures there, and scripts
-without complaint.
+executed notebook; `dead_links` follows every link inside the site, `other_hosts` names what a page would ask
+of other hosts, and `Browser` opens the pages in Chromium, where formulas must be typeset, pictures there, and
+scripts without complaint.
 """
 
 import functools

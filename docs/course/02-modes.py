@@ -91,7 +91,7 @@ for s in (3.0, 1.0, 0.3, 0.004):
     log_density = jax.vmap(prior.log_density, (0, None))(line, t)
     ax.plot(line[:, 0], log_density - log_density.max(), label=f"noise {s}")
 ax.set(ylim=(-25, 1), xlabel="first coordinate", ylabel="log density, from its top")
-ax.legend()
+ax.legend(loc="lower left")
 plt.show()
 
 # %% [markdown]

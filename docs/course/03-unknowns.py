@@ -74,18 +74,19 @@ print(
 # %% alt="Posterior of the noise level: histogram and clouds follow the exact density"
 figure, ax = plt.subplots(figsize=(4.5, 2.6))
 plots.plot_density(ax, samples["sigma"], "noise level", true_sigma)
-shown = grid < 1.5
+shown = grid < 1.0
 ax.plot(grid[shown], exact[shown], "k--", lw=1)
 plt.show()
 
 # %% [markdown]
-# Twelve data do not say much about a noise level. The posterior of everything else is averaged over what
-# is left open, which a fixed guess of `sigma` would hide.
+# The dashed line is exact. The truth lies in the upper tail: these twelve data happen to be closer to
+# their means than the noise of 0.5 would have them, and twelve do not say much about a noise level. The
+# posterior of everything else is averaged over what is left open, which a fixed guess of `sigma` would
+# hide.
 #
 # ## Predictions
 #
-# `posterior_predictive` is NumPyro's own machinery, at draws from the posterior. Where would three new
-# data be?
+# NumPyro's `Predictive` takes these draws as it takes those of NUTS. Where would three new data be?
 
 # %%
 new = np.array([[0.0, 0.0], [2.0, 0.0], [0.0, 2.0]])

@@ -40,7 +40,7 @@ def until(n):
 # distribution on the way, which is no posterior, and it says so. `resume` goes on.
 
 # %%
-smc = nd.SMC(model, num_particles=256, num_chains=4, max_evaluations=15_000)
+smc = nd.SMC(model, num_particles=256, num_chains=4, max_evaluations=50_000)
 with warnings.catch_warnings(record=True) as told:
     warnings.simplefilter("always")
     smc.run(jax.random.key(0), *until(4))
