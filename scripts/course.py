@@ -38,10 +38,13 @@ LIBRARIES = ("jax", "numpyro", "blackjax", "arviz", "equinox", "optax", "matplot
 SETTINGS = ("XLA_FLAGS", "JAX_DISABLE_MOST_OPTIMIZATIONS", "JAX_ENABLE_X64", "COURSE_BRIEF")
 
 # Before the first cell: nothing is left of the lesson before, which ran in the same process.
+# Tracing makes millions of small objects, through which Python need not look for cycles so often.
 SETUP = """%reset -f
+import gc
+gc.set_threshold(100_000, 20, 20)
 import matplotlib.pyplot as plt
 plt.rcParams.update({"figure.dpi": 90, "font.size": 9, "figure.constrained_layout.use": True})
-del plt
+del gc, plt
 """
 BRIEF = (ROOT / "scripts" / "course_brief.py").read_text()
 BAR = re.compile(r"^[^\n]*\d+%\|[^\n]*$\n?", re.MULTILINE)
@@ -138,7 +141,8 @@ def execute(path, manager):
     try:
         client.execute()
     except (CellExecutionError, DeadKernelError) as error:
-        raise PluginError(f"{path}, {place(notebook)}: {ESCAPES.sub('', str(error))}") from error
+        said = BAR.sub("", ESCAPES.sub("", str(error)))
+        raise PluginError(f"{path}, {place(notebook)}: {said}") from error
     notebook.cells.pop(0)
     codes = [cell for cell in notebook.cells if cell.cell_type == "code"]
     for number, cell in enumerate(codes, 1):

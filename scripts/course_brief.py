@@ -9,8 +9,8 @@ if not hasattr(nd, "full_size"):  # once a process
 
         def small_smc(model, scheme=None, *, num_particles=512, num_chains=4, **options):
             scheme = chosen if isinstance(scheme, nd.Annealed | None) else scheme
-            options |= {"num_particles": min(num_particles, 32), "num_chains": min(num_chains, 2)}
-            return smc(model, scheme, **options)
+            del num_particles, num_chains  # all alike: runs of one model share their program
+            return smc(model, scheme, num_particles=32, num_chains=2, **options)
 
         def small_plates(model, scheme=None, *, num_particles=512, **options):
             return plates(model, scheme, num_particles=min(num_particles, 32), **options)

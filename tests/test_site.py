@@ -189,7 +189,7 @@ def faulty(tmp_path_factory):
     """A small site with one fault a page."""
     root = tmp_path_factory.mktemp("faulty")
     docs = root / "docs"
-    for part in ("assets/katex", "javascripts"):
+    for part in ("assets/katex", "javascripts", "stylesheets"):
         (docs / part).parent.mkdir(parents=True, exist_ok=True)
         (docs / part).symlink_to(DOCS / part)
     docs.joinpath("index.md").write_text("# Home\n\nA formula $x^2$.\n")

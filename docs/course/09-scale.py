@@ -44,7 +44,8 @@ smc = nd.SMC(model, num_particles=256, num_chains=4, max_evaluations=50_000)
 with warnings.catch_warnings(record=True) as told:
     warnings.simplefilter("always")
     smc.run(jax.random.key(0), *until(4))
-print(str(told[-1].message))
+for warning in told:
+    print(warning.message)
 while not smc.result.completed:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
