@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .. import _faq
 from .._arguments import whole_number, whole_numbers, whole_or_none
 from .._prng import lean
 from .._typing import PRNGKey
@@ -99,7 +100,7 @@ def compare_draws(
     if draws.shape[1:] != data.shape[1:] or min(len(draws), len(data)) < 20:
         raise ValueError(
             "`compare_draws` expects two samples of one shape, at least 20 examples each; got shapes "
-            f"{draws.shape} and {data.shape}. Stack examples along the first axis."
+            f"{draws.shape} and {data.shape}. Stack examples along the first axis. {_faq.examples}"
         )
     rng = np.random.default_rng(np.asarray(jax.random.bits(key, (4,))))
     x, y = (sample.reshape(len(sample), -1) for sample in (draws, data))

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .. import _faq
 from .._arguments import whole_number, whole_or_none
 from .._typing import PRNGKey
 from ..density.paths import check_data
@@ -102,7 +103,8 @@ def membership_audit(
     if min(map(len, lots)) < 4:
         raise ValueError(
             "`membership_audit` expects at least 4 members and 4 held-out examples, to choose on one half "
-            f"and judge on the other; got {len(lots[0])} and {len(lots[1])}. Hold out more."
+            f"and judge on the other; got {len(lots[0])} and {len(lots[1])}. Hold out "
+            f"more. {_faq.examples}"
         )
     times = check_times(prior, times)
     key_halves, key_noise = jax.random.split(key)

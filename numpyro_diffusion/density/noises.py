@@ -10,6 +10,7 @@ import numpy as np
 import scipy.special
 import scipy.stats
 
+from .. import _faq
 from .._arguments import check_counts, plain
 from .._typing import Array, PRNGKey
 
@@ -126,14 +127,17 @@ class GaussHermite(AbstractNoises):
     def __check_init__(self):
         check_counts(self, num=2)
         if self.num % 2:
-            raise ValueError(f"`num` of `GaussHermite` must be even; got {self.num}.")
+            raise ValueError(
+                f"`num` of `GaussHermite` must be even; got {self.num}. {_faq.numbers}"
+            )
 
     def num_noises(self, dimension):
         count = self.num**dimension // 2
         if count > MOST_NODES:
             raise ValueError(
                 f"`GaussHermite({self.num})` has {self.num}^{dimension} nodes in {dimension} dimensions, too "
-                "many. Use random noises, `Mirrored(num_pairs)`, beyond 3 dimensions."
+                "many. Use random noises, `Mirrored(num_pairs)`, beyond 3 "
+                f"dimensions. {_faq.numbers}"
             )
         return count
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import _faq
 from .._arguments import whole_number
 from .names import real_parts
 
@@ -62,7 +63,9 @@ def summary_table(
         shares: What each cloud counts in all columns but `r_hat`, summing to 1; alike by default.
     """
     if not 0 < prob < 1:
-        raise ValueError(f"`prob` is the probability of an interval, in (0, 1); got {prob}.")
+        raise ValueError(
+            f"`prob` is the probability of an interval, in (0, 1); got {prob}. {_faq.numbers}"
+        )
     tails = (1 - prob) / 2, (1 + prob) / 2
     heads = ["mean", "sd", "median", *(f"{100 * q:.1f}%" for q in tails), "mcse", "r_hat"]
     rows: list[list[str]] = []

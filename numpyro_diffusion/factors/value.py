@@ -13,6 +13,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .. import _faq
 from .._arguments import check_counts, plain
 from .._typing import Array, Scalar
 from ..energies import Noised
@@ -68,7 +69,7 @@ class MonteCarloValue(AbstractValue):
         if self.num_draws % 2:
             raise ValueError(
                 "`num_draws` of `MonteCarloValue` must be even, for pairs of mirrored normals; got "
-                f"{self.num_draws}."
+                f"{self.num_draws}. {_faq.numbers}"
             )
 
     def __call__(self, reward, alpha, noised):

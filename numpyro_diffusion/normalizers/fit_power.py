@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from .. import _faq
 from .._arguments import whole_number, whole_numbers, whole_or_none
 from .._typing import Array, PRNGKey, Scalar
 from ..energies import AbstractEnergy, Family, Powers
@@ -150,6 +151,6 @@ def _start(family, start, bounds) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     if theta.ndim != 1 or not np.all((low < high) & (low <= theta) & (theta <= high)):
         raise ValueError(
             f"`start` must be inside `bounds`; got {start} and bounds from {low} to {high}. Pass both, the "
-            "bounds as `(low, high)`."
+            f"bounds as `(low, high)`. {_faq.numbers}"
         )
     return theta, low, high

@@ -9,9 +9,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .. import diagnostics
+from .. import _faq, diagnostics
 from .._typing import Array, PRNGKey
 from ..bridge import Bridge
+from ..diagnostics.links import more
 from ..schemes import AbstractScheme
 from ..smc import SMCResult
 from . import shown
@@ -81,7 +82,8 @@ class AbstractRun(abc.ABC):
     def _finished(self) -> SMCResult:
         if not self.result.completed:
             raise RuntimeError(
-                f"the run was interrupted after {self.result.num_levels_run} levels; call `resume()`."
+                f"the run was interrupted after {self.result.num_levels_run} levels; call "
+                f"`resume()`. {_faq.no_result}"
             )
         return self.result
 
@@ -102,7 +104,7 @@ class AbstractRun(abc.ABC):
         posterior is as narrow as the spacing of floating-point numbers (`diagnostics.reservations`).
         """
         for reason in diagnostics.reservations(self._finished):
-            warnings.warn(f"`log_evidence` is not to be relied on. {reason}", stacklevel=2)
+            warnings.warn(f"`log_evidence` is not to be relied on. {more(reason)}", stacklevel=2)
         return self._log_evidence
 
     @property

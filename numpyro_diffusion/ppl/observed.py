@@ -11,6 +11,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpyro.distributions as dist
 
+from .. import _faq
 from .._typing import Array
 from ..bridge import Observed
 
@@ -43,7 +44,8 @@ def observed_law(fn: Any, value: Array) -> tuple[Array, Array, Array]:
             f"{type(fn).__name__} has no mean and variance. Say what a datum tells about its parameter: "
             "`@numpyro_diffusion.ppl.observed_law.register(...)`, a function of the distribution "
             "and the datum that "
-            "returns the parameter, the Fisher information about it, and the score over the information."
+            "returns the parameter, the Fisher information about it, and the score over the "
+            f"information. {_faq.operator}"
         ) from error
 
 
@@ -152,7 +154,9 @@ def observed_laws(trace: dict[str, dict]) -> Observed:
         try:
             centre, information, residual = _whole(site["fn"], site["value"])
         except NotImplementedError as error:
-            raise ValueError(f"observed site `{name}`: {error}") from error
+            raise ValueError(
+                f"observed site `{name}`: {_faq.bare(error)} {_faq.operator}"
+            ) from error
         if site["scale"] is not None:
             information = information * site["scale"]
         parts = centre, information, residual
