@@ -10,6 +10,7 @@ import numpy as np
 from .. import _faq
 from .._arguments import whole_number, whole_numbers, whole_or_none
 from .._prng import lean
+from .._records import record, record_page
 from .._typing import PRNGKey
 from ..density.paths import check_data, over_examples
 from ..energies import AbstractDenoiser
@@ -57,6 +58,9 @@ class Draws(NamedTuple):
     energy_distance: float
     energy_p: float
     num_directions: int
+
+    __repr__ = record
+    _repr_html_ = record_page
 
 
 def compare_draws(

@@ -9,6 +9,7 @@ import numpy as np
 
 from .. import _faq
 from .._arguments import whole_number, whole_or_none
+from .._records import record, record_page
 from .._typing import PRNGKey
 from ..density.paths import check_data
 from ..energies import AbstractDenoiser
@@ -50,6 +51,9 @@ class Membership(NamedTuple):
     false_positive_rate: float
     member_scores: np.ndarray
     other_scores: np.ndarray
+
+    __repr__ = record
+    _repr_html_ = record_page
 
 
 def membership_audit(

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._arguments import whole_number
+from .._records import record, record_page
 from .._typing import Array, PRNGKey, Scalar
 from ..density.paths import check_data
 from ..energies import AbstractDenoiser
@@ -42,6 +43,9 @@ class Spectrum(NamedTuple):
     negative_share_error: np.ndarray
     negative_examples: np.ndarray
     exact: bool
+
+    __repr__ = record
+    _repr_html_ = record_page
 
 
 def posterior_spectrum(

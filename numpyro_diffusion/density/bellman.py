@@ -10,6 +10,7 @@ import numpy as np
 
 from .. import _faq
 from .._arguments import whole_number
+from .._records import record, record_page
 from .._typing import PRNGKey
 from .field import DensityField
 
@@ -29,6 +30,9 @@ class BellmanDraws(NamedTuple):
     draws: np.ndarray
     turnover: np.ndarray
     target: str
+
+    __repr__ = record
+    _repr_html_ = record_page
 
 
 def bellman_sample(

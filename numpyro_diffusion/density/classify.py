@@ -16,6 +16,7 @@ from jax.core import Tracer
 
 from .. import _faq
 from .._arguments import whole_number
+from .._records import record, record_page
 from .._typing import Array, PRNGKey
 from ..energies import AbstractDenoiser
 from .estimate import (
@@ -52,6 +53,9 @@ class Classification(NamedTuple):
     density_error: Array
     num_evaluations: Array
     law: str
+
+    __repr__ = record
+    _repr_html_ = record_page
 
 
 def classify(

@@ -9,6 +9,7 @@ import numpy as np
 
 from .. import _faq
 from .._prng import lean
+from .._records import record, record_page
 from .._typing import PRNGKey
 from ..energies import AbstractDenoiser
 from .estimate import (
@@ -97,6 +98,9 @@ class BitsPerDim(NamedTuple):
 
     value: np.ndarray
     standard_error: np.ndarray
+
+    __repr__ = record
+    _repr_html_ = record_page
 
 
 def bits_per_dim(estimate: DensityEstimate, dimension: int, bin_width: float) -> BitsPerDim:

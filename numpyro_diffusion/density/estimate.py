@@ -21,7 +21,9 @@ from jax.core import Tracer
 from .. import _faq
 from .._arguments import whole_numbers
 from .._prng import lean
+from .._records import record, record_page
 from .._typing import Array, PRNGKey, Scalar
+from .._written import one_line
 from ..energies import AbstractDenoiser
 
 __all__ = ["AbstractLogDensity", "DensityEstimate", "Point", "estimates_at", "report_nan"]
@@ -46,6 +48,9 @@ class DensityEstimate(NamedTuple):
     num_evaluations: Array
     law: str
 
+    __repr__ = record
+    _repr_html_ = record_page
+
 
 class Point(NamedTuple):
     """Estimate at one point, each part of shape `()`.
@@ -63,6 +68,8 @@ class Point(NamedTuple):
 
 class AbstractLogDensity(eqx.Module):
     r"""An estimator of $\log p(x)$ from a denoiser. Subclasses say how, for ONE example."""
+
+    __repr__ = one_line
 
     @property
     @abc.abstractmethod

@@ -15,6 +15,7 @@ import numpy as np
 
 from .. import _faq
 from .._prng import lean
+from .._records import record, record_page
 from .._typing import PRNGKey, Scalar
 from ..energies import AbstractDenoiser
 from ..energies.initial import StandardNormal
@@ -61,6 +62,9 @@ class HorizonReport(NamedTuple):
     score_gap: np.ndarray
     score_gap_error: np.ndarray
     best: float
+
+    __repr__ = record
+    _repr_html_ = record_page
 
 
 def elbo_vs_horizon(

@@ -13,6 +13,7 @@ import scipy.stats
 from .. import _faq
 from .._arguments import check_counts, plain
 from .._typing import Array, PRNGKey
+from .._written import one_line
 
 __all__ = ["AbstractNoises", "GaussHermite", "Mirrored"]
 
@@ -22,6 +23,8 @@ SPREAD_OUT = 3  # dimensions in which an even sequence is better than orthogonal
 
 class AbstractNoises(eqx.Module):
     """Choice of the noises that are added at each time. The formula adds their mirror images too."""
+
+    __repr__ = one_line
 
     @abc.abstractmethod
     def num_noises(self, dimension: int) -> int:

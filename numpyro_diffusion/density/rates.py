@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from .. import _faq
 from .._arguments import whole_number
+from .._records import record, record_page
 from ..schedules import AbstractSchedule, VariancePreserving
 
 __all__ = ["RateTimes", "rate_optimal_times"]
@@ -35,6 +36,9 @@ class RateTimes(NamedTuple):
     noise_min: float
     noise_max: float
     rate: float
+
+    __repr__ = record
+    _repr_html_ = record_page
 
 
 def rate_optimal_times(

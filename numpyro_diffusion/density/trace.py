@@ -9,12 +9,15 @@ import jax.numpy as jnp
 
 from .._arguments import check_counts, plain
 from .._typing import Array, PRNGKey, Scalar
+from .._written import one_line
 
 __all__ = ["AbstractDivergence", "ExactDivergence", "Hutchinson"]
 
 
 class AbstractDivergence(eqx.Module):
     r"""Estimator of $f(u)$ together with its divergence $\nabla \cdot f(u)$."""
+
+    __repr__ = one_line
 
     @abc.abstractmethod
     def num_derivatives(self, dimension: int) -> int:

@@ -8,6 +8,7 @@ import numpy as np
 
 from .. import _faq
 from .._arguments import check_instance, whole_number, whole_or_none
+from .._records import record, record_page
 from .._typing import Array, PRNGKey
 from ..smc import log_mean_exp
 from .energies import ResidualEnergy, check_energy_function
@@ -27,6 +28,9 @@ class TokenDraw(NamedTuple):
 
     x: Array
     log_normalizers: Array
+
+    __repr__ = record
+    _repr_html_ = record_page
 
 
 def sample_tokens(

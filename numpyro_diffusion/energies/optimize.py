@@ -11,6 +11,7 @@ import numpy as np
 from .. import _faq
 from .._arguments import whole_number
 from .._prng import lean
+from .._records import record, record_page
 from .._typing import Array, PRNGKey, Scalar
 
 __all__ = ["OptimizeResult", "mbd_optimize"]
@@ -30,6 +31,9 @@ class OptimizeResult(NamedTuple):
     log_density: Scalar
     path: Array
     effective_draws: Array
+
+    __repr__ = record
+    _repr_html_ = record_page
 
 
 def mbd_optimize(

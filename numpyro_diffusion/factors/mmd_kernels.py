@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from .. import _faq
 from .._arguments import check_counts, plain
 from .._typing import Array, Scalar
+from .._written import one_line
 
 __all__ = [
     "RBF",
@@ -31,6 +32,8 @@ def distance(x: Array, y: Array) -> Scalar:
 
 class AbstractKernel(eqx.Module):
     r"""A symmetric kernel $k(x, y)$ with $\iint k\, d\nu\, d\nu \ge 0$ for $\nu$ of total mass 0."""
+
+    __repr__ = one_line
 
     @abc.abstractmethod
     def smoothed(self, x: Array, y: Array, of_x: Array, of_y: Array) -> Scalar:

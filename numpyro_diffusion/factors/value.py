@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from .. import _faq
 from .._arguments import check_counts, plain
 from .._typing import Array, Scalar
+from .._written import one_line
 from ..energies import Noised
 from ..nets.scalar import ScalarHead
 
@@ -27,6 +28,8 @@ Reward = Callable[[Array], Scalar]
 
 class AbstractValue(eqx.Module):
     """Value function of a reward: an estimate of the reward of the clean data, given noisy data."""
+
+    __repr__ = one_line
 
     @abc.abstractmethod
     def __call__(self, reward: Reward, alpha: Scalar | float, noised: Noised) -> Scalar:

@@ -8,6 +8,7 @@ import numpy as np
 
 from .. import _faq
 from .._arguments import whole_number, whole_numbers, whole_or_none
+from .._records import record, record_page
 from .._typing import Array, PRNGKey, Scalar
 from ..energies import AbstractEnergy, Family, Powers
 from ..schemes.annealed import Annealed
@@ -42,6 +43,9 @@ class PowerFit(NamedTuple):
     converged: bool
     path: np.ndarray
     verdict: str
+
+    __repr__ = record
+    _repr_html_ = record_page
 
 
 def fit_power(

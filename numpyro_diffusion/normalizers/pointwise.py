@@ -15,6 +15,7 @@ import numpy as np
 from .. import _faq
 from .._arguments import whole_or_none
 from .._prng import lean
+from .._records import record, record_page
 from .._typing import Array, PRNGKey
 from ..density.classify import by_label, check_conditional
 from ..density.estimate import EVALUATIONS_AT_ONCE, AbstractLogDensity, estimates_at, report_nan
@@ -44,6 +45,9 @@ class LabelNormalizers(NamedTuple):
     standard_errors: np.ndarray
     spreads: np.ndarray
     counts: np.ndarray
+
+    __repr__ = record
+    _repr_html_ = record_page
 
 
 def pointwise_normalizer(

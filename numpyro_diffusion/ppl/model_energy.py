@@ -9,6 +9,7 @@ from jax.flatten_util import ravel_pytree
 
 from .. import _faq
 from .._arguments import whole_number
+from .._records import record, record_page
 from .._typing import Array
 from ..energies import SmoothedDensity
 from ..schedules import AbstractSchedule
@@ -30,6 +31,9 @@ class ModelEnergy(NamedTuple):
     energy: SmoothedDensity
     constrain: Callable[[Array], dict[str, Array]]
     unravel: Callable[[Array], dict[str, Array]]
+
+    __repr__ = record
+    _repr_html_ = record_page
 
 
 def model_energy(

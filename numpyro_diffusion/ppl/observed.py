@@ -51,7 +51,7 @@ def observed_law(fn: Any, value: Array) -> tuple[Array, Array, Array]:
 
 @observed_law.register(dist.Normal)
 def _normal(fn, value):
-    return fn.loc, fn.scale**-2, value - fn.loc
+    return fn.loc, fn.scale**-2.0, value - fn.loc
 
 
 @observed_law.register(dist.MultivariateNormal)
@@ -71,23 +71,23 @@ def _student(fn, value):
 @observed_law.register(dist.Cauchy)
 def _cauchy(fn, value):
     gap = value - fn.loc
-    return fn.loc, 0.5 * fn.scale**-2, 4 * gap / (1 + (gap / fn.scale) ** 2)
+    return fn.loc, 0.5 * fn.scale**-2.0, 4 * gap / (1 + (gap / fn.scale) ** 2)
 
 
 @observed_law.register(dist.Laplace)
 def _laplace(fn, value):
-    return fn.loc, fn.scale**-2, fn.scale * jnp.sign(value - fn.loc)
+    return fn.loc, fn.scale**-2.0, fn.scale * jnp.sign(value - fn.loc)
 
 
 @observed_law.register(dist.Logistic)
 def _logistic(fn, value):
     gap = (value - fn.loc) / fn.scale
-    return fn.loc, fn.scale**-2 / 3, 3 * fn.scale * jnp.tanh(0.5 * gap)
+    return fn.loc, fn.scale**-2.0 / 3, 3 * fn.scale * jnp.tanh(0.5 * gap)
 
 
 @observed_law.register(dist.LogNormal)
 def _log_normal(fn, value):
-    return fn.loc, fn.scale**-2, jnp.log(value) - fn.loc
+    return fn.loc, fn.scale**-2.0, jnp.log(value) - fn.loc
 
 
 @observed_law.register(dist.BernoulliLogits)

@@ -53,6 +53,9 @@ class Sampler:
         # Arrays that are the same objects when the model is looked at again belong to it; the rest is data.
         self._common = [one if one is two else None for one, two in zip(leaves, again, strict=True)]
 
+    def __repr__(self) -> str:
+        return f"Sampler({self.run!r})"
+
     def _leaves(self, args: tuple, kwargs: dict[str, Any]) -> tuple[list[Any], Any]:
         # Copies, so that an array of the arguments is never taken for one of the model; of its own type.
         copy = lambda leaf: jnp.array(leaf, leaf.dtype) if is_data(leaf) else leaf

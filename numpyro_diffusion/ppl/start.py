@@ -10,6 +10,7 @@ import numpy as np
 
 from .. import _faq, diagnostics
 from .._prng import lean
+from .._records import record, record_page
 from .._typing import Array, PRNGKey
 from ..bridge import Bridge, log_density
 from ..schemes import Pilot
@@ -42,6 +43,9 @@ class ProposalDiagnostics(NamedTuple):
     ess: float
     num_draws: int
     num_levels: int
+
+    __repr__ = record
+    _repr_html_ = record_page
 
     def __str__(self) -> str:
         how = "importance sampling alone"

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from .. import _faq
 from .._arguments import as_arrays, whole_or_none
+from .._records import record, record_page
 from .._typing import Array, Position, PRNGKey, Scalar
 from ..bridge import Bridge
 from ..twists import Identity
@@ -54,6 +55,9 @@ class BlackJAXModel(NamedTuple):
     num_data: int
     exact_prior: bool
     log_normalizer_error: float | None
+
+    __repr__ = record
+    _repr_html_ = record_page
 
 
 def to_blackjax(model: Callable, *args: Any, **kwargs: Any) -> BlackJAXModel:

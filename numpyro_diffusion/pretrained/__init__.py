@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import _faq
+from .._records import record, record_page
 from ..energies import AbstractEnergy
 from ..io.files import load, read_card
 
@@ -28,6 +29,9 @@ class DigitsSplit(NamedTuple):
     train: np.ndarray
     validation: np.ndarray
     test: np.ndarray
+
+    __repr__ = record
+    _repr_html_ = record_page
 
 
 def load_pretrained(name: str) -> AbstractEnergy:

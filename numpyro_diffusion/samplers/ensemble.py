@@ -12,6 +12,7 @@ from jax.flatten_util import ravel_pytree
 from .. import _faq
 from .._arguments import whole_number, whole_numbers
 from .._prng import lean
+from .._records import record, record_page
 from .._typing import Array, Position, PRNGKey
 from ..bridge import Bridge
 from .split.blocks import ladder
@@ -32,6 +33,9 @@ class EnsembleDraws(NamedTuple):
     positions: Position
     target: str
     exact: bool = False
+
+    __repr__ = record
+    _repr_html_ = record_page
 
 
 def ensemble_kalman(

@@ -12,6 +12,7 @@ from jax.core import Tracer
 from .. import _faq
 from .._arguments import check_instance, whole_numbers
 from .._prng import lean
+from .._records import record, record_page
 from .._typing import Array, PRNGKey, Scalar
 from ..energies import AbstractDenoiser
 
@@ -30,6 +31,9 @@ class LangevinDraws(NamedTuple):
     positions: Array
     target: str
     exact: bool = False
+
+    __repr__ = record
+    _repr_html_ = record_page
 
 
 def unadjusted_langevin(

@@ -17,6 +17,7 @@ from .. import _faq
 from .._arguments import whole_number, whole_or_none
 from .._finite import NonFinite, non_finite
 from .._prng import lean
+from .._records import record, record_page
 from .._typing import Array, Position, PRNGKey
 from ..bridge import Bridge
 
@@ -42,6 +43,9 @@ class NestedResult(NamedTuple):
     positions: Position
     log_weights: Array
     num_evaluations: int
+
+    __repr__ = record
+    _repr_html_ = record_page
 
 
 def nested_sampling(

@@ -8,6 +8,7 @@ import numpy as np
 
 from .. import _faq
 from .._arguments import whole_number
+from .._records import record, record_page
 from .._typing import Array, Position
 from ..bridge import Bridge
 from ..smc.preconditioner import Preconditioner
@@ -46,6 +47,9 @@ class Level(NamedTuple):
     curvature: Any = None
     floor: dict[str, Array] = {}
     next_floor: dict[str, Array] = {}
+
+    __repr__ = record
+    _repr_html_ = record_page
 
     @classmethod
     def by_hand(

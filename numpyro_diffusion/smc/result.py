@@ -10,6 +10,7 @@ import numpy as np
 
 from .. import _faq
 from .._finite import in_words
+from .._records import record, record_page
 from .._typing import Array, PyTree
 from .claims import Claims
 from .described import as_page, described
@@ -42,6 +43,9 @@ class Trace(NamedTuple):
     unique_ancestors: Array
     info: Any
     parents: Array | None = None
+
+    __repr__ = record
+    _repr_html_ = record_page
 
 
 def packed(row: Trace) -> tuple[Packed, Packed, Array | None]:

@@ -14,12 +14,15 @@ import jax.numpy as jnp
 
 from .. import _faq
 from .._typing import Array, Scalar
+from .._written import one_line
 
 __all__ = ["AbstractTransform", "Affine", "Identity", "LogScale"]
 
 
 class AbstractTransform(eqx.Module):
     r"""An invertible map $y = T(x)$, entry by entry, for one example."""
+
+    __repr__ = one_line
 
     @abc.abstractmethod
     def forward(self, x: Array) -> Array:

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from .. import _faq
+from .._records import record, record_page
 from .._typing import PRNGKey
 
 __all__ = ["Coreset", "coreset"]
@@ -34,6 +35,9 @@ class Coreset(NamedTuple):
     distance: float
     radius: float
     target: str
+
+    __repr__ = record
+    _repr_html_ = record_page
 
 
 def coreset(key: PRNGKey, features, share: float, *, method: str = "sample") -> Coreset:

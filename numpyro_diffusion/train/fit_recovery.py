@@ -10,6 +10,7 @@ import numpy as np
 
 from .. import _faq
 from .._arguments import check_instance, whole_numbers
+from .._records import record, record_page
 from .._typing import PRNGKey
 from ..energies import AbstractEnergy
 from ..nets import ResidualMLP
@@ -48,6 +49,9 @@ class RecoveryResult(NamedTuple):
     best_step: int
     best_loss: float
     stopped: str
+
+    __repr__ = record
+    _repr_html_ = record_page
 
     learned = FitResult.learned
     verdict = FitResult.verdict

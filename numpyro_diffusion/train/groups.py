@@ -18,6 +18,7 @@ import optax
 
 from .. import _faq
 from .._arguments import whole_numbers
+from .._records import record, record_page
 from .._typing import Array, PRNGKey, PyTree, Scalar
 from ..energies import AbstractDenoiser, Standardized
 from .examples import check_examples
@@ -46,6 +47,9 @@ class GroupWeights(NamedTuple):
     excess: np.ndarray
     energy: Any
     target: str
+
+    __repr__ = record
+    _repr_html_ = record_page
 
 
 def group_dro_weights(

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .. import _faq
+from .._records import record, record_page
 from ..energies import AbstractDenoiser
 
 __all__ = ["FitResult", "TrainingDiverged", "training_verdict"]
@@ -29,6 +30,9 @@ class FitResult(NamedTuple):
     best_loss: float
     stopped: str
     ess: float | None = None
+
+    __repr__ = record
+    _repr_html_ = record_page
 
     @property
     def learned(self) -> bool:

@@ -34,6 +34,7 @@ from ... import _faq
 from ..._arguments import check_instance, whole_number, whole_numbers, whole_or_none
 from ..._prng import check_key
 from ..._typing import PRNGKey
+from ..._written import one_line
 from ...schemes import Annealed, TunedScheme
 from ...smc.resampling import check_threshold
 from ...twists import AbstractTwist
@@ -77,6 +78,8 @@ class PlateSMC(AbstractPlateRun):
         >>> plates.run(jax.random.key(0), y)
         >>> plates.print_summary()
     """
+
+    __repr__ = one_line
 
     def __init__(
         self,

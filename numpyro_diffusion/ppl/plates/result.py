@@ -20,6 +20,7 @@ import numpy as np
 from scipy.special import logsumexp
 
 from ... import _faq
+from ..._records import record, record_page
 from ..._typing import Array, Position
 from .reference import Reference
 
@@ -71,6 +72,9 @@ class PlateResult(NamedTuple):
     evidence: str
     exact: bool
     normalized: bool
+
+    __repr__ = record
+    _repr_html_ = record_page
 
 
 def plate_result(

@@ -12,6 +12,7 @@ from jax.core import Tracer
 from ... import _faq
 from ..._arguments import whole_numbers
 from ..._prng import lean
+from ..._records import record, record_page
 from ..._typing import Array, PRNGKey
 from ...energies import AbstractDenoiser, AbstractEnergy, FactoredDenoiser
 from ...energies.factored import log_factors
@@ -31,6 +32,9 @@ class ProjectedDraws(NamedTuple):
     positions: Array
     target: str
     exact: bool = False
+
+    __repr__ = record
+    _repr_html_ = record_page
 
 
 def projected_langevin(

@@ -13,6 +13,7 @@ import numpy as np
 
 from ... import _faq
 from ..._typing import Array
+from ..._written import one_line
 
 __all__ = ["AbstractProjection", "Ball", "Box", "Simplex"]
 
@@ -21,6 +22,8 @@ _ROUNDING = 32  # a projected point is inside although the last digits of its co
 
 class AbstractProjection(eqx.Module):
     r"""A closed convex set $C$ with $\Pi_C(x) = \arg\min_{y \in C} |y - x|$, for ONE example."""
+
+    __repr__ = one_line
 
     @abc.abstractmethod
     def __call__(self, x: Array) -> Array:

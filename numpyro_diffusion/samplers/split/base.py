@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from ... import _faq
 from ..._finite import NonFinite
 from ..._typing import Array, Position, PRNGKey, Scalar
+from ..._written import one_line
 from ...bridge import Bridge, PathBridge
 from ...smc import Claims
 from ...smc.preconditioner import Preconditioner
@@ -127,6 +128,8 @@ class AbstractSplit(eqx.Module):
         prior: Whether the prior's side asks its `"energy"`, by exact moves, or its `"score"`, by discretised
             steps; `None` for the energy where the bridge has one.
     """
+
+    __repr__ = one_line
 
     prior: eqx.AbstractVar[Prior | None]
 

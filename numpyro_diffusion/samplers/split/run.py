@@ -15,6 +15,7 @@ from ... import _faq
 from ..._arguments import whole_number, whole_numbers
 from ..._finite import report_chains
 from ..._prng import lean
+from ..._records import record, record_page
 from ..._typing import Array, Position, PRNGKey
 from ...bridge import Bridge
 from ...smc import Claims
@@ -50,6 +51,9 @@ class SplitResult(NamedTuple):
     seen_target: str
     acceptance: dict[str, Array]
     num_evaluations: int | None
+
+    __repr__ = record
+    _repr_html_ = record_page
 
     target = property(attrgetter("claims.target"))
     exact = property(attrgetter("claims.exact"))

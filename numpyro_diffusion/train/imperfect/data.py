@@ -12,6 +12,7 @@ import numpy as np
 from ... import _faq
 from ..._arguments import check_callable
 from ..._typing import Array, PyTree
+from ..._written import one_line
 from .posterior import Datum
 
 __all__ = ["Noise", "Observe", "UnknownNoise", "check_data", "check_noise"]
@@ -34,6 +35,8 @@ class UnknownNoise:
     Raises:
         ValueError: If a number is not positive and finite.
     """
+
+    __repr__ = one_line
 
     def __init__(self, start: Any, relative: Any = 1.0, prior: tuple[float, float] | None = None):
         self.start = _positive(start, "start")

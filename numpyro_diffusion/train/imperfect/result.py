@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ... import _faq
+from ..._records import record, record_page
 from ..._typing import PyTree
 
 __all__ = ["ImperfectResult", "imperfect_verdict"]
@@ -37,6 +38,9 @@ class ImperfectResult(NamedTuple):
     best_round: int
     stopped: str
     held_out: np.ndarray
+
+    __repr__ = record
+    _repr_html_ = record_page
 
     @property
     def learned(self) -> bool:

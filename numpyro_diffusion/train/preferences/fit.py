@@ -10,6 +10,7 @@ import numpy as np
 
 from ... import _faq
 from ..._arguments import check_callable, check_instance
+from ..._records import record, record_page
 from ..._typing import Array, PRNGKey, PyTree
 from ...energies import AbstractDenoiser, Standardized
 from ..examples import check_examples
@@ -41,6 +42,9 @@ class PreferenceResult(NamedTuple):
     best_loss: float
     stopped: str
     target: str
+
+    __repr__ = record
+    _repr_html_ = record_page
 
     learned = FitResult.learned
     verdict = FitResult.verdict
