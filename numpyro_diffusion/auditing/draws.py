@@ -1,4 +1,7 @@
-r"""Draws of a prior against held-out data: moments, and a two-sample comparison."""
+r"""Draws of a prior against held-out data: moments, and a two-sample comparison.
+
+Not `scipy.stats.energy_distance`, which is for numbers and not for vectors.
+"""
 
 from typing import NamedTuple
 

@@ -1,4 +1,7 @@
-"""The divergence of a vector field: exact, or by Hutchinson's random probes."""
+"""The divergence of a vector field: exact, or by Hutchinson's random probes.
+
+Not matfree's estimator, which returns the mean: errors need single estimates, and a flow keeps its probes.
+"""
 
 import abc
 from collections.abc import Callable

@@ -1,4 +1,8 @@
-"""Summary tables: R-hat, effective sample sizes and marginal posteriors."""
+"""Summary tables: R-hat, effective sample sizes and marginal posteriors.
+
+R-hat is ArviZ's. Its `summary` is not used, since clouds here count by their evidence; nor is rich, since a
+table is a string that goes to logs, files and notebooks alike.
+"""
 
 from collections.abc import Mapping
 from typing import Any

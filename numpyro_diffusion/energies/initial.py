@@ -8,6 +8,9 @@ noised exactly is close to $p_t$ much earlier, and a short horizon needs fewer l
 Every distribution here has `sample(key)` and `log_prob(u)` for ONE example, and `at(t)`, the same
 distribution at another time. `DiffusionSite`, `from_energy(..., initial=law)` and `SMC(..., initial={"x":
 distribution})` take them.
+
+Not scikit-learn's `GaussianMixture`: its fits are as good and faster, but it would be a large
+dependency for one function.
 """
 
 import equinox as eqx
