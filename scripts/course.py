@@ -8,8 +8,8 @@ executed notebook to be downloaded.
 Plugins that do this (mkdocs-jupyter, mkdocs-nbconvert) put nbconvert's HTML into the page: it loads MathJax
 and RequireJS from other hosts, and headings, formulas and blocks of code are not those of the site.
 
-A lesson is executed again when its text, the package, a library or the compiler's settings have changed;
-until then its notebook is taken from `.cache/course`, a folder for each of the compiler's settings. Where a
+A lesson is executed again when its code, the package, a library or the compiler's settings have changed;
+until then its outputs are taken from `.cache/course`, a folder for each of the compiler's settings. Where a
 cell raises, or warns, the build fails and names lesson and cell.
 
 Environment: `COURSE_KERNELS`, processes that share the lessons (2); `COURSE_BRIEF=1`, few particles and
@@ -79,16 +79,34 @@ def executed(paths, cache):
         runs = [pool.submit(run, group, cache, i) for i, group in enumerate(groups) if group]
         for done in runs:
             done.result()
-    return [nbformat.read(to, as_version=4) for to in kept]
+    return [
+        with_outputs(path, nbformat.read(to, as_version=4))
+        for path, to in zip(paths, kept, strict=True)
+    ]
+
+
+def codes(notebook):
+    """The cells of code."""
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def with_outputs(path, done):
+    """A lesson as it is now, with the outputs of its code, which is that of `done`."""
+    notebook = jupytext.read(path, fmt="py:percent")
+    notebook.metadata = done.metadata
+    for cell, before in zip(codes(notebook), codes(done), strict=True):
+        cell.outputs, cell.execution_count = before.outputs, before.execution_count
+    return notebook
 
 
 def fingerprint(path):
     """Of everything that a lesson's outputs depend on."""
-    seen = hashlib.sha256(path.read_bytes())
+    code = [cell.source for cell in codes(jupytext.read(path, fmt="py:percent"))]
+    seen = hashlib.sha256(repr(code).encode())
     for part in sorted((ROOT / "numpyro_diffusion").rglob("*")):
         if part.is_file() and "__pycache__" not in part.parts:
             seen.update(part.read_bytes())
-    seen.update(Path(__file__).read_bytes() + BRIEF.encode())
+    seen.update((SETUP + BRIEF).encode())
     seen.update(repr([version(name) for name in LIBRARIES]).encode())
     return seen.hexdigest()[:16]
 
@@ -144,8 +162,7 @@ def execute(path, manager):
         said = BAR.sub("", ESCAPES.sub("", str(error)))
         raise PluginError(f"{path}, {place(notebook)}: {said}") from error
     notebook.cells.pop(0)
-    codes = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    for number, cell in enumerate(codes, 1):
+    for number, cell in enumerate(codes(notebook), 1):
         cell.execution_count = number
         said = "".join(o.text for o in cell.outputs if o.get("name") == "stderr")
         said = BAR.sub("", said).strip()
@@ -163,10 +180,11 @@ def execute(path, manager):
 
 def place(notebook):
     """The cell that an execution ended in."""
-    codes = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    done = [number for number, cell in enumerate(codes) if cell.get("execution_count")]
-    last = max(done, default=0)
-    line = next(iter(codes[last].source.splitlines()), "")
+    cells = codes(notebook)
+    last = max(
+        (number for number, cell in enumerate(cells) if cell.get("execution_count")), default=0
+    )
+    line = next(iter(cells[last].source.splitlines()), "")
     return f"cell {last} ({line})" if last else "before the first cell"
 
 

@@ -62,6 +62,10 @@ report = nd.audit(
 print(*report.verdict, sep="\n")
 
 # %% [markdown]
+# Findings come first, each with its remedy, and then what was fine. A finding at the highest noise level
+# weighs little: there is nothing to be known there but where the data lie as a whole. The same finding at
+# a noise level like that of your data would be a reason to train again.
+#
 # ## Save and load
 #
 # Weights, schedule and units go into one file that no program is hidden in, with a card of your own

@@ -74,6 +74,9 @@ inside = (low < noisy_truth) & (noisy_truth < high)
 print(f"resolution of the prior {noise:.3f}; pixels inside: {np.mean(inside):.0%}")
 
 # %% [markdown]
+# Somewhat fewer than nine in ten: the prior is a little surer of itself than it should be, as its
+# [audit](../audit.md) says too. Intervals are as good as the prior.
+#
 # In a notebook an `SMC` shows itself: the summary, the verdict and the pictures of all sites.
 
 # %%
