@@ -16,6 +16,7 @@ Environment: `COURSE_KERNELS`, processes that share the lessons (2); `COURSE_BRI
 steps, to see that all runs (in `make test`; warnings are then allowed).
 """
 
+import ast
 import base64
 import hashlib
 import os
@@ -101,7 +102,7 @@ def with_outputs(path, done):
 
 def fingerprint(path):
     """Of everything that a lesson's outputs depend on."""
-    code = [cell.source for cell in codes(jupytext.read(path, fmt="py:percent"))]
+    code = [tree(cell.source) for cell in codes(jupytext.read(path, fmt="py:percent"))]
     seen = hashlib.sha256(repr(code).encode())
     for part in sorted((ROOT / "numpyro_diffusion").rglob("*")):
         if part.is_file() and "__pycache__" not in part.parts:
@@ -109,6 +110,14 @@ def fingerprint(path):
     seen.update((SETUP + BRIEF).encode())
     seen.update(repr([version(name) for name in LIBRARIES]).encode())
     return seen.hexdigest()[:16]
+
+
+def tree(source):
+    """Code without comments and layout; as it stands where it is not Python alone."""
+    try:
+        return ast.unparse(ast.parse(source))
+    except SyntaxError:
+        return source
 
 
 def run(group, cache, number):
@@ -216,7 +225,8 @@ def page(notebook, name):
                 text = output.get("text") or data.get("text/plain", "")
                 if text.strip():
                     parts.append(f"````{{ .text .lesson-output .no-copy }}\n{text.rstrip()}\n````")
-    return "\n\n".join(parts) + "\n", pictures
+    # Code and summaries want the width of the list of headings.
+    return "---\nhide: [toc]\n---\n\n" + "\n\n".join(parts) + "\n", pictures
 
 
 def plain_html(text):
