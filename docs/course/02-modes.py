@@ -70,9 +70,9 @@ spread = np.sqrt(
     covariances[:, 1, 1] + prior.schedule.noise_level(jnp.asarray(prior.t_min)) ** 2 + 0.5**2
 )
 joint = weights * np.exp(dist.Normal(means[:, 1], spread).log_prob(y))
-print(f"left      {left.mean():.3f} exactly {joint[0] / joint.sum():.3f}")
+print(f"left         {left.mean():.3f} exactly {joint[0] / joint.sum():.3f}")
 print(
-    f"evidence  {smc.log_evidence:.3f} +- {smc.log_evidence_error:.3f} exactly {np.log(joint.sum()):.3f}"
+    f"log evidence {smc.log_evidence:.3f} +- {smc.log_evidence_error:.3f} exactly {np.log(joint.sum()):.3f}"
 )
 
 # %% [markdown]

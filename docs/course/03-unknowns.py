@@ -66,9 +66,9 @@ exact_evidence = jax.nn.logsumexp(log_joint) + np.log(width)
 exact = np.exp(log_joint - exact_evidence)
 exact_mean = (grid * exact).sum() * width
 samples = smc.get_samples(group_by_chain=True)
-print(f"sigma     {samples['sigma'].mean():.3f} exactly {exact_mean:.3f}")
+print(f"sigma        {samples['sigma'].mean():.3f} exactly {exact_mean:.3f}")
 print(
-    f"evidence  {smc.log_evidence:.2f} +- {smc.log_evidence_error:.2f} exactly {exact_evidence:.2f}"
+    f"log evidence {smc.log_evidence:.2f} +- {smc.log_evidence_error:.2f} exactly {exact_evidence:.2f}"
 )
 
 # %% alt="Posterior of the noise level: histogram and clouds follow the exact density"

@@ -31,8 +31,9 @@ def model(y=None):
 y = jnp.array([1.9, 0.52, 0.01])
 
 # %% [markdown]
-# The data fit the component that has a tenth of the prior's mass, and they fit it well only where `sigma`
-# is small.
+# Only sizes are measured, not signs. The component on the left, with a tenth of the prior's mass, fits
+# the data where `sigma` is small; the one on the right can do with a larger `sigma`. The posterior has
+# some of both.
 #
 # ## Too few
 
@@ -84,7 +85,11 @@ for name, run in {"poor": poor, "good": good}.items():
 #
 # "Nothing to worry about" is a statement about *what the particles have seen*. It promises nothing about
 #
-# * a mode that no particle ever visited. More particles and more clouds are the only test;
+# * a mode that no particle reached. The poor run has nobody on the left. Its complaints are of levels and
+#   of tails, and none of them says that; only another run could tell;
+# * a rare mode that few particles reached. In the good run the share of the left differs by several times
+#   from cloud to cloud, while the evidence, of which it is a few per cent, hardly does. Where the answer
+#   hangs on a rare mode, look at it cloud by cloud, as here, and take more particles;
 # * a prior that is wrong. The posterior is then wrong in peace. The [audit](../audit.md), lesson 5, asks
 #   the prior itself;
 # * a model that is wrong. Predictions against data are the test, as in any Bayesian analysis.
