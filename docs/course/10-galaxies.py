@@ -88,6 +88,10 @@ smc.run(jax.random.key(5), image=image)
 smc.print_summary(max_rows=2)
 
 # %% [markdown]
+# The verdict has one reservation, which lesson 4 has taught to read: for so many levels the clouds are
+# small, and the evidence is more likely too low than too high. For fluxes it will do; to compare models,
+# take more particles.
+#
 # ## Pictures
 
 # %% alt="The scene, both true galaxies and, beside each, its posterior mean and two draws that look like it"
