@@ -96,8 +96,21 @@ def with_outputs(path, done):
     notebook = jupytext.read(path, fmt="py:percent")
     notebook.metadata = done.metadata
     for cell, before in zip(codes(notebook), codes(done), strict=True):
-        cell.outputs, cell.execution_count = before.outputs, before.execution_count
+        cell.outputs, cell.execution_count = joined(before.outputs), before.execution_count
     return notebook
+
+
+def joined(outputs):
+    """Outputs where what was printed in one go is one, though progress bars were drawn in between."""
+    kept = []
+    for output in outputs:
+        if output.output_type == "stream" and kept and kept[-1].output_type == "stream":
+            kept[-1] = nbformat.v4.new_output(
+                "stream", name="stdout", text=kept[-1].text + output.text
+            )
+        else:
+            kept.append(output)
+    return kept
 
 
 def fingerprint(path):

@@ -6,8 +6,8 @@
 # answer is a report that others can read.
 #
 # The galaxies are simulated, as discs of random size, shape and brightness, on stamps of 8 by 8 pixels,
-# so that the lesson runs in a minute and the truth is known. [Weights of others](../foreign-weights.md)
-# has a network of real galaxies.
+# so that the lesson takes minutes and the truth is known. [Weights of others](../foreign-weights.md) has
+# a network of real galaxies.
 
 # %%
 import arviz as az
