@@ -103,8 +103,11 @@ def test_a_lesson_is_executed_whole_and_can_be_downloaded(site, lesson):
         assert re.search(r'alt="([^"]*)"', mark).group(0) in html, mark
     for cell in cells:
         if cell["cell_type"] == "code":
-            assert cell["execution_count"] and all(
-                o.get("name") != "stderr" for o in cell["outputs"]
+            assert cell["execution_count"]
+            kinds = [output["output_type"] for output in cell["outputs"]]
+            assert all(output.get("name") != "stderr" for output in cell["outputs"])
+            assert ("stream", "stream") not in zip(kinds, kinds[1:], strict=False), (
+                "printed at once"
             )
     following = {path.stem for path in LESSONS[LESSONS.index(lesson) + 1 :][:1]}
     links = set(re.findall(r"^# Next: \[[^\]]*\]\((.*?)\.md\)", text, re.MULTILINE))
