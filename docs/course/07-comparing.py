@@ -77,9 +77,9 @@ plt.show()
 # ## A choice as a site
 #
 # Where a choice does not change the prior it can be a site of the model, and costs no runs of its own.
-# Two numbers with the prior of lesson 2 are measured by an instrument that may be wired the wrong way
-# round. `nd.SMC` sums discrete sites out: each particle carries both answers, and draws its own in the
-# end.
+# Two numbers with a prior like that of lesson 2 are measured by an instrument that may be wired the wrong
+# way round. `nd.SMC` sums discrete sites out: each particle carries both answers, and draws its own in
+# the end.
 
 # %%
 weights = np.array([0.3, 0.7])
