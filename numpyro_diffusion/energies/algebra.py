@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from .._numbers import number
 from .._typing import Array, Scalar
 from .base import AbstractDenoiser, Power
 from .checks import check_alike, check_normalizable, is_traced
@@ -197,6 +198,8 @@ def cfg(
     if callable(guidance_scale):
         other: Power = lambda t: 1.0 - guidance_scale(t)
     else:
+        if not is_traced(guidance_scale):
+            number("guidance_scale", guidance_scale)
         other = 1.0 - guidance_scale
     return combine((unconditional, conditional), (other, guidance_scale))
 
@@ -226,11 +229,11 @@ def score_difference(base: AbstractDenoiser, reweighted: AbstractDenoiser, stren
     References:
         Jiao, Chen & Li (2025), Towards a unified framework for guided diffusion models, arXiv 2512.04985.
     """
-    if not callable(strength) and not is_traced(strength) and not 0 <= strength < math.inf:
-        raise ValueError(
-            f"`strength` of `score_difference` must be finite and not negative; got {strength}. To go "
-            "towards the reweighted distribution, interpolate: `cfg(base, reweighted, w)`."
+    if not callable(strength) and not is_traced(strength):
+        remedy = (
+            "To go towards the reweighted distribution, interpolate: `cfg(base, reweighted, w)`."
         )
+        number("strength` of `score_difference", strength, least=0, remedy=remedy)
     if callable(strength):
         return cfg(reweighted, base, lambda t: 1.0 + strength(t))
     return cfg(reweighted, base, 1.0 + strength)

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._prng import check_key
 from .._typing import Array, PRNGKey, Scalar
 from ..schedules import AbstractSchedule
 from .energy import AbstractEnergy
@@ -64,6 +65,7 @@ def check_energy(energy: AbstractEnergy, x: Array, t: Scalar, key: PRNGKey) -> f
         TypeError: If `energy` is not an energy.
         ValueError: With the measured discrepancy, if anything disagrees.
     """
+    key = check_key(key)
     if not isinstance(energy, AbstractEnergy):
         raise TypeError(
             f"`check_energy` expects an energy; got {type(energy).__name__}. A score alone has no "

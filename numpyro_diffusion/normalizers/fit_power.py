@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from .._arguments import whole_number, whole_numbers, whole_or_none
+from .._prng import check_key
 from .._typing import Array, PRNGKey, Scalar
 from ..energies import AbstractEnergy, Family, Powers
 from ..schemes.annealed import Annealed
@@ -91,6 +92,7 @@ def fit_power(
     References:
         Younes (1989), Parametric inference for imperfectly observed Gibbsian fields, PTRF.
     """
+    key = check_key(key)
     check_scheme(scheme)
     num_particles, num_chains = whole_numbers(2, num_particles=num_particles, num_chains=num_chains)
     batch_size = whole_or_none("batch_size", batch_size, 1, "`None` takes all.")

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._arguments import whole_or_none
-from .._prng import lean
+from .._prng import check_key, lean
 from .._typing import Array, PRNGKey
 from ..density.classify import by_label, check_conditional
 from ..density.estimate import EVALUATIONS_AT_ONCE, AbstractLogDensity, estimates_at, report_nan
@@ -78,6 +78,7 @@ def pointwise_normalizer(
     References:
         Li & Yan (2024), arXiv 2408.16765.
     """
+    key = check_key(key)
     check_has_density("pointwise_normalizer", energy)
     data = check_data(energy, data, batch_size=batch_size)
     estimator = ScoreFormula() if estimator is None else estimator
@@ -129,6 +130,7 @@ def label_normalizers(
     References:
         Li & Yan (2024), arXiv 2408.16765.
     """
+    key = check_key(key)
     num_labels = whole_or_none("num_labels", num_labels, 1, "`None` takes those of the data.")
     check_has_density("label_normalizers", energy)
     if getattr(energy, "label_normalizers", None) is not None:

@@ -3,9 +3,9 @@
 import abc
 
 import equinox as eqx
-import jax
 import numpy as np
 
+from .._prng import key_or_zero
 from .._typing import Position, PRNGKey
 from ..bridge import Bridge
 from ..smc import Claims, FeynmanKac
@@ -75,7 +75,7 @@ class TunedScheme(AbstractScheme):
             _check_start(levels, kernels)
         else:
             levels = tune(
-                jax.random.key(0) if key is None else key,
+                key_or_zero(key),
                 kernels,
                 self.pilot,
                 num_levels=levels,
