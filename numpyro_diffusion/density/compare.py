@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from .._prng import lean
+from .._prng import key_or_zero, lean
 from .._typing import PRNGKey
 from ..energies import AbstractDenoiser
 from .estimate import (
@@ -72,7 +72,7 @@ def compare_priors(
     if not priors:
         raise ValueError("`compare_priors` expects priors by name, at least one; got none.")
     estimator = ScoreFormula() if estimator is None else estimator
-    key, points, common = jax.random.key(0) if key is None else key, [], []
+    key, points, common = key_or_zero(key), [], []
     for prior in priors.values():
         check_prior("compare_priors", prior)
         x = check_data(prior, data, batch_size=batch_size)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._prng import lean
+from .._prng import check_key, lean
 from .._typing import PRNGKey, Scalar
 from ..energies import AbstractDenoiser
 from ..energies.initial import StandardNormal
@@ -111,6 +111,7 @@ def elbo_vs_horizon(
         Franzese et al. (2023), How much is enough? A study on diffusion times in score-based generative
         models, Entropy. Li & Yan (2024), arXiv 2408.16765, for the bound.
     """
+    key = check_key(key)
     counts = {"num_noises": num_noises, "num_nodes": num_nodes, "batch_size": batch_size}
     data = check_data(energy, data, **counts)
     horizons = np.asarray(horizons, float)

@@ -11,7 +11,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from .._arguments import whole_number
+from .._arguments import check_instance, whole_number
+from .._numbers import positive
 from ..schedules import AbstractSchedule, VariancePreserving
 
 __all__ = ["RateTimes", "rate_optimal_times"]
@@ -82,9 +83,10 @@ def rate_optimal_times(
         arXiv 2303.01861. Silverman (1986), Density estimation, for the bandwidth.
     """
     num, dimension = whole_number("num", num, 2), whole_number("dimension", dimension, 1)
-    for name, value in {"smoothness": smoothness, "scale": scale}.items():
-        if not (value > 0 and math.isfinite(value)):
-            raise ValueError(f"`{name}` must be positive and finite; got {value}.")
+    smoothness, scale = positive("smoothness", smoothness), positive("scale", scale)
+    check_instance(
+        "schedule", schedule, AbstractSchedule, "nd.schedules.VariancePreserving()", optional=False
+    )
     low = scale * num ** (-1 / (2 * min(smoothness, 2.0) + dimension))
     rate = num ** (-smoothness / (2 * smoothness + dimension))
     high = scale * math.sqrt(rate**-2 - 1)
@@ -94,8 +96,8 @@ def rate_optimal_times(
     if not t_min < t_max:
         raise ValueError(
             f"expected to stop at less noise than to start from; got noise levels {low:.3g} and {high:.3g}, "
-            f"times {t_min:.3g} and {t_max:.3g} of `{type(schedule).__name__}`. With so few examples for the "
-            "dimension the rate says nothing."
+            f"times {t_min:.3g} and {t_max:.3g} of `{type(schedule).__name__}`. With so few examples for "
+            "the dimension the rate says nothing; with data far from unit scale, standardise them."
         )
     with jax.ensure_compile_time_eval():
         levels = [float(schedule.noise_level(jnp.asarray(t))) for t in (t_min, t_max)]
