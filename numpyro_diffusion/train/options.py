@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from .._arguments import whole_number
+from .._numbers import number
 
 __all__ = ["EarlyStopping", "Optimizer"]
 
@@ -30,15 +31,10 @@ class Optimizer:
     devices: Sequence[Any] | None = None
 
     def __post_init__(self):
-        if not 0 <= self.ema < 1:
-            raise ValueError(
-                f"`ema` must be in [0, 1), and 0 takes no average of the weights; got {self.ema}."
-            )
-        if self.weight_decay is not None and not self.weight_decay >= 0:
-            raise ValueError(
-                f"`weight_decay` must not be negative; got {self.weight_decay}. `None` chooses one by the "
-                "number of examples."
-            )
+        number("ema", self.ema, least=0, below=1, remedy="0 takes no average of the weights.")
+        if self.weight_decay is not None:
+            remedy = "`None` chooses one by the number of examples."
+            number("weight_decay", self.weight_decay, least=0, remedy=remedy)
         object.__setattr__(self, "accumulate", whole_number("accumulate", self.accumulate, 1))
 
     def with_decay(self, weight_decay: float) -> "Optimizer":

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from .._arguments import check_callable
+from .._numbers import positive
 from .._typing import Array, PRNGKey, PyTree
 from ..energies import AbstractDenoiser, AbstractEnergy
 from .examples import check_examples
@@ -23,6 +25,7 @@ __all__ = [
     "make_optimiser",
     "names_of",
     "null_of",
+    "parted",
     "split",
     "spreader",
     "trainable_of",
@@ -40,7 +43,10 @@ def split(
     if isinstance(source, Examples):
         num = len(source.data)
         if num < 2:
-            raise ValueError(f"expected at least 2 training examples; got {num}.")
+            raise ValueError(
+                f"expected at least 2 training examples, one of which is held out; got {num}. Add more, or "
+                "give `validation`."
+            )
         # A tenth of a small table says too little: a fifth, up to 50.
         order, first = jax.random.permutation(key, num), max(1, num // 10, min(num // 5, 50))
         leaves = source.data, source.condition, source.weights
@@ -48,6 +54,12 @@ def split(
         kept, held_out = pick(order[first:]), pick(order[:first])
         if source.weights is None:
             return kept, Batch(held_out.data, held_out.condition)
+        if not all(bool(jnp.any(part.weights > 0)) for part in (kept, held_out)):  # pyright: ignore
+            raise ValueError(
+                f"weights leave {source.ess:.1f} of {num} examples, and none of those held out, or none of "
+                "the rest, counts at all. Give `validation`, or weights that differ less, such as those of "
+                "a larger temperature."
+            )
         # Judged by as it is trained: on draws by weight.
         return kept, held_out.draw(key, first, None)
     if isinstance(source, Sampler):
@@ -91,6 +103,7 @@ def make_optimiser(learning_rate: Any, weight_decay: float | None, steps: int):
     """Adam with decoupled decay of matrices, gradients of norm at most 1, and a cosine decay."""
     schedule: Any = learning_rate
     if not callable(learning_rate):
+        learning_rate = positive("learning_rate", learning_rate)
         warmup = min(200, steps // 10)
         schedule = optax.warmup_cosine_decay_schedule(
             0.0, learning_rate, warmup, steps, 0.01 * learning_rate
@@ -155,6 +168,7 @@ def trainable_of(model: Any, trainable: Callable[[Any], PyTree] | None) -> Calla
         TypeError: If nothing is said and the model has no network.
     """
     if trainable is not None:
+        check_callable("trainable", trainable, "energy -> what of it is trained")
         return trainable
     if not hasattr(model, "net"):
         raise TypeError(
@@ -163,3 +177,27 @@ def trainable_of(model: Any, trainable: Callable[[Any], PyTree] | None) -> Calla
         )
     names = [name for name in ("net", "offset") if hasattr(model, name)]
     return lambda model: tuple(getattr(model, name) for name in names)
+
+
+def parted(trainable: Callable[[Any], PyTree], model: Any) -> tuple[PyTree, PyTree]:
+    """The floating arrays that are trained of a model, and the rest of what was selected.
+
+    Raises:
+        TypeError: If the model has not what is selected, or there is no floating array in it.
+    """
+    kind = type(model).__name__
+    check_callable("trainable", trainable, "energy -> what of it is trained")
+    try:
+        chosen = trainable(model)
+    except AttributeError as error:
+        raise TypeError(
+            f"`trainable` selects what `{kind}` does not have: {error}. Say what is trained, such as "
+            "`trainable=lambda energy: energy.mean`."
+        ) from error
+    weights, static = eqx.partition(chosen, eqx.is_inexact_array)
+    if not jax.tree.leaves(weights):
+        raise TypeError(
+            f"`trainable` selects no floating arrays of `{kind}`, so that nothing would be trained. Take a "
+            "model with a network, or select its arrays."
+        )
+    return weights, static
