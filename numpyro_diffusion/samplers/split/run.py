@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from ..._arguments import whole_number, whole_numbers
 from ..._finite import report_chains
-from ..._prng import lean
+from ..._prng import check_key, lean
 from ..._typing import Array, Position, PRNGKey
 from ...bridge import Bridge
 from ...smc import Claims
@@ -93,6 +93,7 @@ def split_gibbs(
         >>> found = nd.samplers.split_gibbs(jax.random.key(0), bridge, nd.samplers.PnPDM(noise_level=0.05))
         >>> nd.diagnostics.pareto_k(found)
     """
+    key = check_key(key)
     num_burn_in = whole_number("num_burn_in", num_burn_in, 0)
     num_draws, num_chains, thinning = whole_numbers(
         1, num_draws=num_draws, num_chains=num_chains, thinning=thinning
