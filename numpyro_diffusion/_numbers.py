@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from . import _faq
 from ._typing import Array
 
 __all__ = ["number", "one_number", "positive", "real_array"]
@@ -61,7 +62,8 @@ def number(
         "a traced number; call this outside of `jit`" if isinstance(value, Tracer) else repr(value)
     )
     raise ValueError(
-        f"`{name}` must be a finite number{words and ' '}{words}; got {got}.{remedy and ' '}{remedy}"
+        f"`{name}` must be a finite number{words and ' '}{words}; got {got}.{remedy and ' '}{remedy} "
+        f"{_faq.numbers}"
     )
 
 
@@ -91,18 +93,23 @@ def real_array(name: str, value: Any, form: str, *, finite: bool = True) -> np.n
     wrong = f"`{name}` must be {'finite ' if finite else ''}real numbers {form}; got "
     leaves = jax.tree.leaves(value)
     if any(isinstance(leaf, Tracer) for leaf in leaves):
-        raise TypeError(wrong + "traced ones. Call this outside of `jit`, `vmap` and `grad`.")
+        raise TypeError(
+            wrong
+            + f"traced ones. Call this outside of `jit`, `vmap` and `grad`. {_faq.real_numbers}"
+        )
     try:
         array = np.asarray(value)
     except (TypeError, ValueError) as error:
-        raise TypeError(wrong + f"{type(value).__name__} whose parts differ in shape.") from error
+        raise TypeError(
+            wrong + f"{type(value).__name__} whose parts differ in shape. {_faq.real_numbers}"
+        ) from error
     if not (array.dtype.kind in "biuf" or jnp.issubdtype(array.dtype, np.floating)):
         what = type(value).__name__ if array.dtype == object else str(array.dtype)
-        raise TypeError(wrong + f"{what}.")
+        raise TypeError(wrong + f"{what}. {_faq.real_numbers}")
     array = array.astype(float)
     bad = int((~np.isfinite(array)).sum())
     if finite and bad:
-        raise ValueError(wrong + f"shape {array.shape} with {bad} NaN or infinite.")
+        raise ValueError(wrong + f"shape {array.shape} with {bad} NaN or infinite. {_faq.finite}")
     return array
 
 
@@ -121,11 +128,16 @@ def one_number(what: str, value: Any) -> Array:
         array = jnp.asarray(None if isinstance(value, str | bytes) else value)
     except (TypeError, ValueError) as error:
         raise TypeError(
-            f"{what} is one number, of shape (); got {type(value).__name__}. Return a JAX scalar."
+            f"{what} is one number, of shape (); got {type(value).__name__}. Return a JAX scalar. "
+            f"{_faq.kinds}"
         ) from error
     if array.shape != ():
-        raise ValueError(f"{what} is one number, of shape (); got shape {array.shape}. Sum it.")
+        raise ValueError(
+            f"{what} is one number, of shape (); got shape {array.shape}. Sum it. {_faq.shapes}"
+        )
     if jnp.issubdtype(array.dtype, np.complexfloating):
-        raise TypeError(f"{what} is a real number; got {array.dtype}. Take its real part.")
+        raise TypeError(
+            f"{what} is a real number; got {array.dtype}. Take its real part. {_faq.kinds}"
+        )
     floating = jnp.issubdtype(array.dtype, np.floating)
     return array if floating else array.astype(jnp.result_type(float))

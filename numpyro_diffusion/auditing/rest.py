@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._prng import check_key
+from .._records import record, record_page
 from .._typing import Array, PRNGKey
 from ..density.paths import check_data
 from ..energies import AbstractEnergy
@@ -40,6 +41,9 @@ class Rest(NamedTuple):
     distance: float
     acceptance: float
     num_chains: int
+
+    __repr__ = record
+    _repr_html_ = record_page
 
 
 def rest_of_data(

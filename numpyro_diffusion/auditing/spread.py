@@ -9,6 +9,7 @@ import numpy as np
 
 from .._arguments import whole_number, whole_numbers
 from .._prng import check_key
+from .._records import record, record_page
 from .._typing import PRNGKey
 from ..density.paths import check_data
 from ..energies import AbstractEnergy
@@ -45,6 +46,9 @@ class Offsets(NamedTuple):
     spread: np.ndarray
     spread_error: np.ndarray
     noise: np.ndarray
+
+    __repr__ = record
+    _repr_html_ = record_page
 
 
 def normalizer_spread(

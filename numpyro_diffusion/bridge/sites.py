@@ -7,6 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .. import _faq
 from .._typing import Array, PRNGKey, Scalar
 from ..energies import AbstractDenoiser
 from ..twists import AbstractTwist, LowRank
@@ -37,7 +38,8 @@ class DiffusionSite(eqx.Module):
             raise ValueError(
                 f"the initial distribution draws shape {draw.shape}, but one example has shape "
                 f"{self.energy.shape}. "
-                "For a NumPyro distribution, `to_event` makes batch dimensions part of the event."
+                "For a NumPyro distribution, `to_event` makes batch dimensions part of the "
+                f"event. {_faq.shapes}"
             )
 
     @property

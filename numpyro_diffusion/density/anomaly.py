@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._prng import key_or_zero
+from .._records import record, record_page
 from .._typing import PRNGKey
 from ..energies import AbstractDenoiser
 from .estimate import EVALUATIONS_AT_ONCE, AbstractLogDensity, DensityEstimate
@@ -35,6 +36,9 @@ class Anomaly(NamedTuple):
     typicality: np.ndarray
     reference_error: np.ndarray
     typical_score: float
+
+    __repr__ = record
+    _repr_html_ = record_page
 
 
 def anomaly_score(

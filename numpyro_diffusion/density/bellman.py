@@ -8,9 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .. import _faq
 from .._arguments import check_instance, whole_number
 from .._numbers import positive, real_array
 from .._prng import check_key
+from .._records import record, record_page
 from .._typing import PRNGKey
 from .field import DensityField
 from .stability import steepest
@@ -34,6 +36,9 @@ class BellmanDraws(NamedTuple):
     draws: np.ndarray
     turnover: np.ndarray
     target: str
+
+    __repr__ = record
+    _repr_html_ = record_page
 
 
 def bellman_sample(
@@ -75,7 +80,8 @@ def bellman_sample(
     rows = real_array("start", start, "of shape (num, dimension)")
     if rows.ndim != 2 or not rows.size:
         raise ValueError(
-            f"`start` must be finite real numbers of shape (num, dimension); got shape {rows.shape}."
+            f"`start` must be finite real numbers of shape (num, dimension); got shape {rows.shape}. "
+            f"{_faq.shapes}"
         )
     time = positive("time", time)
     dtype = jnp.result_type(float)
@@ -84,7 +90,7 @@ def bellman_sample(
     if shapes != [(), one.shape]:
         raise ValueError(
             f"a field at a point of shape {one.shape} is a number and a gradient of that shape; got shapes "
-            f"{shapes[0]} and {shapes[1]}."
+            f"{shapes[0]} and {shapes[1]}. {_faq.shapes}"
         )
     step = jnp.asarray(time / num_steps, dtype)
     ends, clocks = _paths(key, field, jnp.asarray(rows, dtype), step, jnp.arange(num_steps))
@@ -93,7 +99,7 @@ def bellman_sample(
     if len(bad):
         raise FloatingPointError(
             f"{len(bad)} of {len(draws)} paths of `bellman_sample` are not finite (first: {bad[0]}, from "
-            f"{rows[bad[0]].tolist()}). Take more steps, or look at the field there."
+            f"{rows[bad[0]].tolist()}). Take more steps, or look at the field there. {_faq.lost}"
         )
     variance = float(draws.var(0).mean())
     turnover = clocks / variance if variance > 0 else np.full_like(clocks, np.nan)
@@ -104,14 +110,15 @@ def bellman_sample(
         warnings.warn(
             f"steps of `bellman_sample` are too large: a step of {time / num_steps:.3g} times the largest "
             f"second derivative of the density at the starts, {slope:.3g}, should be below 0.05, and paths "
-            f"are thrown out of the support. Take {int(min(slope * time / 0.05, 1e9)) + 1} steps.",
+            f"are thrown out of the support. Take {int(min(slope * time / 0.05, 1e9)) + 1} steps. "
+            f"{_faq.numbers}",
             stacklevel=2,
         )
     elif np.median(turnover) < 1:
         warnings.warn(
             "half of the paths of `bellman_sample` have a turnover below 1 (median "
             f"{np.median(turnover):.2g}): they are still about where they started. Take more `time`; in more "
-            "than three or four dimensions sample a score instead.",
+            f"than three or four dimensions sample a score instead. {_faq.numbers}",
             stacklevel=2,
         )
     target = "the density of the field, as time grows and steps become small; unweighted"

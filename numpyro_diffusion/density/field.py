@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .. import _faq
 from .._arguments import check_callable, check_instance
 from .._numbers import number, one_number, real_array
 from .._typing import Array, Scalar
@@ -65,7 +66,9 @@ class DensityField(eqx.Module):
             check_instance("fields", field, DensityField, "fit_density_field(...)", optional=False)
         shares = _shares("weights", weights)
         if len(shares) != len(fields):
-            raise ValueError(f"expected one weight a field; got {len(fields)} and {len(shares)}.")
+            raise ValueError(
+                f"expected one weight a field; got {len(fields)} and {len(shares)}. {_faq.shapes}"
+            )
         values = tuple(field.value for field in fields)
         return DensityField(
             _Mixed(values, shares), _Mixed(tuple(field.gradient for field in fields), shares)
@@ -93,11 +96,13 @@ class DensityField(eqx.Module):
         rows = real_array("shifts", shifts, form)
         if rows.ndim != 2 or not rows.size:
             raise ValueError(
-                f"`shifts` must be finite real numbers {form}; got shape {rows.shape}."
+                f"`shifts` must be finite real numbers {form}; got shape {rows.shape}. {_faq.shapes}"
             )
         shares = _shares("weights", np.ones(len(rows)) if weights is None else weights)
         if len(shares) != len(rows):
-            raise ValueError(f"expected one weight a shift; got {len(rows)} and {len(shares)}.")
+            raise ValueError(
+                f"expected one weight a shift; got {len(rows)} and {len(shares)}. {_faq.shapes}"
+            )
         dtype = jnp.result_type(float)
         parts = jnp.asarray(scale, dtype), jnp.asarray(rows, dtype), jnp.asarray(shares, dtype)
         dimension = rows.shape[1]
@@ -156,7 +161,7 @@ def _check_point(x: Array, rows: Array) -> None:
     if jnp.shape(x) != rows.shape[1:]:
         raise ValueError(
             f"this field is one of points of shape {rows.shape[1:]}; got shape {jnp.shape(x)}. Fields and "
-            "shifts that are put together must have one dimension."
+            f"shifts that are put together must have one dimension. {_faq.shapes}"
         )
 
 
@@ -164,7 +169,7 @@ def _shares(name: str, weights) -> tuple[float, ...]:
     sizes = real_array(name, weights, "of shape (num,)")
     if sizes.ndim != 1 or not (sizes >= 0).all() or not sizes.sum() > 0:
         raise ValueError(
-            f"`{name}` must be one a part, not negative, and not all 0; got {sizes.tolist()}."
+            f"`{name}` must be one a part, not negative, and not all 0; got {sizes.tolist()}. {_faq.numbers}"
         )
     sizes = sizes / sizes.max()  # their sum may be beyond the largest number
     return tuple((sizes / sizes.sum()).tolist())

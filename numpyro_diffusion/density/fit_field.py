@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .. import _faq
 from .._arguments import check_instance, whole_number
 from .._numbers import positive, real_array
 from .._prng import check_key
@@ -56,13 +57,14 @@ def fit_density_field(
     if rows.ndim != 2 or len(rows) < 10 or not rows.shape[1]:
         raise ValueError(
             f"`data` must be finite real numbers {form}; got shape {rows.shape}. Put examples along the "
-            "first axis."
+            f"first axis. {_faq.shapes}"
         )
     num, dimension = rows.shape
     rule = float(np.sqrt(rows.var(0).mean())) * num ** (-1 / (dimension + 4))
     if noise is None and not rule > 0:
         raise ValueError(
-            "`data` must vary; all examples are equal. A density is none: give `noise`, a standard deviation."
+            "`data` must vary; all examples are equal. A density is none: give `noise`, a standard "
+            f"deviation. {_faq.finite}"
         )
     spread = rule if noise is None else positive("noise", noise)
     reach = 2 * spread if width is None else positive("width", width)
@@ -71,7 +73,7 @@ def fit_density_field(
         raise ValueError(
             f"bumps must be wider than what numbers of the size of `data` can tell apart; got width "
             f"{reach:.3g} and data up to {np.abs(rows).max():.3g}, which 32 or 64 bits know to {digits:.3g}. "
-            "Subtract the mean of the data, or take a larger `noise`."
+            f"Subtract the mean of the data, or take a larger `noise`. {_faq.numbers}"
         )
     value, gradient = np.empty(num), np.empty((num, dimension))
     step = max(1, 2**22 // num)
@@ -115,13 +117,14 @@ def project_field(field: DensityField, points, centers, width: float) -> Density
         or not points.size
     ):
         raise ValueError(
-            f"`points` and `centers` must have shapes (num, dimension); got {shapes[0]} and {shapes[1]}."
+            f"`points` and `centers` must have shapes (num, dimension); got {shapes[0]} and "
+            f"{shapes[1]}. {_faq.shapes}"
         )
     width = positive("width", width)
     found = [np.asarray(part, float) for part in _at(field, jnp.asarray(points))]
     if not all(np.isfinite(part).all() for part in found):
         raise ValueError(
-            "`project_field` met a field that is not finite at `points`. Look at it there."
+            f"`project_field` met a field that is not finite at `points`. Look at it there. {_faq.finite}"
         )
     return _regressed(points, centers, width, *found)
 

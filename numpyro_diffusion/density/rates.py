@@ -11,8 +11,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from .. import _faq
 from .._arguments import check_instance, whole_number
 from .._numbers import positive
+from .._records import record, record_page
 from ..schedules import AbstractSchedule, VariancePreserving
 
 __all__ = ["RateTimes", "rate_optimal_times"]
@@ -35,6 +37,9 @@ class RateTimes(NamedTuple):
     noise_min: float
     noise_max: float
     rate: float
+
+    __repr__ = record
+    _repr_html_ = record_page
 
 
 def rate_optimal_times(
@@ -97,7 +102,8 @@ def rate_optimal_times(
         raise ValueError(
             f"expected to stop at less noise than to start from; got noise levels {low:.3g} and {high:.3g}, "
             f"times {t_min:.3g} and {t_max:.3g} of `{type(schedule).__name__}`. With so few examples for "
-            "the dimension the rate says nothing; with data far from unit scale, standardise them."
+            "the dimension the rate says nothing; with data far from unit scale, standardise them. "
+            f"{_faq.numbers}"
         )
     with jax.ensure_compile_time_eval():
         levels = [float(schedule.noise_level(jnp.asarray(t))) for t in (t_min, t_max)]

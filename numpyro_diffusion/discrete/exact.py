@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .. import _faq
 from .._arguments import check_instance, whole_numbers, whole_or_none
 from .._typing import Array
 from .energies import ResidualEnergy, check_energy_function, energy_at
@@ -25,7 +26,7 @@ def all_examples(num_tokens: int, num_values: int) -> np.ndarray:
     if num_values**num_tokens > _MOST:
         raise ValueError(
             f"expected at most 2^22 examples to list; got {num_values}^{num_tokens}. Sample instead: "
-            "`sample_tokens`."
+            f"`sample_tokens`. {_faq.numbers}"
         )
     grid = np.indices((num_values,) * num_tokens, np.int32)
     return grid.reshape(num_tokens, -1).T
@@ -68,7 +69,8 @@ def log_mass(
     if 2**size * values**size > _MOST:
         raise ValueError(
             f"expected few tokens to enumerate, at most 2^22 pairs of a set of tokens and an example; got "
-            f"{2 * values}^{size}. Sample instead: `sample_tokens`, `masked_chain`, `sample_posterior`."
+            f"{2 * values}^{size}. Sample instead: `sample_tokens`, `masked_chain`, "
+            f"`sample_posterior`. {_faq.many_values}"
         )
     ends = reveals(size, steps)
     uses = within(ends[:-1], size, check_window(window)) & (energy is not None)
@@ -86,7 +88,7 @@ def log_mass(
                 raise FloatingPointError(
                     f"with the tokens {list(seen)} seen, {int((~(kernels[seen] < np.inf)).sum())} of "
                     f"{len(examples)} log probabilities less energies are NaN or +inf. Look at the denoiser "
-                    "and the energy there; an energy of +inf says that an example cannot be."
+                    f"and the energy there; an energy of +inf says that an example cannot be. {_faq.nan}"
                 )
         largest = max(kernel.max() for kernel in kernels.values())
         largest = largest if np.isfinite(largest) else 0.0

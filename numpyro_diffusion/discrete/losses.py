@@ -3,6 +3,7 @@ r"""Losses over tokens: the masked evidence lower bound, and noise-contrastive e
 import jax
 import jax.numpy as jnp
 
+from .. import _faq
 from .._prng import check_key
 from .._typing import Array, PRNGKey, Scalar
 from .energies import ResidualEnergy, energy_at
@@ -99,7 +100,7 @@ def _rows(model: MaskedDiffusion, batch: Array) -> Array:
     if batch.ndim != 2 or batch.shape[1] != model.num_tokens or len(batch) == 0:
         raise ValueError(
             f"a batch must have shape (num, {model.num_tokens}) with num >= 1, one row an example; got "
-            f"{batch.shape}."
+            f"{batch.shape}. {_faq.shapes}"
         )
     if jnp.issubdtype(batch.dtype, jnp.integer):
         return batch

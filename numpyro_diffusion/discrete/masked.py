@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .. import _faq
 from .._arguments import check_callable, check_counts, whole_number
 from .._prng import check_key
 from .._typing import Array, PRNGKey, Scalar
@@ -80,7 +81,7 @@ class MaskedDiffusion(eqx.Module):
         if logits.shape != (self.num_tokens, self.num_values):
             raise ValueError(
                 f"`denoiser` must return logits of shape {(self.num_tokens, self.num_values)}, one row a "
-                f"token without the mask; got {logits.shape}."
+                f"token without the mask; got {logits.shape}. {_faq.network}"
             )
         logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
         values = jnp.arange(self.num_values)
@@ -131,10 +132,13 @@ def as_tokens(name: str, x: Any, num_tokens: int) -> Array:
     """
     x = jnp.asarray(x)
     if not jnp.issubdtype(x.dtype, np.integer):
-        raise TypeError(f"`{name}` must hold integers, the values of tokens; got {x.dtype}.")
+        raise TypeError(
+            f"`{name}` must hold integers, the values of tokens; got {x.dtype}. {_faq.kinds}"
+        )
     if x.shape != (num_tokens,):
         raise ValueError(
-            f"`{name}` must be one example, of shape ({num_tokens},); got {x.shape}. Use `jax.vmap` for more."
+            f"`{name}` must be one example, of shape ({num_tokens},); got {x.shape}. Use `jax.vmap` for "
+            f"more. {_faq.shapes}"
         )
     return x
 
@@ -154,6 +158,6 @@ def reveals(num_tokens: int, steps: int | None = None) -> np.ndarray:
     if steps > num_tokens:
         raise ValueError(
             f"`steps` must be at most the number of tokens, {num_tokens}, since each reveals one at "
-            f"least; got {steps}."
+            f"least; got {steps}. {_faq.numbers}"
         )
     return np.round(np.linspace(0, num_tokens, steps + 1)).astype(np.int32)

@@ -7,9 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from .. import _faq
 from .._arguments import check_instance, whole_number, whole_or_none
 from .._numbers import real_array
 from .._prng import check_key
+from .._records import record, record_page
 from .._typing import Array, PRNGKey
 from ..smc import log_mean_exp
 from .energies import ResidualEnergy, check_energy_function, energy_at
@@ -31,6 +33,9 @@ class TokenDraw(NamedTuple):
 
     x: Array
     log_normalizers: Array
+
+    __repr__ = record
+    _repr_html_ = record_page
 
 
 def sample_tokens(
@@ -98,7 +103,7 @@ def sample_tokens(
             raise FloatingPointError(
                 f"at step {lost[0]} of {len(uses)} the mean of exp(-E) over the candidates is {mean:g}: "
                 "the denoiser or the energy is NaN, or no candidate can be. Take more candidates, or "
-                "look at both there."
+                f"look at both there. {_faq.nan}"
             )
     return drawn
 
@@ -127,6 +132,6 @@ def check_window(window: tuple[float, float]) -> tuple[float, float]:
     if not 0 <= low < high <= 1:
         raise ValueError(
             f"`window` is a range of shares of masked tokens, such as (0.4, 0.6), within [0, 1]; got "
-            f"{window}."
+            f"{window}. {_faq.numbers}"
         )
     return float(low), float(high)

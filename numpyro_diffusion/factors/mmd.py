@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.core import Tracer
 
+from .. import _faq
 from .._arguments import check_callable, check_instance
 from .._numbers import number, real_array
 from .._typing import Array, Scalar
@@ -49,7 +50,8 @@ def mmd_squared(x: Array, reference: Array, kernel: AbstractKernel) -> Scalar:
     check_alike(x, reference)
     if not (x.ndim and len(x) and len(reference)):
         raise ValueError(
-            f"a discrepancy needs a point in either cloud; got shapes {x.shape} and {reference.shape}."
+            f"a discrepancy needs a point in either cloud; got shapes {x.shape} and {reference.shape}. "
+            f"{_faq.shapes}"
         )
     within = mean_kernel(kernel, x, x) + mean_kernel(kernel, reference, reference)
     return within - 2 * mean_kernel(kernel, x, reference)
@@ -146,7 +148,8 @@ def cloud_of(name: str, cloud: Any, conditions: Any) -> tuple[Array, Any]:
     if conditions is not None:
         if not isinstance(cloud, tuple) or len(cloud) != 2:
             raise TypeError(
-                f"with a condition `{name}` is a pair `(points, conditions)`; got {type(cloud).__name__}."
+                f"with a condition `{name}` is a pair `(points, conditions)`; got {type(cloud).__name__}. "
+                f"{_faq.kinds}"
             )
         cloud, carried = cloud
     if isinstance(cloud, Tracer):
@@ -156,7 +159,7 @@ def cloud_of(name: str, cloud: Any, conditions: Any) -> tuple[Array, Any]:
         points = jnp.asarray(real_array(name, cloud, form), jnp.result_type(float))
     if points.ndim < 1 or points.size < 1:
         raise ValueError(
-            f"`{name}` expects at least one point, in shape (num, *shape); got {points.shape}."
+            f"`{name}` expects at least one point, in shape (num, *shape); got {points.shape}. {_faq.shapes}"
         )
     return points, carried
 
@@ -173,5 +176,6 @@ def check_alike(x: Array, reference: Array) -> None:
     if x.shape[1:] != reference.shape[1:]:
         raise ValueError(
             "a discrepancy compares clouds of points of one shape, the first axis counts them; got points of "
-            f"shapes {x.shape[1:]} and {reference.shape[1:]}. `MMD` is a factor of `Joint(energy, num)`."
+            f"shapes {x.shape[1:]} and {reference.shape[1:]}. `MMD` is a factor of `Joint(energy, "
+            f"num)`. {_faq.shapes}"
         )

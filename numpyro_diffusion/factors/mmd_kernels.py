@@ -6,9 +6,11 @@ import math
 import equinox as eqx
 import jax.numpy as jnp
 
+from .. import _faq
 from .._arguments import check_counts, plain
 from .._numbers import number
 from .._typing import Array, Scalar
+from .._written import one_line
 
 __all__ = [
     "RBF",
@@ -31,6 +33,8 @@ def distance(x: Array, y: Array) -> Scalar:
 
 class AbstractKernel(eqx.Module):
     r"""A symmetric kernel $k(x, y)$ with $\iint k\, d\nu\, d\nu \ge 0$ for $\nu$ of total mass 0."""
+
+    __repr__ = one_line
 
     @abc.abstractmethod
     def smoothed(self, x: Array, y: Array, of_x: Array, of_y: Array) -> Scalar:
@@ -177,7 +181,7 @@ class Product(AbstractKernel):
         if x.ndim != 1 or x.size <= self.num_conditions:
             raise ValueError(
                 f"`Product` expects flat points, longer than their {self.num_conditions} conditions; got "
-                f"shape {x.shape}. `with_conditions(points, conditions)` makes them."
+                f"shape {x.shape}. `with_conditions(points, conditions)` makes them. {_faq.shapes}"
             )
         num, every = x.size - self.num_conditions, (x, y, of_x, of_y)
         first = self.of_points.smoothed(*(a[:num] for a in every))
@@ -190,7 +194,7 @@ def with_conditions(points: Array, conditions: Array) -> Array:
     if len(points) != len(conditions):
         raise ValueError(
             f"`with_conditions` expects one condition a point; got {len(points)} points and "
-            f"{len(conditions)} conditions. Repeat a condition that several share."
+            f"{len(conditions)} conditions. Repeat a condition that several share. {_faq.shapes}"
         )
     return jnp.concatenate([flat(points), flat(conditions).astype(jnp.result_type(points))], 1)
 

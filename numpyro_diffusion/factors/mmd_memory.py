@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .. import _faq
 from .._typing import Array, Scalar
 from ..energies import AbstractFactor, Noised
 from .mmd import check_alike, checked, cloud_of, compared
@@ -73,7 +74,8 @@ class MMDMemory(AbstractFactor):
             if condition is None and np.shape(cloud)[:1] == (0,):
                 raise ValueError(
                     "`MMDMemory` expects at least one finished member and one reference point, in shape "
-                    f"(num, *shape); got {np.shape(cloud)} as `{name}`. Draw the first member from the prior."
+                    f"(num, *shape); got {np.shape(cloud)} as `{name}`. Draw the first member from the "
+                    f"prior. {_faq.shapes}"
                 )
             points, carried = cloud_of(name, cloud, condition)
             clouds.append(compared(points, features, carried))

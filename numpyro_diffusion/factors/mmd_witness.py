@@ -6,6 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .. import _faq
 from .._arguments import whole_number
 from .._numbers import number
 from .._prng import check_key
@@ -80,7 +81,7 @@ def witness_flow(
     if x.shape[1:] != data.shape[1:]:
         raise ValueError(
             "`witness_flow` expects a cloud and data of points of one shape; got points of shapes "
-            f"{x.shape[1:]} and {data.shape[1:]}."
+            f"{x.shape[1:]} and {data.shape[1:]}. {_faq.shapes}"
         )
     step_size = number("step_size", step_size, above=0)
     noise = number("noise", noise, least=0)

@@ -13,6 +13,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .. import _faq
 from .._arguments import whole_number, whole_numbers
 from .._prng import key_or_zero
 from .._typing import Array, PRNGKey, Scalar
@@ -146,7 +147,7 @@ class ResidualMLP(eqx.Module):
         if u.size != size:
             raise ValueError(
                 f"this network takes arrays of {size} numbers; got shape {u.shape}. Make it with the shape "
-                "of one example, `ResidualMLP(key, shape)`."
+                f"of one example, `ResidualMLP(key, shape)`. {_faq.shapes}"
             )
         features = frequencies(jnp.asarray(c_noise, u.dtype), self.num_frequencies)
         told = jax.nn.silu(self.embed(features) + told_of(self.condition, condition))

@@ -10,9 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from .. import _faq
 from .._arguments import check_callable, check_instance, whole_numbers
 from .._numbers import number, one_number, real_array
 from .._prng import check_key, lean
+from .._records import record, record_page
 from .._typing import Array, PRNGKey, Scalar
 from ..density.stability import steepest
 from ..energies import AbstractDenoiser
@@ -58,6 +60,9 @@ class LangevinDraws(NamedTuple):
     positions: Array
     target: str
     exact: bool = False
+
+    __repr__ = record
+    _repr_html_ = record_page
 
 
 def unadjusted_langevin(
@@ -223,7 +228,9 @@ def _checked(who, denoiser, num_samples, initial, step_size, log_likelihood, tak
             real_array("initial", initial, f"of shape {shape}"), jnp.result_type(float)
         )
     if initial is not None and jnp.shape(initial) != shape:
-        raise ValueError(f"`initial` must have shape {shape}; got {jnp.shape(initial)}.")
+        raise ValueError(
+            f"`initial` must have shape {shape}; got {jnp.shape(initial)}. {_faq.shapes}"
+        )
     if log_likelihood is not None:
         form = "(u, noise level) -> log likelihood" if takes_noise else "u -> log likelihood"
         check_callable("log_likelihood", log_likelihood, form)
@@ -240,7 +247,7 @@ def _found(who: str, key, positions: Array, slope: _Slope, sizes, target: str) -
                 f"`{who}` lost {int(lost.sum())} of {len(positions)} chains, the first is number "
                 f"{int(lost.argmax())}: their positions are not finite. Take a smaller "
                 f"`step_size`, and look at "
-                "the score where chains start (`initial`)."
+                f"the score where chains start (`initial`). {_faq.lost}"
             )
         _check_likelihood(who, slope, positions)
         steep = float(sizes[-1]) * float(steepest(key, slope, positions))
@@ -248,7 +255,7 @@ def _found(who: str, key, positions: Array, slope: _Slope, sizes, target: str) -
             warnings.warn(
                 f"steps of `{who}` are too large to be stable where its chains ended: `step_size` times the "
                 f"largest curvature of the log density is {steep:.3g} there, and a Gaussian's chains diverge "
-                f"from 4 on. Divide `step_size` by {steep / 0.4:.2g}.",
+                f"from 4 on. Divide `step_size` by {steep / 0.4:.2g}. {_faq.numbers}",
                 stacklevel=3,
             )
     return LangevinDraws(positions, target)
@@ -264,7 +271,7 @@ def _check_likelihood(who: str, slope: _Slope, positions: Array) -> None:
         raise FloatingPointError(
             f"{int(lost.sum())} of {len(values)} chains of `{who}` ended where the log likelihood is "
             f"{values[lost.argmax()]}: it has no slope there that would lead out. Use a likelihood that is "
-            "positive everywhere, or `energy + nd.factors.Restrict(...)` and a weighted sampler."
+            f"positive everywhere, or `energy + nd.factors.Restrict(...)` and a weighted sampler. {_faq.lost}"
         )
 
 

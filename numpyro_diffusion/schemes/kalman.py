@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
+from .. import _faq
 from .._numbers import number
 from .._typing import Array, Position, Scalar
 from ..bridge import Bridge
@@ -50,7 +51,8 @@ class EnsembleKalman(AbstractProposal):
             raise ValueError(
                 "`EnsembleKalman` reads predictions and noise off a NumPyro model; the bridge "
                 "of `from_energy` has"
-                " a log likelihood alone. Use `from_model`, or `Twisted(twist=nd.twists.BlackBox())`."
+                " a log likelihood alone. Use `from_model`, or "
+                f"`Twisted(twist=nd.twists.BlackBox())`. {_faq.operator}"
             )
         return Kalman(sampler, self.ridge)
 

@@ -10,6 +10,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from .. import _faq
 from .._typing import PyTree
 
 __all__ = ["Spread", "chains_over", "spread_over"]
@@ -49,7 +50,7 @@ class Spread:
         if wanted and self.several_hosts:
             raise ValueError(
                 f"`{wanted[0]}` is for devices of one host; got devices of several. Leave it out, or give "
-                "each host a run of its own, `devices=jax.local_devices()`."
+                f"each host a run of its own, `devices=jax.local_devices()`. {_faq.devices}"
             )
 
     def everywhere(self, tree: PyTree) -> PyTree:
@@ -160,11 +161,12 @@ def spread_over(
         several = []
     if not several or not all(isinstance(device, jax.Device) for device in several):
         raise TypeError(
-            f"`devices` must be devices or a `jax.sharding.Mesh`, such as `jax.devices()`; got {devices!r}."
+            "`devices` must be devices or a `jax.sharding.Mesh`, such as `jax.devices()`; got "
+            f"{devices!r}. {_faq.devices}"
         )
     number = len(several)
     if len(set(several)) < number:
-        raise ValueError(f"`devices` must differ from each other; got {several}.")
+        raise ValueError(f"`devices` must differ from each other; got {several}. {_faq.devices}")
     fits = num_chains % number == 0 or (
         number % num_chains == 0 and num_particles % (number // num_chains) == 0
     )
@@ -172,6 +174,7 @@ def spread_over(
         raise ValueError(
             f"expected clouds, or equal parts of a cloud, for each of {number} devices; got {num_chains} of "
             f"{num_particles} particles. Take a multiple of {number} clouds; or a number of clouds that "
-            f"divides {number}, with particles that {number} over that number divides; or fewer devices."
+            f"divides {number}, with particles that {number} over that number divides; or fewer "
+            f"devices. {_faq.devices}"
         )
     return Spread(several, num_chains)

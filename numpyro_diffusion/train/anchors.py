@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from .._arguments import whole_number, whole_numbers
 from .._prng import check_key
+from .._records import record, record_page
 from .._typing import Array, PRNGKey, Scalar
 from ..energies import AbstractDenoiser, AbstractEnergy
 from ..energies.reverse import reverse_process
@@ -32,6 +33,9 @@ class Anchors(NamedTuple):
     points: Array
     times: Array
     log_densities: Array
+
+    __repr__ = record
+    _repr_html_ = record_page
 
 
 def score_log_density(

@@ -11,8 +11,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from .. import _faq
 from .._numbers import number, real_array
 from .._prng import check_key
+from .._records import record, record_page
 from .._typing import PRNGKey
 
 __all__ = ["Coreset", "coreset"]
@@ -35,6 +37,9 @@ class Coreset(NamedTuple):
     distance: float
     radius: float
     target: str
+
+    __repr__ = record
+    _repr_html_ = record_page
 
 
 def coreset(key: PRNGKey, features, share: float, *, method: str = "sample") -> Coreset:
@@ -80,11 +85,13 @@ def coreset(key: PRNGKey, features, share: float, *, method: str = "sample") -> 
     if rows.ndim == 0 or rows.size == 0:
         raise ValueError(
             "`features` must be finite real numbers of shape (num, ...), one row an example; got shape "
-            f"{rows.shape}."
+            f"{rows.shape}. {_faq.shapes}"
         )
     share = number("share", share, above=0, most=1, remedy="It is a share of the examples.")
     if not isinstance(method, str) or method not in _METHODS:
-        raise ValueError(f"`method` must be one of {', '.join(_METHODS)}; got {method!r}.")
+        raise ValueError(
+            f"`method` must be one of {', '.join(_METHODS)}; got {method!r}. {_faq.choices}"
+        )
     # Squares of what is far from 0 would lose the distances, and of what is huge overflow.
     rows = rows.reshape(len(rows), -1)
     unit = float(np.max(np.abs(rows))) or 1.0

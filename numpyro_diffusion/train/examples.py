@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from .. import _faq
 from .._numbers import real_array
 from .._typing import Array
 
@@ -19,7 +20,7 @@ def check_weights(weights: Any, num: int) -> Array:
     if sizes.shape != (num,) or not (np.isfinite(sizes) & (sizes >= 0)).all() or sizes.max() == 0:
         raise ValueError(
             f"`weights` must be {num} finite numbers, not negative and not all 0, one an example; got "
-            f"shape {sizes.shape}. For weights exp(r), subtract the largest r first."
+            f"shape {sizes.shape}. For weights exp(r), subtract the largest r first. {_faq.finite}"
         )
     return jnp.asarray(sizes / sizes.max())
 
@@ -29,29 +30,29 @@ def check_examples(data: Any, shape: tuple[int, ...], what: str, numpy: Any = jn
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(data)):
         raise TypeError(
             f"`{what}` must be numbers that are known; got traced ones. Call this outside of `jit`, `vmap` "
-            "and `grad`."
+            f"and `grad`. {_faq.examples}"
         )
     try:
         array = np.asarray(data)
     except (TypeError, ValueError) as error:
         raise TypeError(
-            f"`{what}` must be one array; its parts differ in shape or kind."
+            f"`{what}` must be one array; its parts differ in shape or kind. {_faq.examples}"
         ) from error
     if not np.issubdtype(array.dtype, np.floating):
         raise TypeError(
             f"`{what}` must be floating; got {array.dtype}. Convert and scale it to order one, "
-            "e.g. `images / 8.0 - 1.0` for grey values 0 to 16."
+            f"e.g. `images / 8.0 - 1.0` for grey values 0 to 16. {_faq.real_numbers}"
         )
     if array.shape[1:] != shape or len(array) == 0:
         raise ValueError(
             f"`{what}` must have shape (num, {', '.join(map(str, shape))}) with num >= 1 to match the "
-            f"energy; got {array.shape}. Put examples along the first axis."
+            f"energy; got {array.shape}. Put examples along the first axis. {_faq.examples}"
         )
     bad = np.flatnonzero(~np.isfinite(array).reshape(len(array), -1).all(1))
     if len(bad):
         raise ValueError(
             f"`{what}` must be finite; {len(bad)} of {len(array)} examples are not (first: "
-            f"{bad[0]}). Drop or impute them."
+            f"{bad[0]}). Drop or impute them. {_faq.finite}"
         )
     return numpy.asarray(array)
 
@@ -66,13 +67,17 @@ def check_batch(model: Any, data: Any, what: str = "data") -> Array:
         ValueError: If shapes disagree, or there is no example.
     """
     if not isinstance(getattr(model, "shape", None), tuple):
-        raise TypeError(f"a loss is one of an energy or a denoiser; got {model!r:.60}.")
+        raise TypeError(
+            f"a loss is one of an energy or a denoiser; got {model!r:.60}. {_faq.examples}"
+        )
     data, shape = jnp.asarray(data), model.shape
     if not jnp.issubdtype(data.dtype, jnp.floating):
-        raise TypeError(f"`{what}` must be floating; got {data.dtype}. Convert and scale it.")
+        raise TypeError(
+            f"`{what}` must be floating; got {data.dtype}. Convert and scale it. {_faq.examples}"
+        )
     if data.shape[1:] != shape or data.ndim == 0 or len(data) == 0:
         raise ValueError(
-            f"`{what}` must have shape {('num', *shape)} with num >= 1 to match the energy; got "
-            f"{data.shape}. Put examples along the first axis.".replace("'num'", "num")
+            f"`{what}` must have shape (num, {', '.join(map(str, shape))}) with num >= 1 to match the "
+            f"energy; got {data.shape}. Put examples along the first axis. {_faq.examples}"
         )
     return data

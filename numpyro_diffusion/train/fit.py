@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from .. import _faq
 from .._arguments import check_instance, whole_numbers
 from .._numbers import number
 from .._prng import check_key
@@ -116,7 +117,7 @@ def fit(
     if not isinstance(getattr(energy, "shape", None), tuple):
         raise TypeError(
             f"`energy` must be an energy or a denoiser, such as `nd.ProperEnergy.from_data(net, data)`; got "
-            f"{energy!r:.60}."
+            f"{energy!r:.60}. {_faq.kinds}"
         )
     remedy = "It is a share of conditions."
     null_rate = number("null_rate", null_rate, least=0, below=1, remedy=remedy)
@@ -224,7 +225,7 @@ def _checked(run: Progress, carry, reports, score: float, rebuild, steps: int) -
         raise TrainingDiverged(
             f"the loss became non-finite at step {bad} of {steps}. Lower `learning_rate` or scale the data "
             "to order one; `.energy` of this exception holds the averaged weights of step "
-            f"{run.step}.",
+            f"{run.step}. {_faq.diverged}",
             rebuild(run.carry[1]), bad, _arrays(run.history),
         )  # fmt: skip
     step = run.step + len(losses)

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .. import _faq
 from .._arguments import check_callable, whole_number
 from .._numbers import number, real_array
 from .._prng import check_key
@@ -42,7 +43,9 @@ def block_means(x: Array, block: int) -> Array:
     """
     block, x = whole_number("block", block, 1), jnp.asarray(x)
     if x.ndim == 0:
-        raise ValueError("a series must have shape (length, ...), time first; got shape ().")
+        raise ValueError(
+            f"a series must have shape (length, ...), time first; got shape (). {_faq.numbers}"
+        )
     if not jnp.issubdtype(x.dtype, jnp.inexact):  # means of integers are none
         x = x.astype(jnp.result_type(float))
     length, num = len(x), -(-len(x) // block)
@@ -104,7 +107,7 @@ class MultiGranularity(eqx.Module):
         check_callable("weight", self.weight, "(noise level, data scale) -> weight")
         if not isinstance(self.masked, bool):
             raise TypeError(
-                f"`masked` of `MultiGranularity` is True or False; got {self.masked!r}."
+                f"`masked` of `MultiGranularity` is True or False; got {self.masked!r}. {_faq.kinds}"
             )
         parts = self.blocks, self.starts, self.weights
         alike = len({len(part) for part in parts}) == 1
@@ -112,7 +115,8 @@ class MultiGranularity(eqx.Module):
             raise ValueError(
                 "`MultiGranularity` expects one block, start and weight a granularity, the first of them the "
                 f"series itself with block 1 from noise level 0; got blocks={self.blocks}, "
-                f"starts={self.starts}, weights={self.weights}. Try (1, 4), (0.0, 1.0), (0.9, 0.1)."
+                f"starts={self.starts}, weights={self.weights}. Try (1, 4), (0.0, 1.0), (0.9, "
+                f"0.1). {_faq.numbers}"
             )
         for block in self.blocks:
             whole_number("blocks", block, 1)
@@ -125,7 +129,8 @@ class MultiGranularity(eqx.Module):
         if not (np.isfinite(sizes).all() and (starts >= 0).all() and (weights > 0).all()):
             raise ValueError(
                 "`starts` of `MultiGranularity` must be finite and not negative, `weights` finite and "
-                f"positive; got {self.starts} and {self.weights}. Leave out a granularity of weight 0."
+                f"positive; got {self.starts} and {self.weights}. Leave out a granularity of "
+                f"weight 0. {_faq.numbers}"
             )
 
     def __call__(

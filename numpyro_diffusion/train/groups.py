@@ -16,9 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from .. import _faq
 from .._arguments import check_callable, whole_numbers
 from .._numbers import number, one_number, positive, real_array
 from .._prng import check_key
+from .._records import record, record_page
 from .._typing import Array, PRNGKey, PyTree, Scalar
 from ..energies import AbstractDenoiser, Standardized
 from .examples import check_examples
@@ -47,6 +49,9 @@ class GroupWeights(NamedTuple):
     excess: np.ndarray
     energy: Any
     target: str
+
+    __repr__ = record
+    _repr_html_ = record_page
 
 
 def group_dro_weights(
@@ -114,21 +119,24 @@ def group_dro_weights(
     if not isinstance(energy, AbstractDenoiser | Standardized):
         raise TypeError(
             "`group_dro_weights` expects an energy or a denoiser, or a `Standardized` distribution; got "
-            f"{energy!r:.60}."
+            f"{energy!r:.60}. {_faq.kinds}"
         )
     data, labels = check_examples(data, energy.shape, "data"), np.asarray(labels)
     if labels.dtype.kind not in "biuUSf" or (labels.dtype.kind == "f" and np.isnan(labels).any()):
         raise TypeError(
             f"`labels` must be integers, text or numbers, none of them missing; got {labels.dtype}. Make the "
-            "examples without a label a class of their own, or drop them."
+            f"examples without a label a class of their own, or drop them. {_faq.kinds}"
         )
     if labels.shape != (len(data),):
         raise ValueError(
-            f"`labels` must have shape ({len(data)},), one an example; got {labels.shape}."
+            f"`labels` must have shape ({len(data)},), one an example; got "
+            f"{labels.shape}. {_faq.shapes}"
         )
     classes, which, sizes = np.unique(labels, return_inverse=True, return_counts=True)
     if len(classes) < 2:
-        raise ValueError(f"expected at least 2 classes in `labels`; got {classes.tolist()}.")
+        raise ValueError(
+            f"expected at least 2 classes in `labels`; got {classes.tolist()}. {_faq.examples}"
+        )
     units = energy if isinstance(energy, Standardized) else None
     if units is not None:
         energy, data = units.energy, jnp.asarray(units.standardize(np.asarray(data)))
@@ -186,7 +194,7 @@ def group_dro_weights(
     if not (np.isfinite(excess).all() and np.isfinite(shares).all()):
         raise TrainingDiverged(
             "a loss of `group_dro_weights` became non-finite. Lower `learning_rate` or `rate`, or scale the "
-            "data to order one.", energy, steps, {},
+            f"data to order one. {_faq.diverged}", energy, steps, {},
         )  # fmt: skip
     target = (
         "the mixture of the classes in the shares given, not in those of the data: with labels as "
@@ -209,7 +217,8 @@ def _reference(
     if isinstance(reference, AbstractDenoiser):
         if reference.shape != shape:
             raise ValueError(
-                f"`reference` must be a model of the same examples, of shape {shape}; got {reference.shape}."
+                f"`reference` must be a model of the same examples, of shape {shape}; got {reference.shape}. "
+                f"{_faq.shapes}"
             )
         return jax.vmap(lambda key, batch: _loss(loss, reference, key, batch))
     if reference is None:
@@ -219,6 +228,6 @@ def _reference(
     if losses.shape != (num,):
         raise ValueError(
             f"`reference` must be {num} finite losses, one a class in the order of `np.unique(labels)`, a "
-            f"model, or None; got shape {losses.shape}."
+            f"model, or None; got shape {losses.shape}. {_faq.shapes}"
         )
     return lambda keys, batches: jnp.asarray(losses, jnp.result_type(float))

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from .. import _faq
 from .._arguments import whole_number
 from .._numbers import number, one_number
 from .._prng import check_key
@@ -83,7 +84,9 @@ def robust_loss(
         )
         radius = number("radius", radius, least=0, remedy=remedy, traced=True)
     if not isinstance(target, str) or target not in ("shifted", "original"):
-        raise ValueError(f'`target` must be "shifted" or "original"; got {target!r}.')
+        raise ValueError(
+            f'`target` must be "shifted" or "original"; got {target!r}. {_faq.numbers}'
+        )
 
     def worst(error_at, x, t):
         alpha_t, _ = denoiser.schedule(t)

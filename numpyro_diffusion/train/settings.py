@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from .. import _faq
 from .._arguments import check_callable
 from .._numbers import positive
 from .._typing import Array, PRNGKey, PyTree
@@ -45,7 +46,7 @@ def split(
         if num < 2:
             raise ValueError(
                 f"expected at least 2 training examples, one of which is held out; got {num}. Add more, or "
-                "give `validation`."
+                f"give `validation`. {_faq.choices}"
             )
         # A tenth of a small table says too little: a fifth, up to 50.
         order, first = jax.random.permutation(key, num), max(1, num // 10, min(num // 5, 50))
@@ -58,7 +59,7 @@ def split(
             raise ValueError(
                 f"weights leave {source.ess:.1f} of {num} examples, and none of those held out, or none of "
                 "the rest, counts at all. Give `validation`, or weights that differ less, such as those of "
-                "a larger temperature."
+                f"a larger temperature. {_faq.choices}"
             )
         # Judged by as it is trained: on draws by weight.
         return kept, held_out.draw(key, first, None)
@@ -67,7 +68,8 @@ def split(
         check_examples(batch.examples, shape, "draws of the function")
         return source, batch
     raise ValueError(
-        f"`{type(source).__name__}` holds nothing out: give `validation`, examples of shape (num, *shape)."
+        f"`{type(source).__name__}` holds nothing out: give `validation`, examples of shape (num, "
+        f"*shape). {_faq.together}"
     )
 
 
@@ -77,7 +79,8 @@ def default_loss(energy: AbstractDenoiser, held_out: Batch, source: AbstractSour
     scale = float(np.sqrt(np.mean(np.var(np.asarray(data), 0))))
     if scale == 0:
         raise ValueError(
-            f"`data` must vary; all {len(data)} examples are equal. Pass more data, or a `loss`."
+            f"`data` must vary; all {len(data)} examples are equal. Pass more data, or a "
+            f"`loss`. {_faq.examples}"
         )
     loss: Callable = energy_loss if isinstance(energy, AbstractEnergy) else denoising_loss
     return lambda e, k, batch, **told: loss(e, k, batch, data_scale=scale, **told)
@@ -119,7 +122,8 @@ def null_of(energy: Any, null_rate: float) -> Array | None:
     """The null condition of an energy's network, if training is to use it."""
     if not hasattr(energy, "given"):
         raise TypeError(
-            f"`{type(energy).__name__}` takes no condition: it has no method `given`. Drop `condition`."
+            f"`{type(energy).__name__}` takes no condition: it has no method `given`. Drop "
+            f"`condition`. {_faq.network}"
         )
     if null_rate == 0:
         return None
@@ -127,7 +131,7 @@ def null_of(energy: Any, null_rate: float) -> Array | None:
     if embedding is None:
         raise ValueError(
             "the network of this energy has no null condition. Build it with `condition=Labels(key, num)` "
-            "or `Vectors(key, length)`, or set `null_rate=0`."
+            f"or `Vectors(key, length)`, or set `null_rate=0`. {_faq.network}"
         )
     return embedding.null
 
@@ -138,7 +142,8 @@ def spreader(devices: Sequence[Any] | None, batch_size: int) -> Callable[[Array]
         return lambda leaf: leaf
     if batch_size % len(devices):
         raise ValueError(
-            f"`batch_size` must be a multiple of the number of devices, {len(devices)}; got {batch_size}."
+            f"`batch_size` must be a multiple of the number of devices, {len(devices)}; got "
+            f"{batch_size}. {_faq.devices}"
         )
     mesh = jax.sharding.Mesh(np.asarray(devices), ("batch",))
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("batch"))
@@ -173,7 +178,8 @@ def trainable_of(model: Any, trainable: Callable[[Any], PyTree] | None) -> Calla
     if not hasattr(model, "net"):
         raise TypeError(
             f"`{type(model).__name__}` has no network to train. Say what is trained, such as "
-            "`trainable=lambda energy: energy.mean`, or `distill` the model into a network first."
+            "`trainable=lambda energy: energy.mean`, or `distill` the model into a network "
+            f"first. {_faq.network}"
         )
     names = [name for name in ("net", "offset") if hasattr(model, name)]
     return lambda model: tuple(getattr(model, name) for name in names)
@@ -192,12 +198,12 @@ def parted(trainable: Callable[[Any], PyTree], model: Any) -> tuple[PyTree, PyTr
     except AttributeError as error:
         raise TypeError(
             f"`trainable` selects what `{kind}` does not have: {error}. Say what is trained, such as "
-            "`trainable=lambda energy: energy.mean`."
+            f"`trainable=lambda energy: energy.mean`. {_faq.kinds}"
         ) from error
     weights, static = eqx.partition(chosen, eqx.is_inexact_array)
     if not jax.tree.leaves(weights):
         raise TypeError(
             f"`trainable` selects no floating arrays of `{kind}`, so that nothing would be trained. Take a "
-            "model with a network, or select its arrays."
+            f"model with a network, or select its arrays. {_faq.kinds}"
         )
     return weights, static

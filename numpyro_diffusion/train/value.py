@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from .. import _faq
 from .._arguments import whole_numbers
 from .._numbers import positive
 from .._prng import check_key
@@ -139,6 +140,6 @@ def draws_of(energy: AbstractDenoiser):
     if jax.eval_shape(draw, jax.random.key(0)) is None:
         raise ValueError(
             f"`{type(energy).__name__}` has no exact draws: give `data`, draws of the prior or the data it "
-            "was trained on."
+            f"was trained on. {_faq.exact_draws}"
         )
     return lambda key: draw(key) / alpha_t  # pyright: ignore[reportOptionalOperand]

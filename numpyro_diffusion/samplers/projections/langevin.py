@@ -10,9 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from ... import _faq
 from ..._arguments import check_callable, whole_numbers
 from ..._numbers import positive, real_array
 from ..._prng import check_key, lean
+from ..._records import record, record_page
 from ..._typing import Array, PRNGKey
 from ...density.stability import steepest
 from ...energies import AbstractDenoiser, AbstractEnergy, FactoredDenoiser
@@ -33,6 +35,9 @@ class ProjectedDraws(NamedTuple):
     positions: Array
     target: str
     exact: bool = False
+
+    __repr__ = record
+    _repr_html_ = record_page
 
 
 def projected_langevin(
@@ -82,21 +87,21 @@ def projected_langevin(
     if not isinstance(energy, AbstractDenoiser):
         raise TypeError(
             f"`projected_langevin` expects an energy or a denoiser; got {type(energy).__name__}. A score is "
-            "one by `nd.ScoreFunction(fn, shape)`."
+            f"one by `nd.ScoreFunction(fn, shape)`. {_faq.kinds}"
         )
     step_size = positive("step_size", step_size)
     shape, dtype = (num_samples, *energy.shape), jnp.result_type(float)
     if initial is not None and not isinstance(initial, Tracer):
         initial = jnp.asarray(real_array("initial", initial, f"of shape {shape}"), dtype)
     if initial is not None and initial.shape != shape:
-        raise ValueError(f"`initial` must have shape {shape}; got {initial.shape}.")
+        raise ValueError(f"`initial` must have shape {shape}; got {initial.shape}. {_faq.shapes}")
     check_callable("projection", projection, "u -> the nearest feasible point")
     one = jax.ShapeDtypeStruct(energy.shape, dtype)
     found = jax.eval_shape(projection, one)
     if (getattr(found, "shape", None), getattr(found, "dtype", None)) != (one.shape, one.dtype):
         raise ValueError(
             f"`projection` of a point of shape {one.shape} must be one of that shape and {one.dtype}; got "
-            f"{found}."
+            f"{found}. {_faq.shapes}"
         )
     eta = jnp.asarray(step_size, jnp.result_type(float))
     keys = jax.random.split(lean(key), num_samples)
@@ -107,7 +112,7 @@ def projected_langevin(
         raise FloatingPointError(
             f"`projected_langevin` lost {int(chains.sum())} of {num_samples} chains, the first is number "
             f"{int(chains.argmax())}: their positions are not finite. Take a smaller `step_size`, and look "
-            "at the score of the energy where chains start (`initial`)."
+            f"at the score of the energy where chains start (`initial`). {_faq.lost}"
         )
     if lost is not None:
         steep = step_size * float(steepest(key, _Score(energy), positions))
@@ -115,7 +120,7 @@ def projected_langevin(
             warnings.warn(
                 f"steps of `projected_langevin` are too large to be stable: `step_size` times the largest "
                 f"curvature of the log density is {steep:.3g} where chains ended, and should be well below "
-                f"2. Divide `step_size` by {steep / 0.2:.2g}.",
+                f"2. Divide `step_size` by {steep / 0.2:.2g}. {_faq.numbers}",
                 stacklevel=2,
             )
     target = f"projected Langevin steps of size {step_size:g}: feasible, with mass on the boundary"

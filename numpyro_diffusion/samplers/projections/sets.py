@@ -12,8 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ... import _faq
 from ..._numbers import positive, real_array
 from ..._typing import Array
+from ..._written import one_line
 
 __all__ = ["AbstractProjection", "Ball", "Box", "Simplex"]
 
@@ -22,6 +24,8 @@ _ROUNDING = 32  # a projected point is inside although the last digits of its co
 
 class AbstractProjection(eqx.Module):
     r"""A closed convex set $C$ with $\Pi_C(x) = \arg\min_{y \in C} |y - x|$, for ONE example."""
+
+    __repr__ = one_line
 
     @abc.abstractmethod
     def __call__(self, x: Array) -> Array:
@@ -58,7 +62,9 @@ class Box(AbstractProjection):
             for name, ends in {"low": low, "high": high}.items()
         )
         if not np.all(low <= high):
-            raise ValueError(f"`Box` expects low <= high everywhere; got {low} and {high}.")
+            raise ValueError(
+                f"`Box` expects low <= high everywhere; got {low} and {high}. {_faq.numbers}"
+            )
         self.low, self.high = _frozen(low), _frozen(high)
 
     def _ends(self, x: Array) -> tuple[Array, Array]:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from ... import _faq
 from ..._arguments import check_callable, check_instance, whole_numbers
 from ..._numbers import one_number, positive
 from ..._prng import check_key
@@ -76,7 +77,7 @@ def finetune(
     if not isinstance(route, AbstractRoute):
         raise TypeError(
             "`route` must be an instance of `RewardWeighted`, `ValueWeighted`, `PPO`, `DirectBackprop` or "
-            f"`PathConsistency`, such as `train.PPO()`; got {route!r:.60}."
+            f"`PathConsistency`, such as `train.PPO()`; got {route!r:.60}. {_faq.kinds}"
         )
     check_instance("optimizer", optimizer, Optimizer, "train.Optimizer(ema=0.99)", optional=False)
     check_instance("stopping", stopping, EarlyStopping, "train.EarlyStopping()", optional=False)
@@ -84,7 +85,7 @@ def finetune(
     if not isinstance(energy, AbstractDenoiser | Standardized):
         raise TypeError(
             "`finetune` expects an energy or a denoiser, or a `Standardized` distribution; got "
-            f"{energy!r:.60}."
+            f"{energy!r:.60}. {_faq.kinds}"
         )
     temperature = positive("temperature", temperature)
     earned = lambda x: one_number("a reward", reward(x))
@@ -100,7 +101,8 @@ def finetune(
             return route.run(key, task)
         except TrainingDiverged as error:
             error.args = (
-                f"{error.args[0]} A reward that is not finite at a draw of the model does so too: bound it.",
+                f"{_faq.bare(error)} A reward that is not finite at a draw of the model does so too: bound "
+                f"it. {_faq.diverged}",
                 *error.args[1:],
             )
             raise

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from ... import _faq
 from ..._arguments import check_counts
 from ..._numbers import number
 from ..result import TrainingDiverged
@@ -60,7 +61,7 @@ class PPO(AbstractRoute):
         if task.optimizer.accumulate > 1 or task.optimizer.devices is not None:
             raise ValueError(
                 "`PPO` takes one batch on one device for an update; got an `optimizer` with `accumulate` or "
-                "`devices`. Drop them."
+                f"`devices`. Drop them. {_faq.together}"
             )
         key_update, key_check, key_gain = jax.random.split(key, 3)
         chain, prior = ReverseChain(task.energy, self.num_steps), task.energy
@@ -123,7 +124,7 @@ class PPO(AbstractRoute):
             if not (bool(jnp.all(jnp.isfinite(losses))) and np.isfinite(score)):
                 raise TrainingDiverged(
                     f"the loss became non-finite before step {done * self.epochs}. Lower `learning_rate`; "
-                    "`.energy` of this exception holds the best weights before.",
+                    f"`.energy` of this exception holds the best weights before. {_faq.diverged}",
                     rebuild(best), done * self.epochs, {n: np.asarray(v) for n, v in history.items()},
                 )  # fmt: skip
             for name, value in zip(

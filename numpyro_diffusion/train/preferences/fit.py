@@ -8,9 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ... import _faq
 from ..._arguments import check_callable, check_instance
 from ..._numbers import one_number, positive, real_array
 from ..._prng import check_key
+from ..._records import record, record_page
 from ..._typing import Array, PRNGKey, PyTree
 from ...energies import AbstractDenoiser, Standardized
 from ..examples import check_examples
@@ -42,6 +44,9 @@ class PreferenceResult(NamedTuple):
     best_loss: float
     stopped: str
     target: str
+
+    __repr__ = record
+    _repr_html_ = record_page
 
     learned = FitResult.learned
     verdict = FitResult.verdict
@@ -106,17 +111,20 @@ def fit_preferences(
     """
     for name in ("condition", "weights", "augment", "checkpoint", "null_rate"):
         if options.pop(name, None) is not None:
-            raise TypeError(f"`fit_preferences` takes no `{name}`; use `fit` for that.")
+            raise TypeError(
+                f"`fit_preferences` takes no `{name}`; use `fit` for that. {_faq.together}"
+            )
     if not isinstance(loss, DPO | DMPO):
         raise TypeError(
-            f"`loss` must be `train.DPO()` or `train.DMPO(flip_rate=0.01)`; got {loss!r}."
+            "`loss` must be `train.DPO()` or `train.DMPO(flip_rate=0.01)`; got "
+            f"{loss!r}. {_faq.kinds}"
         )
     check_instance("optimizer", optimizer, Optimizer, "train.Optimizer(ema=0.99)", optional=False)
     key, beta = check_key(key), positive("beta", beta)
     if not isinstance(energy, AbstractDenoiser | Standardized):
         raise TypeError(
             "`fit_preferences` expects an energy or a denoiser, or a `Standardized` distribution; got "
-            f"{energy!r:.60}."
+            f"{energy!r:.60}. {_faq.kinds}"
         )
     log_ratio = denoising_log_ratio() if log_ratio is None else log_ratio
     check_callable("log_ratio", log_ratio, "(model, prior, key, winner, loser) -> nats")
@@ -128,7 +136,7 @@ def fit_preferences(
         if not isinstance(validation, tuple) or not 2 <= len(validation) <= 3:
             raise TypeError(
                 "`validation` must be a pair `(winners, losers)`, or with their chances as a third; got "
-                f"{type(validation).__name__}."
+                f"{type(validation).__name__}. {_faq.kinds}"
             )
         options["validation"] = _as_pairs(energy, *validation)
 
@@ -165,7 +173,7 @@ def _as_pairs(energy: Any, winners, losers, chances=None) -> tuple[Array, Array]
     if len(both[1]) != num:
         raise ValueError(
             f"expected as many losers as winners; got {num} winners and {len(both[1])} losers. Row i of "
-            "one is compared with row i of the other."
+            f"one is compared with row i of the other. {_faq.examples}"
         )
     if chances is None:
         chances = np.ones(num)
@@ -174,6 +182,7 @@ def _as_pairs(energy: Any, winners, losers, chances=None) -> tuple[Array, Array]
         raise ValueError(
             f"`chances` must be {num} numbers in [0, 1], with which winners are preferred; got shape "
             f"{chances.shape}{'' if chances.shape != (num,) else ' and numbers outside'}."
+            f" {_faq.shapes}"
         )
     if isinstance(energy, Standardized):
         both = [energy.standardize(examples) for examples in both]

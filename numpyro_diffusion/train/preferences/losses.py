@@ -12,6 +12,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from ... import _faq
 from ..._numbers import number
 from ..._typing import Scalar
 
@@ -91,7 +92,7 @@ class DMPO:
             raise ValueError(
                 "`DMPO` expects `chances` in (0, 1), or a flip rate above 0; got a hard label (a chance "
                 f"of 0 or 1 in {target.dtype}) and `flip_rate={self.flip_rate:g}`. Take "
-                "`DMPO(flip_rate=0.01)`, or `DPO()`, which is calibrated."
+                f"`DMPO(flip_rate=0.01)`, or `DPO()`, which is calibrated. {_faq.numbers}"
             )
 
     def __call__(self, h: Scalar, chance: Scalar) -> Scalar:
