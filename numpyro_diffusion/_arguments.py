@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from . import _faq
+from ._numbers import positive
 
 __all__ = [
     "as_arrays",
@@ -162,21 +163,6 @@ def whole_numbers(least: int, **values: Any) -> list[int]:
 def whole_or_none(name: str, value: Any, least: int, remedy: str = "") -> int | None:
     """Check a whole number, or `None` for a default choice; `remedy` says which."""
     return None if value is None else whole_number(name, value, least, remedy)
-
-
-def positive(name: str, value: Any) -> float:
-    """An argument that is a finite number above 0, as a Python float.
-
-    Raises:
-        ValueError: If it is not.
-    """
-    try:
-        number = float("nan") if isinstance(value, bool | np.bool_ | str) else float(value)
-    except (TypeError, ValueError):
-        number = float("nan")
-    if not 0 < number < float("inf"):
-        raise ValueError(f"`{name}` must be a finite number above 0; got {value!r}. {_faq.numbers}")
-    return number
 
 
 def check_counts(owner: Any, remedy: str = "", **least: int) -> None:

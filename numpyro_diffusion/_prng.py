@@ -15,7 +15,7 @@ from jax.extend.random import define_prng_impl
 from . import _faq
 from ._typing import Array, PRNGKey
 
-__all__ = ["alike", "check_key", "lean", "threefry"]
+__all__ = ["alike", "check_key", "key_or_zero", "lean", "threefry"]
 
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _PARITY = np.uint32(0x1BD11BDA)
@@ -89,12 +89,19 @@ def check_key(key: Any) -> PRNGKey:
     return key
 
 
+def key_or_zero(key: Any) -> PRNGKey:
+    """The key, or `jax.random.key(0)` for `None`; refuses anything else."""
+    return jax.random.key(0) if key is None else check_key(key)
+
+
 def lean(key: PRNGKey) -> PRNGKey:
     """A key, or an array of keys, with the same bits from a smaller program; other generators stay.
 
     Not for training: XLA merges the unrolled rounds into every kernel that draws, and a step of `fit`, which
     draws much, then compiles far more slowly.
     """
+    if not hasattr(key, "dtype"):
+        check_key(key)  # says what is wrong
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         key = jax.random.wrap_key_data(key)
     if jax.default_backend() != "cpu" or str(jax.random.key_impl(key)) != "threefry2x32":

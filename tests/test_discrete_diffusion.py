@@ -279,3 +279,41 @@ def test_nan_and_infinity_are_not_passed_over():
     below = lambda x, x_t: jnp.where(x[0] == 1, -jnp.inf, 0.0)
     with pytest.raises(FloatingPointError, match="`energy`"):
         nd.run_smc(KEY, discrete.masked_chain(MODEL, below, steps=2), 200)
+
+
+UNIFORM = discrete.MaskedDiffusion(lambda x: jnp.zeros((2, 2)), 2, 2)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e3, -1e3])
+def test_masses_of_an_energy_with_any_offset(offset):
+    """Exponentials of the offset are no numbers; the prior is that without it."""
+    energy = lambda x, x_t: offset + 0.7 * (x[0] == x[1])
+    prior = discrete.DiscreteDiffusionPrior(UNIFORM, energy, steps=1)
+    exact = jax.nn.log_softmax(-0.7 * jnp.eye(2).ravel()).reshape(2, 2)
+    np.testing.assert_allclose(prior.log_probs, exact, atol=2e-4)
+    mass = 0.5 * (1 + np.exp(-0.7))
+    np.testing.assert_allclose(prior.log_normalizer, np.log(mass) - offset, rtol=1e-5)
+
+
+def test_what_is_no_number_is_no_example():
+    """A denoiser or an energy that is NaN, or leaves nothing, gave the first value of each token."""
+    for energy in (lambda x, x_t: jnp.nan * x[0], lambda x, x_t: jnp.inf + 0.0 * x[0]):
+        with pytest.raises(FloatingPointError, match="at step 0 of 2 the mean of exp.-E."):
+            discrete.sample_tokens(jax.random.key(0), UNIFORM, energy)
+    with pytest.raises(FloatingPointError, match="log probabilities less energies are NaN"):
+        discrete.log_mass(UNIFORM, lambda x, x_t: jnp.nan * x[0])
+    with pytest.raises(ValueError, match="a finite mass; got exp.-inf"):
+        discrete.DiscreteDiffusionPrior(UNIFORM, lambda x, x_t: jnp.inf + 0.0 * x[0])
+    with pytest.raises(ValueError, match="a residual energy of ONE example is one number"):
+        discrete.log_mass(UNIFORM, lambda x, x_t: 1.0 * x)
+
+
+def test_what_is_no_value_of_a_token():
+    prior = discrete.DiscreteDiffusionPrior(UNIFORM)
+    np.testing.assert_array_equal(prior.log_prob(jnp.asarray([[0.5, 1.0], [0, 2]])), -np.inf)
+    with pytest.raises(ValueError, match="axis of 2 tokens; got shape .3,.*own enumeration"):
+        prior.log_prob(jnp.zeros(3, int))
+    for wrong in (-1, 2):  # 2 is the mask
+        assert np.isnan(UNIFORM.log_prob_given(jnp.asarray([0, wrong]), UNIFORM.all_masked))
+    with pytest.raises(TypeError, match="`x` must hold integers"):
+        discrete.masked_elbo(UNIFORM, jax.random.key(0), jnp.asarray([0.0, 1.0]))

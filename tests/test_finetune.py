@@ -258,11 +258,11 @@ def test_what_is_refused(key):
     call = lambda *args, **options: finetune(*args, **(QUICK | options))
     with pytest.raises(TypeError, match="`route` must be an instance .* got <class"):
         call(PPO, key, START, linear)
-    with pytest.raises(ValueError, match="`temperature` must be positive and finite; got 0"):
+    with pytest.raises(ValueError, match="`temperature` must be a finite number above 0; got 0"):
         call(PPO(), key, START, linear, temperature=0.0)
-    with pytest.raises(ValueError, match=r"one number, of shape \(\); got \(1,\)"):
+    with pytest.raises(ValueError, match=r"one number, of shape \(\); got shape \(1,\)"):
         call(PPO(), key, START, lambda x: x)
-    with pytest.raises(ValueError, match="`clip` of `PPO` must be positive"):
+    with pytest.raises(ValueError, match="`clip` of `PPO` must be a finite number above 0"):
         PPO(clip=0.0)
     with pytest.raises(ValueError, match="`length` of `PathConsistency` must be at least 1; got 0"):
         PathConsistency(length=0)

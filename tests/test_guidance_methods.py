@@ -381,7 +381,9 @@ def test_refusals():
             nd.Twisted(proposal=method)(bare)
     with pytest.raises(ValueError, match="log likelihood alone"):
         nd.samplers.ensemble_kalman(jax.random.key(0), bare)
-    with pytest.raises(ValueError, match="`idle` is a share"):
+    with pytest.raises(
+        ValueError, match="`idle` must be a finite number of at least 0 and below 0.5"
+    ):
         nd.samplers.ensemble_kalman(jax.random.key(0), BRIDGE, idle=0.5)
 
     def two(y):

@@ -95,7 +95,7 @@ def test_refusals():
     for sampler in (unadjusted_langevin, annealed_langevin):
         with pytest.raises(TypeError, match="`denoiser` must be an instance of `AbstractDenoiser`"):
             sampler(key, lambda x: x)
-        with pytest.raises(ValueError, match="`step_size` of .* must be positive"):
+        with pytest.raises(ValueError, match="`step_size` of .* must be a finite number above 0"):
             sampler(key, PRIOR, step_size=0.0)
         with pytest.raises(ValueError, match=r"`initial` must have shape \(3, 2\)"):
             sampler(key, PRIOR, num_samples=3, initial=jnp.zeros((3, 1)))

@@ -190,7 +190,7 @@ def test_population_is_poststratified_to_a_reference(key):
 
 
 def test_errors_say_what_to_do():
-    with pytest.raises(ValueError, match="positive and finite"):
+    with pytest.raises(ValueError, match="a finite number above 0"):
         Polyharmonic(-1.0)
     with pytest.raises(ValueError, match=r"Joint\(energy, num\)"):
         jax.eval_shape((nd.Gaussian() + MMD()).energy, jnp.zeros(2), jnp.asarray(0.5))

@@ -60,13 +60,13 @@ def test_the_empirical_score_stopped_early_is_a_kernel_density_estimate():
     [
         ((1, 1), "`num`.*at least 2"),
         ((100, 0), "`dimension`.*at least 1"),
-        ((100, 1, 0.0), "`smoothness` must be positive"),
-        ((100, 1, np.inf), "`smoothness` must be positive and finite"),
+        ((100, 1, 0.0), "`smoothness` must be a finite number above 0"),
+        ((100, 1, np.inf), "`smoothness` must be a finite number above 0; got inf"),
         ((1000, 64), "stop at less noise than to start from.*so few examples for the dimension"),
     ],
 )
 def test_what_is_refused(given, message):
     with pytest.raises(ValueError, match=message):
         rate_optimal_times(*given)
-    with pytest.raises(ValueError, match="`scale` must be positive"):
+    with pytest.raises(ValueError, match="`scale` must be a finite number above 0"):
         rate_optimal_times(100, 1, scale=-1.0)

@@ -112,8 +112,8 @@ def test_the_ascent_finds_the_worst_point_of_a_linear_denoiser_in_several_dimens
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"radius": -0.1}, "`radius` must be finite and not negative.*got -0.1"),
-        ({"radius": np.inf}, "`radius` must be finite"),
+        ({"radius": -0.1}, "`radius` must be a finite number of at least 0; got -0.1"),
+        ({"radius": np.inf}, "`radius` must be a finite number"),
         ({"radius": 0.1, "target": "both"}, '`target` must be "shifted" or "original"; got'),
         ({"radius": 0.1, "num_steps": 0}, "`num_steps`.*at least 1"),
     ],

@@ -69,5 +69,5 @@ def test_data_weighed_by_the_cost_train_the_reweighted_distribution(key):
 
 @pytest.mark.parametrize("strength", [-1.0, np.inf, np.nan])
 def test_bad_strengths_are_refused(strength):
-    with pytest.raises(ValueError, match="not negative; got"):
+    with pytest.raises(ValueError, match="a finite number of at least 0; got"):
         score_difference(LINE, TILTED, strength)

@@ -91,7 +91,7 @@ def test_a_black_box_keeps_its_weight_and_is_asked_for_no_gradient():
     np.testing.assert_allclose(slope, base_slope, rtol=1e-10)
     with pytest.raises(ValueError, match="one number"):
         (BASE + nd.factors.Tilt(lambda x: x)).energy(u, t)
-    with pytest.raises(ValueError, match="positive `alpha`"):
+    with pytest.raises(ValueError, match="`alpha` must be a finite number above 0"):
         nd.factors.Tilt(alpha=0.0)
 
 

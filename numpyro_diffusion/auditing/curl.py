@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._prng import check_key
 from .._records import record, record_page
 from .._typing import PRNGKey
 from ..density.paths import check_data
@@ -68,6 +69,7 @@ def curl_ratio(
     References:
         Hutchinson (1990), A stochastic estimator of the trace of the influence matrix, Commun. Stat.
     """
+    key = check_key(key)
     data = check_data(prior, data, num_probes=num_probes, batch_size=batch_size)
     times = check_times(prior, times)
     squares = _squares(prior, data, key, jnp.asarray(times, data.dtype), num_probes, batch_size)

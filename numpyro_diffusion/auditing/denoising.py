@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._prng import check_key
 from .._records import record, record_page
 from .._typing import PRNGKey
 from ..density.paths import check_data
@@ -87,6 +88,7 @@ def denoising_residual(
     References:
         Efron (2011), Tweedie's formula and selection bias, JASA.
     """
+    key = check_key(key)
     data = check_data(prior, data, num_noises=num_noises, batch_size=batch_size)
     times = check_times(prior, times)
     moments = Reference.of(data if reference is None else check_data(prior, reference))

@@ -12,7 +12,7 @@ import numpy as np
 
 from .. import _faq
 from .._arguments import whole_number, whole_numbers, whole_or_none
-from .._prng import lean
+from .._prng import check_key, lean
 from .._records import record, record_page
 from .._typing import PRNGKey
 from ..density.paths import check_data, over_examples
@@ -100,6 +100,7 @@ def compare_draws(
         Székely & Rizzo (2013), Energy statistics: a class of statistics based on distances, J. Stat. Plan.
         Inference.
     """
+    key = check_key(key)
     num_permutations = whole_number("num_permutations", num_permutations, 1)
     num_directions = whole_or_none("num_directions", num_directions, 1, "`None` chooses.")
     max_points = whole_or_none("max_points", max_points, 2, "`None` takes all.")
@@ -218,6 +219,7 @@ def _energy_test(x: np.ndarray, y: np.ndarray, rng, num: int) -> tuple[float, fl
 
 def noised_to_prior(prior: AbstractDenoiser, data, key: PRNGKey) -> np.ndarray:
     """Clean examples with the noise that the prior keeps at `t_min`, of the shape of `data`."""
+    key = check_key(key)
     data = check_data(prior, data)
     level = prior.schedule.noise_level(jnp.asarray(prior.t_min, data.dtype))
     return np.asarray(data + level * jax.random.normal(key, data.shape, data.dtype))
@@ -243,6 +245,7 @@ def many_draws(
         num_steps: Steps of the reverse process.
         batch_size: Draws at once, to bound memory; all of them if `None`.
     """
+    key = check_key(key)
     num, num_steps = whole_numbers(1, num=num, num_steps=num_steps)
     batch_size = whole_or_none("batch_size", batch_size, 1, "`None` takes all.")
     return np.asarray(_many(prior, jax.random.split(lean(key), num), num_steps, batch_size))

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._prng import check_key
 from .._records import record, record_page
 from .._typing import PRNGKey
 from ..density.paths import check_data
@@ -65,6 +66,7 @@ def gradient_agreement(
         TypeError: If `energy` is a denoiser alone.
         ValueError: If data, times or numbers cannot be used.
     """
+    key = check_key(key)
     check_has_density("gradient_agreement", energy)
     data = check_data(energy, data, batch_size=batch_size)
     times = check_times(energy, times)

@@ -9,6 +9,7 @@ import numpy as np
 
 from .. import _faq
 from .._arguments import whole_number, whole_or_none
+from .._prng import check_key
 from .._records import record, record_page
 from .._typing import PRNGKey
 from ..density.paths import check_data
@@ -101,6 +102,7 @@ def membership_audit(
     References:
         Rao et al. (2025), Score-based Membership Inference on Diffusion Models, arXiv 2509.25003.
     """
+    key = check_key(key)
     num_noises = whole_number("num_noises", num_noises, 1)
     batch_size = whole_or_none("batch_size", batch_size, 1, "`None` takes all.")
     lots = [check_data(prior, lot, num_noises=num_noises) for lot in (members, held_out)]

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._html import page
-from .._prng import lean
+from .._prng import check_key, lean
 from .._progress import progress
 from .._typing import PRNGKey
 from ..density.paths import check_data
@@ -145,6 +145,7 @@ def audit(
     Raises:
         ValueError: If data, times or numbers cannot be used.
     """
+    key = check_key(key)
     law: AbstractDenoiser
     if isinstance(prior, Standardized):
         units, law = prior, prior.energy

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._prng import check_key
 from .._records import record, record_page
 from .._typing import Array, PRNGKey
 from ..density.paths import check_data
@@ -77,6 +78,7 @@ def rest_of_data(
         TypeError: If `energy` is a denoiser alone.
         ValueError: If data or numbers cannot be used.
     """
+    key = check_key(key)
     check_has_density("rest_of_data", energy)
     counts = {"num_moves": num_moves, "num_steps": num_steps, "batch_size": batch_size}
     data = check_data(energy, data, **counts)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._arguments import whole_number
+from .._prng import check_key
 from .._records import record, record_page
 from .._typing import Array, PRNGKey, Scalar
 from ..density.paths import check_data
@@ -86,6 +87,7 @@ def posterior_spectrum(
         Ubaru, Chen & Saad (2017), Fast estimation of tr(f(A)) via stochastic Lanczos quadrature, SIAM J.
         Matrix Anal. Appl.
     """
+    key = check_key(key)
     max_exact = whole_number("max_exact", max_exact, 0)
     data = check_data(prior, data, num_steps=num_steps, batch_size=batch_size)
     times = check_times(prior, times)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._arguments import whole_number, whole_numbers
+from .._prng import check_key
 from .._records import record, record_page
 from .._typing import PRNGKey
 from ..density.paths import check_data
@@ -89,6 +90,7 @@ def normalizer_spread(
     References:
         Li & Yan (2024), A Score-Based Density Formula, arXiv 2408.16765.
     """
+    key = check_key(key)
     num_nodes = whole_number("num_nodes", num_nodes, 1)
     num_draws, num_repeats = whole_numbers(2, num_draws=num_draws, num_repeats=num_repeats)
     check_has_density("normalizer_spread", energy)

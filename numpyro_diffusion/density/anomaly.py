@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._prng import key_or_zero
 from .._records import record, record_page
 from .._typing import PRNGKey
 from ..energies import AbstractDenoiser
@@ -90,7 +91,7 @@ def anomaly_score(
         Gammerman & Shafer (2005), Algorithmic learning in a random world, for the ranks.
     """
     estimator = ScoreFormula() if estimator is None else estimator
-    key_reference, key_x = jax.random.split(jax.random.key(0) if key is None else key)
+    key_reference, key_x = jax.random.split(key_or_zero(key))
     if not isinstance(reference, DensityEstimate):
         reference = estimator(prior, jnp.asarray(reference), key_reference, batch_size=batch_size)
     known = np.sort(np.asarray(reference.value, float).ravel())

@@ -9,12 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import _faq
-from .._arguments import whole_number
+from .._arguments import check_instance, whole_number
+from .._numbers import positive, real_array
+from .._prng import check_key
 from .._records import record, record_page
 from .._typing import PRNGKey
 from .field import DensityField
+from .stability import steepest
 
 __all__ = ["BellmanDraws", "bellman_sample"]
+
+_STEEP = 0.2
 
 
 class BellmanDraws(NamedTuple):
@@ -23,7 +28,8 @@ class BellmanDraws(NamedTuple):
     Attributes:
         draws: Shape `(num, dimension)`.
         turnover: $\int s(x_t)\,dt$ of each path over the variance of the draws, shape `(num,)`: how often it
-            could have forgotten where it started. Below 1 it is still about there.
+            could have forgotten where it started. Below 1 it is still about there. NaN of one path alone,
+            which has no variance.
         target: What the draws follow, in words, and in which limit.
     """
 
@@ -55,28 +61,37 @@ def bellman_sample(
         start: Where paths begin, shape `(num, dimension)`: inside the support, such as data with noise.
         time: $T$, in units of variance over density.
         num_steps: Steps. A step, `time / num_steps`, times the largest second derivative of $p$ should stay
-            below 0.05; at 0.08 the variance of two modes came out 1 per cent too large.
+            below 0.05; at 0.08 the variance of two modes came out 1 per cent too large. Above 0.2 at the
+            first starts there is a warning.
 
     Raises:
         ValueError: If `start` is not finite or of another shape, or a number is out of range.
         FloatingPointError: If a path is not finite; the message names it.
 
     Warns:
-        UserWarning: If half of the paths or more have a `turnover` below 1.
+        UserWarning: If steps are too large, or half of the paths or more have a `turnover` below 1.
 
     References:
         Li et al. (2024), arXiv 2410.01796.
     """
     num_steps = whole_number("num_steps", num_steps, 1)
-    rows = np.asarray(start, float)
-    if rows.ndim != 2 or not rows.size or not np.isfinite(rows).all():
+    key = check_key(key)
+    check_instance("field", field, DensityField, "fit_density_field(...)", optional=False)
+    rows = real_array("start", start, "of shape (num, dimension)")
+    if rows.ndim != 2 or not rows.size:
         raise ValueError(
-            "`start` must be finite, of shape (num, dimension); got shape "
-            f"{rows.shape}. {_faq.finite}"
+            f"`start` must be finite real numbers of shape (num, dimension); got shape {rows.shape}. "
+            f"{_faq.shapes}"
         )
-    if not (time > 0 and np.isfinite(time)):
-        raise ValueError(f"`time` must be positive and finite; got {time}. {_faq.numbers}")
+    time = positive("time", time)
     dtype = jnp.result_type(float)
+    one = jax.ShapeDtypeStruct(rows.shape[1:], dtype)
+    shapes = [jax.eval_shape(part, one).shape for part in (field.value, field.gradient)]
+    if shapes != [(), one.shape]:
+        raise ValueError(
+            f"a field at a point of shape {one.shape} is a number and a gradient of that shape; got shapes "
+            f"{shapes[0]} and {shapes[1]}. {_faq.shapes}"
+        )
     step = jnp.asarray(time / num_steps, dtype)
     ends, clocks = _paths(key, field, jnp.asarray(rows, dtype), step, jnp.arange(num_steps))
     draws, clocks = np.asarray(ends), np.asarray(clocks)
@@ -86,8 +101,20 @@ def bellman_sample(
             f"{len(bad)} of {len(draws)} paths of `bellman_sample` are not finite (first: {bad[0]}, from "
             f"{rows[bad[0]].tolist()}). Take more steps, or look at the field there. {_faq.lost}"
         )
-    turnover = clocks / max(float(draws.var(0).mean()), float(np.finfo(draws.dtype).tiny))
-    if np.median(turnover) < 1:
+    variance = float(draws.var(0).mean())
+    turnover = clocks / variance if variance > 0 else np.full_like(clocks, np.nan)
+    slope = float(
+        steepest(jax.random.fold_in(key, num_steps), field.gradient, jnp.asarray(rows, dtype))
+    )
+    if slope * time / num_steps > _STEEP:
+        warnings.warn(
+            f"steps of `bellman_sample` are too large: a step of {time / num_steps:.3g} times the largest "
+            f"second derivative of the density at the starts, {slope:.3g}, should be below 0.05, and paths "
+            f"are thrown out of the support. Take {int(min(slope * time / 0.05, 1e9)) + 1} steps. "
+            f"{_faq.numbers}",
+            stacklevel=2,
+        )
+    elif np.median(turnover) < 1:
         warnings.warn(
             "half of the paths of `bellman_sample` have a turnover below 1 (median "
             f"{np.median(turnover):.2g}): they are still about where they started. Take more `time`; in more "

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 import jax
 
-from .._prng import lean
+from .._prng import key_or_zero, lean
 from .._typing import PRNGKey
 from ..energies import AbstractDenoiser, AbstractEnergy
 from .compare import common_error
@@ -78,7 +78,7 @@ def density_certificate(
     check_prior("density_certificate", prior)
     data = check_data(prior, data, batch_size=batch_size)
     estimators = default_estimators(prior) if estimators is None else estimators
-    key_noise, key_points = jax.random.split(jax.random.key(0) if key is None else key)
+    key_noise, key_points = jax.random.split(key_or_zero(key))
     u = noised_to_t_min(prior, data, key_noise)
     keys = jax.random.split(lean(key_points), len(u))
     points = []

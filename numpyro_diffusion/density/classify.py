@@ -16,6 +16,7 @@ from jax.core import Tracer
 
 from .. import _faq
 from .._arguments import whole_number
+from .._prng import key_or_zero
 from .._records import record, record_page
 from .._typing import Array, PRNGKey
 from ..energies import AbstractDenoiser
@@ -98,12 +99,12 @@ def classify(
         zero-shot classifier, ICCV. Clark & Jaini (2023), Text-to-image diffusion models are zero-shot
         classifiers, NeurIPS.
     """
-    batch_size = whole_number("batch_size", batch_size, 1)
+    key, batch_size = key_or_zero(key), whole_number("batch_size", batch_size, 1)
     estimator = ScoreFormula() if estimator is None else estimator
     labels = check_conditional("classify", prior, labels)
     x, batch = check_points(prior, x)
     log_prior = _log_prior(prior_probs, len(labels))
-    keys = jax.random.split(jax.random.key(0) if key is None else key, len(x))
+    keys = jax.random.split(key, len(x))
     rows = jnp.repeat(jnp.arange(len(x)), len(labels))
     told = jnp.tile(labels, (len(x), *(1 for _ in labels.shape[1:])))
     found = by_label(estimator, prior, x, told, keys, rows, int(batch_size))

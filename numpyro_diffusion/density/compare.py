@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from .. import _faq
-from .._prng import lean
+from .._prng import key_or_zero, lean
 from .._records import record, record_page
 from .._typing import PRNGKey
 from ..energies import AbstractDenoiser
@@ -76,7 +76,7 @@ def compare_priors(
             f"`compare_priors` expects priors by name, at least one; got none. {_faq.shapes}"
         )
     estimator = ScoreFormula() if estimator is None else estimator
-    key, points, common = jax.random.key(0) if key is None else key, [], []
+    key, points, common = key_or_zero(key), [], []
     for prior in priors.values():
         check_prior("compare_priors", prior)
         x = check_data(prior, data, batch_size=batch_size)

@@ -20,7 +20,7 @@ from jax.core import Tracer
 
 from .. import _faq
 from .._arguments import whole_numbers
-from .._prng import lean
+from .._prng import key_or_zero, lean
 from .._records import record, record_page
 from .._typing import Array, PRNGKey, Scalar
 from .._written import one_line
@@ -130,7 +130,7 @@ class AbstractLogDensity(eqx.Module):
         )
         check_prior(type(self).__name__, prior)
         x, batch = check_points(prior, x)
-        key = jax.random.key(0) if key is None else key
+        key = key_or_zero(key)
         found = estimates_at(self, prior, x, jax.random.split(lean(key), len(x)), int(batch_size))
         if tolerance is not None:
             found = _until(self, prior, x, key, found, tolerance, max_evaluations, batch_size)

@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import _faq
+from .._arguments import check_callable, check_instance
+from .._numbers import number, one_number, real_array
 from .._typing import Array, Scalar
 
 __all__ = ["Bumps", "DensityField"]
@@ -37,10 +39,15 @@ class DensityField(eqx.Module):
     value: Callable[[Array], Scalar]
     gradient: Callable[[Array], Array]
 
+    def __check_init__(self):
+        check_callable("value", self.value, "x -> density")
+        check_callable("gradient", self.gradient, "x -> its gradient")
+
     @staticmethod
     def of(log_density: Callable[[Array], Scalar]) -> "DensityField":
         """The field of a normalised log density in closed form."""
-        value = lambda x: jnp.exp(log_density(x))
+        check_callable("log_density", log_density, "x -> log density")
+        value = lambda x: jnp.exp(one_number("a log density", log_density(x)))
         return DensityField(value, jax.grad(value))
 
     @staticmethod
@@ -54,7 +61,10 @@ class DensityField(eqx.Module):
         Raises:
             ValueError: If weights are none of these.
         """
-        fields, shares = tuple(fields), _shares("weights", weights)
+        fields = (fields,) if isinstance(fields, DensityField) else tuple(fields)
+        for field in fields:
+            check_instance("fields", field, DensityField, "fit_density_field(...)", optional=False)
+        shares = _shares("weights", weights)
         if len(shares) != len(fields):
             raise ValueError(
                 f"expected one weight a field; got {len(fields)} and {len(shares)}. {_faq.shapes}"
@@ -81,15 +91,12 @@ class DensityField(eqx.Module):
         Raises:
             ValueError: If `scale`, `shifts` or `weights` are none of these.
         """
-        rows = np.asarray(shifts, float)
-        if not (scale > 0 and np.isfinite(scale)):
+        scale = number("scale", scale, above=0)
+        form = "of shape (num, dimension), one draw of R a row"
+        rows = real_array("shifts", shifts, form)
+        if rows.ndim != 2 or not rows.size:
             raise ValueError(
-                f"`scale` of `push_affine` must be positive and finite; got {scale}. {_faq.numbers}"
-            )
-        if rows.ndim != 2 or not rows.size or not np.isfinite(rows).all():
-            raise ValueError(
-                "`shifts` must be finite, of shape (num, dimension), one draw of R a row; got "
-                f"{rows.shape}. {_faq.finite}"
+                f"`shifts` must be finite real numbers {form}; got shape {rows.shape}. {_faq.shapes}"
             )
         shares = _shares("weights", np.ones(len(rows)) if weights is None else weights)
         if len(shares) != len(rows):
@@ -118,6 +125,7 @@ class Bumps(eqx.Module):
     width: Scalar
 
     def __call__(self, x: Array) -> Array:
+        _check_point(x, self.centers)
         return bumps(x, self.centers, self.width) @ self.weights
 
 
@@ -143,15 +151,25 @@ class _Pushed(eqx.Module):
     power: int = eqx.field(static=True)
 
     def __call__(self, z):
+        _check_point(z, self.shifts)
         values = jax.vmap(lambda shift: self.part((z - shift) / self.scale))(self.shifts)
         return jnp.tensordot(self.weights, values, 1) / self.scale**self.power
 
 
-def _shares(name: str, weights) -> tuple[float, ...]:
-    sizes = np.asarray(weights, float)
-    if sizes.ndim != 1 or not (np.isfinite(sizes) & (sizes >= 0)).all() or not sizes.sum() > 0:
+def _check_point(x: Array, rows: Array) -> None:
+    """Refuse a point of another dimension, which would be broadcast."""
+    if jnp.shape(x) != rows.shape[1:]:
         raise ValueError(
-            f"`{name}` must be finite and not negative, and not all 0; got "
-            f"{sizes.tolist()}. {_faq.numbers}"
+            f"this field is one of points of shape {rows.shape[1:]}; got shape {jnp.shape(x)}. Fields and "
+            f"shifts that are put together must have one dimension. {_faq.shapes}"
         )
+
+
+def _shares(name: str, weights) -> tuple[float, ...]:
+    sizes = real_array(name, weights, "of shape (num,)")
+    if sizes.ndim != 1 or not (sizes >= 0).all() or not sizes.sum() > 0:
+        raise ValueError(
+            f"`{name}` must be one a part, not negative, and not all 0; got {sizes.tolist()}. {_faq.numbers}"
+        )
+    sizes = sizes / sizes.max()  # their sum may be beyond the largest number
     return tuple((sizes / sizes.sum()).tolist())

@@ -6,7 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import _faq
-from .._arguments import whole_number
+from .._arguments import check_instance, whole_number
+from .._numbers import positive, real_array
+from .._prng import check_key
 from .._typing import PRNGKey
 from .field import Bumps, DensityField, bumps
 
@@ -48,18 +50,31 @@ def fit_density_field(
         Li et al. (2024), arXiv 2410.01796, whose networks and sliced losses, for more dimensions, are not
         here.
     """
+    key = check_key(key)
     num_centers = whole_number("num_centers", num_centers, 1)
-    rows = np.asarray(data, float)
-    if rows.ndim != 2 or len(rows) < 10 or not rows.shape[1] or not np.isfinite(rows).all():
+    form = "of shape (num, dimension) with num >= 10"
+    rows = real_array("data", data, form)
+    if rows.ndim != 2 or len(rows) < 10 or not rows.shape[1]:
         raise ValueError(
-            f"`data` must be finite, of shape (num, dimension) with num >= 10; got shape {rows.shape}. Put "
-            f"examples along the first axis. {_faq.finite}"
+            f"`data` must be finite real numbers {form}; got shape {rows.shape}. Put examples along the "
+            f"first axis. {_faq.shapes}"
         )
     num, dimension = rows.shape
     rule = float(np.sqrt(rows.var(0).mean())) * num ** (-1 / (dimension + 4))
-    spread: float = rule if noise is None else noise
-    reach: float = 2 * spread if width is None else width
-    _check_sizes(noise=spread, width=reach)
+    if noise is None and not rule > 0:
+        raise ValueError(
+            "`data` must vary; all examples are equal. A density is none: give `noise`, a standard "
+            f"deviation. {_faq.finite}"
+        )
+    spread = rule if noise is None else positive("noise", noise)
+    reach = 2 * spread if width is None else positive("width", width)
+    digits = float(jnp.finfo(jnp.result_type(float)).eps) * np.abs(rows).max()
+    if reach < 100 * digits:
+        raise ValueError(
+            f"bumps must be wider than what numbers of the size of `data` can tell apart; got width "
+            f"{reach:.3g} and data up to {np.abs(rows).max():.3g}, which 32 or 64 bits know to {digits:.3g}. "
+            f"Subtract the mean of the data, or take a larger `noise`. {_faq.numbers}"
+        )
     value, gradient = np.empty(num), np.empty((num, dimension))
     step = max(1, 2**22 // num)
     for begin in range(0, num, step):
@@ -91,19 +106,25 @@ def project_field(field: DensityField, points, centers, width: float) -> Density
     Raises:
         ValueError: If shapes disagree, or something is not finite.
     """
-    points, centers = np.asarray(points, float), np.asarray(centers, float)
+    check_instance("field", field, DensityField, "fit_density_field(...)", optional=False)
+    points = real_array("points", points, "of shape (num, dimension)")
+    centers = real_array("centers", centers, "of shape (num_centers, dimension)")
     shapes = points.shape, centers.shape
-    if points.ndim != 2 or centers.shape != (len(centers), points.shape[1]) or not len(centers):
+    if (
+        points.ndim != 2
+        or centers.shape[1:] != points.shape[1:]
+        or not centers.size
+        or not points.size
+    ):
         raise ValueError(
             f"`points` and `centers` must have shapes (num, dimension); got {shapes[0]} and "
             f"{shapes[1]}. {_faq.shapes}"
         )
-    _check_sizes(width=width)
+    width = positive("width", width)
     found = [np.asarray(part, float) for part in _at(field, jnp.asarray(points))]
-    if not all(np.isfinite(part).all() for part in (centers, *found)):
+    if not all(np.isfinite(part).all() for part in found):
         raise ValueError(
-            "`project_field` met a field that is not finite at `points`, or `centers` that are "
-            f"not. {_faq.finite}"
+            f"`project_field` met a field that is not finite at `points`. Look at it there. {_faq.finite}"
         )
     return _regressed(points, centers, width, *found)
 
@@ -123,12 +144,3 @@ def _regressed(points, centers, width, value, gradient) -> DensityField:
     weights, centers = jnp.asarray(weights, dtype), jnp.asarray(centers, dtype)
     width = jnp.asarray(width, dtype)
     return DensityField(Bumps(weights[:, 0], centers, width), Bumps(weights[:, 1:], centers, width))
-
-
-def _check_sizes(**sizes: float) -> None:
-    for name, size in sizes.items():
-        if not (size > 0 and np.isfinite(size)):
-            raise ValueError(
-                f"`{name}` must be positive and finite, a standard deviation in units of the data; got "
-                f"{size}. {_faq.numbers}"
-            )

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import _faq
-from .._prng import lean
+from .._prng import check_key, lean
 from .._records import record, record_page
 from .._typing import PRNGKey, Scalar
 from ..energies import AbstractDenoiser
@@ -116,6 +116,7 @@ def elbo_vs_horizon(
         Franzese et al. (2023), How much is enough? A study on diffusion times in score-based generative
         models, Entropy. Li & Yan (2024), arXiv 2408.16765, for the bound.
     """
+    key = check_key(key)
     counts = {"num_noises": num_noises, "num_nodes": num_nodes, "batch_size": batch_size}
     data = check_data(energy, data, **counts)
     horizons = np.asarray(horizons, float)

@@ -8,6 +8,7 @@ discriminator stands for it. Without it every generator collapses onto the mode.
 import jax
 import jax.numpy as jnp
 
+from .._prng import check_key
 from .._typing import Array, PRNGKey, Scalar
 from ..energies import AbstractDenoiser
 from .estimate import AbstractLogDensity
@@ -40,6 +41,7 @@ def score_matching_penalty(
     References:
         Li & Yan (2024), arXiv 2408.16765, section on generative adversarial networks.
     """
+    key = check_key(key)
     if estimator is None:
         estimator = ScoreFormula(Stratified(2), Mirrored(2))
     shared = estimator.prepare(prior)

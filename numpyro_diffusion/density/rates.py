@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from .. import _faq
-from .._arguments import whole_number
+from .._arguments import check_instance, whole_number
+from .._numbers import positive
 from .._records import record, record_page
 from ..schedules import AbstractSchedule, VariancePreserving
 
@@ -87,9 +88,10 @@ def rate_optimal_times(
         arXiv 2303.01861. Silverman (1986), Density estimation, for the bandwidth.
     """
     num, dimension = whole_number("num", num, 2), whole_number("dimension", dimension, 1)
-    for name, value in {"smoothness": smoothness, "scale": scale}.items():
-        if not (value > 0 and math.isfinite(value)):
-            raise ValueError(f"`{name}` must be positive and finite; got {value}. {_faq.numbers}")
+    smoothness, scale = positive("smoothness", smoothness), positive("scale", scale)
+    check_instance(
+        "schedule", schedule, AbstractSchedule, "nd.schedules.VariancePreserving()", optional=False
+    )
     low = scale * num ** (-1 / (2 * min(smoothness, 2.0) + dimension))
     rate = num ** (-smoothness / (2 * smoothness + dimension))
     high = scale * math.sqrt(rate**-2 - 1)
@@ -99,8 +101,9 @@ def rate_optimal_times(
     if not t_min < t_max:
         raise ValueError(
             f"expected to stop at less noise than to start from; got noise levels {low:.3g} and {high:.3g}, "
-            f"times {t_min:.3g} and {t_max:.3g} of `{type(schedule).__name__}`. With so few examples for the "
-            f"dimension the rate says nothing. {_faq.schedules}"
+            f"times {t_min:.3g} and {t_max:.3g} of `{type(schedule).__name__}`. With so few examples for "
+            "the dimension the rate says nothing; with data far from unit scale, standardise them. "
+            f"{_faq.numbers}"
         )
     with jax.ensure_compile_time_eval():
         levels = [float(schedule.noise_level(jnp.asarray(t))) for t in (t_min, t_max)]

@@ -18,7 +18,7 @@ from ..smc.claims import Claims
 from ..smc.moves import Move
 from ..smc.preconditioner import Preconditioner
 from .data import AbstractTokenData, TokenTable
-from .energies import AutoregressiveEnergy, ResidualEnergy, check_energy_function
+from .energies import AutoregressiveEnergy, ResidualEnergy, check_energy_function, energy_at
 from .masked import MaskedDiffusion, chosen, reveals
 from .particle import TokenInfo, TokenLevel, TokenParticle
 from .sample import check_window, within
@@ -64,7 +64,7 @@ class _Chain(eqx.Module):
         draws = jax.random.categorical(key_draw, logits, shape=shape)
         log_weights = jnp.zeros(len(draws), log_probs.dtype)
         if self.energy is not None:
-            energies = jax.vmap(lambda draw: self.energy(draw, x))(draws)  # type: ignore
+            energies = jax.vmap(lambda draw: energy_at(self.energy, draw, x))(draws)  # type: ignore
             log_weights = jnp.where(level.uses_energy, -energies, 0.0)
         best = draws[jax.random.categorical(key_choice, log_weights)]
         new = jnp.where(block, best, x)
@@ -109,7 +109,7 @@ class _Chain(eqx.Module):
                 value = value + log_prior + power * log_likelihood
             if self.joint is not None:
                 log_denoiser = jnp.sum(chosen(particle.log_probs, x))
-                value = value + self.joint.log_density(x) - log_denoiser
+                value = value + self.joint.log_joint(x) - log_denoiser
             return value
 
         return log_mean_exp(jax.vmap(one)(particle.noise))

@@ -7,13 +7,17 @@ look ahead exactly as far as its denoiser does.
 
 import abc
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from .. import _faq
 from .._arguments import check_callable
+from .._numbers import one_number, real_array
 from .._typing import Array, Position, PRNGKey, Scalar
 from .masked import chosen
 
@@ -44,6 +48,17 @@ class AbstractTokenData(eqx.Module):
         """
 
 
+def _as_array(table: Any) -> Any:
+    """A floating array where it can be one."""
+    if isinstance(table, jax.Array) and jnp.issubdtype(table.dtype, jnp.floating):
+        return table
+    if not isinstance(table, list | tuple | np.ndarray | jax.Array):
+        return table
+    return jnp.asarray(
+        real_array("table", table, "of shape (num_tokens, num_values)", finite=False), float
+    )
+
+
 class TokenTable(AbstractTokenData):
     r"""A log likelihood that is a sum over tokens, $\log p(y \mid x) = \sum_i \ell_i(x_i)$.
 
@@ -54,10 +69,13 @@ class TokenTable(AbstractTokenData):
         ValueError: If the table is no matrix, or holds NaN or $+\infty$.
     """
 
-    table: Array
+    table: Array = eqx.field(converter=_as_array)
 
     def __check_init__(self):
-        values = np.asarray(self.table)
+        if isinstance(self.table, Tracer):  # data of a program
+            return
+        form = "of shape (num_tokens, num_values), log likelihoods"
+        values = real_array("table", self.table, form, finite=False)
         if values.ndim != 2 or not (values < np.inf).all():  # NaN is not below anything
             raise ValueError(
                 "`table` must have shape (num_tokens, num_values) and log likelihoods below infinity; got "
@@ -98,7 +116,7 @@ class TokenLikelihood(AbstractTokenData):
 
     def log_prior_and_likelihood(self, z, x):
         """No prior, and the function."""
-        return jnp.zeros(()), self.log_likelihood(x)
+        return jnp.zeros(()), one_number("a log likelihood of ONE example", self.log_likelihood(x))
 
     def tables(self, z, power):
         """Nothing."""

@@ -17,10 +17,11 @@ from collections.abc import Callable
 import equinox as eqx
 
 from .._arguments import check_callable, check_instance
+from .._numbers import one_number
 from .._typing import Array, Scalar
 from .masked import MaskedDiffusion
 
-__all__ = ["AutoregressiveEnergy", "ResidualEnergy", "check_energy_function"]
+__all__ = ["AutoregressiveEnergy", "ResidualEnergy", "check_energy_function", "energy_at"]
 
 ResidualEnergy = Callable[[Array, Array], Scalar]
 """`(x, x_t) -> ()`: an example without masks, and the same with some, for ONE example."""
@@ -46,10 +47,19 @@ class AutoregressiveEnergy(eqx.Module):
         check_instance("model", self.model, MaskedDiffusion, "MaskedDiffusion(...)", optional=False)
 
     def __call__(self, x: Array, x_t: Array) -> Scalar:
-        return self.model.log_prob_given(x, x_t) - self.log_density(x)
+        return self.model.log_prob_given(x, x_t) - self.log_joint(x)
+
+    def log_joint(self, x: Array) -> Scalar:
+        r"""$\log p_{AR}(x)$, one number."""
+        return one_number("a log density of ONE example", self.log_density(x))
 
 
 def check_energy_function(energy: ResidualEnergy | None) -> None:
     """Refuse a residual energy that is no function."""
     if energy is not None:
         check_callable("energy", energy, "`(x, x_t) -> energy`")
+
+
+def energy_at(energy: ResidualEnergy, x: Array, x_t: Array) -> Scalar:
+    """The residual energy of ONE candidate; refuses what is not one number."""
+    return one_number("a residual energy of ONE example", energy(x, x_t))

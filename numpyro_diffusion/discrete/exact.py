@@ -11,7 +11,7 @@ import numpy as np
 from .. import _faq
 from .._arguments import check_instance, whole_numbers, whole_or_none
 from .._typing import Array
-from .energies import ResidualEnergy, check_energy_function
+from .energies import ResidualEnergy, check_energy_function, energy_at
 from .masked import MaskedDiffusion, reveals
 from .sample import check_window, within
 
@@ -23,6 +23,11 @@ _MOST = 2**22  # pairs of a set of tokens that are seen and an example
 def all_examples(num_tokens: int, num_values: int) -> np.ndarray:
     """All examples in order, integers of shape `(num_values**num_tokens, num_tokens)`."""
     num_tokens, num_values = whole_numbers(1, num_tokens=num_tokens, num_values=num_values)
+    if num_values**num_tokens > _MOST:
+        raise ValueError(
+            f"expected at most 2^22 examples to list; got {num_values}^{num_tokens}. Sample instead: "
+            f"`sample_tokens`. {_faq.numbers}"
+        )
     grid = np.indices((num_values,) * num_tokens, np.int32)
     return grid.reshape(num_tokens, -1).T
 
@@ -55,6 +60,7 @@ def log_mass(
 
     Raises:
         ValueError: If there are more than 2^22 pairs of a set of tokens and an example.
+        FloatingPointError: If a log probability of the denoiser or an energy is NaN, or an energy $-\infty$.
     """
     steps = whole_or_none("steps", steps, 1)
     check_instance("model", model, MaskedDiffusion, "MaskedDiffusion(...)", optional=False)
@@ -70,13 +76,26 @@ def log_mass(
     uses = within(ends[:-1], size, check_window(window)) & (energy is not None)
     examples = jnp.asarray(all_examples(size, values))
     mass: dict[tuple[int, ...], Any] = {(): np.ones((1,) * size)}
+    shift = 0.0  # masses are those over e^shift, so that energies may have any offset
     for before, after, used in zip(ends[:-1], ends[1:], uses, strict=True):
         passed: dict[tuple[int, ...], Any] = {}
-        for seen, mass_seen in mass.items():
-            hidden = [i for i in range(size) if i not in seen]
+        kernels = {}
+        for seen in mass:
             is_seen = jnp.isin(jnp.arange(size), jnp.asarray(seen, int))
             kernel = _kernel(model, energy if used else None, examples, is_seen)
-            joint = mass_seen * np.exp(np.asarray(kernel, float)).reshape((values,) * size)
+            kernels[seen] = np.asarray(kernel, float)
+            if not (kernels[seen] < np.inf).all():  # NaN is not below anything
+                raise FloatingPointError(
+                    f"with the tokens {list(seen)} seen, {int((~(kernels[seen] < np.inf)).sum())} of "
+                    f"{len(examples)} log probabilities less energies are NaN or +inf. Look at the denoiser "
+                    f"and the energy there; an energy of +inf says that an example cannot be. {_faq.nan}"
+                )
+        largest = max(kernel.max() for kernel in kernels.values())
+        largest = largest if np.isfinite(largest) else 0.0
+        shift += largest
+        for seen, mass_seen in mass.items():
+            hidden = [i for i in range(size) if i not in seen]
+            joint = mass_seen * np.exp(kernels[seen] - largest).reshape((values,) * size)
             blocks = list(itertools.combinations(hidden, int(after - before)))
             for block in blocks:
                 rest = tuple(i for i in hidden if i not in block)
@@ -85,7 +104,7 @@ def log_mass(
                 passed[now] = passed.get(now, 0.0) + part
         mass = passed
     with np.errstate(divide="ignore"):
-        return jnp.log(mass[tuple(range(size))])
+        return jnp.asarray(np.log(mass[tuple(range(size))]) + shift, jnp.result_type(float))
 
 
 @eqx.filter_jit
@@ -95,6 +114,6 @@ def _kernel(model, energy, examples, is_seen) -> Array:
     def one(x):
         x_t = jnp.where(is_seen, x, model.mask)
         value = model.log_prob_given(x, x_t)
-        return value if energy is None else value - energy(x, x_t)
+        return value if energy is None else value - energy_at(energy, x, x_t)
 
     return jax.lax.map(one, examples, batch_size=1024)

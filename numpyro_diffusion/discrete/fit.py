@@ -8,6 +8,7 @@ import numpy as np
 
 from .. import _faq
 from .._arguments import check_instance
+from .._prng import check_key
 from .._typing import Array, PRNGKey
 from ..train import FitResult
 from ..train import fit as _fit
@@ -50,6 +51,7 @@ def fit(key: PRNGKey, model: MaskedDiffusion, data: Any, **options: Any) -> FitR
         TypeError: If data are not integers, or an option is not one of tokens.
         ValueError: If shapes or values do not fit.
     """
+    key = check_key(key)
     check_instance("model", model, MaskedDiffusion, "MaskedDiffusion(...)", optional=False)
     options = {"trainable": lambda model: model.denoiser} | _checked(options, model)
     return _fit(key, model, _tokens("data", data, model), loss=masked_loss, **options)  # type: ignore
@@ -77,6 +79,7 @@ def fit_energy(
         TypeError: If data are not integers, or an option is not one of tokens.
         ValueError: If shapes or values do not fit.
     """
+    key = check_key(key)
     check_energy_function(energy)
     check_instance("model", model, MaskedDiffusion, "MaskedDiffusion(...)", optional=False)
     options = {"trainable": lambda pair: pair.energy} | _checked(options, model)
@@ -99,7 +102,12 @@ def _checked(options: dict[str, Any], model: MaskedDiffusion) -> dict[str, Any]:
 
 def _tokens(name: str, data: Any, model: MaskedDiffusion) -> Array:
     """Examples as floats, which the training loop takes; they hold integers of this size exactly."""
-    data = np.asarray(data)
+    try:
+        data = np.asarray(data)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"`{name}` must be one array of integers; got {type(data).__name__}. {_faq.kinds}"
+        ) from error
     if not np.issubdtype(data.dtype, np.integer):
         raise TypeError(
             f"`{name}` must hold integers, the values of tokens; got {data.dtype}. Number the "
@@ -115,4 +123,11 @@ def _tokens(name: str, data: Any, model: MaskedDiffusion) -> Array:
             f"`{name}` must hold values from 0 to {model.num_values - 1}; got {data.min()} to "
             f"{data.max()}. {_faq.numbers}"
         )
-    return jnp.asarray(data, float)
+    floats = jnp.asarray(data, float)
+    if not np.array_equal(np.asarray(floats, float), data):
+        raise ValueError(
+            f"`{name}` must hold values that {floats.dtype} tells apart; got up to {data.max()}. Turn on 64 "
+            'bits, `jax.config.update("jax_enable_x64", True)`, or number the values that occur from 0. '
+            f"{_faq.numbers}"
+        )
+    return floats

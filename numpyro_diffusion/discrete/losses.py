@@ -3,8 +3,10 @@ r"""Losses over tokens: the masked evidence lower bound, and noise-contrastive e
 import jax
 import jax.numpy as jnp
 
+from .. import _faq
+from .._prng import check_key
 from .._typing import Array, PRNGKey, Scalar
-from .energies import ResidualEnergy
+from .energies import ResidualEnergy, energy_at
 from .masked import MaskedDiffusion, chosen
 
 __all__ = ["contrastive_loss", "masked_elbo", "masked_loss", "nce_loss"]
@@ -24,20 +26,26 @@ def masked_elbo(model: MaskedDiffusion, key: PRNGKey, x: Array) -> Scalar:
     Args:
         model: The masked diffusion.
         key: PRNG key.
-        x: Integers of shape `(num_tokens,)`.
+        x: Integers of shape `(num_tokens,)`; NaN comes of one that is no value.
+
+    Raises:
+        TypeError: If it holds no integers.
+        ValueError: If it has another shape.
 
     References:
         Sahoo et al. (2024), arXiv 2406.07524. Hoogeboom et al. (2022), Autoregressive diffusion models,
         ICLR, arXiv 2110.02037, for the sum over orders.
     """
+    key = check_key(key)
     x_t, number = model.hide(key, x)
     return model.num_tokens / number * jnp.sum(chosen(model.log_probs(x_t), x))
 
 
 def masked_loss(model: MaskedDiffusion, key: PRNGKey, batch: Array) -> Scalar:
     """Minus the mean of `masked_elbo` over a batch of shape `(num, num_tokens)`, in nats an example."""
-    keys = jax.random.split(key, len(batch))
-    each = jax.vmap(lambda key, x: masked_elbo(model, key, x))(keys, batch.astype(int))
+    key, rows = check_key(key), _rows(model, batch)
+    keys = jax.random.split(key, len(rows))
+    each = jax.vmap(lambda key, x: masked_elbo(model, key, x))(keys, rows)
     return -jnp.mean(each)
 
 
@@ -71,12 +79,29 @@ def nce_loss(energy: ResidualEnergy, key: PRNGKey, batch: Array, model: MaskedDi
     References:
         Xu et al. (2025), arXiv 2410.21357.
     """
+    key = check_key(key)
 
     def one(key, x):
         key_hide, key_draw = jax.random.split(key)
         x_t, _ = model.hide(key_hide, x)
         other = model.draw_given(key_draw, x_t)
-        return contrastive_loss(energy(x, x_t), energy(other, x_t))
+        return contrastive_loss(energy_at(energy, x, x_t), energy_at(energy, other, x_t))
 
-    keys = jax.random.split(key, len(batch))
-    return jnp.mean(jax.vmap(one)(keys, batch.astype(int)))
+    rows = _rows(model, batch)
+    keys = jax.random.split(key, len(rows))
+    return jnp.mean(jax.vmap(one)(keys, rows))
+
+
+def _rows(model: MaskedDiffusion, batch: Array) -> Array:
+    """Examples as integers; the training loop hands them over as floats. What is no integer becomes -1,
+    which is no value, and the loss NaN.
+    """
+    batch = jnp.asarray(batch)
+    if batch.ndim != 2 or batch.shape[1] != model.num_tokens or len(batch) == 0:
+        raise ValueError(
+            f"a batch must have shape (num, {model.num_tokens}) with num >= 1, one row an example; got "
+            f"{batch.shape}. {_faq.shapes}"
+        )
+    if jnp.issubdtype(batch.dtype, jnp.integer):
+        return batch
+    return jnp.where(batch == jnp.round(batch), batch, -1).astype(int)

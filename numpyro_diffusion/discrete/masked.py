@@ -17,6 +17,7 @@ References:
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -25,9 +26,10 @@ import numpy as np
 
 from .. import _faq
 from .._arguments import check_callable, check_counts, whole_number
+from .._prng import check_key
 from .._typing import Array, PRNGKey, Scalar
 
-__all__ = ["MaskedDiffusion", "reveals"]
+__all__ = ["MaskedDiffusion", "as_tokens", "chosen", "reveals"]
 
 
 class MaskedDiffusion(eqx.Module):
@@ -72,20 +74,27 @@ class MaskedDiffusion(eqx.Module):
 
     def log_probs(self, x_t: Array) -> Array:
         r"""$\log p_\theta(x_0^i = v \mid x_t)$, shape `(num_tokens, num_values)`; 0 or $-\infty$ where the
-        token is seen.
+        token is seen, NaN where it is neither a value nor the mask.
         """
+        x_t = as_tokens("x_t", x_t, self.num_tokens)
         logits = jnp.asarray(self.denoiser(x_t))
         if logits.shape != (self.num_tokens, self.num_values):
             raise ValueError(
                 f"`denoiser` must return logits of shape {(self.num_tokens, self.num_values)}, one row a "
                 f"token without the mask; got {logits.shape}. {_faq.network}"
             )
+        logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
         values = jnp.arange(self.num_values)
         seen = jnp.where(values == x_t[:, None], 0.0, -jnp.inf).astype(logits.dtype)
-        return jnp.where((x_t < self.mask)[:, None], seen, jax.nn.log_softmax(logits, -1))
+        known = ((x_t >= 0) & (x_t <= self.mask))[:, None]
+        table = jnp.where((x_t < self.mask)[:, None], seen, jax.nn.log_softmax(logits, -1))
+        return jnp.where(known, table, jnp.nan)
 
     def log_prob_given(self, x: Array, x_t: Array) -> Scalar:
-        r"""$\log p_\theta(x_0 \mid x_t)$ of the tokens that are masked in $x_t$; those seen must agree."""
+        r"""$\log p_\theta(x_0 \mid x_t)$ of the tokens that are masked in $x_t$; those seen must agree.
+
+        NaN where a token of $x_0$ is no value, as the mask is none.
+        """
         return chosen(self.log_probs(x_t), x).sum()
 
     def draw_given(self, key: PRNGKey, x_t: Array) -> Array:
@@ -98,15 +107,40 @@ class MaskedDiffusion(eqx.Module):
         The number is uniform, as it is where each token is masked with a probability $t$ that is uniform, and
         those masked are chosen at random.
         """
-        key_number, key_order = jax.random.split(key)
+        x = as_tokens("x", x, self.num_tokens)
+        key_number, key_order = jax.random.split(check_key(key))
         number = jax.random.randint(key_number, (), 1, self.num_tokens + 1)
         hidden = jax.random.permutation(key_order, self.num_tokens) < number
         return jnp.where(hidden, self.mask, x), number
 
 
 def chosen(table: Array, x: Array) -> Array:
-    """Entries of a table `(num_tokens, num_values)` at the values of an example, shape `(num_tokens,)`."""
-    return jnp.take_along_axis(table, x[:, None], 1)[:, 0]
+    """Entries of a table `(num_tokens, num_values)` at the values of an example, shape `(num_tokens,)`; NaN
+    at what is no value.
+    """
+    x = as_tokens("x", x, len(table))
+    found = jnp.take_along_axis(table, jnp.clip(x, 0, table.shape[1] - 1)[:, None], 1)[:, 0]
+    return jnp.where((x >= 0) & (x < table.shape[1]), found, jnp.nan)
+
+
+def as_tokens(name: str, x: Any, num_tokens: int) -> Array:
+    """ONE example, as integers of shape `(num_tokens,)`.
+
+    Raises:
+        TypeError: If it holds no integers.
+        ValueError: If it has another shape.
+    """
+    x = jnp.asarray(x)
+    if not jnp.issubdtype(x.dtype, np.integer):
+        raise TypeError(
+            f"`{name}` must hold integers, the values of tokens; got {x.dtype}. {_faq.kinds}"
+        )
+    if x.shape != (num_tokens,):
+        raise ValueError(
+            f"`{name}` must be one example, of shape ({num_tokens},); got {x.shape}. Use `jax.vmap` for "
+            f"more. {_faq.shapes}"
+        )
+    return x
 
 
 def reveals(num_tokens: int, steps: int | None = None) -> np.ndarray:

@@ -11,6 +11,7 @@ from numpyro.distributions import Distribution, constraints
 
 from .. import _faq
 from .._arguments import check_instance, whole_or_none
+from .._prng import check_key
 from .._typing import Array
 from ..ppl.packed import Packed
 from .energies import AutoregressiveEnergy, ResidualEnergy, check_energy_function
@@ -70,6 +71,11 @@ class DiscreteDiffusionPrior(Distribution):
             with jax.ensure_compile_time_eval():
                 mass = self._log_mass()
                 self.log_normalizer = float(jax.nn.logsumexp(mass))
+            if not np.isfinite(self.log_normalizer):
+                raise ValueError(
+                    f"the examples of a prior must have a finite mass; got exp({self.log_normalizer:g}). An "
+                    f"energy of +inf everywhere leaves none that can be. {_faq.finite}"
+                )
             self.log_probs = mass - self.log_normalizer
         super().__init__((), (self.num_tokens,), validate_args=validate_args)
 
@@ -106,8 +112,15 @@ class DiscreteDiffusionPrior(Distribution):
         `log_normalizer` is `None`.
         """
         value = jnp.asarray(value)
-        allowed = jnp.all((value >= 0) & (value < self.num_values), -1)
-        x = jnp.clip(value, 0, self.num_values - 1).astype(int)
+        if value.shape[-1:] != (self.num_tokens,):
+            raise ValueError(
+                f"values of a `{type(self).__name__}` end with an axis of {self.num_tokens} tokens; got "
+                f"shape {value.shape}. NumPyro's own enumeration knows sites of one number alone: sum "
+                f"this one out with `nd.SMC` or `nd.discrete.sample_posterior`. {_faq.shapes}"
+            )
+        near = jnp.clip(value, 0, self.num_values - 1)
+        x = near.astype(int)
+        allowed = jnp.all(x == value, -1)  # what lies between two values is none
         if self.log_probs is not None:
             found = self.log_probs[tuple(jnp.moveaxis(x, -1, 0))]
         else:
@@ -137,7 +150,9 @@ class DiscreteDiffusionPrior(Distribution):
             UserWarning: If there is an energy and probabilities are not known, so that draws are those of
                 `sample_tokens` with 32 candidates.
         """
-        if key is None:
+        if key is not None:
+            key = check_key(key)
+        else:
             raise ValueError(
                 f"`{type(self).__name__}.sample` expects a PRNG key; got None. Seed the model: "
                 f"`numpyro.handlers.seed(model, jax.random.key(0))`. {_faq.keys}"

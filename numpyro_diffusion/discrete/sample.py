@@ -5,13 +5,16 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from .. import _faq
 from .._arguments import check_instance, whole_number, whole_or_none
+from .._numbers import real_array
+from .._prng import check_key
 from .._records import record, record_page
 from .._typing import Array, PRNGKey
 from ..smc import log_mean_exp
-from .energies import ResidualEnergy, check_energy_function
+from .energies import ResidualEnergy, check_energy_function, energy_at
 from .masked import MaskedDiffusion, reveals
 
 __all__ = ["TokenDraw", "check_window", "sample_tokens", "within"]
@@ -23,7 +26,9 @@ class TokenDraw(NamedTuple):
     Attributes:
         x: The example, integers of shape `(num_tokens,)`.
         log_normalizers: By step the log of the mean of $e^{-E}$ over the candidates, an estimate of
-            $\log Z(x_t)$; 0 where the energy was not used. Shape `(steps,)`.
+            $\log Z(x_t)$; 0 where the energy was not used. Shape `(steps,)`. Under `jit` or `vmap`, where
+            nothing is refused, $-\infty$ says that no candidate could be, and NaN that the denoiser or the
+            energy was; the example is none, then.
     """
 
     x: Array
@@ -61,11 +66,13 @@ def sample_tokens(
     Raises:
         ValueError: If a number is out of range.
         TypeError: If an argument is of another kind.
+        FloatingPointError: If the denoiser or the energy is NaN, or the energy leaves no candidate.
 
     References:
         Xu et al. (2025), arXiv 2410.21357, algorithm 1, with weights as its equations have them. In the
         code that came with it the sign of the energy is the other in sampling than in training.
     """
+    key = check_key(key)
     candidates = whole_number("candidates", candidates, 1)
     steps = whole_or_none("steps", steps, 1)
     check_instance("model", model, MaskedDiffusion, "MaskedDiffusion(...)", optional=False)
@@ -78,13 +85,27 @@ def sample_tokens(
     def step(x, level):
         key, end, uses = level
         keys = jax.random.split(key)
-        draws = _candidates(keys[0], model.log_probs(x), candidates)
+        log_probs = model.log_probs(x)
+        draws = _candidates(keys[0], log_probs, candidates)
         log_weights = jnp.where(uses, _log_weights(energy, draws, x), 0.0)
         best = draws[jax.random.categorical(keys[1], log_weights)]
-        return jnp.where((rank < end) & (x == model.mask), best, x), log_mean_exp(log_weights)
+        log_normalizer = log_mean_exp(log_weights) + jnp.where(
+            jnp.isnan(log_probs).any(), jnp.nan, 0
+        )
+        return jnp.where((rank < end) & (x == model.mask), best, x), log_normalizer
 
     levels = jax.random.split(key, len(uses)), jnp.asarray(ends[1:]), jnp.asarray(uses)
-    return TokenDraw(*jax.lax.scan(step, model.all_masked, levels))
+    drawn = TokenDraw(*jax.lax.scan(step, model.all_masked, levels))
+    if not isinstance(drawn.x, Tracer):
+        lost = np.flatnonzero(~np.isfinite(np.asarray(drawn.log_normalizers)))
+        if len(lost):
+            mean = float(np.exp(drawn.log_normalizers[lost[0]]))
+            raise FloatingPointError(
+                f"at step {lost[0]} of {len(uses)} the mean of exp(-E) over the candidates is {mean:g}: "
+                "the denoiser or the energy is NaN, or no candidate can be. Take more candidates, or "
+                f"look at both there. {_faq.nan}"
+            )
+    return drawn
 
 
 def _candidates(key: PRNGKey, log_probs: Array, num: int) -> Array:
@@ -95,7 +116,7 @@ def _log_weights(energy: ResidualEnergy | None, draws: Array, x_t: Array) -> Arr
     """Log weights of candidates, minus their energies; low energy is more probable."""
     if energy is None:
         return jnp.zeros(len(draws))
-    return -jax.vmap(lambda x: energy(x, x_t))(draws)
+    return -jax.vmap(lambda x: energy_at(energy, x, x_t))(draws)
 
 
 def within(revealed: np.ndarray, num_tokens: int, window: tuple[float, float]) -> np.ndarray:
@@ -106,7 +127,8 @@ def within(revealed: np.ndarray, num_tokens: int, window: tuple[float, float]) -
 
 def check_window(window: tuple[float, float]) -> tuple[float, float]:
     """Two shares of masked tokens, in order."""
-    low, high = window
+    ends = real_array("window", window, "such as (0.4, 0.6)", finite=False)
+    low, high = ends if ends.shape == (2,) else (np.nan, np.nan)
     if not 0 <= low < high <= 1:
         raise ValueError(
             f"`window` is a range of shares of masked tokens, such as (0.4, 0.6), within [0, 1]; got "

@@ -15,6 +15,7 @@ import numpy as np
 from jax.core import Tracer
 
 from .. import _faq
+from .._numbers import number
 from .._typing import Array, Scalar
 from .base import AbstractDenoiser, Power
 from .checks import check_alike, check_normalizable, is_traced
@@ -198,6 +199,8 @@ def cfg(
     if callable(guidance_scale):
         other: Power = lambda t: 1.0 - guidance_scale(t)
     else:
+        if not is_traced(guidance_scale):
+            number("guidance_scale", guidance_scale)
         other = 1.0 - guidance_scale
     return combine((unconditional, conditional), (other, guidance_scale))
 
@@ -227,12 +230,11 @@ def score_difference(base: AbstractDenoiser, reweighted: AbstractDenoiser, stren
     References:
         Jiao, Chen & Li (2025), Towards a unified framework for guided diffusion models, arXiv 2512.04985.
     """
-    if not callable(strength) and not is_traced(strength) and not 0 <= strength < math.inf:
-        raise ValueError(
-            f"`strength` of `score_difference` must be finite and not negative; got {strength}. To go "
-            "towards the reweighted distribution, interpolate: `cfg(base, reweighted, "
-            f"w)`. {_faq.numbers}"
+    if not callable(strength) and not is_traced(strength):
+        remedy = (
+            "To go towards the reweighted distribution, interpolate: `cfg(base, reweighted, w)`."
         )
+        number("strength` of `score_difference", strength, least=0, remedy=remedy)
     if callable(strength):
         return cfg(reweighted, base, lambda t: 1.0 + strength(t))
     return cfg(reweighted, base, 1.0 + strength)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import _faq
+from .._prng import check_key
 from .._typing import Array, PRNGKey, Scalar
 from ..schedules import AbstractSchedule
 from .energy import AbstractEnergy
@@ -65,6 +66,7 @@ def check_energy(energy: AbstractEnergy, x: Array, t: Scalar, key: PRNGKey) -> f
         TypeError: If `energy` is not an energy.
         ValueError: With the measured discrepancy, if anything disagrees.
     """
+    key = check_key(key)
     if not isinstance(energy, AbstractEnergy):
         raise TypeError(
             f"`check_energy` expects an energy; got {type(energy).__name__}. A score alone has no "

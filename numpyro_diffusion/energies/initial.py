@@ -20,6 +20,7 @@ import numpy as np
 
 from .. import _faq
 from .._arguments import whole_numbers
+from .._prng import check_key
 from .._typing import Array, PRNGKey, Scalar
 from ..schedules import AbstractSchedule, VariancePreserving
 from .base import AbstractDenoiser
@@ -150,6 +151,7 @@ def fit_mixture(
         Dempster, Laird & Rubin (1977), Maximum likelihood from incomplete data via the EM algorithm,
         JRSS B. Arthur & Vassilvitskii (2007), k-means++, SODA.
     """
+    key = check_key(key)
     num_components, num_steps = whole_numbers(1, num_components=num_components, num_steps=num_steps)
     flat = _flat(energy, data)
     if num_components > len(flat):

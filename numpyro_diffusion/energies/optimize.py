@@ -10,7 +10,7 @@ import numpy as np
 
 from .. import _faq
 from .._arguments import whole_number
-from .._prng import lean
+from .._prng import check_key, lean
 from .._records import record, record_page
 from .._typing import Array, PRNGKey, Scalar
 
@@ -74,6 +74,7 @@ def mbd_optimize(
     References:
         Pan, Yi, Shi & Qu (2024), Model-Based Diffusion for Trajectory Optimization, arXiv 2407.01573.
     """
+    key = check_key(key)
     num_draws = whole_number("num_draws", num_draws, 1)
     levels = _levels() if noise_levels is None else np.asarray(noise_levels, float)
     if not temperature > 0 or levels.ndim != 1 or not np.all(levels > 0):

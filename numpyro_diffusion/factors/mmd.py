@@ -6,12 +6,16 @@ kernel can tell. It is a property of a cloud, not of a point, so as a factor it 
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from .. import _faq
+from .._arguments import check_callable, check_instance
+from .._numbers import number, real_array
 from .._typing import Array, Scalar
 from ..energies import AbstractFactor, Noised
 from .mmd_kernels import RBF, AbstractKernel, with_conditions
@@ -41,7 +45,14 @@ def mmd_squared(x: Array, reference: Array, kernel: AbstractKernel) -> Scalar:
     References:
         Gretton et al. (2012), A kernel two-sample test, JMLR.
     """
+    check_instance("kernel", kernel, AbstractKernel, "nd.factors.RBF()", optional=False)
+    x, reference = jnp.asarray(x), jnp.asarray(reference)
     check_alike(x, reference)
+    if not (x.ndim and len(x) and len(reference)):
+        raise ValueError(
+            f"a discrepancy needs a point in either cloud; got shapes {x.shape} and {reference.shape}. "
+            f"{_faq.shapes}"
+        )
     within = mean_kernel(kernel, x, x) + mean_kernel(kernel, reference, reference)
     return within - 2 * mean_kernel(kernel, x, reference)
 
@@ -94,17 +105,11 @@ class MMD(AbstractFactor):
         features: Callable[[Array], Array] | None = None,
         conditions: Array | None = None,
     ):
-        reference, of_reference = (reference, None) if conditions is None else reference
-        reference = jnp.asarray(reference, jnp.result_type(float))
-        if reference.ndim < 1 or len(reference) < 1:
-            raise ValueError(
-                "`reference` of `MMD` expects at least one point, in shape (num_reference, *shape); got "
-                f"{reference.shape}. {_faq.shapes}"
-            )
-        self.kernel = RBF() if kernel is None else kernel
-        self.strength, self.features = strength, features
-        self.conditions = None if conditions is None else jnp.asarray(conditions, reference.dtype)
-        self.points = compared(reference, features, of_reference)
+        points, of_reference = cloud_of("reference", reference, conditions)
+        self.kernel, self.strength = checked(kernel, strength, features)
+        self.features = features
+        self.conditions = None if conditions is None else jnp.asarray(conditions, points.dtype)
+        self.points = compared(points, features, of_reference)
         self.within = mean_kernel(self.kernel, self.points, self.points)
 
     def log_value(self, noised: Noised) -> Scalar:
@@ -126,6 +131,37 @@ class MMD(AbstractFactor):
         )
         squared = jnp.mean(among) - 2 * jnp.mean(cross(x, variance)) + self.within
         return -(self.strength * len(x) * squared).astype(x.dtype)
+
+
+def checked(kernel: Any, strength: Any, features: Any) -> tuple[AbstractKernel, Any]:
+    """A kernel and a strength, as factors take them."""
+    check_instance("kernel", kernel, AbstractKernel, "nd.factors.RBF()")
+    if features is not None:
+        check_callable("features", features, "point -> what is compared of it")
+    strength = number("strength", strength, least=0, traced=True)
+    return RBF() if kernel is None else kernel, strength
+
+
+def cloud_of(name: str, cloud: Any, conditions: Any) -> tuple[Array, Any]:
+    """Points of a cloud, and what each carries: `cloud` is a pair where there are conditions."""
+    carried = None
+    if conditions is not None:
+        if not isinstance(cloud, tuple) or len(cloud) != 2:
+            raise TypeError(
+                f"with a condition `{name}` is a pair `(points, conditions)`; got {type(cloud).__name__}. "
+                f"{_faq.kinds}"
+            )
+        cloud, carried = cloud
+    if isinstance(cloud, Tracer):
+        points = cloud
+    else:
+        form = "of shape (num, *shape), one point a row"
+        points = jnp.asarray(real_array(name, cloud, form), jnp.result_type(float))
+    if points.ndim < 1 or points.size < 1:
+        raise ValueError(
+            f"`{name}` expects at least one point, in shape (num, *shape); got {points.shape}. {_faq.shapes}"
+        )
+    return points, carried
 
 
 def compared(

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from .. import _faq
 from .._arguments import check_counts, plain
+from .._numbers import number
 from .._typing import Array, Scalar
 from .._written import one_line
 
@@ -109,10 +110,7 @@ class Polynomial(AbstractKernel):
 
     def __check_init__(self):
         check_counts(self, degree=1)
-        if not self.offset >= 0:
-            raise ValueError(
-                f"`offset` of `Polynomial` must be at least 0; got {self.offset}. {_faq.numbers}"
-            )
+        number("offset` of `Polynomial", self.offset, least=0)
 
     def smoothed(self, x: Array, y: Array, of_x: Array, of_y: Array) -> Scalar:
         centre = jnp.sum(x * y) / x.size + self.offset
@@ -207,8 +205,4 @@ def _mean_square(x: Array, y: Array, of_x: Array, of_y: Array) -> Scalar:
 
 
 def _check_positive(kernel: str, name: str, value: float) -> None:
-    if not (math.isfinite(value) and value > 0):
-        raise ValueError(
-            f"`{name}` of `{kernel}` must be positive and finite; got {value}. Try "
-            f"1. {_faq.numbers}"
-        )
+    number(f"{name}` of `{kernel}", value, above=0, remedy="Try 1.")

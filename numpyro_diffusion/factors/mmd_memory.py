@@ -5,12 +5,13 @@ from collections.abc import Callable
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from .. import _faq
 from .._typing import Array, Scalar
 from ..energies import AbstractFactor, Noised
-from .mmd import check_alike, compared
-from .mmd_kernels import RBF, AbstractKernel, with_conditions
+from .mmd import check_alike, checked, cloud_of, compared
+from .mmd_kernels import AbstractKernel, with_conditions
 
 __all__ = ["MMDMemory"]
 
@@ -67,21 +68,19 @@ class MMDMemory(AbstractFactor):
         condition: Array | None = None,
     ):
         dtype = jnp.result_type(float)
-        clouds = []
-        for cloud in (finished, reference):
-            points, carried = (cloud, None) if condition is None else cloud
-            points = jnp.asarray(points, dtype)
-            if points.ndim < 1 or len(points) < 1:
+        self.kernel, self.strength = checked(kernel, strength, features)
+        self.features, clouds = features, []
+        for name, cloud in {"finished": finished, "reference": reference}.items():
+            if condition is None and np.shape(cloud)[:1] == (0,):
                 raise ValueError(
                     "`MMDMemory` expects at least one finished member and one reference point, in shape "
-                    f"(num, *shape); got {points.shape}. Draw the first member from the "
+                    f"(num, *shape); got {np.shape(cloud)} as `{name}`. Draw the first member from the "
                     f"prior. {_faq.shapes}"
                 )
+            points, carried = cloud_of(name, cloud, condition)
             clouds.append(compared(points, features, carried))
         self.finished, self.points = clouds
         check_alike(*clouds)
-        self.kernel = RBF() if kernel is None else kernel
-        self.strength, self.features = strength, features
         self.condition = None if condition is None else jnp.asarray(condition, dtype)
 
     def log_value(self, noised: Noised) -> Scalar:

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 
 from .. import _faq
 from .._arguments import whole_number
+from .._numbers import number
+from .._prng import check_key
 from .._typing import Array, PRNGKey, Scalar
 from .mmd_kernels import AbstractKernel, Polyharmonic
 
@@ -74,17 +76,15 @@ def witness_flow(
     References:
         Arbel et al. (2019), Maximum mean discrepancy gradient flow, NeurIPS.
     """
+    key = check_key(key)
     num_steps = whole_number("num_steps", num_steps, 1)
     if x.shape[1:] != data.shape[1:]:
         raise ValueError(
             "`witness_flow` expects a cloud and data of points of one shape; got points of shapes "
             f"{x.shape[1:]} and {data.shape[1:]}. {_faq.shapes}"
         )
-    if not step_size > 0 or not noise >= 0:
-        raise ValueError(
-            "`witness_flow` expects steps of positive size and noise of at least 0; got "
-            f"step_size={step_size}, noise={noise}. {_faq.numbers}"
-        )
+    step_size = number("step_size", step_size, above=0)
+    noise = number("noise", noise, least=0)
     kernel = Polyharmonic() if kernel is None else kernel
     return _flow(key, x, data, kernel, num_steps, jnp.asarray([step_size, noise], x.dtype))
 

@@ -4,8 +4,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .. import _faq
 from .._arguments import check_callable
+from .._numbers import number, one_number
 from .._typing import Array, Scalar
 from ..energies import AbstractFactor, Noised
 from .value import AbstractValue, Reward, TweedieValue
@@ -62,11 +62,8 @@ class Tilt(AbstractFactor):
         *,
         differentiable: bool = True,
     ):
-        if not alpha > 0:
-            raise ValueError(
-                f"`Tilt` expects a positive `alpha`; got {alpha}. To avoid what is rewarded, turn the sign "
-                f"of the reward. {_faq.numbers}"
-            )
+        remedy = "To avoid what is rewarded, turn the sign of the reward."
+        alpha = number("alpha", alpha, above=0, remedy=remedy, traced=True)
         check_callable("reward", reward, "x -> reward")
         self.reward, self.alpha = reward, alpha
         self.value = TweedieValue() if value is None else value
@@ -74,13 +71,8 @@ class Tilt(AbstractFactor):
 
     def log_value(self, noised: Noised) -> Scalar:
         def reward(x: Array) -> Scalar:
-            found = jnp.asarray(self.reward(x if self.differentiable else jax.lax.stop_gradient(x)))
-            if found.shape != ():
-                raise ValueError(
-                    f"a reward is one number, of shape (); got {found.shape} for one example of shape "
-                    f"{x.shape}. Sum it. {_faq.reward}"
-                )
-            return found.astype(x.dtype)
+            seen = x if self.differentiable else jax.lax.stop_gradient(x)
+            return one_number("a reward", self.reward(seen)).astype(x.dtype)
 
         above = lambda: jnp.asarray(self.value(reward, self.alpha, noised), noised.u.dtype)
         return jax.lax.cond(noised.clean, lambda: reward(noised.u), above) / self.alpha

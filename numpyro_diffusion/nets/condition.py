@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from .. import _faq
 from .._arguments import whole_numbers
+from .._prng import key_or_zero
 from .._typing import Array, PRNGKey
 
 __all__ = ["AbstractCondition", "Labels", "Vectors", "told_of"]
@@ -47,7 +48,7 @@ class Labels(AbstractCondition):
 
     def __init__(self, key: PRNGKey | None = None, num: int = 10, size: int = 32):
         num, size = whole_numbers(1, num=num, size=size)
-        key = jax.random.key(0) if key is None else key
+        key = key_or_zero(key)
         self.weight = jax.random.normal(key, (num + 1, size))
 
     @property
@@ -80,7 +81,7 @@ class Vectors(AbstractCondition):
 
     def __init__(self, key: PRNGKey | None = None, length: int = 1, size: int = 32):
         length, size = whole_numbers(1, length=length, size=size)
-        key_weight, key_absent = jax.random.split(jax.random.key(0) if key is None else key)
+        key_weight, key_absent = jax.random.split(key_or_zero(key))
         self.weight = jax.random.normal(key_weight, (size, length)) / length**0.5
         self.absent = jax.random.normal(key_absent, (size,))
 

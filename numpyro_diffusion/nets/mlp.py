@@ -13,7 +13,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .. import _faq
 from .._arguments import whole_number, whole_numbers
+from .._prng import key_or_zero
 from .._typing import Array, PRNGKey, Scalar
 from .condition import AbstractCondition, told_of
 
@@ -131,7 +133,7 @@ class ResidualMLP(eqx.Module):
     ):
         width, depth = whole_numbers(1, width=width, depth=depth)
         num_frequencies = whole_number("num_frequencies", num_frequencies, 1)
-        keys = jax.random.split(jax.random.key(0) if key is None else key, depth + 2)
+        keys = jax.random.split(key_or_zero(key), depth + 2)
         size = math.prod(shape)
         self.embed = Linear(keys[0], 2 * num_frequencies, 32)
         self.read = Linear(keys[1], size, width)
@@ -141,6 +143,12 @@ class ResidualMLP(eqx.Module):
         self.condition = condition
 
     def __call__(self, u: Array, c_noise: Scalar, condition: Array | None = None) -> Array:
+        size = self.write.bias.size
+        if u.size != size:
+            raise ValueError(
+                f"this network takes arrays of {size} numbers; got shape {u.shape}. Make it with the shape "
+                f"of one example, `ResidualMLP(key, shape)`. {_faq.shapes}"
+            )
         features = frequencies(jnp.asarray(c_noise, u.dtype), self.num_frequencies)
         told = jax.nn.silu(self.embed(features) + told_of(self.condition, condition))
         h = self.read(u.ravel())

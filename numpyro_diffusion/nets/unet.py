@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from .. import _faq
 from .._arguments import whole_number
+from .._prng import key_or_zero
 from .._typing import Array, PRNGKey, Scalar
 from .condition import AbstractCondition, told_of
 from .convolve import convolve
@@ -114,9 +115,7 @@ class UNet(eqx.Module):
                 f"are multiples of {halvings}, to be halved {len(channels) - 1} times; got {shape}. Pad "
                 f"them, or give fewer `channels`. {_faq.network}"
             )
-        keys = iter(
-            jax.random.split(jax.random.key(0) if key is None else key, 4 * len(channels) + 3)
-        )
+        keys = iter(jax.random.split(key_or_zero(key), 4 * len(channels) + 3))
         blocks = lambda size: tuple(
             ImageBlock(k, size) for k in jax.random.split(next(keys), depth)
         )

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._prng import lean
+from .._prng import check_key, lean
 from .._typing import PRNGKey
 from ..density.paths import check_data, check_finite, log_noise, over_examples, times_at
 from ..density.reference import Reference
@@ -66,6 +66,7 @@ def adjacent_normalizer(
         Bennett (1976), Efficient estimation of free energy differences, J. Comput. Phys. He et al.
         (2025), RNE: plug-and-play diffusion inference-time control and energy-based training.
     """
+    key = check_key(key)
     check_has_density("adjacent_normalizer", energy)
     counts = {"num_pilot": num_pilot, "num_anchors": num_anchors, "batch_size": batch_size}
     data = check_data(energy, data, num_levels=num_levels, **counts)

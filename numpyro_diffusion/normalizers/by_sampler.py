@@ -7,6 +7,7 @@ import numpy as np
 
 from .. import _faq
 from .._arguments import whole_numbers, whole_or_none
+from .._prng import check_key
 from .._typing import PRNGKey
 from ..bridge import from_energy
 from ..energies import AbstractEnergy
@@ -47,6 +48,7 @@ def prior_normalizer(
         ValueError: If the scheme knows no density of the prior, or a number is out of range.
         PilotError: If the prior is too hard for the allowed number of levels.
     """
+    key = check_key(key)
     check_scheme(scheme)
     num_particles, num_chains = whole_numbers(2, num_particles=num_particles, num_chains=num_chains)
     batch_size = whole_or_none("batch_size", batch_size, 1, "`None` takes all.")

@@ -8,6 +8,7 @@ import numpy as np
 
 from .. import _faq
 from .._arguments import whole_number, whole_numbers, whole_or_none
+from .._prng import check_key
 from .._records import record, record_page
 from .._typing import Array, PRNGKey, Scalar
 from ..energies import AbstractEnergy, Family, Powers
@@ -96,6 +97,7 @@ def fit_power(
     References:
         Younes (1989), Parametric inference for imperfectly observed Gibbsian fields, PTRF.
     """
+    key = check_key(key)
     check_scheme(scheme)
     num_particles, num_chains = whole_numbers(2, num_particles=num_particles, num_chains=num_chains)
     batch_size = whole_or_none("batch_size", batch_size, 1, "`None` takes all.")

@@ -14,7 +14,7 @@ import numpy as np
 
 from .. import _faq
 from .._arguments import whole_or_none
-from .._prng import lean
+from .._prng import check_key, lean
 from .._records import record, record_page
 from .._typing import Array, PRNGKey
 from ..density.classify import by_label, check_conditional
@@ -83,6 +83,7 @@ def pointwise_normalizer(
     References:
         Li & Yan (2024), arXiv 2408.16765.
     """
+    key = check_key(key)
     check_has_density("pointwise_normalizer", energy)
     data = check_data(energy, data, batch_size=batch_size)
     estimator = ScoreFormula() if estimator is None else estimator
@@ -134,6 +135,7 @@ def label_normalizers(
     References:
         Li & Yan (2024), arXiv 2408.16765.
     """
+    key = check_key(key)
     num_labels = whole_or_none("num_labels", num_labels, 1, "`None` takes those of the data.")
     check_has_density("label_normalizers", energy)
     if getattr(energy, "label_normalizers", None) is not None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from .. import _faq
 from .._arguments import whole_numbers, whole_or_none
+from .._prng import check_key
 from .._typing import Array, PRNGKey
 from ..bridge import from_energy
 from ..energies import AbstractEnergy, Family, Powers
@@ -71,6 +72,7 @@ def tabulate(
     References:
         Gelman & Meng (1998), Simulating normalizing constants, Statistical Science.
     """
+    key = check_key(key)
     check_scheme(scheme)
     degree = whole_or_none("degree", degree, 1, "`None` takes one a node.")
     num_particles, num_chains = whole_numbers(2, num_particles=num_particles, num_chains=num_chains)

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._prng import lean
+from .._prng import check_key, lean
 from .._records import record, record_page
 from .._typing import Array, PRNGKey, Scalar
 from ..density.paths import (
@@ -107,6 +107,7 @@ def thermodynamic_normalizer(
         Li & Yan (2024), A Score-Based Density Formula, arXiv 2408.16765. Gelman & Meng (1998),
         Simulating normalizing constants, Statistical Science.
     """
+    key = check_key(key)
     check_has_density("thermodynamic_normalizer", energy)
     counts = {"num_noises": num_noises, "num_nodes": num_nodes, "batch_size": batch_size}
     data = check_data(energy, data, num_anchors=num_anchors, **counts)

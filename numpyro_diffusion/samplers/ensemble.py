@@ -10,8 +10,9 @@ from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 
 from .. import _faq
-from .._arguments import whole_number, whole_numbers
-from .._prng import lean
+from .._arguments import check_instance, whole_number, whole_numbers
+from .._numbers import number
+from .._prng import check_key, lean
 from .._records import record, record_page
 from .._typing import Array, Position, PRNGKey
 from ..bridge import Bridge
@@ -81,19 +82,14 @@ def ensemble_kalman(
         Zheng, Chu, Wang, Kovachki, Baptista & Yue (2024), Ensemble Kalman Diffusion Guidance: A
         Derivative-free Method for Inverse Problems, arXiv 2409.20175.
     """
+    key = check_key(key)
     num_particles = whole_number("num_particles", num_particles, 2)
     num_steps, num_updates, flow_steps = whole_numbers(
         1, num_steps=num_steps, num_updates=num_updates, flow_steps=flow_steps
     )
-    if not 0 < guidance < np.inf:
-        raise ValueError(
-            f"`guidance` must be positive and finite; got {guidance}. Try 1; published are 2 to "
-            f"3.5. {_faq.numbers}"
-        )
-    if not 0 <= idle < 0.5:
-        raise ValueError(
-            f"`idle` is a share from 0 to below 1/2; got {idle}. Published is 0.1. {_faq.numbers}"
-        )
+    guidance = number("guidance", guidance, above=0, remedy="Try 1; published are 2 to 3.5.")
+    idle = number("idle", idle, least=0, below=0.5, remedy="It is a share; published is 0.1.")
+    check_instance("bridge", bridge, Bridge, "nd.from_model(model, y)", optional=False)
     if not bridge.diffusion_sites or bridge.other_sites:
         raise ValueError(
             "`ensemble_kalman` moves diffusion variables under a known noise level; the model "

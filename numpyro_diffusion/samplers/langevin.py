@@ -1,5 +1,6 @@
 r"""Unadjusted and annealed Langevin algorithms: chains that follow a score, without a Metropolis test."""
 
+import warnings
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -10,13 +11,41 @@ import numpy as np
 from jax.core import Tracer
 
 from .. import _faq
-from .._arguments import check_instance, whole_numbers
-from .._prng import lean
+from .._arguments import check_callable, check_instance, whole_numbers
+from .._numbers import number, one_number, real_array
+from .._prng import check_key, lean
 from .._records import record, record_page
 from .._typing import Array, PRNGKey, Scalar
+from ..density.stability import steepest
 from ..energies import AbstractDenoiser
 
 __all__ = ["LangevinDraws", "annealed_langevin", "unadjusted_langevin"]
+
+
+class _Slope(eqx.Module):
+    r"""$\nabla \log p_t + \nabla \log L_s$ at one level, of ONE example."""
+
+    denoiser: AbstractDenoiser
+    log_likelihood: Callable[[Array, Scalar], Scalar] | None
+    t: Scalar
+    noise: Scalar
+
+    def __call__(self, u: Array) -> Array:
+        slope = self.denoiser.data_score(u, self.t)
+        if self.log_likelihood is None:
+            return slope
+        return (slope + jax.grad(self.log_likelihood)(u, self.noise)).astype(u.dtype)
+
+
+class _OfBoth(eqx.Module):
+    """A log likelihood of an example and its noise level, whose answer is one number."""
+
+    fn: Callable[..., Scalar]
+    takes_noise: bool = eqx.field(static=True)
+
+    def __call__(self, u: Array, noise: Scalar) -> Scalar:
+        found = self.fn(u, noise) if self.takes_noise else self.fn(u)
+        return one_number("a log likelihood of ONE example", found)
 
 
 class LangevinDraws(NamedTuple):
@@ -69,24 +98,33 @@ def unadjusted_langevin(
     Raises:
         ValueError: If a number is out of range, or `initial` has another shape.
         TypeError: If `denoiser` is none.
-        FloatingPointError: If a chain's position is not finite.
+        FloatingPointError: If a chain's position is not finite, or the likelihood is 0 there.
+
+    Warns:
+        UserWarning: If steps are too large to be stable where chains ended.
 
     References:
         Roberts & Tweedie (1996), Exponential convergence of Langevin distributions and their discrete
         approximations, Bernoulli.
     """
+    key = check_key(key)
     num_steps, num_samples = whole_numbers(1, num_steps=num_steps, num_samples=num_samples)
-    _check("unadjusted_langevin", denoiser, num_samples, initial, step_size=step_size)
+    who = "unadjusted_langevin"
+    step_size, initial, data = _checked(
+        who, denoiser, num_samples, initial, step_size, log_likelihood, False
+    )
     times = jnp.full(1, denoiser.t_min, jnp.result_type(float))
     sizes = jnp.full(1, step_size, times.dtype)
-    keys = jax.random.split(lean(key), num_samples)
-    alone = None if log_likelihood is None else lambda u, s: log_likelihood(u)
-    draws = _chains(keys, denoiser, alone, times, sizes, num_steps, initial)
+    draws = _chains(
+        jax.random.split(lean(key), num_samples), denoiser, data, times, sizes, num_steps, initial
+    )
     target = (
         f"unadjusted Langevin steps of size {step_size:g}, {num_steps} a chain; in the "
-        f"limit of small steps"
+        f"limit of small steps: {_posterior(log_likelihood)}"
     )
-    return _found("unadjusted_langevin", draws, f"{target}: {_posterior(log_likelihood)}")
+    return _found(
+        who, key, draws, _Slope(denoiser, data, times[-1], _noise(denoiser)), sizes, target
+    )
 
 
 def annealed_langevin(
@@ -118,8 +156,8 @@ def annealed_langevin(
         denoiser: The prior; a score is enough.
         log_likelihood: Log of $L_s$, `(u, s) -> ()` in nats for ONE noised example in units of the data and
             its noise level; `None` for the prior.
-        step_size: $\epsilon$: the step in squared noise levels. Song & Ermon have 0.2 (2e-5 over 0.01
-            squared).
+        step_size: $\epsilon$, below 4: the step in squared noise levels. Song & Ermon have 0.2 (2e-5 over
+            0.01 squared).
         num_levels: $L$.
         num_steps: Steps at each level.
         num_samples: Chains; the last state of each is a draw.
@@ -129,51 +167,79 @@ def annealed_langevin(
     Raises:
         ValueError: If a number is out of range, or `initial` has another shape.
         TypeError: If `denoiser` is none.
-        FloatingPointError: If a chain's position is not finite.
+        FloatingPointError: If a chain's position is not finite, or the likelihood is 0 there.
+
+    Warns:
+        UserWarning: If steps are too large to be stable where chains ended.
 
     References:
         Song & Ermon (2019), Generative Modeling by Estimating Gradients of the Data Distribution, NeurIPS,
         arXiv 1907.05600. Jalal, Arvinte, Daras, Price, Dimakis & Tamir (2021), Robust Compressed Sensing MRI
         with Deep Generative Priors, NeurIPS, arXiv 2108.01368.
     """
+    key = check_key(key)
     num_steps, num_samples, num_levels = whole_numbers(
         1, num_steps=num_steps, num_samples=num_samples, num_levels=num_levels
     )
-    _check("annealed_langevin", denoiser, num_samples, initial, step_size=step_size)
+    who = "annealed_langevin"
+    step_size, initial, data = _checked(
+        who, denoiser, num_samples, initial, step_size, log_likelihood, True
+    )
     schedule = denoiser.schedule
     noisy, clean = (schedule.log_snr(jnp.asarray(t)) for t in (denoiser.t_max, denoiser.t_min))
     shares = jnp.linspace(0.0, 1.0, num_levels) if num_levels > 1 else jnp.ones(1)
     times = schedule.time(noisy + shares * (clean - noisy))
     times = jnp.clip(times, denoiser.t_min, denoiser.t_max)
     sizes = step_size * jax.vmap(schedule.noise_level)(times) ** 2
-    keys = jax.random.split(lean(key), num_samples)
-    draws = _chains(keys, denoiser, log_likelihood, times, sizes, num_steps, initial)
+    draws = _chains(
+        jax.random.split(lean(key), num_samples), denoiser, data, times, sizes, num_steps, initial
+    )
     target = (
         f"annealed Langevin steps of {step_size:g} squared noise levels, {num_steps} at each of "
         f"{num_levels}; in the "
         f"limit of small steps and many: {_posterior(log_likelihood)}"
     )
-    return _found("annealed_langevin", draws, target)
+    return _found(
+        who, key, draws, _Slope(denoiser, data, times[-1], _noise(denoiser)), sizes, target
+    )
 
 
 def _posterior(log_likelihood) -> str:
     return "p(x, t_min)" if log_likelihood is None else "p(x, t_min) p(y | x)"
 
 
-def _check(who, denoiser, num_samples, initial, step_size) -> None:
+def _noise(denoiser: AbstractDenoiser) -> Scalar:
+    return denoiser.schedule.noise_level(jnp.asarray(denoiser.t_min, jnp.result_type(float)))
+
+
+def _checked(who, denoiser, num_samples, initial, step_size, log_likelihood, takes_noise: bool):
+    """Step size, starts and log likelihood as the chains take them."""
     check_instance("denoiser", denoiser, AbstractDenoiser, "nd.ScoreFunction(...)", optional=False)
-    if isinstance(step_size, bool) or not 0 < step_size < np.inf:
-        raise ValueError(
-            f"`step_size` of `{who}` must be positive and finite; got {step_size}. {_faq.numbers}"
-        )
+    # At noisy levels the curvature is that of the noise, and steps are counted in it.
+    most = (
+        {"below": 4, "remedy": "From 4 on chains diverge where noise is all."}
+        if takes_noise
+        else {}
+    )
+    step_size = number(f"step_size` of `{who}", step_size, above=0, **most)
     shape = (num_samples, *denoiser.shape)
+    if initial is not None and not isinstance(initial, Tracer):
+        initial = jnp.asarray(
+            real_array("initial", initial, f"of shape {shape}"), jnp.result_type(float)
+        )
     if initial is not None and jnp.shape(initial) != shape:
         raise ValueError(
             f"`initial` must have shape {shape}; got {jnp.shape(initial)}. {_faq.shapes}"
         )
+    if log_likelihood is not None:
+        form = "(u, noise level) -> log likelihood" if takes_noise else "u -> log likelihood"
+        check_callable("log_likelihood", log_likelihood, form)
+        log_likelihood = _OfBoth(log_likelihood, takes_noise)
+    return step_size, initial, log_likelihood
 
 
-def _found(who: str, positions: Array, target: str) -> LangevinDraws:
+def _found(who: str, key, positions: Array, slope: _Slope, sizes, target: str) -> LangevinDraws:
+    """The last states, if finite and where the likelihood is; a warning if steps cannot be stable."""
     if not isinstance(positions, Tracer):
         lost = np.any(~np.isfinite(np.asarray(positions)).reshape(len(positions), -1), 1)
         if lost.any():
@@ -183,7 +249,35 @@ def _found(who: str, positions: Array, target: str) -> LangevinDraws:
                 f"`step_size`, and look at "
                 f"the score where chains start (`initial`). {_faq.lost}"
             )
+        _check_likelihood(who, slope, positions)
+        steep = float(sizes[-1]) * float(steepest(key, slope, positions))
+        if steep > 4:
+            warnings.warn(
+                f"steps of `{who}` are too large to be stable where its chains ended: `step_size` times the "
+                f"largest curvature of the log density is {steep:.3g} there, and a Gaussian's chains diverge "
+                f"from 4 on. Divide `step_size` by {steep / 0.4:.2g}. {_faq.numbers}",
+                stacklevel=3,
+            )
     return LangevinDraws(positions, target)
+
+
+def _check_likelihood(who: str, slope: _Slope, positions: Array) -> None:
+    """Refuse ends at which the likelihood is 0: its slope there is none, and chains do not see it."""
+    if slope.log_likelihood is None:
+        return
+    values = np.asarray(_values(slope, positions))
+    lost = ~np.isfinite(values)
+    if lost.any():
+        raise FloatingPointError(
+            f"{int(lost.sum())} of {len(values)} chains of `{who}` ended where the log likelihood is "
+            f"{values[lost.argmax()]}: it has no slope there that would lead out. Use a likelihood that is "
+            f"positive everywhere, or `energy + nd.factors.Restrict(...)` and a weighted sampler. {_faq.lost}"
+        )
+
+
+@eqx.filter_jit
+def _values(slope, positions):
+    return jax.vmap(lambda u: slope.log_likelihood(u, slope.noise))(positions)
 
 
 @eqx.filter_jit
@@ -198,9 +292,7 @@ def _chains(keys, denoiser, log_likelihood, times, sizes, num_steps, initial):
 
         def step(u, at):
             i, j = at
-            slope = denoiser.data_score(u, times[i])
-            if log_likelihood is not None:
-                slope = slope + jax.grad(log_likelihood)(u, noises[i])
+            slope = _Slope(denoiser, log_likelihood, times[i], noises[i])(u)
             noise = jax.random.normal(jax.random.fold_in(key_steps, j), u.shape, u.dtype)
             return (u + 0.5 * sizes[i] * slope + jnp.sqrt(sizes[i]) * noise).astype(u.dtype), None
 

@@ -16,7 +16,7 @@ from blackjax.ns.utils import finalise, log_weights
 from .. import _faq
 from .._arguments import whole_number, whole_or_none
 from .._finite import NonFinite, non_finite
-from .._prng import lean
+from .._prng import check_key, lean
 from .._records import record, record_page
 from .._typing import Array, Position, PRNGKey
 from ..bridge import Bridge
@@ -83,6 +83,7 @@ def nested_sampling(
         Skilling (2006), Nested sampling for general Bayesian computation, Bayesian Analysis. Yallup, Kroupa &
         Handley (2026), Nested Slice Sampling, arXiv 2601.23252, for the chains.
     """
+    key = check_key(key)
     num_live = whole_number("num_live", num_live, 2)
     num_inner_steps = whole_or_none(
         "num_inner_steps", num_inner_steps, 1, "`None` takes ten a coordinate."

@@ -16,7 +16,7 @@ from jax.flatten_util import ravel_pytree
 
 from .. import _faq
 from .._arguments import whole_number
-from .._prng import lean
+from .._prng import key_or_zero, lean
 from .._progress import progress
 from .._typing import Array, Position, PRNGKey
 from ..bridge import Bridge
@@ -132,7 +132,7 @@ class BlackJAXTempered(AbstractScheme):
         size = sum(leaf.size for leaf in jax.tree.leaves(shapes))
         levels = self.levels
         if levels is None:
-            key = jax.random.key(0) if key is None else key
+            key = key_or_zero(key)
             levels = self._tuned(key, chain, size, progress_bar)
         elif np.shape(levels.scale)[1] != size:
             raise ValueError(

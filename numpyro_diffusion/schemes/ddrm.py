@@ -2,7 +2,7 @@ r"""Denoising diffusion restoration models (DDRM)."""
 
 import jax.numpy as jnp
 
-from .. import _faq
+from .._numbers import number
 from .restoration import AbstractRestoration, Draw
 
 __all__ = ["DDRM"]
@@ -45,10 +45,9 @@ class DDRM(AbstractRestoration):
     def __check_init__(self):
         for name in ("eta", "eta_b"):
             value = getattr(self, name)
-            if value is not None and not 0 < value <= 1:
-                raise ValueError(
-                    f"`{name}` of `DDRM` is a number above 0 and at most 1; got {value}. Published are 0.85"
-                    f" and 1. {_faq.numbers}"
+            if value is not None or name == "eta_b":
+                number(
+                    f"{name}` of `DDRM", value, above=0, most=1, remedy="Published are 0.85 and 1."
                 )
 
     def draw(self, at, published):

@@ -2,7 +2,7 @@ r"""Denoising diffusion models for plug-and-play image restoration (DiffPIR)."""
 
 import jax.numpy as jnp
 
-from .. import _faq
+from .._numbers import number, positive
 from .restoration import AbstractRestoration, Draw
 
 __all__ = ["DiffPIR"]
@@ -30,17 +30,10 @@ class DiffPIR(AbstractRestoration):
     zeta: float | None = None
 
     def __check_init__(self):
-        if not self.strength > 0:
-            raise ValueError(
-                f"`strength` of `DiffPIR` must be positive; got {self.strength}. Try "
-                f"1. {_faq.numbers}"
-            )
-        if self.zeta is not None and not 0 < self.zeta <= 1:
-            raise ValueError(
-                f"`zeta` of `DiffPIR` is a share above 0 and at most 1, or `None`; got "
-                f"{self.zeta}. Published are"
-                f" 0.1 to 1. {_faq.numbers}"
-            )
+        positive("strength` of `DiffPIR", self.strength)
+        if self.zeta is not None:
+            remedy = "It is a share; published are 0.1 to 1."
+            number("zeta` of `DiffPIR", self.zeta, above=0, most=1, remedy=remedy)
 
     def draw(self, at, published):
         zeta = at.share if self.zeta is None else jnp.asarray(self.zeta)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from .. import _faq
+from .._numbers import number
 from .._typing import Array, Position, Scalar
 from ..bridge import Bridge
 from .guided import Guided
@@ -43,11 +44,7 @@ class EnsembleKalman(AbstractProposal):
     ridge: float = 1e-3
 
     def __check_init__(self):
-        if not self.ridge > 0:
-            raise ValueError(
-                f"`ridge` of `EnsembleKalman` must be positive; got {self.ridge}. Try "
-                f"1e-3. {_faq.numbers}"
-            )
+        number("ridge` of `EnsembleKalman", self.ridge, above=0, remedy="Try 1e-3.")
 
     def over(self, sampler, bridge):
         if bridge.laws({}) is None:

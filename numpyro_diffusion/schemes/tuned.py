@@ -3,10 +3,10 @@
 import abc
 
 import equinox as eqx
-import jax
 import numpy as np
 
 from .. import _faq
+from .._prng import key_or_zero
 from .._typing import Position, PRNGKey
 from ..bridge import Bridge
 from ..smc import Claims, FeynmanKac
@@ -76,7 +76,7 @@ class TunedScheme(AbstractScheme):
             _check_start(levels, kernels)
         else:
             levels = tune(
-                jax.random.key(0) if key is None else key,
+                key_or_zero(key),
                 kernels,
                 self.pilot,
                 num_levels=levels,

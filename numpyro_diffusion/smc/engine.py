@@ -49,6 +49,7 @@ __all__ = ["resample_equal", "run_smc"]
 
 def resample_equal(key: PRNGKey, log_weights: Array, num_samples: int) -> Array:
     """Indices of an equally weighted cloud, by systematic resampling. For display and plots."""
+    key = check_key(key)
     num_samples = whole_number("num_samples", num_samples, 1)
     return systematic(key, jax.nn.softmax(log_weights), num_samples)
 
@@ -117,6 +118,8 @@ def run_smc(
             `result` holds the last particles that are worth something, and the trace until the death. A
             warning tells of NaN.
     """
+    if not isinstance(key, Tracer):
+        key = check_key(key)
     num_particles = whole_number("num_particles", num_particles, 2)
     if num_chains is not None:
         num_chains = whole_number("num_chains", num_chains, 1, "`None` runs one.")
@@ -132,7 +135,6 @@ def run_smc(
             "`run_smc` steers its levels from the host, and cannot be traced by `jax.jit` or `jax.vmap`: "
             f"call the pure `nd.smc.sample(key, model, num_particles)` there. {_faq.needs_values}"
         )
-    key = check_key(key)
     deadline = None if max_seconds is None else monotonic() + positive("max_seconds", max_seconds)
     threshold = check_threshold(threshold)
     spread = spread_over(devices, num_chains or 1, num_particles // (chain_length or 1))

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from .._arguments import whole_number, whole_or_none
+from .._prng import check_key
 from .._typing import PRNGKey
 from .chunks import level_step, start_clouds
 from .feynman_kac import FeynmanKac
@@ -48,6 +49,7 @@ def sample(
     Raises:
         ValueError: If a number is out of range.
     """
+    key = check_key(key)
     num_particles = whole_number("num_particles", num_particles, 2)
     num_chains = whole_or_none("num_chains", num_chains, 1, "`None` runs one.")
     batch_size = whole_or_none("batch_size", batch_size, 1, "`None` takes all.")

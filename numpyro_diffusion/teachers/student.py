@@ -13,6 +13,7 @@ import numpy as np
 
 from .. import _faq
 from .._arguments import whole_numbers
+from .._prng import check_key
 from .._typing import Array, PRNGKey, Scalar
 from ..energies import AbstractDenoiser, InnerProductEnergy
 from ..energies.reverse import draw_prior
@@ -83,6 +84,7 @@ def draw_data(
     Raises:
         ValueError: If a number is not positive.
     """
+    key = check_key(key)
     num, num_steps, batch_size = whole_numbers(
         1, num=num, num_steps=num_steps, batch_size=batch_size
     )

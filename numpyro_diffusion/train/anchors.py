@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from .._arguments import whole_number, whole_numbers
+from .._prng import check_key
 from .._records import record, record_page
 from .._typing import Array, PRNGKey, Scalar
 from ..energies import AbstractDenoiser, AbstractEnergy
@@ -68,6 +69,7 @@ def score_log_density(
         Li & Yan (2024), A Score-Based Density Formula, arXiv 2408.16765. Kong, Brekelmans & Ver Steeg
         (2023), Information-Theoretic Diffusion, ICLR.
     """
+    key = check_key(key)
     num_levels, num_draws = whole_numbers(2, num_levels=num_levels, num_draws=num_draws)
     schedule = denoiser.schedule
     level = lambda t: schedule.noise_level(jnp.asarray(t, u.dtype))
@@ -117,6 +119,7 @@ def make_anchors(
         noise_max: Highest noise level of an anchor, in data units; about the scale of the data.
         num_steps: Steps of the reverse process.
     """
+    key = check_key(key)
     num_steps = whole_number("num_steps", num_steps, 1)
     num = whole_number("num", num, 2)
     key_draw, key_pick, key_level, key_noise, key_density = jax.random.split(key, 5)

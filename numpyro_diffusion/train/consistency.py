@@ -29,6 +29,7 @@ import jax.numpy as jnp
 
 from .. import _faq
 from .._arguments import whole_or_none
+from .._prng import check_key
 from .._typing import Array, PRNGKey, Scalar
 from ..energies import AbstractDenoiser, AbstractEnergy
 from .losses import Levels, uniform_log_snr
@@ -71,6 +72,7 @@ def consistency_loss(
     Raises:
         ValueError: If `step` is not positive.
     """
+    key = check_key(key)
     num_probes = whole_or_none("num_probes", num_probes, 1, "`None` takes the whole covariance.")
     size = math.prod(data.shape[1:])
     options = {"normalizer": normalizer, "step": step, "num_probes": num_probes, "reverse": reverse}
@@ -126,6 +128,7 @@ def step_errors(
     Raises:
         ValueError: If `step` is not positive.
     """
+    key = check_key(key)
     num_probes = whole_or_none("num_probes", num_probes, 1, "`None` takes the whole covariance.")
     key_start, key_step = jax.random.split(key)
     log_s, u = _starts(energy, key_start, data, step, levels)

@@ -12,6 +12,8 @@ import jax
 import numpy as np
 
 from .. import _faq
+from .._numbers import number, real_array
+from .._prng import check_key
 from .._records import record, record_page
 from .._typing import PRNGKey
 
@@ -69,6 +71,7 @@ def coreset(key: PRNGKey, features, share: float, *, method: str = "sample") -> 
         method: One of the four.
 
     Raises:
+        TypeError: If features are no real numbers, or `key` is no key.
         ValueError: If features are not finite, or there are none; if `share` or `method` is none of these.
 
     References:
@@ -77,21 +80,25 @@ def coreset(key: PRNGKey, features, share: float, *, method: str = "sample") -> 
         (2018), Scalable k-means clustering via lightweight coresets, KDD. Gonzalez (1985), Clustering to
         minimize the maximum intercluster distance. Welling (2009), Herding dynamical weights to learn, ICML.
     """
-    rows = np.asarray(features, float)
-    if rows.ndim == 0 or rows.size == 0 or not np.isfinite(rows).all():
+    key = check_key(key)
+    rows = real_array("features", features, "of shape (num, ...), one row an example")
+    if rows.ndim == 0 or rows.size == 0:
         raise ValueError(
-            "`features` must be finite numbers of shape (num, ...), one row an example; got shape "
-            f"{rows.shape}{' with NaN or infinite entries' if rows.size else ''}. {_faq.finite}"
+            "`features` must be finite real numbers of shape (num, ...), one row an example; got shape "
+            f"{rows.shape}. {_faq.shapes}"
         )
-    if not 0 < share <= 1:
-        raise ValueError(
-            f"`share` must be in (0, 1], a share of the examples; got {share}. {_faq.numbers}"
-        )
-    if method not in _METHODS:
+    share = number("share", share, above=0, most=1, remedy="It is a share of the examples.")
+    if not isinstance(method, str) or method not in _METHODS:
         raise ValueError(
             f"`method` must be one of {', '.join(_METHODS)}; got {method!r}. {_faq.choices}"
         )
+    # Squares of what is far from 0 would lose the distances, and of what is huge overflow.
     rows = rows.reshape(len(rows), -1)
+    unit = float(np.max(np.abs(rows))) or 1.0
+    rows = rows / unit
+    rows = rows - rows.mean(0)
+    span = float(np.max(np.abs(rows))) or 1.0
+    rows, unit = rows / span, unit * span
     choose, target = _METHODS[method]
     indices, weights = choose(key, rows, max(1, round(share * len(rows))))
     order = np.argsort(indices)
@@ -99,7 +106,8 @@ def coreset(key: PRNGKey, features, share: float, *, method: str = "sample") -> 
     nearest, distances = _nearest(rows, rows[indices])
     if weights is None:
         weights = np.bincount(nearest, minlength=len(indices)).astype(float)
-    return Coreset(indices, weights, float(distances.mean()), float(distances.max()), target)
+    mean, largest = unit * distances.mean(), unit * distances.max()
+    return Coreset(indices, weights, float(mean), float(largest), target)
 
 
 def inclusion(rows: np.ndarray, num: int) -> np.ndarray:

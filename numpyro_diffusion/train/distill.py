@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import _faq
+from .._prng import check_key
 from .._typing import Array, PRNGKey, Scalar
 from ..energies import (
     AbstractDenoiser,
@@ -63,6 +64,7 @@ def distillation_loss(
         data_scale: $d$, the standard deviation of the data in $\lambda$.
         condition: Of student and teacher, one an example, leading with `(num,)`; or `None`.
     """
+    key = check_key(key)
 
     def says(x_0, u, s, c):
         del x_0
@@ -127,6 +129,7 @@ def distill(
         ValueError: If the shapes of teacher and student differ, or what `fit` raises.
         TypeError: If the student has no energy, or `loss` is given.
     """
+    key = check_key(key)
     if not isinstance(student, AbstractEnergy):
         raise TypeError(
             f"`distill` expects an energy as student; got {type(student).__name__}. A denoiser can be "

@@ -19,6 +19,8 @@ import optax
 
 from .. import _faq
 from .._arguments import check_instance, whole_numbers
+from .._numbers import number
+from .._prng import check_key
 from .._progress import progress
 from .._staging import fingerprint
 from .._typing import Array, PRNGKey, PyTree
@@ -33,6 +35,7 @@ from .settings import (
     make_optimiser,
     names_of,
     null_of,
+    parted,
     split,
     spreader,
 )
@@ -110,10 +113,14 @@ def fit(
             `FitResult.verdict`.
     """
     steps, batch_size = whole_numbers(1, steps=steps, batch_size=batch_size)
-    if not 0 <= null_rate < 1:
-        raise ValueError(
-            f"`null_rate` must be in [0, 1), a share of conditions; got {null_rate}. {_faq.numbers}"
+    key = check_key(key)
+    if not isinstance(getattr(energy, "shape", None), tuple):
+        raise TypeError(
+            f"`energy` must be an energy or a denoiser, such as `nd.ProperEnergy.from_data(net, data)`; got "
+            f"{energy!r:.60}. {_faq.kinds}"
         )
+    remedy = "It is a share of conditions."
+    null_rate = number("null_rate", null_rate, least=0, below=1, remedy=remedy)
     check_instance(
         "optimizer", optimizer, Optimizer, "train.Optimizer(weight_decay=0.1)", optional=False
     )
@@ -130,7 +137,7 @@ def fit(
     optimizer = optimizer.with_decay(default_decay(source, energy.shape))
     transform = make_optimiser(learning_rate, optimizer.weight_decay, steps)
     ess = source.ess if isinstance(source, Examples) else None
-    weights, static = eqx.partition(trainable(energy), eqx.is_inexact_array)
+    weights, static = parted(trainable, energy)
 
     def rebuild(weights):
         return eqx.tree_at(trainable, energy, eqx.combine(weights, static))

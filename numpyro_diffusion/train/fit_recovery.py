@@ -10,6 +10,7 @@ import numpy as np
 
 from .. import _faq
 from .._arguments import check_instance, whole_numbers
+from .._prng import check_key
 from .._records import record, record_page
 from .._typing import PRNGKey
 from ..energies import AbstractEnergy
@@ -111,6 +112,7 @@ def fit_recovery(
         ValueError: If an option is out of range, or what `fit` raises.
         TrainingDiverged: If that loss becomes non-finite; it carries the last good weights.
     """
+    key = check_key(key)
     num_levels, num_moves = whole_numbers(1, num_levels=num_levels, num_moves=num_moves)
     if not isinstance(energy, AbstractEnergy):
         raise TypeError(

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from .._arguments import whole_or_none
+from .._prng import check_key
 from .._typing import Array, PRNGKey, Scalar
 from ..energies import AbstractEnergy
 from .consistency import Normalizer, jvp, log_density, log_levels
@@ -43,6 +44,7 @@ def fokker_planck_loss(
         Lai et al. (2023), FP-Diffusion: improving score-based diffusion models by enforcing the underlying
         score Fokker-Planck equation, ICML.
     """
+    key = check_key(key)
     num_probes = whole_or_none("num_probes", num_probes, 1, "`None` takes the exact Laplacian.")
     key_level, key_noise, key_probe = jax.random.split(key, 3)
     log_s = log_levels(energy, levels(key_level, energy, len(data))).astype(data.dtype)

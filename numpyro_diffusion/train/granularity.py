@@ -16,9 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import _faq
-from .._arguments import whole_number
+from .._arguments import check_callable, whole_number
+from .._numbers import number, real_array
+from .._prng import check_key
 from .._typing import Array, PRNGKey, Scalar
 from ..energies import AbstractDenoiser
+from .examples import check_batch
 from .levels import Levels, Weight, karras_weight, uniform_log_snr
 from .losses import given_each
 
@@ -29,16 +32,32 @@ def block_means(x: Array, block: int) -> Array:
     """Means over blocks of the first axis of a series, repeated to its length; the last block may be short.
 
     Args:
-        x: A series of shape `(length, ...)`.
+        x: A series of shape `(length, ...)`. A value that is NaN makes its block NaN, and no other.
         block: Steps in a block, at least 1.
 
     Returns:
-        The coarse series, of the shape of `x`.
+        The coarse series, floating, of the shape of `x`.
+
+    Raises:
+        ValueError: If a series has no axis, or `block` is no such number.
     """
-    block = whole_number("block", block, 1)
-    of_step = np.arange(len(x)) // block
-    mean = (of_step[:, None] == of_step) / np.bincount(of_step)[of_step][:, None]
-    return jnp.tensordot(jnp.asarray(mean, x.dtype), x, 1)
+    block, x = whole_number("block", block, 1), jnp.asarray(x)
+    if x.ndim == 0:
+        raise ValueError(
+            f"a series must have shape (length, ...), time first; got shape (). {_faq.numbers}"
+        )
+    if not jnp.issubdtype(x.dtype, jnp.inexact):  # means of integers are none
+        x = x.astype(jnp.result_type(float))
+    length, num = len(x), -(-len(x) // block)
+    padded = jnp.concatenate([x, jnp.zeros((num * block - length, *x.shape[1:]), x.dtype)])
+    sizes = np.bincount(np.arange(length) // block, minlength=num).reshape(num, *[1] * (x.ndim - 1))
+    means = jnp.sum(padded.reshape(num, block, *x.shape[1:]), 1) / jnp.asarray(sizes, x.dtype)
+    return jnp.repeat(means, block, 0)[:length]
+
+
+def _plain(values) -> tuple:
+    """Numbers in a tuple, from any row of them."""
+    return tuple(np.asarray(values).ravel().tolist())
 
 
 class MultiGranularity(eqx.Module):
@@ -74,15 +93,22 @@ class MultiGranularity(eqx.Module):
         guided learning process, ICLR, arXiv 2403.05751.
     """
 
-    blocks: tuple[int, ...] = eqx.field(static=True, default=(1, 4))
-    starts: tuple[float, ...] = eqx.field(static=True, default=(0.0, 1.0))
-    weights: tuple[float, ...] = eqx.field(static=True, default=(0.9, 0.1))
+    blocks: tuple[int, ...] = eqx.field(static=True, converter=_plain, default=(1, 4))
+    starts: tuple[float, ...] = eqx.field(static=True, converter=_plain, default=(0.0, 1.0))
+    weights: tuple[float, ...] = eqx.field(static=True, converter=_plain, default=(0.9, 0.1))
     data_scale: float = 1.0
     levels: Levels = eqx.field(static=True, default=uniform_log_snr)
     weight: Weight = eqx.field(static=True, default=karras_weight)
     masked: bool = eqx.field(static=True, default=True)
 
     def __check_init__(self):
+        number("data_scale", self.data_scale, above=0, traced=True)
+        check_callable("levels", self.levels, "(key, denoiser, num) -> times")
+        check_callable("weight", self.weight, "(noise level, data scale) -> weight")
+        if not isinstance(self.masked, bool):
+            raise TypeError(
+                f"`masked` of `MultiGranularity` is True or False; got {self.masked!r}. {_faq.kinds}"
+            )
         parts = self.blocks, self.starts, self.weights
         alike = len({len(part) for part in parts}) == 1
         if not alike or self.blocks[:1] != (1,) or self.starts[:1] != (0,):
@@ -94,8 +120,13 @@ class MultiGranularity(eqx.Module):
             )
         for block in self.blocks:
             whole_number("blocks", block, 1)
-        sizes = np.asarray([self.starts, self.weights], float)
-        if not (np.isfinite(sizes).all() and (sizes[0] >= 0).all() and (sizes[1] > 0).all()):
+        form = "one a granularity"
+        starts, weights = (
+            real_array(name, getattr(self, name), form, finite=False)
+            for name in ("starts", "weights")
+        )
+        sizes = np.concatenate([starts, weights])
+        if not (np.isfinite(sizes).all() and (starts >= 0).all() and (weights > 0).all()):
             raise ValueError(
                 "`starts` of `MultiGranularity` must be finite and not negative, `weights` finite and "
                 f"positive; got {self.starts} and {self.weights}. Leave out a granularity of "
@@ -111,7 +142,8 @@ class MultiGranularity(eqx.Module):
         condition: Array | None = None,
     ) -> Scalar:
         """The loss of examples of shape `(num, length, ...)`; one noise serves all granularities of one."""
-        key_level, key_noise = jax.random.split(key)
+        data = check_batch(denoiser, data)
+        key_level, key_noise = jax.random.split(check_key(key))
         times = self.levels(key_level, denoiser, len(data)).astype(data.dtype)
         noise = jax.random.normal(key_noise, data.shape, data.dtype)
 

@@ -17,14 +17,16 @@ import numpy as np
 import optax
 
 from .. import _faq
-from .._arguments import whole_numbers
+from .._arguments import check_callable, whole_numbers
+from .._numbers import number, one_number, positive, real_array
+from .._prng import check_key
 from .._records import record, record_page
 from .._typing import Array, PRNGKey, PyTree, Scalar
 from ..energies import AbstractDenoiser, Standardized
 from .examples import check_examples
 from .losses import denoising_loss
 from .result import TrainingDiverged
-from .settings import forgetful, trainable_of
+from .settings import forgetful, parted, trainable_of
 
 __all__ = ["GroupWeights", "group_dro_weights"]
 
@@ -109,12 +111,22 @@ def group_dro_weights(
         pretraining, NeurIPS, for the excess over a reference.
     """
     steps, batch_size = whole_numbers(1, steps=steps, batch_size=batch_size)
-    if not rate > 0 or not learning_rate > 0 or not 0 <= smoothing < 1:
-        raise ValueError(
-            "`rate` and `learning_rate` must be positive and `smoothing` in [0, 1); got "
-            f"{rate}, {learning_rate} and {smoothing}. {_faq.numbers}"
+    key, rate, learning_rate = (
+        check_key(key), positive("rate", rate), positive("learning_rate", learning_rate)
+    )  # fmt: skip
+    smoothing = number("smoothing", smoothing, least=0, below=1)
+    check_callable("loss", loss, "(energy, key, batch) -> loss")
+    if not isinstance(energy, AbstractDenoiser | Standardized):
+        raise TypeError(
+            "`group_dro_weights` expects an energy or a denoiser, or a `Standardized` distribution; got "
+            f"{energy!r:.60}. {_faq.kinds}"
         )
     data, labels = check_examples(data, energy.shape, "data"), np.asarray(labels)
+    if labels.dtype.kind not in "biuUSf" or (labels.dtype.kind == "f" and np.isnan(labels).any()):
+        raise TypeError(
+            f"`labels` must be integers, text or numbers, none of them missing; got {labels.dtype}. Make the "
+            f"examples without a label a class of their own, or drop them. {_faq.kinds}"
+        )
     if labels.shape != (len(data),):
         raise ValueError(
             f"`labels` must have shape ({len(data)},), one an example; got "
@@ -129,10 +141,10 @@ def group_dro_weights(
     if units is not None:
         energy, data = units.energy, jnp.asarray(units.standardize(np.asarray(data)))
         reference = reference.energy if isinstance(reference, Standardized) else reference
-    reference_of = _reference(reference, loss, len(classes))
+    reference_of = _reference(reference, loss, len(classes), energy.shape)
     energy = forgetful(energy)
     chosen = trainable_of(energy, trainable)
-    start, static = eqx.partition(chosen(energy), eqx.is_inexact_array)
+    start, static = parted(chosen, energy)
     rebuild = lambda part: eqx.tree_at(chosen, energy, eqx.combine(part, static))
     adam = optax.adam(learning_rate)
     order, begins = np.argsort(which, kind="stable"), np.cumsum(sizes) - sizes
@@ -146,7 +158,9 @@ def group_dro_weights(
         keys = jax.random.split(key_loss, len(classes))
 
         def objective(part):
-            losses = jax.vmap(lambda key, batch: loss(rebuild(part), key, batch))(keys, batches)
+            losses = jax.vmap(lambda key, batch: _loss(loss, rebuild(part), key, batch))(
+                keys, batches
+            )
             return shares @ losses, losses
 
         slope, losses = jax.grad(objective, has_aux=True)(part)
@@ -192,14 +206,26 @@ def group_dro_weights(
     return GroupWeights(classes, shares, weights, excess, energy, target)
 
 
-def _reference(reference: Any, loss: Callable, num: int) -> Callable[[Array, Array], Array | float]:
+def _loss(loss: Callable, model: Any, key: PRNGKey, batch: Array) -> Array:
+    return one_number("a loss of a batch", loss(model, key, batch))
+
+
+def _reference(
+    reference: Any, loss: Callable, num: int, shape: tuple[int, ...]
+) -> Callable[[Array, Array], Array | float]:
     """Losses of the reference by class, of the same keys and batches."""
     if isinstance(reference, AbstractDenoiser):
-        return jax.vmap(lambda key, batch: loss(reference, key, batch))
+        if reference.shape != shape:
+            raise ValueError(
+                f"`reference` must be a model of the same examples, of shape {shape}; got {reference.shape}. "
+                f"{_faq.shapes}"
+            )
+        return jax.vmap(lambda key, batch: _loss(loss, reference, key, batch))
     if reference is None:
         return lambda keys, batches: 0.0
-    losses = np.asarray(reference, float)
-    if losses.shape != (num,) or not np.isfinite(losses).all():
+    form = f"of shape ({num},), one loss a class in the order of `np.unique(labels)`; or a model; or None"
+    losses = real_array("reference", reference, form)
+    if losses.shape != (num,):
         raise ValueError(
             f"`reference` must be {num} finite losses, one a class in the order of `np.unique(labels)`, a "
             f"model, or None; got shape {losses.shape}. {_faq.shapes}"

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from .._arguments import whole_number, whole_or_none
+from .._prng import check_key
 from .._typing import Array, PRNGKey, Scalar
 from ..energies import AbstractDenoiser, AbstractEnergy
 from ..schedules import AbstractSchedule
@@ -79,6 +80,7 @@ def fit_normalizer(
         num_probes: As in `step_errors`.
         levels: Draws the times.
     """
+    key = check_key(key)
     num_orders = whole_number("num_orders", num_orders, 1)
     num_probes = whole_or_none("num_probes", num_probes, 1, "`None` takes the whole covariance.")
     options = {"step": step, "num_probes": num_probes, "levels": levels}

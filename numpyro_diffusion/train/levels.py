@@ -5,6 +5,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from .._numbers import number
+from .._prng import check_key
 from .._typing import Array, PRNGKey, Scalar
 from ..energies import AbstractDenoiser
 
@@ -48,6 +50,7 @@ def times_at_levels(denoiser: AbstractDenoiser, log_levels: Array) -> Array:
 
 def uniform_log_snr(key: PRNGKey, denoiser: AbstractDenoiser, num: int) -> Array:
     """Times uniform in log-SNR between `t_min` and `t_max`, one in each of `num` equal cells."""
+    key = check_key(key)
     low, high = level_bounds(denoiser)
     return times_at_levels(denoiser, low + (high - low) * _stratified(key, num))
 
@@ -73,7 +76,7 @@ def log_normal(mean: float = -1.2, scale: float = 1.2) -> Levels:
 
 def karras_weight(s: Scalar, data_scale: Scalar | float) -> Scalar:
     r"""$\lambda(s) = 1/s^2 + 1/d^2$: a useless denoiser costs about 1 a dimension at every level."""
-    return 1 / s**2 + 1 / data_scale**2
+    return 1 / s**2 + 1 / number("data_scale", data_scale, above=0, traced=True) ** 2
 
 
 def likelihood_weight(s: Scalar, data_scale: Scalar | float) -> Scalar:

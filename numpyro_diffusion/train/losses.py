@@ -18,11 +18,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .. import _faq
-from .._arguments import whole_number
+from .._arguments import check_callable, whole_number
+from .._prng import check_key
 from .._typing import Array, PRNGKey, Scalar
 from ..energies import AbstractDenoiser, AbstractEnergy
 from .anchors import Anchors, anchor_loss
+from .examples import check_batch
 from .levels import Levels, Weight, karras_weight, level_bounds, times_at_levels, uniform_log_snr
 
 __all__ = ["denoising_loss", "energy_loss", "given_each", "level_loss", "weighted_error"]
@@ -59,7 +60,10 @@ def weighted_error(
         worst: `worst(error, x, t)`, the error to be counted where the denoiser is judged elsewhere than at
             $x_t$; `error(x)` is the denoiser's there. `error(x)` itself by default.
     """
-    key_level, key_noise = jax.random.split(key)
+    data = check_batch(denoiser, data)
+    check_callable("levels", levels, "(key, denoiser, num) -> times")
+    check_callable("weight", weight, "(noise level, data scale) -> weight")
+    key_level, key_noise = jax.random.split(check_key(key))
     times = levels(key_level, denoiser, len(data)).astype(data.dtype)
     noise = jax.random.normal(key_noise, data.shape, data.dtype)
 
@@ -97,6 +101,7 @@ def denoising_loss(
         condition: One an example, leading with `(num,)`, or `None`.
         weight: `karras_weight` or `likelihood_weight`, which makes the loss a likelihood.
     """
+    key = check_key(key)
     clean = lambda x_0, u, s, c: x_0
     options = {"levels": levels, "data_scale": data_scale, "condition": condition}
     return weighted_error(denoiser, key, data, clean, weight=weight, **options)
@@ -132,19 +137,14 @@ def level_loss(
     References:
         Yadin, Elata & Michaeli (2024), Classification Diffusion Models, NeurIPS.
     """
-    group = whole_number("group", group, 2)
-    if group < 2 or len(data) == 0:
-        raise ValueError(
-            f"expected at least 1 example and a `group` of at least 2 levels; got {len(data)} examples and "
-            f"group={group}. Use the default, 8 levels. {_faq.examples}"
-        )
+    group, data = whole_number("group", group, 2), check_batch(energy, data)
     # An example may stand at several levels, with other noise at each.
     copies = -(-group // len(data))
     data, condition = jax.tree.map(
         lambda a: jnp.tile(a, (copies,) + (1,) * (a.ndim - 1)), (data, condition)
     )
     num_groups = len(data) // group
-    key_start, key_level, key_noise = jax.random.split(key, 3)
+    key_start, key_level, key_noise = jax.random.split(check_key(key), 3)
     grouped = lambda a: a[: num_groups * group].reshape(num_groups, group, *a.shape[1:])
     data, condition = jax.tree.map(grouped, (data, condition))
     width = jnp.where(jnp.arange(num_groups) % 2 == 0, 1.0, window)[:, None]
@@ -194,7 +194,7 @@ def energy_loss(
         anchor_weight: Weight of `anchor_loss`.
         condition: One an example, leading with `(num,)`, or `None`. Anchors have no condition.
     """
-    key_denoise, key_level, key_anchor = jax.random.split(key, 3)
+    key_denoise, key_level, key_anchor = jax.random.split(check_key(key), 3)
     loss = denoising_loss(energy, key_denoise, data, data_scale=data_scale, condition=condition)
     loss += level_weight * level_loss(energy, key_level, data, condition=condition)
     if anchors is None:

@@ -23,6 +23,7 @@ from jax.scipy.linalg import solve_triangular
 
 from .. import _faq
 from .._arguments import check_counts, plain, whole_numbers
+from .._prng import check_key
 from .._typing import Array, PRNGKey, Scalar
 from ..energies import StudentMixture
 from ..nets import Linear
@@ -189,6 +190,7 @@ def fit_mixture_density(
         ValueError: If a number is out of range, shapes do not fit, or there are too many coordinates.
         TrainingDiverged: If the loss becomes non-finite.
     """
+    key = check_key(key)
     components, width, steps, batch_size = whole_numbers(
         1, components=components, width=width, steps=steps, batch_size=batch_size
     )

@@ -4,8 +4,8 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from .. import _faq
 from .._arguments import whole_number
+from .._numbers import number
 
 __all__ = ["EarlyStopping", "Optimizer"]
 
@@ -31,16 +31,10 @@ class Optimizer:
     devices: Sequence[Any] | None = None
 
     def __post_init__(self):
-        if not 0 <= self.ema < 1:
-            raise ValueError(
-                "`ema` must be in [0, 1), and 0 takes no average of the weights; got "
-                f"{self.ema}. {_faq.numbers}"
-            )
-        if self.weight_decay is not None and not self.weight_decay >= 0:
-            raise ValueError(
-                f"`weight_decay` must not be negative; got {self.weight_decay}. `None` chooses one by the "
-                f"number of examples. {_faq.numbers}"
-            )
+        number("ema", self.ema, least=0, below=1, remedy="0 takes no average of the weights.")
+        if self.weight_decay is not None:
+            remedy = "`None` chooses one by the number of examples."
+            number("weight_decay", self.weight_decay, least=0, remedy=remedy)
         object.__setattr__(self, "accumulate", whole_number("accumulate", self.accumulate, 1))
 
     def with_decay(self, weight_decay: float) -> "Optimizer":

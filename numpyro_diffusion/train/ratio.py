@@ -18,6 +18,7 @@ import numpy as np
 
 from .. import _faq
 from .._arguments import whole_numbers
+from .._prng import check_key
 from .._typing import Array, PRNGKey, Scalar
 from ..energies import AbstractDenoiser, added_variance, denoised_mean
 from ..factors import Ratio
@@ -89,6 +90,7 @@ def density_ratio_classifier(
     Raises:
         ValueError: If examples do not fit, or there are fewer than ten of one kind.
     """
+    key = check_key(key)
     steps, batch_size = whole_numbers(1, steps=steps, batch_size=batch_size)
     key_net, key_split, key = jax.random.split(key, 3)
     mixed, held_out = _halves(key_split, source, target, np.shape(source)[1:])
@@ -193,6 +195,7 @@ def fit_ratio(
     Raises:
         ValueError: If examples do not fit, or there are fewer than ten of one kind.
     """
+    key = check_key(key)
     steps, batch_size = whole_numbers(1, steps=steps, batch_size=batch_size)
     key_net, key_split, key = jax.random.split(key, 3)
     mixed, held_out = _halves(key_split, source, target, energy.shape)

@@ -25,6 +25,7 @@ import jax
 import jax.numpy as jnp
 
 from .._arguments import whole_number, whole_numbers
+from .._prng import check_key
 from .._records import record, record_page
 from .._typing import Array, PRNGKey, Scalar
 from ..energies import AbstractEnergy
@@ -83,6 +84,7 @@ def recovery_loss(
     Returns:
         Mean of $E(u) - E(\tilde u)$ and of the initialiser's squared error, and a `RecoveryReport`.
     """
+    key = check_key(key)
     num_moves = whole_number("num_moves", num_moves, 1)
     move, size = mala() if move is None else move, jnp.asarray(step_size, data.dtype)
     key_level, key_noise, key_chain = jax.random.split(key, 3)
@@ -135,6 +137,7 @@ def recovery_process(
     Returns:
         A point of shape `shape`, in the units of the data.
     """
+    key = check_key(key)
     num_levels, num_moves = whole_numbers(1, num_levels=num_levels, num_moves=num_moves)
     dtype = jnp.result_type(float)
     ends = jnp.asarray([energy.t_max, energy.t_min], dtype)

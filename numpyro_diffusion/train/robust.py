@@ -13,6 +13,8 @@ import jax.numpy as jnp
 
 from .. import _faq
 from .._arguments import whole_number
+from .._numbers import number, one_number
+from .._prng import check_key
 from .._typing import Array, PRNGKey, Scalar
 from ..energies import AbstractDenoiser
 from .levels import Levels, Weight, karras_weight, uniform_log_snr
@@ -55,7 +57,8 @@ def robust_loss(
         key: PRNG key, of the same noise as in `denoising_loss`.
         data: Examples of shape `(num, *shape)`.
         radius: $\eta$, a root mean square over dimensions, in units of $x_t$ (not of $x_t/\alpha_t$); or a
-            function of the time, such as `lambda t: 0.1 * schedule(t)[1]`.
+            function of the time, such as `lambda t: 0.1 * schedule(t)[1]`; the loss is NaN where it is
+            negative.
         num_steps: Steps of the ascent.
         target: `"shifted"`, as above; or `"original"`, where the noise to be told stays $\epsilon$ and so the
             example to be told is $x_0 + \delta / \alpha_t$. It draws $\theta$ towards 0 instead.
@@ -73,20 +76,22 @@ def robust_loss(
         and their consistency models are not here. Madry et al. (2018), Towards deep learning models
         resistant to adversarial attacks, ICLR, for the ascent.
     """
+    key = check_key(key)
     num_steps = whole_number("num_steps", num_steps, 1)
-    if not callable(radius) and not 0 <= radius < math.inf:
-        raise ValueError(
-            f"`radius` must be finite and not negative, a root mean square in units of x_t; got {radius}. "
-            f"Begin with 0.1. {_faq.numbers}"
+    if not callable(radius):
+        remedy = (
+            "It is a root mean square in units of x_t, or a function of the time. Begin with 0.1."
         )
-    if target not in ("shifted", "original"):
+        radius = number("radius", radius, least=0, remedy=remedy, traced=True)
+    if not isinstance(target, str) or target not in ("shifted", "original"):
         raise ValueError(
-            f'`target` must be "shifted" or "original"; got {target!r}. {_faq.choices}'
+            f'`target` must be "shifted" or "original"; got {target!r}. {_faq.numbers}'
         )
 
     def worst(error_at, x, t):
         alpha_t, _ = denoiser.schedule(t)
-        reach = (radius(t) if callable(radius) else radius) * math.sqrt(x.size)
+        size = one_number("`radius` of a time", radius(t)) if callable(radius) else radius
+        reach = jnp.where(size >= 0, size, jnp.nan) * math.sqrt(x.size)
         moved = 1 / alpha_t if target == "original" else 0.0
         error = lambda delta: error_at(x + delta) - moved * delta
         climb = jax.grad(lambda delta: jnp.sum(error(delta) ** 2))
@@ -102,12 +107,15 @@ def robust_loss(
 
 def _direction(gradient: Array) -> Array:
     """The gradient at length 1, or 0 where it is 0."""
-    largest = jnp.max(jnp.abs(gradient))  # squares of small gradients would underflow
-    scaled = gradient / jnp.where(largest > 0, largest, 1.0)
-    return scaled / jnp.where(largest > 0, jnp.sqrt(jnp.sum(scaled**2)), 1.0)
+    # Squares of small gradients would underflow; one that is no number stays so, and with it the loss.
+    largest = jnp.max(jnp.abs(gradient))
+    scaled = gradient / jnp.where(largest == 0, 1.0, largest)
+    return scaled / jnp.where(largest == 0, 1.0, jnp.sqrt(jnp.sum(scaled**2)))
 
 
 def _within(delta: Array, reach: Scalar | float) -> Array:
     """The nearest point of the ball."""
-    size = jnp.sqrt(jnp.sum(delta**2))
+    largest = jnp.max(jnp.abs(delta))  # squares of a huge one overflow, and it would become 0
+    unit = jnp.where(largest > 0, largest, 1.0)
+    size = unit * jnp.sqrt(jnp.sum((delta / unit) ** 2))
     return delta * jnp.where(size > reach, reach / jnp.where(size > 0, size, 1.0), 1.0)

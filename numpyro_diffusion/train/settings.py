@@ -11,6 +11,8 @@ import numpy as np
 import optax
 
 from .. import _faq
+from .._arguments import check_callable
+from .._numbers import positive
 from .._typing import Array, PRNGKey, PyTree
 from ..energies import AbstractDenoiser, AbstractEnergy
 from .examples import check_examples
@@ -24,6 +26,7 @@ __all__ = [
     "make_optimiser",
     "names_of",
     "null_of",
+    "parted",
     "split",
     "spreader",
     "trainable_of",
@@ -41,7 +44,10 @@ def split(
     if isinstance(source, Examples):
         num = len(source.data)
         if num < 2:
-            raise ValueError(f"expected at least 2 training examples; got {num}. {_faq.examples}")
+            raise ValueError(
+                f"expected at least 2 training examples, one of which is held out; got {num}. Add more, or "
+                f"give `validation`. {_faq.choices}"
+            )
         # A tenth of a small table says too little: a fifth, up to 50.
         order, first = jax.random.permutation(key, num), max(1, num // 10, min(num // 5, 50))
         leaves = source.data, source.condition, source.weights
@@ -49,6 +55,12 @@ def split(
         kept, held_out = pick(order[first:]), pick(order[:first])
         if source.weights is None:
             return kept, Batch(held_out.data, held_out.condition)
+        if not all(bool(jnp.any(part.weights > 0)) for part in (kept, held_out)):  # pyright: ignore
+            raise ValueError(
+                f"weights leave {source.ess:.1f} of {num} examples, and none of those held out, or none of "
+                "the rest, counts at all. Give `validation`, or weights that differ less, such as those of "
+                f"a larger temperature. {_faq.choices}"
+            )
         # Judged by as it is trained: on draws by weight.
         return kept, held_out.draw(key, first, None)
     if isinstance(source, Sampler):
@@ -94,6 +106,7 @@ def make_optimiser(learning_rate: Any, weight_decay: float | None, steps: int):
     """Adam with decoupled decay of matrices, gradients of norm at most 1, and a cosine decay."""
     schedule: Any = learning_rate
     if not callable(learning_rate):
+        learning_rate = positive("learning_rate", learning_rate)
         warmup = min(200, steps // 10)
         schedule = optax.warmup_cosine_decay_schedule(
             0.0, learning_rate, warmup, steps, 0.01 * learning_rate
@@ -160,6 +173,7 @@ def trainable_of(model: Any, trainable: Callable[[Any], PyTree] | None) -> Calla
         TypeError: If nothing is said and the model has no network.
     """
     if trainable is not None:
+        check_callable("trainable", trainable, "energy -> what of it is trained")
         return trainable
     if not hasattr(model, "net"):
         raise TypeError(
@@ -169,3 +183,27 @@ def trainable_of(model: Any, trainable: Callable[[Any], PyTree] | None) -> Calla
         )
     names = [name for name in ("net", "offset") if hasattr(model, name)]
     return lambda model: tuple(getattr(model, name) for name in names)
+
+
+def parted(trainable: Callable[[Any], PyTree], model: Any) -> tuple[PyTree, PyTree]:
+    """The floating arrays that are trained of a model, and the rest of what was selected.
+
+    Raises:
+        TypeError: If the model has not what is selected, or there is no floating array in it.
+    """
+    kind = type(model).__name__
+    check_callable("trainable", trainable, "energy -> what of it is trained")
+    try:
+        chosen = trainable(model)
+    except AttributeError as error:
+        raise TypeError(
+            f"`trainable` selects what `{kind}` does not have: {error}. Say what is trained, such as "
+            f"`trainable=lambda energy: energy.mean`. {_faq.kinds}"
+        ) from error
+    weights, static = eqx.partition(chosen, eqx.is_inexact_array)
+    if not jax.tree.leaves(weights):
+        raise TypeError(
+            f"`trainable` selects no floating arrays of `{kind}`, so that nothing would be trained. Take a "
+            f"model with a network, or select its arrays. {_faq.kinds}"
+        )
+    return weights, static

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 
 from .. import _faq
 from .._arguments import whole_numbers
+from .._numbers import positive
+from .._prng import check_key
 from .._typing import Array, PRNGKey, Scalar
 from ..energies import AbstractDenoiser, AbstractEnergy, added_variance
 from ..factors import LearnedValue
@@ -95,10 +97,7 @@ def fit_soft_value(
         TrainingDiverged: If the loss becomes non-finite.
     """
     steps, batch_size = whole_numbers(1, steps=steps, batch_size=batch_size)
-    if not alpha > 0:
-        raise ValueError(
-            f"`fit_soft_value` expects a positive `alpha`; got {alpha}. {_faq.numbers}"
-        )
+    key, alpha = check_key(key), positive("alpha", alpha)
     data = draws_of(energy) if data is None else data
     key_net, key_offset, key = jax.random.split(key, 3)
     log_weight = lambda x: reward(x) / alpha

@@ -1,5 +1,6 @@
 r"""Projected Langevin dynamics: feasible draws of another distribution, as a baseline."""
 
+import warnings
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -10,10 +11,12 @@ import numpy as np
 from jax.core import Tracer
 
 from ... import _faq
-from ..._arguments import whole_numbers
-from ..._prng import lean
+from ..._arguments import check_callable, whole_numbers
+from ..._numbers import positive, real_array
+from ..._prng import check_key, lean
 from ..._records import record, record_page
 from ..._typing import Array, PRNGKey
+from ...density.stability import steepest
 from ...energies import AbstractDenoiser, AbstractEnergy, FactoredDenoiser
 from ...energies.factored import log_factors
 
@@ -71,24 +74,35 @@ def projected_langevin(
         TypeError: If `energy` is neither energy nor denoiser.
         FloatingPointError: If a chain's position is not finite.
 
+    Warns:
+        UserWarning: If steps are too large to be stable where chains ended.
+
     References:
         Luan, Goh, Ng & Ling (2025), Projected coupled diffusion for test-time constrained joint generation,
         arXiv 2508.10531. Bubeck, Eldan & Lehec (2018), Sampling from a log-concave distribution with
         projected Langevin Monte Carlo, for the limit of small steps.
     """
+    key = check_key(key)
     num_steps, num_samples = whole_numbers(1, num_steps=num_steps, num_samples=num_samples)
     if not isinstance(energy, AbstractDenoiser):
         raise TypeError(
             f"`projected_langevin` expects an energy or a denoiser; got {type(energy).__name__}. A score is "
             f"one by `nd.ScoreFunction(fn, shape)`. {_faq.kinds}"
         )
-    if not 0 < step_size < jnp.inf:
-        raise ValueError(
-            f"`step_size` must be positive and finite; got {step_size}. {_faq.numbers}"
-        )
-    shape = (num_samples, *energy.shape)
+    step_size = positive("step_size", step_size)
+    shape, dtype = (num_samples, *energy.shape), jnp.result_type(float)
+    if initial is not None and not isinstance(initial, Tracer):
+        initial = jnp.asarray(real_array("initial", initial, f"of shape {shape}"), dtype)
     if initial is not None and initial.shape != shape:
         raise ValueError(f"`initial` must have shape {shape}; got {initial.shape}. {_faq.shapes}")
+    check_callable("projection", projection, "u -> the nearest feasible point")
+    one = jax.ShapeDtypeStruct(energy.shape, dtype)
+    found = jax.eval_shape(projection, one)
+    if (getattr(found, "shape", None), getattr(found, "dtype", None)) != (one.shape, one.dtype):
+        raise ValueError(
+            f"`projection` of a point of shape {one.shape} must be one of that shape and {one.dtype}; got "
+            f"{found}. {_faq.shapes}"
+        )
     eta = jnp.asarray(step_size, jnp.result_type(float))
     keys = jax.random.split(lean(key), num_samples)
     positions = _chains(keys, energy, projection, eta, num_steps, initial)
@@ -100,8 +114,27 @@ def projected_langevin(
             f"{int(chains.argmax())}: their positions are not finite. Take a smaller `step_size`, and look "
             f"at the score of the energy where chains start (`initial`). {_faq.lost}"
         )
+    if lost is not None:
+        steep = step_size * float(steepest(key, _Score(energy), positions))
+        if steep > 2:
+            warnings.warn(
+                f"steps of `projected_langevin` are too large to be stable: `step_size` times the largest "
+                f"curvature of the log density is {steep:.3g} where chains ended, and should be well below "
+                f"2. Divide `step_size` by {steep / 0.2:.2g}. {_faq.numbers}",
+                stacklevel=2,
+            )
     target = f"projected Langevin steps of size {step_size:g}: feasible, with mass on the boundary"
     return ProjectedDraws(positions, target)
+
+
+class _Score(eqx.Module):
+    """The score at `t_min`, of ONE example."""
+
+    energy: AbstractDenoiser
+
+    def __call__(self, u: Array) -> Array:
+        t = jnp.asarray(self.energy.t_min, u.dtype)
+        return whole_score(self.energy, u, t).astype(u.dtype)
 
 
 def whole_score(energy: AbstractDenoiser, u: Array, t: Array) -> Array:

@@ -8,10 +8,12 @@ import abc
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ... import _faq
+from ..._numbers import positive, real_array
 from ..._typing import Array
 from ..._written import one_line
 
@@ -54,7 +56,11 @@ class Box(AbstractProjection):
     high: Any = eqx.field(static=True)
 
     def __init__(self, low=-1.0, high=1.0):
-        low, high = np.asarray(low, float), np.asarray(high, float)
+        form = "that broadcast to an example"
+        low, high = (
+            real_array(name, ends, form, finite=False)
+            for name, ends in {"low": low, "high": high}.items()
+        )
         if not np.all(low <= high):
             raise ValueError(
                 f"`Box` expects low <= high everywhere; got {low} and {high}. {_faq.numbers}"
@@ -65,9 +71,11 @@ class Box(AbstractProjection):
         return jnp.asarray(self.low, x.dtype), jnp.asarray(self.high, x.dtype)
 
     def __call__(self, x: Array) -> Array:
+        x = floating(x)
         return jnp.clip(x, *self._ends(x))
 
     def slack(self, x: Array) -> Array:
+        x = floating(x)
         low, high = self._ends(x)
         return jnp.stack([x - low, high - x])
 
@@ -87,15 +95,16 @@ class Ball(AbstractProjection):
     centre: Any = eqx.field(static=True)
 
     def __init__(self, radius: float = 1.0, centre=0.0):
-        if not radius > 0:
-            raise ValueError(f"`radius` of `Ball` must be positive; got {radius}. {_faq.numbers}")
-        self.radius, self.centre = float(radius), _frozen(np.asarray(centre, float))
+        self.radius = positive("radius` of `Ball", radius)
+        self.centre = _frozen(real_array("centre", centre, "that broadcast to an example"))
 
     def __call__(self, x: Array) -> Array:
+        x = floating(x)
         centre = jnp.asarray(self.centre, x.dtype)
         return centre + _shortened(x - centre, self.radius, axis=None)
 
     def slack(self, x: Array) -> Array:
+        x = floating(x)
         return self.radius - _norm(x - jnp.asarray(self.centre, x.dtype), axis=None)
 
 
@@ -110,6 +119,9 @@ class Simplex(AbstractProjection):
     """
 
     def __call__(self, x: Array) -> Array:
+        # A number added to all coordinates changes nothing, and a large one would take the digits.
+        x = floating(x)
+        x = x - jnp.max(x, -1, keepdims=True, initial=-jnp.inf)
         # The nearest point is max(x - theta, 0); theta is right for the largest coordinates it keeps.
         descending = -jnp.sort(-x, axis=-1)
         count = jnp.arange(1, x.shape[-1] + 1, dtype=x.dtype)
@@ -118,6 +130,7 @@ class Simplex(AbstractProjection):
         return jnp.maximum(x - jnp.take_along_axis(theta, kept - 1, -1), 0.0)
 
     def slack(self, x: Array) -> Array:
+        x = floating(x)
         off = jnp.abs(jnp.sum(x, -1, keepdims=True) - 1)
         return jnp.concatenate([x, -off], -1)
 
@@ -127,12 +140,25 @@ def _frozen(value: np.ndarray) -> Any:
     return value.item() if value.ndim == 0 else tuple(_frozen(part) for part in value)
 
 
+def floating(x: Array) -> Array:
+    """A point whose coordinates are no integers: the nearest feasible one seldom has such."""
+    x = jnp.asarray(x)
+    return x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(jnp.result_type(float))
+
+
 def _norm(x: Array, axis) -> Array:
-    square = jnp.sum(x**2, axis, keepdims=True)
+    """Lengths, of vectors of any size: squares of large or small ones are no numbers."""
+    largest = jnp.max(jnp.abs(x), axis, keepdims=True, initial=0.0)
+    unit = jax.lax.stop_gradient(jnp.where(largest > 0, largest, 1.0))
+    square = jnp.sum((x / unit) ** 2, axis, keepdims=True)
     apart = square > 0
-    return jnp.where(apart, jnp.sqrt(jnp.where(apart, square, 1.0)), 0.0)
+    return unit * jnp.where(apart, jnp.sqrt(jnp.where(apart, square, 1.0)), 0.0)
 
 
 def _shortened(x: Array, length: float, axis) -> Array:
     """Vectors along an axis, those longer than `length` cut to it."""
-    return x * jnp.minimum(1.0, length / jnp.maximum(_norm(x, axis), length)).astype(x.dtype)
+    size = _norm(x, axis)
+    # A length may be below what the type of `x` can hold.
+    return x * jnp.where(size > length, length / jnp.where(size > 0, size, 1.0), 1.0).astype(
+        x.dtype
+    )

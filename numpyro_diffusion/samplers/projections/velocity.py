@@ -5,10 +5,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ... import _faq
 from ..._arguments import check_counts, plain
+from ..._numbers import positive
 from ..._typing import Array
-from .sets import AbstractProjection, _norm, _shortened
+from .sets import AbstractProjection, _norm, _shortened, floating
 
 __all__ = ["VelocityBall"]
 
@@ -42,13 +42,11 @@ class VelocityBall(AbstractProjection):
 
     def __check_init__(self):
         check_counts(self, max_steps=1)
-        if not (self.max_step > 0 and self.tolerance > 0 and self.penalty > 0):
-            raise ValueError(
-                "`VelocityBall` expects a positive step, tolerance and penalty; got "
-                f"{self.max_step}, {self.tolerance} and {self.penalty}. {_faq.numbers}"
-            )
+        for name in ("max_step", "tolerance", "penalty"):
+            positive(f"{name}` of `VelocityBall", getattr(self, name))
 
     def __call__(self, x: Array) -> Array:
+        x = floating(x)
         num = len(x)
         if num < 2:
             return x
@@ -79,6 +77,7 @@ class VelocityBall(AbstractProjection):
         return jnp.where(inside, y, nearest).reshape(x.shape)
 
     def slack(self, x: Array) -> Array:
+        x = floating(x)
         return self.max_step - _norm(jnp.diff(x.reshape(len(x), -1), axis=0), -1)[:, 0]
 
 

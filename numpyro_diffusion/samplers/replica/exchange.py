@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 
 from ... import _faq
 from ..._arguments import whole_number, whole_numbers, whole_or_none
-from ..._prng import lean
+from ..._prng import check_key, lean
 from ..._progress import progress
 from ..._typing import PRNGKey
 from ...bridge import Bridge, PathBridge
@@ -99,6 +99,7 @@ def replica_exchange(
         (2022), Non-reversible parallel tempering, JRSS B, for turns and the distribution beyond. He et al.
         (2025), CREPE, for diffusion paths.
     """
+    key = check_key(key)
     check_tuned("replica_exchange", scheme)
     num_burn_in = whole_number("num_burn_in", num_burn_in, 0)
     num_chains, thinning = whole_numbers(1, num_chains=num_chains, thinning=thinning)

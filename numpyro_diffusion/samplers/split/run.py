@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from ... import _faq
 from ..._arguments import whole_number, whole_numbers
 from ..._finite import report_chains
-from ..._prng import lean
+from ..._prng import check_key, lean
 from ..._records import record, record_page
 from ..._typing import Array, Position, PRNGKey
 from ...bridge import Bridge
@@ -98,6 +98,7 @@ def split_gibbs(
         >>> found = nd.samplers.split_gibbs(jax.random.key(0), bridge, nd.samplers.PnPDM(noise_level=0.05))
         >>> nd.diagnostics.pareto_k(found)
     """
+    key = check_key(key)
     num_burn_in = whole_number("num_burn_in", num_burn_in, 0)
     num_draws, num_chains, thinning = whole_numbers(
         1, num_draws=num_draws, num_chains=num_chains, thinning=thinning

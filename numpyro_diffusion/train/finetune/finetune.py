@@ -10,6 +10,8 @@ import optax
 
 from ... import _faq
 from ..._arguments import check_callable, check_instance, whole_numbers
+from ..._numbers import one_number, positive
+from ..._prng import check_key
 from ..._typing import Array, PRNGKey, PyTree, Scalar
 from ...energies import AbstractDenoiser, Standardized
 from ..examples import check_examples
@@ -70,6 +72,7 @@ def finetune(
         Uehara et al. (2024), Understanding Reinforcement Learning-Based Fine-Tuning of Diffusion Models: A
         Tutorial and Review, arXiv 2407.13734.
     """
+    key = check_key(key)
     steps, batch_size = whole_numbers(1, steps=steps, batch_size=batch_size)
     if not isinstance(route, AbstractRoute):
         raise TypeError(
@@ -79,31 +82,37 @@ def finetune(
     check_instance("optimizer", optimizer, Optimizer, "train.Optimizer(ema=0.99)", optional=False)
     check_instance("stopping", stopping, EarlyStopping, "train.EarlyStopping()", optional=False)
     check_callable("reward", reward, "x -> reward")
-    if not (temperature > 0 and np.isfinite(temperature)):
-        raise ValueError(
-            f"`temperature` must be positive and finite; got {temperature}. {_faq.numbers}"
+    if not isinstance(energy, AbstractDenoiser | Standardized):
+        raise TypeError(
+            "`finetune` expects an energy or a denoiser, or a `Standardized` distribution; got "
+            f"{energy!r:.60}. {_faq.kinds}"
         )
-    found = jax.eval_shape(reward, jax.ShapeDtypeStruct(energy.shape, jnp.result_type(float)))
-    if getattr(found, "shape", None) != ():
-        raise ValueError(
-            f"a reward is one number, of shape (); got {getattr(found, 'shape', found)} for one example of "
-            f"shape {energy.shape}. Sum it. {_faq.reward}"
-        )
+    temperature = positive("temperature", temperature)
+    earned = lambda x: one_number("a reward", reward(x))
+    jax.eval_shape(earned, jax.ShapeDtypeStruct(energy.shape, jnp.result_type(float)))
     if data is not None:
         data = check_examples(data, energy.shape, "data", np)
     if not isinstance(energy, Standardized):
         task = Task(
-            forgetful(energy), reward, float(temperature), data, steps, batch_size, learning_rate, trainable,
+            forgetful(energy), earned, temperature, data, steps, batch_size, learning_rate, trainable,
             optimizer, stopping, progress_bar,
         )  # fmt: skip
-        return route.run(key, task)
+        try:
+            return route.run(key, task)
+        except TrainingDiverged as error:
+            error.args = (
+                f"{_faq.bare(error)} A reward that is not finite at a draw of the model does so too: bound "
+                f"it. {_faq.diverged}",
+                *error.args[1:],
+            )
+            raise
     options = {
         "temperature": temperature, "steps": steps, "batch_size": batch_size, "learning_rate": learning_rate,
         "trainable": trainable, "optimizer": optimizer, "stopping": stopping, "progress_bar": progress_bar,
         "data": None if data is None else energy.standardize(data),
     }  # fmt: skip
     try:
-        result = finetune(route, key, energy.energy, lambda z: reward(energy.restore(z)), **options)
+        result = finetune(route, key, energy.energy, lambda z: earned(energy.restore(z)), **options)
     except TrainingDiverged as error:
         error.energy = energy.with_energy(error.energy)
         raise

@@ -11,8 +11,9 @@ import optax
 
 from ... import _faq
 from ..._arguments import check_counts
+from ..._numbers import number
 from ..result import TrainingDiverged
-from ..settings import make_optimiser, trainable_of
+from ..settings import make_optimiser, parted, trainable_of
 from .chain import ReverseChain
 from .route import LIMIT, AbstractRoute, FinetuneResult, evidence
 
@@ -53,11 +54,8 @@ class PPO(AbstractRoute):
 
     def __post_init__(self):
         check_counts(self, num_steps=1, epochs=1)
-        if not self.clip > 0:
-            raise ValueError(
-                f"`clip` of `PPO` must be positive, such as 0.2; got {self.clip}. A large one "
-                f"clips nothing. {_faq.numbers}"
-            )
+        remedy = "Try 0.2; a large one clips nothing."
+        object.__setattr__(self, "clip", number("clip` of `PPO", self.clip, above=0, remedy=remedy))
 
     def run(self, key, task):
         if task.optimizer.accumulate > 1 or task.optimizer.devices is not None:
@@ -68,7 +66,7 @@ class PPO(AbstractRoute):
         key_update, key_check, key_gain = jax.random.split(key, 3)
         chain, prior = ReverseChain(task.energy, self.num_steps), task.energy
         trainable = trainable_of(prior, task.trainable)
-        weights, static = eqx.partition(trainable(prior), eqx.is_inexact_array)
+        weights, static = parted(trainable, prior)
         rebuild = lambda w: eqx.tree_at(trainable, prior, eqx.combine(w, static))
         rounds = max(task.steps // self.epochs, 1)
         optimiser = make_optimiser(
@@ -125,9 +123,8 @@ class PPO(AbstractRoute):
             score = float(judge(carry[1]))
             if not (bool(jnp.all(jnp.isfinite(losses))) and np.isfinite(score)):
                 raise TrainingDiverged(
-                    f"the loss became non-finite before step {done * self.epochs}. Lower `learning_rate`, "
-                    "or bound the reward; `.energy` of this exception holds the best weights "
-                    f"before. {_faq.diverged}",
+                    f"the loss became non-finite before step {done * self.epochs}. Lower `learning_rate`; "
+                    f"`.energy` of this exception holds the best weights before. {_faq.diverged}",
                     rebuild(best), done * self.epochs, {n: np.asarray(v) for n, v in history.items()},
                 )  # fmt: skip
             for name, value in zip(

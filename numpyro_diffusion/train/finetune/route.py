@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ..._records import record, record_page
@@ -99,7 +98,9 @@ def prior_draws(key: PRNGKey, task: Task, num: int, num_steps: int):
 def evidence(key: PRNGKey, chain: ReverseChain, model: Any, log_weight) -> tuple[float, float]:
     r"""$\log \mathbb{E}_p[e^{r / \alpha}]$ by importance sampling of paths, and their effective share."""
     one = lambda key: chain.log_weight(model, key, log_weight)
-    weights = jax.jit(jax.vmap(one))(jax.random.split(key, _CHECKED))
-    total = jax.nn.logsumexp(weights)
-    ess = jnp.exp(2 * total - jax.nn.logsumexp(2 * weights)) / len(weights)
-    return float(total - jnp.log(len(weights))), float(ess)
+    found = np.asarray(jax.jit(jax.vmap(one))(jax.random.split(key, _CHECKED)), float)
+    largest = found.max()  # off before the exponentials: rewards may be of any size
+    if not np.isfinite(largest):
+        return float(largest), 0.0
+    weights = np.exp(found - largest)
+    return float(largest + np.log(weights.mean())), float(weights.mean() ** 2 / np.mean(weights**2))

@@ -10,6 +10,8 @@ import numpy as np
 
 from ... import _faq
 from ..._arguments import check_callable, check_instance
+from ..._numbers import one_number, positive, real_array
+from ..._prng import check_key
 from ..._records import record, record_page
 from ..._typing import Array, PRNGKey, PyTree
 from ...energies import AbstractDenoiser, Standardized
@@ -118,9 +120,11 @@ def fit_preferences(
             f"{loss!r}. {_faq.kinds}"
         )
     check_instance("optimizer", optimizer, Optimizer, "train.Optimizer(ema=0.99)", optional=False)
-    if not (beta > 0 and np.isfinite(beta)):
-        raise ValueError(
-            f"`beta` of `fit_preferences` must be positive and finite; got {beta}. {_faq.numbers}"
+    key, beta = check_key(key), positive("beta", beta)
+    if not isinstance(energy, AbstractDenoiser | Standardized):
+        raise TypeError(
+            "`fit_preferences` expects an energy or a denoiser, or a `Standardized` distribution; got "
+            f"{energy!r:.60}. {_faq.kinds}"
         )
     log_ratio = denoising_log_ratio() if log_ratio is None else log_ratio
     check_callable("log_ratio", log_ratio, "(model, prior, key, winner, loser) -> nats")
@@ -129,11 +133,16 @@ def fit_preferences(
     pairs, chances = _as_pairs(energy, winners, losers, chances)
     loss.check(chances)
     if (validation := options.pop("validation", None)) is not None:
+        if not isinstance(validation, tuple) or not 2 <= len(validation) <= 3:
+            raise TypeError(
+                "`validation` must be a pair `(winners, losers)`, or with their chances as a third; got "
+                f"{type(validation).__name__}. {_faq.kinds}"
+            )
         options["validation"] = _as_pairs(energy, *validation)
 
     def objective(pair, key, batch, condition):
         def one(key, both, chance):
-            g = log_ratio(pair.energy, prior, key, *both)  # pyright: ignore[reportCallIssue]
+            g = one_number("a log ratio", log_ratio(pair.energy, prior, key, *both))  # pyright: ignore
             return loss(beta * g, chance)
 
         return jnp.mean(jax.vmap(one)(jax.random.split(key, len(batch)), batch, condition))
@@ -166,7 +175,9 @@ def _as_pairs(energy: Any, winners, losers, chances=None) -> tuple[Array, Array]
             f"expected as many losers as winners; got {num} winners and {len(both[1])} losers. Row i of "
             f"one is compared with row i of the other. {_faq.examples}"
         )
-    chances = np.ones(num) if chances is None else np.asarray(chances, float)
+    if chances is None:
+        chances = np.ones(num)
+    chances = real_array("chances", chances, f"of shape ({num},), in [0, 1]", finite=False)
     if chances.shape != (num,) or not ((chances >= 0) & (chances <= 1)).all():
         raise ValueError(
             f"`chances` must be {num} numbers in [0, 1], with which winners are preferred; got shape "

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from ... import _faq
+from ..._numbers import number
 from ..._typing import Scalar
 
 __all__ = ["DMPO", "DPO"]
@@ -78,27 +79,31 @@ class DMPO:
     flip_rate: float = 0.0
 
     def __post_init__(self):
-        if not 0 <= self.flip_rate < 0.5:
-            raise ValueError(
-                "`flip_rate` of `DMPO` must be in [0, 0.5), a share of wrong labels; got "
-                f"{self.flip_rate}. Swap winners and losers if most labels are "
-                f"wrong. {_faq.numbers}"
-            )
+        remedy = "It is a share of wrong labels: swap winners and losers if most are wrong."
+        name = "flip_rate` of `DMPO"
+        object.__setattr__(
+            self, "flip_rate", number(name, self.flip_rate, least=0, below=0.5, remedy=remedy)
+        )
 
     def check(self, chances) -> None:
         """Refuse hard labels that are sure to be right: their divergence is infinite wherever one is not."""
-        if self.flip_rate == 0 and not bool(jnp.all((chances > 0) & (chances < 1))):
+        target = self._target(jnp.asarray(chances))
+        if not bool(jnp.all((target > 0) & (target < 1))):
             raise ValueError(
                 "`DMPO` expects `chances` in (0, 1), or a flip rate above 0; got a hard label (a chance "
-                "of 0 or 1) and `flip_rate=0`. Take `DMPO(flip_rate=0.01)`, or `DPO()`, which is "
-                f"calibrated. {_faq.together}"
+                f"of 0 or 1 in {target.dtype}) and `flip_rate={self.flip_rate:g}`. Take "
+                f"`DMPO(flip_rate=0.01)`, or `DPO()`, which is calibrated. {_faq.numbers}"
             )
 
     def __call__(self, h: Scalar, chance: Scalar) -> Scalar:
         r"""Loss of ONE pair, shape `()`, in nats; arguments as those of `DPO`."""
-        target = (1 - self.flip_rate) * chance + self.flip_rate * (1 - chance)
+        target = self._target(chance)
         won = jax.nn.sigmoid(h) * (jax.nn.log_sigmoid(h) - jnp.log(target))
         return won + jax.nn.sigmoid(-h) * (jax.nn.log_sigmoid(-h) - jnp.log1p(-target))
+
+    def _target(self, chance):
+        """$q'$."""
+        return (1 - self.flip_rate) * chance + self.flip_rate * (1 - chance)
 
     def calibrated(self, chances) -> bool:
         """Whether its optimum is the log odds of the preferences: for soft labels, all right."""
