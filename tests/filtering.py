@@ -104,15 +104,32 @@ def two_hosts(*_: str):
         raise AssertionError("a bound in seconds over two hosts")
 
 
-def checkpointed(path: str, out: str):
-    """A long filter that writes itself down all the time."""
-    options = {"checkpoint": path, "checkpoint_every": 1e-3, "levels_per_chunk": 2}
-    result = nd.run_smc(jax.random.key(3), long_walk(), 50, num_chains=2, **options)
+def _written(out: str, result):
     arrays = {str(i): leaf for i, leaf in enumerate(jax.tree.leaves(result._replace(claims=None)))}
     np.savez(out, **{name: leaf for name, leaf in arrays.items() if hasattr(leaf, "dtype") and
                      not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)})  # fmt: skip
 
 
+def checkpointed(path: str, out: str):
+    """A long filter that writes itself down all the time."""
+    options = {"checkpoint": path, "checkpoint_every": 1e-3, "levels_per_chunk": 2}
+    _written(out, nd.run_smc(jax.random.key(3), long_walk(), 50, num_chains=2, **options))
+
+
+def posterior(path: str, out: str):
+    """A posterior with a pilot of many levels, which writes itself down all the time."""
+    import numpyro
+
+    def model(y):
+        x = numpyro.sample("x", nd.DiffusionPrior(nd.Gaussian([0.5, -0.3], [[1, 0.4], [0.4, 0.7]])))
+        numpyro.sample("y", numpyro.distributions.Normal(x[0] + x[1], 0.05), obs=y)
+
+    scheme = nd.Annealed(pilot=nd.schemes.Pilot(100, conditional_ess=0.995))
+    options = {"checkpoint": path, "checkpoint_every": 1e-3, "progress_bar": False}
+    smc = nd.SMC(model, scheme, num_particles=50, num_chains=2, **options)
+    _written(out, smc.run(jax.random.key(3), jnp.asarray(1.0)).result)
+
+
 if __name__ == "__main__":
-    functions = (eight_devices, samplers, two_hosts, checkpointed)
+    functions = (eight_devices, samplers, two_hosts, checkpointed, posterior)
     {function.__name__: function for function in functions}[sys.argv[1]](*sys.argv[2:])
