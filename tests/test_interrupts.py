@@ -1,5 +1,6 @@
 """Interrupts in the pilot and in split samplers: what is done is kept, and the interrupt reaches the user."""
 
+import importlib
 import pickle
 import signal
 
@@ -108,3 +109,36 @@ def test_another_process_goes_on_with_the_pilot(whole, monkeypatch, tmp_path):
     calls.clear()
     same(sampler(**options).run(jax.random.key(2), Y), whole)
     assert not calls  # a finished pilot is not made again
+
+
+def test_an_interrupt_of_a_split_sampler_keeps_its_draws(key, monkeypatch):
+    run = importlib.import_module("numpyro_diffusion.samplers.split.run")
+    real, calls = run._sweeps, []
+
+    def sweeps(*args):
+        calls.append(1)
+        if len(calls) in stop_at:
+            signal.raise_signal(signal.SIGINT)
+        return real(*args)
+
+    monkeypatch.setattr(run, "_sweeps", sweeps)
+    bridge = nd.from_energy(PRIOR, lambda x: -0.5 * jnp.sum((x - 1.0) ** 2))
+    options = {"num_chains": 2, "num_draws": 30, "num_burn_in": 12, "thinning": 2}
+    stop_at = []
+    whole = nd.samplers.split_gibbs(key, bridge, **options)
+    assert len(calls) == 4 + 10  # chunks of three draws
+    for last, words in ((4, "0 of 30 draws"), (7, "9 of 30 draws")):
+        calls.clear()
+        stop_at, ended = [last], []
+        with pytest.raises(KeyboardInterrupt) as caught:
+            for i in range(2):
+                nd.samplers.split_gibbs(key, bridge, **options)
+                ended.append(i)
+        assert not ended and len(calls) == last and words in caught.value.__notes__[0]
+    result = caught.value.result
+    np.testing.assert_array_equal(result.positions["x"], whole.positions["x"][:, :9])
+    np.testing.assert_array_equal(result.log_weights, whole.log_weights[:, :9])
+    per_sweep = nd.samplers.PnPDM().evaluations(bridge)
+    assert result.num_evaluations == 2 * (12 + 9 * 2) * per_sweep
+    traced = jax.jit(lambda key: nd.samplers.split_gibbs(key, bridge, **options).positions["x"])(key)
+    np.testing.assert_allclose(traced, whole.positions["x"], rtol=1e-4, atol=1e-4)

@@ -194,8 +194,8 @@ class SMC(AbstractRun):
             ValueError: If the model or its data cannot be used; the message names the site.
             PilotError: If the model is too hard for the allowed number of levels.
             TypeError: If `key` is no PRNG key, or observed values are not numbers.
-            KeyboardInterrupt: Once the levels at hand are done. They stay in `result`, and `resume` goes on. In
-                the pilot there is no `result` yet, and `resume` goes on with the pilot.
+            KeyboardInterrupt: Once the levels at hand are done. They stay in `result`, and `resume` goes on.
+                In the pilot there is no `result` yet, and `resume` goes on with the pilot.
             FloatingPointError: If a log density is +inf, or every particle has weight 0; what was
                 computed stays in `result`.
         """

@@ -30,8 +30,8 @@ class KeptPilots:
     """Pilots of one run, in memory, and in files beside its checkpoint if it has one; a context manager.
 
     Args:
-        checkpoint: The run's checkpoint. The first pilot is in `<checkpoint>.pilot`, a second, which few schemes
-            make, in `<checkpoint>.pilot2`.
+        checkpoint: The run's checkpoint. The first pilot is in `<checkpoint>.pilot`; a second, which few
+            schemes make, in `<checkpoint>.pilot2`.
         every: Seconds between two writings.
     """
 
