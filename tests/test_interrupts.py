@@ -52,7 +52,10 @@ def counted(monkeypatch, stop_at=None, by=signal.SIGINT):
 
 def same(one, two):
     for left, right in zip(
-        *(jax.tree.leaves((r.result.levels, r.result.positions, r.result.trace)) for r in (one, two)),
+        *(
+            jax.tree.leaves((r.result.levels, r.result.positions, r.result.trace))
+            for r in (one, two)
+        ),
         strict=True,
     ):
         np.testing.assert_array_equal(left, right)
@@ -140,5 +143,7 @@ def test_an_interrupt_of_a_split_sampler_keeps_its_draws(key, monkeypatch):
     np.testing.assert_array_equal(result.log_weights, whole.log_weights[:, :9])
     per_sweep = nd.samplers.PnPDM().evaluations(bridge)
     assert result.num_evaluations == 2 * (12 + 9 * 2) * per_sweep
-    traced = jax.jit(lambda key: nd.samplers.split_gibbs(key, bridge, **options).positions["x"])(key)
+    traced = jax.jit(lambda key: nd.samplers.split_gibbs(key, bridge, **options).positions["x"])(
+        key
+    )
     np.testing.assert_allclose(traced, whole.positions["x"], rtol=1e-4, atol=1e-4)

@@ -167,7 +167,9 @@ def _until(estimator, prior, x, key, found, tolerance, max_evaluations, batch_si
             break
         # Few sizes, so few compilations: the next power of two, filled with the first of them.
         filled = np.resize(todo, 2 ** math.ceil(math.log2(len(todo))))
-        keys = jax.random.split(jax.random.fold_in(lean(key), number), len(filled))
+        # `fold_in` by a number is the part of that number in a split, a point's key in the first round.
+        own = jax.random.fold_in(lean(key), 2**31 - 1 - number)
+        keys = jax.random.split(own, len(filled))
         more = estimates_at(estimator, prior, x[filled], keys, batch_size)
         for total, part in zip(sums, more[:3], strict=True):
             total[todo] += np.asarray(part)[: len(todo)]

@@ -109,7 +109,9 @@ def tune(
                 stand.keep(pilot, rows)
             if interrupt.pending:
                 error = KeyboardInterrupt()
-                error.add_note(f"{len(rows)} levels of the pilot are done, and no level of the run.")
+                error.add_note(
+                    f"{len(rows)} levels of the pilot are done, and no level of the run."
+                )
                 raise error
             if not ends and fixed is None and len(rows) > settings.max_levels:
                 raise PilotError(

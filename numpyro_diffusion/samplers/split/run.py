@@ -118,7 +118,8 @@ def split_gibbs(
         return SplitResult(positions, log_weights, seen, claims, seen_target, acceptance, count)
 
     if isinstance(state.log_weight, Tracer):  # within a program of the caller's
-        state, _ = _sweeps(fixed, state, 0, 1, num_burn_in, num_burn_in)
+        if num_burn_in:
+            state, _ = _sweeps(fixed, state, 0, 1, num_burn_in, num_burn_in)
         _, row = _sweeps(fixed, state, num_burn_in, thinning, num_draws, num_draws)
         return result_of([row], num_draws)
 
@@ -130,8 +131,9 @@ def split_gibbs(
             count = min(size, (0 if warms_up else num_draws) - done)
             first, each = (done, 1) if warms_up else (done * thinning, thinning)
             with Deferred() as interrupt:
-                numbers = (np.asarray(number) for number in (num_burn_in + first, each, count))
-                state, row = _sweeps(fixed, state, *numbers, size)  # of Python they would be static
+                # Numbers of Python would be static.
+                begin, each_time, number = map(np.asarray, (num_burn_in + first, each, count))
+                state, row = _sweeps(fixed, state, begin, each_time, number, size)
                 row = jax.tree.map(lambda leaf, n=count: np.asarray(leaf)[:n], row)
                 (before if warms_up else rows).append(row)
                 done += count
@@ -206,7 +208,7 @@ def _started(keys, initial, bridge, sampler):
 
 @eqx.filter_jit
 def _sweeps(fixed, state, first, thinning, count, size: int):
-    """Sweeps from number `first` on, and a row after every `thinning` of them: the first `count` of `size` rows.
+    """Sweeps from number `first` on, with a row after every `thinning` of them: `count` of `size` rows.
 
     One program for the warm-up and for all chunks of draws.
     """
