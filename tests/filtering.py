@@ -67,6 +67,55 @@ def eight_devices():
         else:
             raise AssertionError(f"{chains} clouds of {size} on 8 devices")
 
+    density()
+
+
+def density(*cases):
+    """Points of a density on eight devices and on one."""
+    prior, devices = nd.GaussianMixture(), jax.devices()
+    x = jnp.linspace(-1.0, 1.0, 48).reshape(24, 2)
+    options = {"times": nd.density.Stratified(4), "noises": nd.density.Mirrored(2)}
+    for more in cases or ({"batch_size": 16},):
+        one, many = (
+            nd.density.score_formula(prior, x, devices=d, **options, **more)
+            for d in (None, devices)
+        )
+        for name in ("value", "standard_error"):
+            ours, theirs = getattr(one, name), getattr(many, name)
+            np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+        np.testing.assert_array_equal(one.num_evaluations, many.num_evaluations)
+        assert "tolerance" in more or len(many.value.sharding.device_set) == 8
+    bridge, options = gaussian(), {"num_live": 40, "num_delete": 9, "devices": devices}
+    for call, words in (
+        (lambda: nd.density.score_formula(prior, x[:5], devices=devices), "expected points in"),
+        (
+            lambda: nd.nested_sampling(jax.random.key(3), bridge, **options),
+            "expected points that are replaced at once (`num_delete`) in equal blocks for each of 8",
+        ),
+    ):
+        try:
+            call()
+        except ValueError as error:
+            assert words in str(error), error
+        else:
+            raise AssertionError(words)
+
+
+def gaussian():
+    return nd.from_energy(nd.Gaussian([0.5], [[0.3]]), lambda x: norm.logpdf(1.0, x[0], 0.5))
+
+
+def nested():
+    """Points that nested sampling replaces, on eight devices and on one."""
+    options = {"num_live": 40, "num_inner_steps": 3, "num_delete": 8}
+    one, many = (
+        nd.nested_sampling(jax.random.key(3), gaussian(), devices=d, **options)
+        for d in (None, jax.devices())
+    )
+    assert one.num_evaluations == many.num_evaluations
+    np.testing.assert_allclose(one.log_evidence, many.log_evidence, rtol=1e-4)
+    np.testing.assert_allclose(one.positions["x"], many.positions["x"], rtol=1e-3, atol=1e-4)
+
 
 def samplers():
     """All schemes, chains of replica exchange and of a split sampler, on eight devices and on one."""
@@ -87,6 +136,8 @@ def samplers():
     for function in (nd.replica_exchange, nd.samplers.split_gibbs):
         one, many = (function(key, bridge, devices=d, **options) for d in (None, jax.devices()))
         near(*(np.mean(jax.tree.leaves(r.positions)[0]) for r in (one, many)))
+    density({}, {"tolerance": 0.05})
+    nested()
 
 
 def two_hosts(*_: str):
@@ -96,12 +147,24 @@ def two_hosts(*_: str):
     for chains in (4, 1):
         both = nd.run_smc(key, walk(), 400, num_chains=chains, devices=jax.devices())
         same(nd.run_smc(key, walk(), 400, num_chains=chains), both)
-    try:  # hosts that stop at different levels would wait for each other
-        nd.run_smc(key, walk(), 400, devices=jax.devices(), max_seconds=60.0)
-    except ValueError as error:
-        assert "`max_seconds` is for devices of one host; got devices of several" in str(error)
-    else:
-        raise AssertionError("a bound in seconds over two hosts")
+    everywhere = {"devices": jax.devices()}
+    for call, words in (  # hosts that stop at different levels would wait for each other
+        (
+            lambda: nd.run_smc(key, walk(), 400, max_seconds=60.0, **everywhere),
+            "`max_seconds` is for devices of one host; got devices of several",
+        ),
+        (
+            lambda: nd.density.score_formula(nd.Gaussian(), jnp.zeros((4, 2)), **everywhere),
+            "expected devices of one host; got devices of several",
+        ),
+        (lambda: nd.samplers.split_gibbs(key, gaussian(), **everywhere), "expected devices of one"),
+    ):
+        try:
+            call()
+        except ValueError as error:
+            assert words in str(error), error
+        else:
+            raise AssertionError(words)
 
 
 def _written(out: str, result):
@@ -131,5 +194,5 @@ def posterior(path: str, out: str):
 
 
 if __name__ == "__main__":
-    functions = (eight_devices, samplers, two_hosts, checkpointed, posterior)
+    functions = (eight_devices, density, nested, samplers, two_hosts, checkpointed, posterior)
     {function.__name__: function for function in functions}[sys.argv[1]](*sys.argv[2:])

@@ -71,7 +71,7 @@ def test_weighted_examples_are_placed_and_ordered_by_two_keys(key, monkeypatch):
 def test_rounds_of_an_estimate_do_not_share_keys(key, monkeypatch):
     rounds = []
 
-    def estimates_at(estimator, prior, x, keys, at_once):
+    def estimates_at(estimator, prior, x, keys, **_):
         rounds.append(keys)
         nothing = jnp.zeros(len(x))
         return estimate.Point(nothing, nothing + 1.0, nothing + 10.0)
