@@ -9,6 +9,8 @@
 - `kills`: a filter that writes a checkpoint after every two levels is killed (SIGKILL) at `--kills` random
   instants and started again; how many results have the bits of the run that was not killed. The same for a
   posterior whose pilot writes after every level, killed at `--pilot-kills` instants from its first file on.
+- `memory`: what the compiler counts for a chunk of levels in batches (arguments, results and temporaries,
+  less what is shared), over the particles themselves: position, density, gradient, weight, ancestor.
 """
 
 import os
@@ -147,6 +149,28 @@ def kills(number: int, what: str, first: str) -> list[list]:
     return [["kills", f"{what}: {told}", f"{tries}", f"{same} with the same bits"]]
 
 
+def memory(tiny: bool) -> list[list]:
+    """The compiler's account of a chunk of levels over the particles, for `scaling.py`'s model and digits."""
+    import scaling
+
+    import numpyro_diffusion as nd
+
+    digits = nd.Annealed(levels=16)(
+        nd.from_energy(nd.load_pretrained("digits-8x8")), jax.random.key(0)
+    )
+    middle = jax.tree.map(lambda leaf: jnp.asarray(leaf)[4:12], digits.levels)
+    rows = []
+    for name, model, size, batch in (
+        ("2-D mixture", scaling.problem(), 10**6, 16_384),
+        ("64-D digits", digits._replace(levels=middle), 20_000, 128),
+    ):
+        size = 40 * batch if tiny else size
+        _, state, total, _ = scaling.measure(model, size, batch, 1)
+        told = f"{name}: {size:,} particles of {state // size} bytes, {batch:,} at a time"
+        rows.append(["memory", told, "", f"{total / state:.2f} times the particles"])
+    return rows
+
+
 def main() -> None:
     if "--child" in sys.argv:
         return child(int(sys.argv[-1]))
@@ -158,6 +182,7 @@ def main() -> None:
     tiny = options.tiny
     rows = kills(1 if tiny else options.kills, "checkpointed", "")
     rows += kills(1 if tiny else options.pilot_kills, "posterior", ".pilot")
+    rows += memory(tiny)
     rows += weak_scaling(1 if tiny else options.seeds)
     rows += data_sets(4 if tiny else options.data_sets)
     _table.emit(

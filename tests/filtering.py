@@ -59,6 +59,8 @@ def eight_devices():
         many = nd.run_smc(key, walk(), 400, devices=devices, **options)
         same(one, many)
         assert len(many.positions["x"].sharding.device_set) == 8
+    one = nd.run_smc(jax.random.key(3), walk(), 8)  # a particle a device
+    same(one, nd.run_smc(jax.random.key(3), walk(), 8, devices=jax.devices()))
     for chains, size in ((3, 400), (1, 404)):
         try:
             nd.run_smc(jax.random.key(3), walk(), size, num_chains=chains, devices=jax.devices())

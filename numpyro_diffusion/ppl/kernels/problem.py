@@ -198,7 +198,7 @@ def prepare(
         levels = needed(kernels, scheme(joint, jax.random.key(0)).levels)
     except PilotError as error:
         error.add_note(
-            f"`{name}` leaves the posterior as it is at any levels, so that fewer will do where data are sharp: "
+            f"`{name}` leaves the posterior as it is at any levels, so that fewer will do: "
             "`scheme=nd.ReverseDiffusion(moves=0, pilot=nd.schemes.Pilot(conditional_ess=0.9))`."
         )
         raise
