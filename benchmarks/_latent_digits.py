@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
+from scipy import stats
 from scipy.special import logsumexp
 
 import numpyro_diffusion as nd
@@ -94,11 +95,13 @@ def shares(logs):
     return softmax(logsumexp(logs, 1)), np.sqrt((number - 1) * np.var(left, 0))
 
 
-def recovery(kept, tiny, count):
-    """Rows of powers of the digits prior that are found again: median, its spread, and coverage."""
+def recovery(kept, tiny, count, strata=20):
+    """Rows of powers of the digits prior that are found again: three powers, and powers of their prior."""
     energy = nd.load_pretrained("digits-8x8")
     nodes = np.geomspace(np.exp(LOW), np.exp(HIGH), 4 if tiny else 7)
     size, number = (32, 2) if tiny else (256, 8)
+    prior = stats.truncnorm(LOW / 0.5, HIGH / 0.5, 0, 0.5)
+    places = np.exp(prior.ppf((np.arange(strata) + 0.5) / strata))
 
     @cache
     def family():
@@ -117,37 +120,45 @@ def recovery(kept, tiny, count):
         family()  # outside of what is compiled
         y = images()[i] + FINE * jax.random.normal(jax.random.key(seed), (8, 8))
         v = np.asarray(smc.run(jax.random.key(seed), y).get_samples()["v"], float).ravel()
-        logs = smc.result.log_evidence
-        low, middle, high = np.quantile(v, [0.05, 0.5, 0.95])
-        inner = np.quantile(v, [0.25, 0.75]).tolist()
-        return {"v": [low, middle, high], "inner": inner, "clouds": np.asarray(logs).tolist()}
+        return {"v": np.quantile(v, [0.05, 0.25, 0.5, 0.75, 0.95]).tolist()}
+
+    def found(name, power, seed, number):
+        images = cache(partial(images_to_a_power, energy, power, seed, tiny, number))
+        runs = [
+            kept(f"{name} {i}", partial(one, images, i, 1000 * seed + i)) for i in range(number)
+        ]
+        return [(np.log(power), each["v"]) for each in runs]
 
     rows = []
-    for k, power in enumerate(POWERS):
-        images = cache(partial(images_to_a_power, energy, power, 7 + k, tiny, count))
-        found = [
-            kept(f"power {power} {i}", partial(one, images, i, 1000 * k + i))
-            for i in range(1 if tiny else count)
-        ]
-        v, inner = np.array([each["v"] for each in found]), np.array([e["inner"] for e in found])
-        true = np.log(power)
-        cover = lambda low, high, share, true=true: (
-            f"{np.mean((low < true) & (true < high)):.0%} +- "
-            f"{np.sqrt(share * (1 - share) / len(low)):.0%}"
-        )
-        in50, in90 = cover(inner[:, 0], inner[:, 1], 0.5), cover(v[:, 0], v[:, 2], 0.9)
-        middle = np.exp(v[:, 1])
-        text = f"{np.median(middle):.2f} ({np.quantile(middle, 0.16):.2f} to {np.quantile(middle, 0.84):.2f})"
+    for k, power in enumerate(POWERS[:1] if tiny else POWERS):
+        runs = found(f"power {power}", power, 7 + k, 1 if tiny else count)
+        middle = np.exp([v[2] for _, v in runs])
+        low, high = np.quantile(middle, [0.16, 0.84])
+        said = f"median {np.median(middle):.2f} ({low:.2f} to {high:.2f})"
         rows.append(
             [
-                f"digits to the power {power}, {len(found)} images",
+                f"digits to the power {power}, {len(runs)} images",
                 "SMC",
                 "",
-                f"median {text}, 50 %: {in50}, 90 %: {in90}",
+                f"{said}, {covered(runs)}",
             ]
         )
+    runs = []
+    for k, power in enumerate(places[:1] if tiny else places):
+        runs += found(f"drawn {power:.3f}", float(power), 100 + k, 1 if tiny else 5)
+    rows.append([f"digits to powers of the prior, {len(runs)} images", "SMC", "", covered(runs)])
     said = kept("table of digits", lambda: {"error": float(family().log_normalizer_error)})
     return rows, [f"Largest error of the table of digits {said['error']:.2f} nats."]
+
+
+def covered(runs):
+    """How often the 50 and 90 % intervals hold the truth, and what a binomial share has."""
+    true, v = np.array([truth for truth, _ in runs]), np.array([quantiles for _, quantiles in runs])
+    share = lambda low, high, p: (
+        f"{100 * p:.0f} %: {np.mean((v[:, low] < true) & (true < v[:, high])):.0%} +- "
+        f"{np.sqrt(p * (1 - p) / len(true)):.0%}"
+    )
+    return f"{share(1, 3, 0.5)}, {share(0, 4, 0.9)}"
 
 
 def images_to_a_power(energy, power, seed, tiny, count):

@@ -2,8 +2,8 @@
 
 Powers: one datum, a prior to a latent power with a truncated log-normal prior. `gap` is the largest distance
 of the distribution function of the power to that by quadrature, mean +- standard deviation over `--seeds`
-runs and the largest of them; `SMC` has 4 clouds of 4,000 particles, NUTS 8 chains of 1,500 draws, Gibbs
-sampling 8 chains of 600. The evidence is its error and what the sampler says of it. The table
+runs and the largest of them; `SMC` has 4 clouds of 4,000 particles, NUTS and Gibbs sampling 8 chains of
+1,500 draws. The evidence is its error and what the sampler says of it. The table
 of the mixture is made once, by `normalizers.tabulate`.
 
 Labels: noisy digits, whole images. The reference is the evidence of each label, from draws of the prior of
@@ -100,7 +100,7 @@ def powers(kept, seeds, tiny, gibbs):
         if gibbs:
             sampler = "ParticleGibbs and NUTS"
             blocks = [(nd.ParticleGibbs(model), ["x"]), (NUTS(model), None)]
-            chains = mcmc(Gibbs(blocks), 600, tiny)
+            chains = mcmc(Gibbs(blocks), 1500, tiny)
         else:
             runs = [kept(f"{name} SMC {s}", partial(by_smc, s)) for s in range(seeds)]
             off, said = (np.array([each[key] for each in runs]) for key in ("off", "said"))

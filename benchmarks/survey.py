@@ -5,8 +5,9 @@ learned prior alone, all else is drawn exactly. Each data set gets a posterior f
 particles. Ranks and coverages are as in `calibration.py`. The last rows are of the discrete sites, red
 objects and failures of the photometer: their probability and their share, in data where the probability is
 below one half, and in the others. With few families of particles left a cloud is narrower than its
-posterior, which shows as coverage that is too low. Rows so far are kept in a file, so that a run that was
-cut off goes on.
+posterior, which shows as coverage that is too low. With `--objects 1` a survey has one object: all thirteen
+sites of the model stand, and a data set costs a fraction. Rows so far are kept in a file, so that a run that
+was cut off goes on.
 """
 
 import importlib.util
@@ -100,9 +101,11 @@ def main() -> None:
     options = _table.parser(__doc__)
     options.add_argument("--particles", type=int, default=256)
     options.add_argument("--keep", type=Path, help="file of the rows so far, one data set a line")
+    options.add_argument("--objects", type=int, default=survey.OBJECTS, help="images of a survey")
     options.set_defaults(seeds=100)
     options = options.parse_args()
     count = 2 if options.tiny else options.seeds
+    survey.OBJECTS = options.objects
     num_particles = 16 if options.tiny else options.particles
     size, clouds = (64, 2) if options.tiny else (1024, 8)
     images = calibration.prior_images(survey.OBJECTS * count, size, clouds)
@@ -118,9 +121,11 @@ def main() -> None:
         print(f"{i + 1} data sets, {seconds:.1f} s each", file=sys.stderr, flush=True)
     columns = ["quantity", "p KS", "p band", "50 % (or share)", "90 %"]
     families = np.array([each["families"] for each in found])
-    note = f"{count} data sets, {num_particles} particles; {np.median(families):.0f} of them have offspring"
-    note += f" at the end (median; from {families.min()} to {families.max()})."
-    _table.emit("survey", __doc__, columns, rows_of(found), options.save, (note,))
+    note = f"{count} data sets of {survey.OBJECTS} objects, {num_particles} particles; "
+    note += f"{np.median(families):.0f} of them have offspring at the end "
+    note += f"(median; from {families.min()} to {families.max()})."
+    name = "survey" if survey.OBJECTS == 3 else f"survey-{survey.OBJECTS}-objects"
+    _table.emit(name, __doc__, columns, rows_of(found), options.save, (note,))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from . import _faq
+
 __all__ = [
     "as_arrays",
     "as_jax",
@@ -64,7 +66,8 @@ def as_jax(array: np.ndarray, what: str) -> jax.Array:
         if array.size and (array.min() < limits.min or array.max() > limits.max):
             raise ValueError(
                 f"{what} holds integers beyond {limits.max}, which {out.dtype} cannot. Turn on 64 bits, "
-                '`jax.config.update("jax_enable_x64", True)`, or make them floats.'
+                '`jax.config.update("jax_enable_x64", True)`, or make them '
+                f"floats. {_faq.arguments}"
             )
     return out
 
@@ -96,7 +99,7 @@ def _as_arrays(name: str, value: Any) -> Any:
         if isinstance(leaf, Iterator):
             raise TypeError(
                 f"argument `{name}` holds a {type(leaf).__name__}, which gives its values once, while the "
-                "model is run several times. Make it a list or an array."
+                f"model is run several times. Make it a list or an array. {_faq.arguments}"
             )
         is_array = isinstance(leaf, np.ndarray) and is_data(leaf)
         return as_jax(leaf, f"argument `{name}`") if is_array else leaf
@@ -105,7 +108,8 @@ def _as_arrays(name: str, value: Any) -> Any:
         jax.tree.structure(value, is_leaf=lambda leaf: isinstance(leaf, Iterator))
     except ValueError as error:
         raise TypeError(
-            f"argument `{name}` holds a dict whose keys have no order. Use keys of one type, such as strings."
+            f"argument `{name}` holds a dict whose keys have no order. Use keys of one type, such "
+            f"as strings. {_faq.arguments}"
         ) from error
     return jax.tree.map(one, value, is_leaf=lambda leaf: isinstance(leaf, Iterator))
 
@@ -131,11 +135,14 @@ def whole_number(name: str, value: Any, least: int, remedy: str = "") -> int:
     except TypeError:  # `operator.index` takes integers of Python, NumPy and JAX, and nothing else
         number = None
     if number is None:
-        raise ValueError(f"`{name}` must be an integer of at least {least}; got {value!r}.{remedy}")
+        raise ValueError(
+            f"`{name}` must be an integer of at least {least}; got "
+            f"{value!r}.{remedy} {_faq.numbers}"
+        )
     if number < least:
-        raise ValueError(f"`{name}` must be at least {least}; got {number}.{remedy}")
+        raise ValueError(f"`{name}` must be at least {least}; got {number}.{remedy} {_faq.numbers}")
     if number > _MOST:
-        raise ValueError(f"`{name}` must be at most {_MOST}; got {number}.{remedy}")
+        raise ValueError(f"`{name}` must be at most {_MOST}; got {number}.{remedy} {_faq.numbers}")
     return number
 
 
@@ -168,7 +175,7 @@ def positive(name: str, value: Any) -> float:
     except (TypeError, ValueError):
         number = float("nan")
     if not 0 < number < float("inf"):
-        raise ValueError(f"`{name}` must be a finite number above 0; got {value!r}.")
+        raise ValueError(f"`{name}` must be a finite number above 0; got {value!r}. {_faq.numbers}")
     return number
 
 
@@ -188,12 +195,15 @@ def check_counts(owner: Any, remedy: str = "", **least: int) -> None:
 def check_callable(name: str, value: Any, form: str) -> None:
     """An argument that must be a function, of what to what."""
     if not callable(value):
-        raise TypeError(f"`{name}` must be a function, {form}; got {type(value).__name__}.")
+        raise TypeError(
+            f"`{name}` must be a function, {form}; got {type(value).__name__}. {_faq.kinds}"
+        )
 
 
 def check_instance(name: str, value: Any, kind: type, example: str, optional: bool = True) -> None:
     """Refuse an argument of another class, or the class itself; `None` is allowed where it is optional."""
     if not (value is None and optional) and not isinstance(value, kind):
         raise TypeError(
-            f"`{name}` must be an instance of `{kind.__name__}`, such as `{example}`; got {value!r}."
+            f"`{name}` must be an instance of `{kind.__name__}`, such as `{example}`; got "
+            f"{value!r}. {_faq.kinds}"
         )

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.random import define_prng_impl
 
+from . import _faq
 from ._typing import Array, PRNGKey
 
 __all__ = ["alike", "check_key", "lean", "threefry"]
@@ -82,7 +83,9 @@ def check_key(key: Any) -> PRNGKey:
     dtype, axes = getattr(key, "dtype", None), len(getattr(key, "shape", ()))
     typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
     if axes != (0 if typed else 1) or not (typed or dtype == np.uint32):
-        raise TypeError(f"`key` must be one PRNG key, such as `jax.random.key(0)`; got {key!r}.")
+        raise TypeError(
+            f"`key` must be one PRNG key, such as `jax.random.key(0)`; got {key!r}. {_faq.keys}"
+        )
     return key
 
 

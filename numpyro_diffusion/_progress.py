@@ -2,6 +2,8 @@
 
 Where standard error is neither, lines of all bars of the process share one clock, so that a run of
 many short stages is as quiet as a long one, and a run of less than a minute prints nothing.
+
+Not rich's bars, which say nothing before their end where there is no terminal.
 """
 
 import sys

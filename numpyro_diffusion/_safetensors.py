@@ -17,6 +17,8 @@ import numpy as np
 from safetensors import SafetensorError, deserialize
 from safetensors.numpy import save_file
 
+from . import _faq
+
 __all__ = ["check_digest", "check_finite", "check_folder", "numbers_in", "parse", "write"]
 
 _MAX_HEADER = 4 * 2**20  # some 30,000 tensors
@@ -96,7 +98,8 @@ def write(path: str | os.PathLike, arrays: Mapping[str, np.ndarray], metadata: d
         if array.dtype not in _WRITABLE:
             raise TypeError(
                 f"cannot save `{name}`: expected numbers of a type among "
-                f"{', '.join(sorted(map(str, _WRITABLE)))}; got {array.dtype}. Convert it first."
+                f"{', '.join(sorted(map(str, _WRITABLE)))}; got {array.dtype}. Convert it "
+                f"first. {_faq.saving}"
             )
     metadata = metadata | {"sha256": _digest(metadata, arrays)}
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
@@ -110,7 +113,7 @@ def write(path: str | os.PathLike, arrays: Mapping[str, np.ndarray], metadata: d
         if os.name == "posix":
             _to_disk(path.parent)
     except SafetensorError as error:
-        raise OSError(f"cannot write {path}: {error}. Is the disk full?") from error
+        raise OSError(f"cannot write {path}: {error}. Is the disk full? {_faq.saving}") from error
     finally:
         partial.unlink(missing_ok=True)
 
@@ -118,11 +121,11 @@ def write(path: str | os.PathLike, arrays: Mapping[str, np.ndarray], metadata: d
 def check_folder(path: Path):
     """Refuse a path that cannot be written, before work is lost over it."""
     if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder; give the path of a file in it.")
+        raise IsADirectoryError(f"{path} is a folder; give the path of a file in it. {_faq.paths}")
     if not path.parent.is_dir():
         raise FileNotFoundError(
             f"no folder {path.parent} to write {path.name} in (working directory {Path.cwd()}). Make it "
-            "first, or give another path."
+            f"first, or give another path. {_faq.paths}"
         )
 
 
@@ -171,5 +174,6 @@ def check_finite(arrays: Iterable[tuple[str, Any]]):
         if bad:
             raise ValueError(
                 f"expected finite numbers; {bad} of the {array.size} in `{name}` are NaN or infinite. Go "
-                "back to weights from before they appeared: lower the learning rate, or repair the file."
+                "back to weights from before they appeared: lower the learning rate, or repair "
+                f"the file. {_faq.finite}"
             )

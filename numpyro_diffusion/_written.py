@@ -138,4 +138,4 @@ def summed_up(value: Any) -> str:
     """What holds many numbers, by its class and how many they are."""
     leaves = [leaf for leaf in jax.tree.leaves(value) if hasattr(leaf, "shape")]
     count = sum(int(np.prod(leaf.shape)) for leaf in leaves)
-    return f"<{type(value).__name__}, {count:,} numbers>"
+    return f"<{type(value).__name__}, {count:,} numbers>" if leaves else f"<{type(value).__name__}>"

@@ -4,6 +4,7 @@ import re
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpyro
 import numpyro.distributions as dist
 import pytest
@@ -94,3 +95,16 @@ def test_a_run_names_what_it_used():
 def test_what_is_no_run_is_refused():
     with pytest.raises(TypeError, match="expects an `SMC`, a scheme or an `SMCResult`; got int"):
         citation(3)
+
+
+def test_a_result_without_a_scheme_is_cited():
+    walk = nd.from_kernels(
+        initial=jax.random.normal,
+        kernel=lambda key, x, y: x + jax.random.normal(key),
+        log_potential=lambda x, new, y: -0.5 * (y - new) ** 2,
+        levels=jnp.zeros(2),
+    )
+    result = nd.run_smc(jax.random.key(0), walk, num_particles=8)
+    keys = keys_of(result)
+    assert {"thornton2025", "delmoral2006", "lee2018"} <= set(keys)
+    assert not {"neal2001", "vehtari2021"} & set(keys)

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 import numpyro_diffusion
+from numpyro_diffusion import _faq
+from numpyro_diffusion.auditing import faults
 from numpyro_diffusion.diagnostics import links
 
 ROOT = Path(__file__).parent.parent
@@ -51,7 +53,7 @@ def test_every_finding_leads_to_a_section():
     sentences = list(findings())
     assert len(sentences) > 15
     for sentence in sentences:
-        assert f"More: {links._PAGE}#" in links.more(sentence), sentence
+        assert f"More: {_faq.PAGE}#" in links.more(sentence), sentence
 
 
 def test_no_words_have_gone_out_of_use():
@@ -97,4 +99,91 @@ def test_quoted_messages_are_said():
 def test_the_page_has_the_address_of_the_site():
     settings = (ROOT / "mkdocs.yml").read_text()
     address = re.search(r"^site_url: *(\S+)", settings, re.MULTILINE)
-    assert address is None or links._PAGE.startswith(address[1])
+    assert address is None or _faq.PAGE.startswith(address[1])
+
+
+# Halves of sentences, which another error, with a link, takes in: "... cannot be read: {error}."
+HALVES = {
+    "_safetensors.py",
+    "io/files.py",
+    "io/labels.py",
+    "io/trees.py",
+    "smc/checkpoint.py",
+    "teachers/arrays.py",
+    "teachers/diffusers.py",
+    "teachers/files.py",
+    "teachers/torch_archive.py",
+    "teachers/torch_pickle.py",
+    "teachers/unet.py",
+    "train/checkpoint.py",
+}
+# Warnings that quote a verdict, which has its link.
+SAID_ELSEWHERE = {"diagnostics.links.more(reason)", "words", "verdict"}
+# Signals and protocols of Python, which nobody reads as a message.
+SILENT = {"KeyboardInterrupt", "NotImplementedError", "AssertionError"}
+
+
+def messages(path):
+    """Where an exception is made or a warning given: its line, its class, and the message."""
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Name):
+            yield node.lineno, node.exc.id, None
+        if isinstance(node, ast.Call):
+            name = ast.unparse(node.func)
+            if re.fullmatch(r"([\w.]+\.)?[A-Z]\w*Error|TrainingDiverged|warnings\.warn", name):
+                yield node.lineno, name, node.args[0] if node.args else None
+
+
+def last_part(message):
+    """What a message ends with: text, or the expression that is filled in."""
+    if isinstance(message, ast.BinOp):
+        return last_part(message.right)
+    if isinstance(message, ast.JoinedStr):
+        return last_part(message.values[-1])
+    if isinstance(message, ast.FormattedValue):
+        return ast.unparse(message.value)
+    return message.value if isinstance(message, ast.Constant) else ast.unparse(message)
+
+
+def section_of(end):
+    """The anchor that a message ends with, if it is one of the links."""
+    name = end.removeprefix("_faq.")
+    link = getattr(_faq, name, None) if name != end and name.isidentifier() else None
+    return re.fullmatch(rf"More: {_faq.PAGE}#([\w-]+)", link) if isinstance(link, str) else None
+
+
+def test_every_error_and_warning_ends_with_a_link_to_a_section():
+    linked, halves = set(), set()
+    for path in sorted(PACKAGE.rglob("*.py")):
+        module = path.relative_to(PACKAGE).as_posix()
+        for line, name, message in messages(path):
+            if message is None:  # raised by its name: built above, or a protocol of Python
+                assert name in {*SILENT, "error"}, f"{module}:{line} raises {name} without a word"
+                continue
+            end = last_part(message)
+            section = section_of(end)
+            if section:
+                linked.add(section[1])
+            elif not end.endswith((".", "?")) and module in HALVES:
+                halves.add(module)
+            else:
+                assert end in SAID_ELSEWHERE, f"{module}:{line} ends with {end!r}, which is no link"
+    assert linked <= set(ANCHORS), linked - set(ANCHORS)
+    assert halves == HALVES
+    links_of_errors = {found[1] for name in vars(_faq) if (found := section_of(f"_faq.{name}"))}
+    assert links_of_errors - linked <= {"nothing-learned"}, "a section of errors that none leads to"
+
+
+def test_every_finding_of_an_audit_leads_to_a_section():
+    checks = {name for name in faults.__all__ if callable(getattr(faults, name))}
+    assert set(_faq.audit) == checks
+    assert {link.partition("#")[2] for link in _faq.audit.values()} <= set(ANCHORS)
+
+
+def test_a_quoted_error_leaves_its_link_out():
+    with pytest.raises(ValueError) as caught:
+        numpyro_diffusion.energies.Mixture([])
+    assert str(caught.value).endswith(f"got none. {_faq.shapes}")
+    assert _faq.bare(caught.value) == "`Mixture` expects at least one energy; got none."
+    assert _faq.bare("Nothing more: to say") == "Nothing more: to say"

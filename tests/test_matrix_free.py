@@ -183,6 +183,15 @@ def test_information_of_observed_laws(name):
     assert abs(float(jnp.mean(scores**2)) - float(information)) <= 4 * error + 1e-9
 
 
+@pytest.mark.parametrize(
+    "law", [dist.Normal, dist.Cauchy, dist.Laplace, dist.Logistic, dist.LogNormal]
+)
+def test_scales_that_are_integers(law):
+    whole = nd.ppl.observed_law(law(jnp.zeros(3), jnp.full(3, 2)), jnp.ones(3))
+    for found, exact in zip(whole, nd.ppl.observed_law(law(0.0, 2.0), 1.0), strict=True):
+        np.testing.assert_allclose(found, jnp.full(3, exact), rtol=1e-6)
+
+
 def test_information_through_masks_events_and_matrices():
     covariance = np.array([[0.5, 0.2], [0.2, 0.3]])
 

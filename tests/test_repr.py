@@ -1,6 +1,7 @@
 """Representations: a line that makes the same object when typed; results in a few lines; notebooks."""
 
 import html
+import inspect
 import io
 import re
 import sys
@@ -120,6 +121,71 @@ def smc():
     smc = nd.SMC(model, scheme, num_particles=16, num_chains=2, threshold=0.7, progress_bar=False)
     assert smc._repr_html_() is None  # nothing to show but its repr
     return smc.run(jax.random.key(0), 0.3)
+
+
+ROOMS = [nd, *(getattr(nd, name) for name in nd.__all__ if inspect.ismodule(getattr(nd, name)))]
+RECORDS = sorted(
+    {
+        each
+        for room in ROOMS
+        for each in vars(room).values()
+        if inspect.isclass(each) and issubclass(each, tuple) and hasattr(each, "_fields")
+    },
+    key=lambda each: each.__qualname__,
+)
+SEVERAL_LINES = {"AuditReport", "SMCResult"}  # tested below and in test_audit.py
+# What functions of this package hand to each other, one particle or point at a time.
+WITHIN = {
+    "Curvature", "Edge", "LabelledData", "LabelsGiven", "Observed", "Potential", "Rest", "Seen", "Sums",
+    "Noised", "ReverseMoments", "Particle", "Retrace", "LowRank", "Contrast", "NonFinite", "Claims",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=lambda each: each.__qualname__)
+def test_records_of_many_numbers_take_one_line(record):
+    if record.__name__ in SEVERAL_LINES or record.__name__ in WITHIN:
+        return
+    many = {"x<b>": np.zeros((50, 50))}
+    made = record(*[many] * len(record._fields))
+    assert "\n" not in repr(made) and len(repr(made)) <= 62 * len(record._fields)
+    assert repr(made).startswith(f"{record.__name__}({record._fields[0]}=") and "(50, 50)" in repr(
+        made
+    )
+    if hasattr(record, "verdict"):  # which reads a history: see below
+        return
+    page = made._repr_html_()
+    assert page.count("<tr>") >= len(record._fields) and "x<b>" not in page
+
+
+def test_results_say_their_numbers():
+    history = {name: np.linspace(3.0, 1.0, 3) for name in ("validation_loss", "train_loss")}
+    fitted = nd.train.FitResult(nd.Gaussian(), {"step": np.arange(3)} | history, 2, 1.0, "steps")
+    assert repr(fitted) == (
+        "FitResult(energy=Gaussian(), history={'step': [0, 1, 2], 'validation_loss': [3.0, 2.0, 1.0], "
+        "'train_loss': [3.0, 2.0, 1.0]}, best_step=2, best_loss=1, stopped='steps', ess=None)"
+    )
+    assert fitted.verdict in fitted._repr_html_()
+    draws = nd.samplers.NestedResult(-3.25, 0.125, {"x": np.zeros((90, 2))}, np.zeros(90), 1200)
+    assert repr(draws) == (
+        "NestedResult(log_evidence=-3.25, log_evidence_error=0.125, positions={'x': <float64 (90, 2)>}, "
+        "log_weights=<float64 (90,)>, num_evaluations=1200)"
+    )
+
+
+def test_objects_of_many_parts_take_one_line(smc):
+    assert repr(nd.samplers.DAPS()) == "DAPS()"
+    assert repr(nd.samplers.PnPDM(noise_level=0.5)) == "PnPDM(noise_level=0.5)"
+    assert repr(nd.train.UnknownNoise(0.5)) == "UnknownNoise(start=0.5)"
+    plate = nd.ppl.PlateSMC(model, split=("y",))
+    assert repr(plate) == "PlateSMC(model=model, scheme=Annealed(), split=('y',))"
+    assert repr(nd.ppl.Sampler(smc)) == f"Sampler({smc!r})"
+    assert repr(smc.bridge) == (
+        "<DensityBridge of the diffusion sites ['x<b>'] and the other sites ['scale', 'picture'], with "
+        "Tweedie()>"
+    )
+    assert "init=<BoundMethod, " in repr(smc.scheme(smc.bridge)) and "levels=<Level, " in repr(
+        smc.scheme(smc.bridge)
+    )
 
 
 def test_the_sampler_in_one_line(smc):

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from .. import _faq
 from .flags import NonFinite
 
 __all__ = ["in_words", "places", "replica_words", "report_chains", "share_places", "speak_up"]
@@ -101,7 +102,8 @@ def speak_up(nan: str, infinite: str, result: Any = None, *, who: str = "") -> N
         kept = "" if result is None else " What was computed is in the error's `result`."
         error = FloatingPointError(
             f"log density +inf{by} at {infinite}. No weight is right where a density is infinite, so there "
-            f"is no result: bound the likelihood (a noise level that reaches 0?).{kept}"
+            "is no result: bound the likelihood (a noise level that reaches "
+            f"0?).{kept} {_faq.error_infinite}"
         )
         error.result = result  # type: ignore[attr-defined]
         if nan:
@@ -110,7 +112,7 @@ def speak_up(nan: str, infinite: str, result: Any = None, *, who: str = "") -> N
     if nan:
         warnings.warn(
             f"log density NaN{by} at {nan}. What is there was given weight 0, which is right only if the "
-            "density is 0 there.",
+            f"density is 0 there. {_faq.nan}",
             stacklevel=_outside(),
         )
 

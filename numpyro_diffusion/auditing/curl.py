@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._records import record, record_page
 from .._typing import PRNGKey
 from ..density.paths import check_data
 from ..energies import AbstractDenoiser, AbstractEnergy
@@ -31,6 +32,9 @@ class Curl(NamedTuple):
     ratio: np.ndarray
     ratio_error: np.ndarray
     rounding: np.ndarray
+
+    __repr__ = record
+    _repr_html_ = record_page
 
 
 def curl_ratio(

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._records import record, record_page
 from .._typing import PRNGKey
 from ..density.paths import check_data
 from ..density.reference import Reference
@@ -42,6 +43,9 @@ class Denoising(NamedTuple):
     predicted: np.ndarray
     predicted_error: np.ndarray
     excess_error: np.ndarray
+
+    __repr__ = record
+    _repr_html_ = record_page
 
 
 def denoising_residual(

@@ -1,4 +1,7 @@
-r"""Draws of a prior against held-out data: moments, and a two-sample comparison."""
+r"""Draws of a prior against held-out data: moments, and a two-sample comparison.
+
+Not `scipy.stats.energy_distance`, which is for numbers and not for vectors.
+"""
 
 from typing import NamedTuple
 
@@ -7,8 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .. import _faq
 from .._arguments import whole_number, whole_numbers, whole_or_none
 from .._prng import lean
+from .._records import record, record_page
 from .._typing import PRNGKey
 from ..density.paths import check_data, over_examples
 from ..energies import AbstractDenoiser
@@ -57,6 +62,9 @@ class Draws(NamedTuple):
     energy_p: float
     num_directions: int
 
+    __repr__ = record
+    _repr_html_ = record_page
+
 
 def compare_draws(
     draws,
@@ -99,7 +107,7 @@ def compare_draws(
     if draws.shape[1:] != data.shape[1:] or min(len(draws), len(data)) < 20:
         raise ValueError(
             "`compare_draws` expects two samples of one shape, at least 20 examples each; got shapes "
-            f"{draws.shape} and {data.shape}. Stack examples along the first axis."
+            f"{draws.shape} and {data.shape}. Stack examples along the first axis. {_faq.examples}"
         )
     rng = np.random.default_rng(np.asarray(jax.random.bits(key, (4,))))
     x, y = (sample.reshape(len(sample), -1) for sample in (draws, data))

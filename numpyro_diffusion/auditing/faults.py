@@ -210,7 +210,7 @@ def levels(report: AuditReport) -> str:
     )
 
 
-def draws(report: AuditReport) -> list[str]:
+def draws(report: AuditReport) -> str:
     found, words = report.draws, []
     if found.mean_p < P_VALUE:
         words.append(f"their mean is off by {found.mean_shift:.2g} sd")
@@ -224,12 +224,12 @@ def draws(report: AuditReport) -> list[str]:
     if found.energy_p < P_VALUE and not words:
         words.append(f"their energy distance to the data is {found.energy_distance:.2g}")
     if not words:
-        return []
-    return [
+        return ""
+    return (
         f"Draws ({report.draws_from}) differ from the data: " + "; ".join(words) + ". Look at "
         "`draws.mean_z` and `draws.variance_z`, and at draws; more steps tell a sampler's error from the "
         "prior's."
-    ]
+    )
 
 
 def memorised(report: AuditReport) -> str:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._records import record, record_page
 from .._typing import PRNGKey
 from ..density.paths import check_data
 from ..energies import AbstractEnergy
@@ -34,6 +35,9 @@ class Agreement(NamedTuple):
     discrepancy_error: np.ndarray
     rise: np.ndarray
     violations: np.ndarray
+
+    __repr__ = record
+    _repr_html_ = record_page
 
 
 def gradient_agreement(

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from .. import _faq
 from .._arguments import whole_number
 from .._typing import Array, PRNGKey, Scalar
 from ..density.paths import log_noise, over_examples, times_at
@@ -42,7 +43,8 @@ def check_times(prior: AbstractDenoiser, times: Any) -> np.ndarray:
     if not (inside and np.all((prior.t_min <= times) & (times <= prior.t_max))):
         raise ValueError(
             f"`times` must be a vector of times in [{prior.t_min:.4g}, {prior.t_max:.4g}], the prior's own "
-            f"t_min and t_max; got {times}. `auditing.level_times(prior)` spreads some over its levels."
+            f"t_min and t_max; got {times}. `auditing.level_times(prior)` spreads some over its "
+            f"levels. {_faq.schedules}"
         )
     return times
 

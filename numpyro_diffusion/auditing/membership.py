@@ -7,7 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .. import _faq
 from .._arguments import whole_number, whole_or_none
+from .._records import record, record_page
 from .._typing import PRNGKey
 from ..density.paths import check_data
 from ..energies import AbstractDenoiser
@@ -49,6 +51,9 @@ class Membership(NamedTuple):
     false_positive_rate: float
     member_scores: np.ndarray
     other_scores: np.ndarray
+
+    __repr__ = record
+    _repr_html_ = record_page
 
 
 def membership_audit(
@@ -102,7 +107,8 @@ def membership_audit(
     if min(map(len, lots)) < 4:
         raise ValueError(
             "`membership_audit` expects at least 4 members and 4 held-out examples, to choose on one half "
-            f"and judge on the other; got {len(lots[0])} and {len(lots[1])}. Hold out more."
+            f"and judge on the other; got {len(lots[0])} and {len(lots[1])}. Hold out "
+            f"more. {_faq.examples}"
         )
     times = check_times(prior, times)
     key_halves, key_noise = jax.random.split(key)

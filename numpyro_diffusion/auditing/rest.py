@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._records import record, record_page
 from .._typing import Array, PRNGKey
 from ..density.paths import check_data
 from ..energies import AbstractEnergy
@@ -39,6 +40,9 @@ class Rest(NamedTuple):
     distance: float
     acceptance: float
     num_chains: int
+
+    __repr__ = record
+    _repr_html_ = record_page
 
 
 def rest_of_data(

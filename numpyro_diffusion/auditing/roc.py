@@ -1,4 +1,7 @@
-r"""ROC curves: area under the curve with its error, and true positives at small false positive rates."""
+r"""ROC curves: area under the curve with its error, and true positives at small false positive rates.
+
+Not scikit-learn's `roc_auc_score`, which has no standard error.
+"""
 
 import numpy as np
 

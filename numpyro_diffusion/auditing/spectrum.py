@@ -1,4 +1,8 @@
-r"""Eigenvalues of the posterior covariance that a denoiser implies: none of a true one is negative."""
+r"""Eigenvalues of the posterior covariance that a denoiser implies: none of a true one is negative.
+
+Not matfree's Lanczos, `matfree.decomp.tridiag_sym`: the Ritz values are the same, and it would be a
+dependency for thirty lines.
+"""
 
 from typing import NamedTuple
 
@@ -8,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._arguments import whole_number
+from .._records import record, record_page
 from .._typing import Array, PRNGKey, Scalar
 from ..density.paths import check_data
 from ..energies import AbstractDenoiser
@@ -42,6 +47,9 @@ class Spectrum(NamedTuple):
     negative_share_error: np.ndarray
     negative_examples: np.ndarray
     exact: bool
+
+    __repr__ = record
+    _repr_html_ = record_page
 
 
 def posterior_spectrum(

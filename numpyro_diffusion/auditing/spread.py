@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._arguments import whole_number, whole_numbers
+from .._records import record, record_page
 from .._typing import PRNGKey
 from ..density.paths import check_data
 from ..energies import AbstractEnergy
@@ -44,6 +45,9 @@ class Offsets(NamedTuple):
     spread: np.ndarray
     spread_error: np.ndarray
     noise: np.ndarray
+
+    __repr__ = record
+    _repr_html_ = record_page
 
 
 def normalizer_spread(

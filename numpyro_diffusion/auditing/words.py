@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .. import _faq
 from . import faults
 
 if TYPE_CHECKING:
@@ -19,28 +20,30 @@ __all__ = ["findings", "verdict"]
 
 def findings(report: AuditReport) -> list[str]:
     """Problems found, each with a remedy; empty if there are none."""
-    found = [
-        faults.untrained(report),
-        faults.few_values(report),
-        faults.gradient(report),
-        faults.linear(report),
-        faults.calibration(report),
-        faults.curl(report),
-        faults.covariance(report),
-        faults.spread(report),
-        faults.rest(report),
-        faults.normalizer(report),
-        *faults.draws(report),
-        faults.memorised(report),
-    ]
-    return [finding for finding in found if finding]
+    checks = (
+        faults.untrained,
+        faults.few_values,
+        faults.gradient,
+        faults.linear,
+        faults.calibration,
+        faults.curl,
+        faults.covariance,
+        faults.spread,
+        faults.rest,
+        faults.normalizer,
+        faults.draws,
+        faults.memorised,
+    )
+    found = [(check(report), _faq.audit[check.__name__]) for check in checks]
+    return [f"{finding} {link}" for finding, link in found if finding]
 
 
 def verdict(report: AuditReport) -> list[str]:
     """Findings, then what is fine, then what was not asked."""
     wrong = findings(report)
     note = faults.levels(report)
-    return [*wrong, _fine(report, wrong), *([note] if note else []), *report.skipped]
+    notes = [f"{note} {_faq.audit['levels']}"] if note else []
+    return [*wrong, _fine(report, wrong), *notes, *report.skipped]
 
 
 def _fine(report: AuditReport, wrong: list[str]) -> str:

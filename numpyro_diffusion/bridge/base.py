@@ -60,6 +60,12 @@ class Bridge(eqx.Module):
     prior_type: ClassVar[type[AbstractDenoiser]]
     prior: ClassVar[str]
 
+    def __repr__(self) -> str:
+        return (
+            f"<{type(self).__name__} of the diffusion sites {list(self.diffusion_sites)} and the other sites "
+            f"{list(self.other_sites)}, with {self.twist!r}>"
+        )
+
     @classmethod
     def over(cls, model: AbstractModel, sites: dict[str, Any], twist: AbstractTwist) -> "Bridge":
         """The bridge over a model, with everything measured that depends on its data."""

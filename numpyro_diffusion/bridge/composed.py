@@ -3,6 +3,7 @@ r"""Compositions of scores without a density: their parts, and their Gaussian in
 import jax.numpy as jnp
 import numpy as np
 
+from .. import _faq
 from .._typing import Array, Scalar
 from ..energies import AbstractDenoiser, AbstractEnergy, Composed, ComposedDenoiser, added_variance
 
@@ -21,7 +22,7 @@ def powers(sampler: AbstractDenoiser) -> tuple[float, ...]:
         raise ValueError(
             "powers that change with the time weigh by densities, which scores do not give. Use "
             "numbers, or a "
-            "scheme that needs energies, such as `ReverseDiffusion`."
+            f"scheme that needs energies, such as `ReverseDiffusion`. {_faq.compositions}"
         )
     return tuple(float(power) for power in sampler.powers)  # pyright: ignore[reportArgumentType]
 

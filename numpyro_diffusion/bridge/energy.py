@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import equinox as eqx
 import jax.numpy as jnp
 
+from .. import _faq
 from .._staging import Settled, settle
 from .._typing import Array, Scalar
 from ..energies import AbstractDenoiser
@@ -74,7 +75,7 @@ def from_energy(
     if not isinstance(energy, bridge_type.prior_type):
         raise TypeError(
             f"`from_energy` expects an AbstractEnergy; got {type(energy).__name__}. A score alone "
-            "has no density to weigh particles with: train or distil an energy."
+            f"has no density to weigh particles with: train or distil an energy. {_faq.score_only}"
         )
     sites = {"x": bridge_type.site_type(energy, (), initial)}
     twist = (Tweedie() if twist is None else twist).of_size(math.prod(sites["x"].shape))

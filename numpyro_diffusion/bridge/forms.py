@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
+from .. import _faq
 from .._typing import Array, Scalar
 from ..energies import AbstractDenoiser, AbstractEnergy
 from .base import Bridge
@@ -69,5 +70,5 @@ def check_bridge_type(bridge_type: Any) -> None:
         raise TypeError(
             "`bridge_type` is `nd.bridge.DensityBridge`, or `nd.bridge.PathBridge` for priors that are the "
             f"distributions of reverse samplers; got {bridge_type!r}. A scheme names its own: "
-            "`scheme.bridge_type`."
+            f"`scheme.bridge_type`. {_faq.bridge_type}"
         )

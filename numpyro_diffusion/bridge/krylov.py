@@ -5,6 +5,8 @@ gradients would take for the widened likelihood. $C = \tau^2 \partial \hat x / \
 derivative of the denoiser a direction, forwards. Other sites are held at one typical value, so that the
 result is a function of the diffusion sites alone and moves of other sites need no network evaluation.
 
+Not lineax's conjugate gradients: they return the solution, and needed here are the directions on the way.
+
 References:
     Rozet et al. (2024), Learning Diffusion Priors from Observations by Expectation Maximization, NeurIPS.
     Gittens & Mahoney (2016), Revisiting the Nyström Method, JMLR.

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from .. import _faq
 from .._typing import Array, Position
 
 __all__ = ["Curvature", "Observed", "curvature"]
@@ -56,7 +57,8 @@ def curvature(
             raise ValueError(
                 "no observed site has a distribution, only factors: there is no operator and no "
                 "noise to read off the "
-                "model. Write the data as `numpyro.sample(..., obs=y)`, or use `Twisted(conjugate=False)`."
+                "model. Write the data as `numpyro.sample(..., obs=y)`, or use "
+                f"`Twisted(conjugate=False)`. {_faq.operator}"
             )
         slope = jax.grad(log_likelihood)
         return Curvature(lambda v: jax.tree.map(jnp.negative, jax.jvp(slope, (x,), (v,))[1]))

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.core import Tracer
 
+from .. import _faq
 from .._arguments import check_instance, whole_or_none
 from .._typing import Array, Position, PRNGKey, Scalar
 from .base import Bridge
@@ -62,7 +63,8 @@ def at_level(bridge: Bridge, clock: Any = 0.0, power: Any = 1.0) -> Potential:
     if isinstance(bridge, PathBridge):
         raise ValueError(
             "a level has a potential where the prior has a density; got a bridge in path space, whose prior "
-            "is known by the steps of a sampler alone. Make a `nd.bridge.DensityBridge`, of an energy."
+            "is known by the steps of a sampler alone. Make a `nd.bridge.DensityBridge`, of an "
+            f"energy. {_faq.bridge_type}"
         )
     _check("clock", clock, 1.0, "1 is noise, 0 the model")
     _check("power", power, math.inf, "1 is the likelihood itself")
@@ -98,4 +100,6 @@ def _check(name: str, value: Any, largest: float, meaning: str) -> None:
     usable = not isinstance(value, str | bool | None) and not jnp.ndim(value)
     if not usable or not 0 <= float(value) <= largest or math.isinf(float(value)):  # type: ignore
         end = f"at most {largest:g}" if math.isfinite(largest) else "finite"
-        raise ValueError(f"`{name}` is one number, at least 0 and {end} ({meaning}); got {value}.")
+        raise ValueError(
+            f"`{name}` is one number, at least 0 and {end} ({meaning}); got {value}. {_faq.numbers}"
+        )

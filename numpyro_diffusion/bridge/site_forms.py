@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from .. import _faq
 from .._typing import Array, PRNGKey, Scalar
 from ..energies import AbstractDenoiser, AbstractEnergy, Factored, FactoredDenoiser
 from ..energies.factored import log_factors
@@ -67,7 +68,8 @@ class PathSite(DiffusionSite):
         if self.powers and self.initial is not None:  # powers that change with the time are refused
             raise ValueError(
                 "a composition in path space starts from the product of the Gaussians of its parts, whose "
-                "integral is known; it takes no `initial`. Leave it out, or use a scheme that needs energies."
+                "integral is known; it takes no `initial`. Leave it out, or use a scheme that "
+                f"needs energies. {_faq.compositions}"
             )
 
     def noise(self, clock: Scalar) -> Scalar:

@@ -7,6 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .. import _faq
 from .._typing import Array, PRNGKey, Scalar
 from ..energies import AbstractDenoiser
 from ..twists import AbstractTwist, LowRank
@@ -37,7 +38,8 @@ class DiffusionSite(eqx.Module):
             raise ValueError(
                 f"the initial distribution draws shape {draw.shape}, but one example has shape "
                 f"{self.energy.shape}. "
-                "For a NumPyro distribution, `to_event` makes batch dimensions part of the event."
+                "For a NumPyro distribution, `to_event` makes batch dimensions part of the "
+                f"event. {_faq.shapes}"
             )
 
     @property
@@ -63,6 +65,11 @@ class DiffusionSite(eqx.Module):
     def moments(self, clock: Scalar) -> tuple[Array, Array]:
         """Mean and variance of the Gaussian approximation in data units, each of event shape."""
         return self.energy.data_moments(self.time(clock))
+
+    @property
+    def clean_moments(self) -> tuple[Array, Array]:
+        """`moments` at clock 0, without the way there and back through the schedule."""
+        return self.energy.data_moments(jnp.asarray(self.energy.t_min))
 
     @abc.abstractmethod
     def noise(self, clock: Scalar) -> Scalar:
@@ -126,13 +133,13 @@ class DiffusionSite(eqx.Module):
         schedule = self.energy.schedule
         noise = schedule.noise_level(self.time(clock)) ** 2
         floor = schedule.noise_level(jnp.asarray(self.energy.t_min)) ** 2
-        _, variance = self.moments(jnp.asarray(0.0))
+        _, variance = self.clean_moments
         # Not what rounding leaves of it at clock 0: a sharp likelihood multiplies it by all it knows.
         return jnp.where(clock <= 0, 0.0, (noise - floor) / (jnp.mean(variance) + noise))
 
     @property
     def centre(self) -> Array:
-        mean, _ = self.moments(jnp.asarray(0.0))
+        mean, _ = self.clean_moments
         return jnp.broadcast_to(mean, self.shape)
 
     @property
@@ -142,7 +149,7 @@ class DiffusionSite(eqx.Module):
 
     @property
     def scale(self) -> Array:
-        _, variance = self.moments(jnp.asarray(0.0))
+        _, variance = self.clean_moments
         return jnp.broadcast_to(jnp.sqrt(variance), self.shape)
 
 

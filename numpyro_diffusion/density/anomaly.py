@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._records import record, record_page
 from .._typing import PRNGKey
 from ..energies import AbstractDenoiser
 from .estimate import EVALUATIONS_AT_ONCE, AbstractLogDensity, DensityEstimate
@@ -34,6 +35,9 @@ class Anomaly(NamedTuple):
     typicality: np.ndarray
     reference_error: np.ndarray
     typical_score: float
+
+    __repr__ = record
+    _repr_html_ = record_page
 
 
 def anomaly_score(

@@ -8,7 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .. import _faq
 from .._arguments import whole_number
+from .._records import record, record_page
 from .._typing import PRNGKey
 from .field import DensityField
 
@@ -28,6 +30,9 @@ class BellmanDraws(NamedTuple):
     draws: np.ndarray
     turnover: np.ndarray
     target: str
+
+    __repr__ = record
+    _repr_html_ = record_page
 
 
 def bellman_sample(
@@ -66,10 +71,11 @@ def bellman_sample(
     rows = np.asarray(start, float)
     if rows.ndim != 2 or not rows.size or not np.isfinite(rows).all():
         raise ValueError(
-            f"`start` must be finite, of shape (num, dimension); got shape {rows.shape}."
+            "`start` must be finite, of shape (num, dimension); got shape "
+            f"{rows.shape}. {_faq.finite}"
         )
     if not (time > 0 and np.isfinite(time)):
-        raise ValueError(f"`time` must be positive and finite; got {time}.")
+        raise ValueError(f"`time` must be positive and finite; got {time}. {_faq.numbers}")
     dtype = jnp.result_type(float)
     step = jnp.asarray(time / num_steps, dtype)
     ends, clocks = _paths(key, field, jnp.asarray(rows, dtype), step, jnp.arange(num_steps))
@@ -78,14 +84,14 @@ def bellman_sample(
     if len(bad):
         raise FloatingPointError(
             f"{len(bad)} of {len(draws)} paths of `bellman_sample` are not finite (first: {bad[0]}, from "
-            f"{rows[bad[0]].tolist()}). Take more steps, or look at the field there."
+            f"{rows[bad[0]].tolist()}). Take more steps, or look at the field there. {_faq.lost}"
         )
     turnover = clocks / max(float(draws.var(0).mean()), float(np.finfo(draws.dtype).tiny))
     if np.median(turnover) < 1:
         warnings.warn(
             "half of the paths of `bellman_sample` have a turnover below 1 (median "
             f"{np.median(turnover):.2g}): they are still about where they started. Take more `time`; in more "
-            "than three or four dimensions sample a score instead.",
+            f"than three or four dimensions sample a score instead. {_faq.numbers}",
             stacklevel=2,
         )
     target = "the density of the field, as time grows and steps become small; unweighted"

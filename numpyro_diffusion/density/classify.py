@@ -14,7 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from .. import _faq
 from .._arguments import whole_number
+from .._records import record, record_page
 from .._typing import Array, PRNGKey
 from ..energies import AbstractDenoiser
 from .estimate import (
@@ -51,6 +53,9 @@ class Classification(NamedTuple):
     density_error: Array
     num_evaluations: Array
     law: str
+
+    __repr__ = record
+    _repr_html_ = record_page
 
 
 def classify(
@@ -135,13 +140,14 @@ def check_conditional(name: str, prior, labels) -> Array:
     if not hasattr(prior, "given"):
         raise TypeError(
             f"`{name}` expects a prior under conditions, with `given(label)`; got {type(prior).__name__}. "
-            "See `nets.Labels`; priors of separate files are compared by `compare_priors`."
+            "See `nets.Labels`; priors of separate files are compared by "
+            f"`compare_priors`. {_faq.kinds}"
         )
     labels = jnp.asarray(labels)
     if labels.ndim < 1 or not len(labels):
         raise ValueError(
             f"`labels` of `{name}` must be stacked along the first axis, at least one; got shape "
-            f"{labels.shape}. Give all that are possible, such as `jnp.arange(10)`."
+            f"{labels.shape}. Give all that are possible, such as `jnp.arange(10)`. {_faq.shapes}"
         )
     if not isinstance(labels, Tracer):
         for label in labels:
@@ -157,6 +163,6 @@ def _log_prior(prior_probs, num: int) -> Array:
     if probs.shape != (num,) or (known is not None and not (known > 0).all()):
         raise ValueError(
             f"`prior_probs` must hold one positive probability a label, shape ({num},); got {prior_probs}. "
-            "Leave impossible labels out of `labels`."
+            f"Leave impossible labels out of `labels`. {_faq.shapes}"
         )
     return jnp.log(probs / jnp.sum(probs))

@@ -7,7 +7,9 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from .. import _faq
 from .._prng import lean
+from .._records import record, record_page
 from .._typing import PRNGKey
 from ..energies import AbstractDenoiser
 from .estimate import (
@@ -70,7 +72,9 @@ def compare_priors(
         Practical Bayesian model evaluation, Statistics and Computing, for the paired errors.
     """
     if not priors:
-        raise ValueError("`compare_priors` expects priors by name, at least one; got none.")
+        raise ValueError(
+            f"`compare_priors` expects priors by name, at least one; got none. {_faq.shapes}"
+        )
     estimator = ScoreFormula() if estimator is None else estimator
     key, points, common = jax.random.key(0) if key is None else key, [], []
     for prior in priors.values():
@@ -94,6 +98,9 @@ class BitsPerDim(NamedTuple):
 
     value: np.ndarray
     standard_error: np.ndarray
+
+    __repr__ = record
+    _repr_html_ = record_page
 
 
 def bits_per_dim(estimate: DensityEstimate, dimension: int, bin_width: float) -> BitsPerDim:
@@ -122,7 +129,8 @@ def bits_per_dim(estimate: DensityEstimate, dimension: int, bin_width: float) ->
     """
     if not (dimension >= 1 and bin_width > 0):
         raise ValueError(
-            f"`bits_per_dim` expects positive `dimension` and `bin_width`; got {dimension} and {bin_width}."
+            f"`bits_per_dim` expects positive `dimension` and `bin_width`; got {dimension} and "
+            f"{bin_width}. {_faq.numbers}"
         )
     nats = np.asarray(estimate.value, float) + dimension * math.log(bin_width)
     unit = dimension * math.log(2)

@@ -19,9 +19,12 @@ import numpy as np
 from jax.core import Tracer
 from jax.sharding import Mesh
 
+from .. import _faq
 from .._arguments import whole_numbers
 from .._prng import lean
+from .._records import record, record_page
 from .._typing import Array, PRNGKey, Scalar
+from .._written import one_line
 from ..energies import AbstractDenoiser
 from ..smc.spread import Spread, blocks_over
 
@@ -47,6 +50,9 @@ class DensityEstimate(NamedTuple):
     num_evaluations: Array
     law: str
 
+    __repr__ = record
+    _repr_html_ = record_page
+
 
 class Point(NamedTuple):
     """Estimate at one point, each part of shape `()`.
@@ -64,6 +70,8 @@ class Point(NamedTuple):
 
 class AbstractLogDensity(eqx.Module):
     r"""An estimator of $\log p(x)$ from a denoiser. Subclasses say how, for ONE example."""
+
+    __repr__ = one_line
 
     @property
     @abc.abstractmethod
@@ -165,10 +173,11 @@ def _until(at, prior, x, key, found, tolerance, max_evaluations) -> Point:
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((prior, x, key))):
         raise ValueError(
             "`tolerance` decides how long to go on from the errors found, which are not known under `jit`, "
-            "`grad` or `vmap`. Fix the number of evaluations in the estimator instead."
+            "`grad` or `vmap`. Fix the number of evaluations in the estimator "
+            f"instead. {_faq.needs_values}"
         )
     if not tolerance > 0:
-        raise ValueError(f"`tolerance` must be positive, in nats; got {tolerance}.")
+        raise ValueError(f"`tolerance` must be positive, in nats; got {tolerance}. {_faq.numbers}")
     sums = [np.array(part, float) for part in found[:3]]
     rounds = np.ones(len(x), int)
     for number in range(1, max_evaluations):
@@ -201,7 +210,7 @@ def check_prior(name: str, prior) -> None:
     if not isinstance(prior, AbstractDenoiser):
         raise TypeError(
             f"`{name}` expects a denoiser or an energy; got {type(prior).__name__}. Wrap a callable score in "
-            "`ScoreFunction`."
+            f"`ScoreFunction`. {_faq.kinds}"
         )
 
 
@@ -215,11 +224,11 @@ def check_points(prior: AbstractDenoiser, x) -> tuple[Array, tuple[int, ...]]:
         event = ", ".join(map(str, prior.shape))
         raise ValueError(
             f"expected points of shape (..., {event}); got {x.shape}. Reshape them to that of one example, "
-            "batch axes first."
+            f"batch axes first. {_faq.shapes}"
         )
     batch = x.shape[:cut]
     if not math.prod(batch):
-        raise ValueError(f"expected at least one point; got shape {x.shape}.")
+        raise ValueError(f"expected at least one point; got shape {x.shape}. {_faq.shapes}")
     return x.reshape(-1, *prior.shape), batch
 
 
@@ -232,5 +241,5 @@ def report_nan(estimator, value: Array, batch: tuple[int, ...]) -> None:
         raise FloatingPointError(
             f"`{type(estimator).__name__}` found NaN at {int(bad.sum())} of {bad.size} points, the first at "
             f"index {tuple(int(i) for i in first)}: the point, or the model's score near it, is not finite. "
-            "`nd.audit` looks at the score level by level."
+            f"`nd.audit` looks at the score level by level. {_faq.lost}"
         )

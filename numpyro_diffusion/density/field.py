@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .. import _faq
 from .._typing import Array, Scalar
 
 __all__ = ["Bumps", "DensityField"]
@@ -55,7 +56,9 @@ class DensityField(eqx.Module):
         """
         fields, shares = tuple(fields), _shares("weights", weights)
         if len(shares) != len(fields):
-            raise ValueError(f"expected one weight a field; got {len(fields)} and {len(shares)}.")
+            raise ValueError(
+                f"expected one weight a field; got {len(fields)} and {len(shares)}. {_faq.shapes}"
+            )
         values = tuple(field.value for field in fields)
         return DensityField(
             _Mixed(values, shares), _Mixed(tuple(field.gradient for field in fields), shares)
@@ -80,14 +83,19 @@ class DensityField(eqx.Module):
         """
         rows = np.asarray(shifts, float)
         if not (scale > 0 and np.isfinite(scale)):
-            raise ValueError(f"`scale` of `push_affine` must be positive and finite; got {scale}.")
+            raise ValueError(
+                f"`scale` of `push_affine` must be positive and finite; got {scale}. {_faq.numbers}"
+            )
         if rows.ndim != 2 or not rows.size or not np.isfinite(rows).all():
             raise ValueError(
-                f"`shifts` must be finite, of shape (num, dimension), one draw of R a row; got {rows.shape}."
+                "`shifts` must be finite, of shape (num, dimension), one draw of R a row; got "
+                f"{rows.shape}. {_faq.finite}"
             )
         shares = _shares("weights", np.ones(len(rows)) if weights is None else weights)
         if len(shares) != len(rows):
-            raise ValueError(f"expected one weight a shift; got {len(rows)} and {len(shares)}.")
+            raise ValueError(
+                f"expected one weight a shift; got {len(rows)} and {len(shares)}. {_faq.shapes}"
+            )
         dtype = jnp.result_type(float)
         parts = jnp.asarray(scale, dtype), jnp.asarray(rows, dtype), jnp.asarray(shares, dtype)
         dimension = rows.shape[1]
@@ -143,6 +151,7 @@ def _shares(name: str, weights) -> tuple[float, ...]:
     sizes = np.asarray(weights, float)
     if sizes.ndim != 1 or not (np.isfinite(sizes) & (sizes >= 0)).all() or not sizes.sum() > 0:
         raise ValueError(
-            f"`{name}` must be finite and not negative, and not all 0; got {sizes.tolist()}."
+            f"`{name}` must be finite and not negative, and not all 0; got "
+            f"{sizes.tolist()}. {_faq.numbers}"
         )
     return tuple((sizes / sizes.sum()).tolist())

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .. import _faq
 from .._arguments import whole_number
 from .._typing import PRNGKey
 from .field import Bumps, DensityField, bumps
@@ -52,7 +53,7 @@ def fit_density_field(
     if rows.ndim != 2 or len(rows) < 10 or not rows.shape[1] or not np.isfinite(rows).all():
         raise ValueError(
             f"`data` must be finite, of shape (num, dimension) with num >= 10; got shape {rows.shape}. Put "
-            "examples along the first axis."
+            f"examples along the first axis. {_faq.finite}"
         )
     num, dimension = rows.shape
     rule = float(np.sqrt(rows.var(0).mean())) * num ** (-1 / (dimension + 4))
@@ -94,13 +95,15 @@ def project_field(field: DensityField, points, centers, width: float) -> Density
     shapes = points.shape, centers.shape
     if points.ndim != 2 or centers.shape != (len(centers), points.shape[1]) or not len(centers):
         raise ValueError(
-            f"`points` and `centers` must have shapes (num, dimension); got {shapes[0]} and {shapes[1]}."
+            f"`points` and `centers` must have shapes (num, dimension); got {shapes[0]} and "
+            f"{shapes[1]}. {_faq.shapes}"
         )
     _check_sizes(width=width)
     found = [np.asarray(part, float) for part in _at(field, jnp.asarray(points))]
     if not all(np.isfinite(part).all() for part in (centers, *found)):
         raise ValueError(
-            "`project_field` met a field that is not finite at `points`, or `centers` that are not."
+            "`project_field` met a field that is not finite at `points`, or `centers` that are "
+            f"not. {_faq.finite}"
         )
     return _regressed(points, centers, width, *found)
 
@@ -127,5 +130,5 @@ def _check_sizes(**sizes: float) -> None:
         if not (size > 0 and np.isfinite(size)):
             raise ValueError(
                 f"`{name}` must be positive and finite, a standard deviation in units of the data; got "
-                f"{size}."
+                f"{size}. {_faq.numbers}"
             )

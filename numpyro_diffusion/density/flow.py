@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from .. import _faq
 from .._arguments import check_counts, plain
 from .._typing import Array, PRNGKey, Scalar
 from ..energies import AbstractDenoiser
@@ -74,23 +75,26 @@ class FlowDensity(AbstractLogDensity):
         if isinstance(self.divergence, Hutchinson) and self.divergence.num_probes < 2:
             raise ValueError(
                 "the standard error of the flow's density is from the spread over probes; got 1 probe. "
-                "Use `Hutchinson(num_probes)` with at least 2, or `ExactDivergence()`."
+                "Use `Hutchinson(num_probes)` with at least 2, or "
+                f"`ExactDivergence()`. {_faq.numbers}"
             )
         if not isinstance(self.solver, diffrax.AbstractERK):
             raise TypeError(
                 "`solver` expects an explicit Runge-Kutta method with an error estimate, such as "
-                f"`diffrax.Tsit5()`; got {self.solver!r}."
+                f"`diffrax.Tsit5()`; got {self.solver!r}. {_faq.kinds}"
             )
         if not (self.rtol > 0 and self.atol > 0):
             raise ValueError(
-                f"`rtol` and `atol` must be positive; got {self.rtol} and {self.atol}."
+                f"`rtol` and `atol` must be positive; got {self.rtol} and "
+                f"{self.atol}. {_faq.numbers}"
             )
         if self.num_steps is not None:
             check_counts(self, "`None` adapts them.", num_steps=1)
         if self.num_steps is not None and not self.num_steps < self.max_steps:
             raise ValueError(
                 f"`num_steps` must be below `max_steps`; got {self.num_steps!r} and "
-                f"{self.max_steps}. Raise `max_steps`, or leave the steps to the tolerances."
+                f"{self.max_steps}. Raise `max_steps`, or leave the steps to the "
+                f"tolerances. {_faq.numbers}"
             )
 
     @property

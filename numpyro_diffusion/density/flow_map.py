@@ -13,6 +13,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .. import _faq
 from .._arguments import whole_number
 from .._typing import Array, Scalar
 from ..energies import AbstractDenoiser
@@ -110,7 +111,7 @@ def _checked(name: str, prior, value, num_steps) -> Array:
     if value.shape != tuple(prior.shape):
         raise ValueError(
             f"`{name}` expects one example of shape {tuple(prior.shape)}; got {value.shape}. Map over "
-            "several with `jax.vmap`."
+            f"several with `jax.vmap`. {_faq.shapes}"
         )
     if not jnp.issubdtype(value.dtype, jnp.floating):
         value = value.astype(jnp.result_type(float))

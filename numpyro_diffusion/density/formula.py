@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from .. import _faq
 from .._typing import Array, PRNGKey
 from ..energies import AbstractDenoiser, AbstractEnergy
 from ..energies.coordinates import cast_floats
@@ -63,7 +64,7 @@ class ScoreFormula(AbstractLogDensity):
         if self.reference is not None and not self.reference.normalized:
             raise TypeError(
                 "`reference` must have a closed form at every level, `Gaussian` or `GaussianMixture`; got "
-                f"{type(self.reference).__name__}."
+                f"{type(self.reference).__name__}. {_faq.kinds}"
             )
 
     @property

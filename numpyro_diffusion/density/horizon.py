@@ -13,7 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .. import _faq
 from .._prng import lean
+from .._records import record, record_page
 from .._typing import PRNGKey, Scalar
 from ..energies import AbstractDenoiser
 from ..energies.initial import StandardNormal
@@ -60,6 +62,9 @@ class HorizonReport(NamedTuple):
     score_gap: np.ndarray
     score_gap_error: np.ndarray
     best: float
+
+    __repr__ = record
+    _repr_html_ = record_page
 
 
 def elbo_vs_horizon(
@@ -186,5 +191,6 @@ def _check_horizons(energy, horizons: np.ndarray) -> None:
     if not (inside and horizons[0] > energy.t_min and horizons[-1] <= energy.t_max):
         raise ValueError(
             f"`horizons` must be rising times in ({energy.t_min:.4g}, {energy.t_max:.4g}], the energy's own "
-            f"t_min and t_max; got {horizons}. Sort them, or lengthen the horizon with `with_horizon`."
+            f"t_min and t_max; got {horizons}. Sort them, or lengthen the horizon with "
+            f"`with_horizon`. {_faq.schedules}"
         )

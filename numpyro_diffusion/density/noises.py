@@ -10,8 +10,10 @@ import numpy as np
 import scipy.special
 import scipy.stats
 
+from .. import _faq
 from .._arguments import check_counts, plain
 from .._typing import Array, PRNGKey
+from .._written import one_line
 
 __all__ = ["AbstractNoises", "GaussHermite", "Mirrored"]
 
@@ -21,6 +23,8 @@ SPREAD_OUT = 3  # dimensions in which an even sequence is better than orthogonal
 
 class AbstractNoises(eqx.Module):
     """Choice of the noises that are added at each time. The formula adds their mirror images too."""
+
+    __repr__ = one_line
 
     @abc.abstractmethod
     def num_noises(self, dimension: int) -> int:
@@ -126,14 +130,17 @@ class GaussHermite(AbstractNoises):
     def __check_init__(self):
         check_counts(self, num=2)
         if self.num % 2:
-            raise ValueError(f"`num` of `GaussHermite` must be even; got {self.num}.")
+            raise ValueError(
+                f"`num` of `GaussHermite` must be even; got {self.num}. {_faq.numbers}"
+            )
 
     def num_noises(self, dimension):
         count = self.num**dimension // 2
         if count > MOST_NODES:
             raise ValueError(
                 f"`GaussHermite({self.num})` has {self.num}^{dimension} nodes in {dimension} dimensions, too "
-                "many. Use random noises, `Mirrored(num_pairs)`, beyond 3 dimensions."
+                "many. Use random noises, `Mirrored(num_pairs)`, beyond 3 "
+                f"dimensions. {_faq.numbers}"
             )
         return count
 

@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 
+from .. import _faq
 from ..energies import AbstractEnergy
 from ..energies.check import check_has_density
 from .estimate import AbstractLogDensity, Point
@@ -26,7 +27,7 @@ class NormalizedEnergy(AbstractLogDensity):
             raise ValueError(
                 "`NormalizedEnergy` expects an energy whose `log_normalizer` is known; got None. See "
                 "`prior_normalizer` and `with_log_normalizer`, or of labels `label_normalizers` and "
-                "`with_label_normalizers`."
+                f"`with_label_normalizers`. {_faq.needs_normaliser}"
             )
 
     def point(self, prior, shared, x, key, at_once):

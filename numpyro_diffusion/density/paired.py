@@ -10,6 +10,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from .._records import record, record_page
 from .._typing import Array
 from .estimate import Point
 
@@ -43,6 +44,9 @@ class Comparison(NamedTuple):
     spread: np.ndarray
     laws: tuple[str, ...]
     num_examples: int
+
+    __repr__ = record
+    _repr_html_ = record_page
 
     def __str__(self) -> str:
         order = np.argsort(-self.log_density)

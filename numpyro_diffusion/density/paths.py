@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .. import _faq
 from .._arguments import whole_number
 from .._typing import Array, PRNGKey
 from ..energies import AbstractDenoiser
@@ -89,7 +90,7 @@ def check_finite(name: str, values: np.ndarray, what: str = "examples") -> None:
         raise FloatingPointError(
             f"`{name}` met NaN or +inf at {int(wrong.sum())} of {len(wrong)} {what}, the first is number "
             f"{int(wrong.argmax())}. Look at energy and score there, at noise levels from "
-            "t_min to t_max: `nd.audit` does."
+            f"t_min to t_max: `nd.audit` does. {_faq.lost}"
         )
 
 
@@ -99,7 +100,8 @@ def check_data(energy: AbstractDenoiser, data, **counts: int | None) -> Array:
     if data.shape[1:] != energy.shape or len(data) < 2 or not bool(jnp.all(jnp.isfinite(data))):
         raise ValueError(
             f"`data` must hold at least 2 finite examples of shape {energy.shape}, stacked along the first "
-            f"axis; got shape {data.shape}. They are clean data, in the units of the prior."
+            f"axis; got shape {data.shape}. They are clean data, in the units of the "
+            f"prior. {_faq.examples}"
         )
     for name, count in counts.items():
         if count is not None:

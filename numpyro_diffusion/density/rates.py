@@ -11,7 +11,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from .. import _faq
 from .._arguments import whole_number
+from .._records import record, record_page
 from ..schedules import AbstractSchedule, VariancePreserving
 
 __all__ = ["RateTimes", "rate_optimal_times"]
@@ -34,6 +36,9 @@ class RateTimes(NamedTuple):
     noise_min: float
     noise_max: float
     rate: float
+
+    __repr__ = record
+    _repr_html_ = record_page
 
 
 def rate_optimal_times(
@@ -84,7 +89,7 @@ def rate_optimal_times(
     num, dimension = whole_number("num", num, 2), whole_number("dimension", dimension, 1)
     for name, value in {"smoothness": smoothness, "scale": scale}.items():
         if not (value > 0 and math.isfinite(value)):
-            raise ValueError(f"`{name}` must be positive and finite; got {value}.")
+            raise ValueError(f"`{name}` must be positive and finite; got {value}. {_faq.numbers}")
     low = scale * num ** (-1 / (2 * min(smoothness, 2.0) + dimension))
     rate = num ** (-smoothness / (2 * smoothness + dimension))
     high = scale * math.sqrt(rate**-2 - 1)
@@ -95,7 +100,7 @@ def rate_optimal_times(
         raise ValueError(
             f"expected to stop at less noise than to start from; got noise levels {low:.3g} and {high:.3g}, "
             f"times {t_min:.3g} and {t_max:.3g} of `{type(schedule).__name__}`. With so few examples for the "
-            "dimension the rate says nothing."
+            f"dimension the rate says nothing. {_faq.schedules}"
         )
     with jax.ensure_compile_time_eval():
         levels = [float(schedule.noise_level(jnp.asarray(t))) for t in (t_min, t_max)]

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .. import _faq
 from .._typing import Array, Scalar
 from ..energies import (
     AbstractDenoiser,
@@ -124,7 +125,7 @@ def check_noised(prior: AbstractDenoiser) -> None:
             "a density from scores, and the probability flow, need the scores of one noised "
             "distribution at all levels; got "
             f"{what}, whose noisy levels are only a path to it. Use `energy.log_density` at t_min, "
-            "`prior_normalizer` for its constant, and `SMC` for its draws."
+            f"`prior_normalizer` for its constant, and `SMC` for its draws. {_faq.schedules}"
         )
 
 

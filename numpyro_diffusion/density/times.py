@@ -14,6 +14,7 @@ import numpy as np
 
 from .._arguments import check_counts, plain
 from .._typing import Array, PRNGKey, Scalar
+from .._written import one_line
 from ..schedules import AbstractSchedule
 
 __all__ = ["AbstractTimes", "GaussLegendre", "Span", "Stratified"]
@@ -52,6 +53,8 @@ class Span(NamedTuple):
 
 class AbstractTimes(eqx.Module):
     r"""A quadrature rule over the variance $r$ of the added noise, from 0 to that of `t_max`."""
+
+    __repr__ = one_line
 
     num: eqx.AbstractVar[int]
 

@@ -1,4 +1,7 @@
-"""The divergence of a vector field: exact, or by Hutchinson's random probes."""
+"""The divergence of a vector field: exact, or by Hutchinson's random probes.
+
+Not matfree's estimator, which returns the mean: errors need single estimates, and a flow keeps its probes.
+"""
 
 import abc
 from collections.abc import Callable
@@ -9,12 +12,15 @@ import jax.numpy as jnp
 
 from .._arguments import check_counts, plain
 from .._typing import Array, PRNGKey, Scalar
+from .._written import one_line
 
 __all__ = ["AbstractDivergence", "ExactDivergence", "Hutchinson"]
 
 
 class AbstractDivergence(eqx.Module):
     r"""Estimator of $f(u)$ together with its divergence $\nabla \cdot f(u)$."""
+
+    __repr__ = one_line
 
     @abc.abstractmethod
     def num_derivatives(self, dimension: int) -> int:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from .. import _faq
 from ..schemes import AbstractScheme
 from ..smc import SMCResult
 from ..smc.moves import Move
@@ -61,7 +62,7 @@ def _names(run: Any) -> Iterator[str]:
     if not isinstance(getattr(run, "scheme", None), AbstractScheme):
         raise TypeError(
             f"`citation` expects an `SMC`, a scheme or an `SMCResult`; got {type(run).__name__}. Pass the "
-            "`SMC` itself, `nd.diagnostics.citation(smc)`."
+            f"`SMC` itself, `nd.diagnostics.citation(smc)`. {_faq.kinds}"
         )
     yield from _of(run.scheme)
     if getattr(run, "_result", None) is not None:

@@ -9,6 +9,8 @@ that $y$ comes from. For a point forecast it is the absolute error.
 
 import numpy as np
 
+from .. import _faq
+
 __all__ = ["crps", "crps_sum"]
 
 
@@ -39,18 +41,18 @@ def crps(draws, observed, weights=None, *, fair: bool = True) -> np.ndarray:
     if draws.ndim < 1 or draws.shape[1:] != observed.shape or len(draws) < 2:
         raise ValueError(
             "`crps` expects at least 2 draws of shape (num, *shape) and observations of shape (*shape); got "
-            f"{draws.shape} and {observed.shape}. Put draws along the first axis."
+            f"{draws.shape} and {observed.shape}. Put draws along the first axis. {_faq.shapes}"
         )
     if not (np.isfinite(draws).all() and np.isfinite(observed).all()):
         raise ValueError(
             "`crps` expects finite draws and observations; got NaN or inf. Leave out what is missing: "
-            "`seen = ~np.isnan(y)`, `crps(draws[:, seen], y[seen])`."
+            f"`seen = ~np.isnan(y)`, `crps(draws[:, seen], y[seen])`. {_faq.finite}"
         )
     w = np.ones(len(draws)) if weights is None else np.asarray(weights, float)
     if w.shape != (len(draws),) or not (np.isfinite(w) & (w >= 0)).all() or (w > 0).sum() < 2:
         raise ValueError(
             f"`weights` of `crps` expects {len(draws)} finite numbers, not negative and at least 2 above 0; "
-            f"got shape {w.shape}."
+            f"got shape {w.shape}. {_faq.finite}"
         )
     w = (w / w.sum()).reshape(-1, *[1] * observed.ndim)
     order = np.argsort(draws, 0)
@@ -86,13 +88,13 @@ def crps_sum(draws, observed, weights=None, *, fair: bool = True) -> float:
     if draws.ndim != 3 or observed.ndim != 2:
         raise ValueError(
             "`crps_sum` expects draws of shape (num, steps, series), observations of shape (steps, series); "
-            f"got {draws.shape} and {observed.shape}. One series is `y[:, None]`."
+            f"got {draws.shape} and {observed.shape}. One series is `y[:, None]`. {_faq.shapes}"
         )
     score = crps(draws.sum(-1), observed.sum(-1), weights, fair=fair)
     size = np.abs(observed.sum(-1)).sum()
     if size == 0:
         raise ValueError(
             "`crps_sum` divides by the size of the observed sums, which are all 0; got none to compare with. "
-            "Use `crps`."
+            f"Use `crps`. {_faq.numbers}"
         )
     return float(score.sum() / size)

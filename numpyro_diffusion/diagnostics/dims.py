@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .. import _faq
 from .names import free_name
 
 __all__ = ["Dims"]
@@ -40,7 +41,8 @@ class Dims(NamedTuple):
         missing = sorted(set(given) - {name.replace("/", ".") for name in taken})
         if missing:
             raise ValueError(
-                f"`dims` names variables of the ArviZ object; got {missing}, and there are {sorted(taken)}."
+                f"`dims` names variables of the ArviZ object; got {missing}, and there are "
+                f"{sorted(taken)}. {_faq.names}"
             )
         return cls(given, dict(known or {}), dict(coords or {}), taken)
 
@@ -68,7 +70,7 @@ class Dims(NamedTuple):
             if is_given and len(names) < len(shape):
                 raise ValueError(
                     f"`dims` of `{name}` expects {len(shape)} names, for the shape {shape} after chains and "
-                    f"draws; got {names}. `None` leaves one as it is."
+                    f"draws; got {names}. `None` leaves one as it is. {_faq.names}"
                 )
             names = (names + [None] * len(shape))[
                 : len(shape)
@@ -79,7 +81,8 @@ class Dims(NamedTuple):
                 wrong = None if label is None else self._wrong(label, size, sizes, variables, dims)
                 if wrong and is_given:
                     raise ValueError(
-                        f"dimension `{label}` of `{name}` has size {size}, but {wrong}."
+                        f"dimension `{label}` of `{name}` has size {size}, but "
+                        f"{wrong}. {_faq.names}"
                     )
                 if label is None or wrong:
                     label = free_name(f"{name}_dim_{i}", variables)

@@ -1,9 +1,9 @@
 """Where the documentation says more of a sentence of a verdict: its cause, and what to do about it."""
 
+from .. import _faq
+
 __all__ = ["more"]
 
-# The page; with the site's address in front when `site_url` of mkdocs.yml has one.
-_PAGE = "docs/faq.md"
 
 # Words of a sentence, and the section that is about it; the first that fits.
 _SECTIONS = {
@@ -35,4 +35,4 @@ _SECTIONS = {
 def more(sentence: str) -> str:
     """The sentence with a reference to the section that explains it, where there is one."""
     section = next((name for words, name in _SECTIONS.items() if words in sentence), None)
-    return sentence if section is None else f"{sentence} More: {_PAGE}#{section}"
+    return sentence if section is None else f"{sentence} More: {_faq.PAGE}#{section}"

@@ -1,10 +1,15 @@
-"""Summary tables: R-hat, effective sample sizes and marginal posteriors."""
+"""Summary tables: R-hat, effective sample sizes and marginal posteriors.
+
+R-hat is ArviZ's. Its `summary` is not used, since clouds here count by their evidence; nor is rich, since a
+table is a string that goes to logs, files and notebooks alike.
+"""
 
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from .. import _faq
 from .._arguments import whole_number
 from .names import real_parts
 
@@ -62,7 +67,9 @@ def summary_table(
         shares: What each cloud counts in all columns but `r_hat`, summing to 1; alike by default.
     """
     if not 0 < prob < 1:
-        raise ValueError(f"`prob` is the probability of an interval, in (0, 1); got {prob}.")
+        raise ValueError(
+            f"`prob` is the probability of an interval, in (0, 1); got {prob}. {_faq.numbers}"
+        )
     tails = (1 - prob) / 2, (1 + prob) / 2
     heads = ["mean", "sd", "median", *(f"{100 * q:.1f}%" for q in tails), "mcse", "r_hat"]
     rows: list[list[str]] = []

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .. import _faq
 from .._arguments import check_instance, whole_numbers, whole_or_none
 from .._typing import Position, PRNGKey, Scalar
 from ..smc import FeynmanKac, log_mean_exp
@@ -186,7 +187,9 @@ def masked_chain(
     shape = (model.num_tokens, model.num_values)
     data = TokenTable(jnp.zeros(shape)) if data is None else data
     if isinstance(data, TokenTable) and data.table.shape != shape:
-        raise ValueError(f"`table` must have shape {shape}, a row a token; got {data.table.shape}.")
+        raise ValueError(
+            f"`table` must have shape {shape}, a row a token; got {data.table.shape}. {_faq.shapes}"
+        )
     joint = energy if isinstance(energy, AutoregressiveEnergy) else None
     chain = _Chain(
         model, None if joint else energy, joint, data, candidates, completions, num_moves, move,

@@ -12,6 +12,7 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 
+from .. import _faq
 from .._arguments import check_callable
 from .._typing import Array, Position, PRNGKey, Scalar
 from .masked import chosen
@@ -60,7 +61,8 @@ class TokenTable(AbstractTokenData):
         if values.ndim != 2 or not (values < np.inf).all():  # NaN is not below anything
             raise ValueError(
                 "`table` must have shape (num_tokens, num_values) and log likelihoods below infinity; got "
-                f"shape {values.shape}, of which {int(np.sum(~(values < np.inf)))} are NaN or infinite."
+                f"shape {values.shape}, of which {int(np.sum(~(values < np.inf)))} are NaN or "
+                f"infinite. {_faq.finite}"
             )
 
     @property

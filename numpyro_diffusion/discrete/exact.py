@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .. import _faq
 from .._arguments import check_instance, whole_numbers, whole_or_none
 from .._typing import Array
 from .energies import ResidualEnergy, check_energy_function
@@ -62,7 +63,8 @@ def log_mass(
     if 2**size * values**size > _MOST:
         raise ValueError(
             f"expected few tokens to enumerate, at most 2^22 pairs of a set of tokens and an example; got "
-            f"{2 * values}^{size}. Sample instead: `sample_tokens`, `masked_chain`, `sample_posterior`."
+            f"{2 * values}^{size}. Sample instead: `sample_tokens`, `masked_chain`, "
+            f"`sample_posterior`. {_faq.many_values}"
         )
     ends = reveals(size, steps)
     uses = within(ends[:-1], size, check_window(window)) & (energy is not None)

@@ -6,6 +6,7 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 
+from .. import _faq
 from .._arguments import check_instance
 from .._typing import Array, PRNGKey
 from ..train import FitResult
@@ -88,7 +89,9 @@ def fit_energy(
 def _checked(options: dict[str, Any], model: MaskedDiffusion) -> dict[str, Any]:
     unknown = sorted(set(options) & set(_REFUSED))
     if unknown:
-        raise TypeError(f"training over tokens has no options {unknown}; leave them out.")
+        raise TypeError(
+            f"training over tokens has no options {unknown}; leave them out. {_faq.together}"
+        )
     if options.get("validation") is not None:
         options = options | {"validation": _tokens("validation", options["validation"], model)}
     return options
@@ -99,14 +102,17 @@ def _tokens(name: str, data: Any, model: MaskedDiffusion) -> Array:
     data = np.asarray(data)
     if not np.issubdtype(data.dtype, np.integer):
         raise TypeError(
-            f"`{name}` must hold integers, the values of tokens; got {data.dtype}. Number the values from 0."
+            f"`{name}` must hold integers, the values of tokens; got {data.dtype}. Number the "
+            f"values from 0. {_faq.real_numbers}"
         )
     if data.ndim != 2 or data.shape[1] != model.num_tokens:
         raise ValueError(
-            f"`{name}` must have shape (num, {model.num_tokens}), one row an example; got {data.shape}."
+            f"`{name}` must have shape (num, {model.num_tokens}), one row an example; got "
+            f"{data.shape}. {_faq.shapes}"
         )
     if data.size and (data.min() < 0 or data.max() >= model.num_values):
         raise ValueError(
-            f"`{name}` must hold values from 0 to {model.num_values - 1}; got {data.min()} to {data.max()}."
+            f"`{name}` must hold values from 0 to {model.num_values - 1}; got {data.min()} to "
+            f"{data.max()}. {_faq.numbers}"
         )
     return jnp.asarray(data, float)

@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .. import _faq
 from .._arguments import check_callable, check_counts, whole_number
 from .._typing import Array, PRNGKey, Scalar
 
@@ -77,7 +78,7 @@ class MaskedDiffusion(eqx.Module):
         if logits.shape != (self.num_tokens, self.num_values):
             raise ValueError(
                 f"`denoiser` must return logits of shape {(self.num_tokens, self.num_values)}, one row a "
-                f"token without the mask; got {logits.shape}."
+                f"token without the mask; got {logits.shape}. {_faq.network}"
             )
         values = jnp.arange(self.num_values)
         seen = jnp.where(values == x_t[:, None], 0.0, -jnp.inf).astype(logits.dtype)
@@ -123,6 +124,6 @@ def reveals(num_tokens: int, steps: int | None = None) -> np.ndarray:
     if steps > num_tokens:
         raise ValueError(
             f"`steps` must be at most the number of tokens, {num_tokens}, since each reveals one at "
-            f"least; got {steps}."
+            f"least; got {steps}. {_faq.numbers}"
         )
     return np.round(np.linspace(0, num_tokens, steps + 1)).astype(np.int32)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpyro import handlers
 
+from .. import _faq
 from .._arguments import as_arrays, is_data
 from .._prng import lean, threefry
 from .._staging import Settled, settle
@@ -155,13 +156,14 @@ def _only_site(trace: dict[str, dict]) -> str:
     if len(names) != 1 or len(site_shape(trace[names[0]])) != 1:
         raise ValueError(
             "expected one latent site with a `DiscreteDiffusionPrior`, outside of plates; got "
-            f"{names or 'none'}. Several make one of more tokens: let the model take it apart."
+            f"{names or 'none'}. Several make one of more tokens: let the model take it "
+            f"apart. {_faq.discrete_site}"
         )
     for name, site in trace.items():
         if is_diffusion(site) or (is_discrete(site) and name not in names):
             raise ValueError(
                 f"expected continuous sites beside `{names[0]}`; got the site `{name}` with a "
                 f"{type(unwrapped(site['fn'])).__name__}. `nd.SMC` takes it, and sums over all examples of "
-                f"`{names[0]}` where there are at most 1024."
+                f"`{names[0]}` where there are at most 1024. {_faq.discrete_site}"
             )
     return names[0]

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpyro.distributions import Distribution, constraints
 
+from .. import _faq
 from .._arguments import check_instance, whole_or_none
 from .._typing import Array
 from ..ppl.packed import Packed
@@ -123,7 +124,7 @@ class DiscreteDiffusionPrior(Distribution):
                 f"the probability of one of {self.num_values}^{self.num_tokens} examples is a sum over all "
                 f"orders in which tokens are revealed, and known up to {_MOST} examples. For a posterior use "
                 "`nd.discrete.sample_posterior`, which needs none; or `steps=1` with a residual energy, or "
-                "an `AutoregressiveEnergy`."
+                f"an `AutoregressiveEnergy`. {_faq.many_values}"
             )
         table, masked = model.log_probs(model.all_masked), model.all_masked
         factorised = lambda x: chosen(table, x).sum()
@@ -139,7 +140,7 @@ class DiscreteDiffusionPrior(Distribution):
         if key is None:
             raise ValueError(
                 f"`{type(self).__name__}.sample` expects a PRNG key; got None. Seed the model: "
-                "`numpyro.handlers.seed(model, jax.random.key(0))`."
+                f"`numpyro.handlers.seed(model, jax.random.key(0))`. {_faq.keys}"
             )
         keys = jax.random.split(key, math.prod(sample_shape))
         if self.log_probs is not None:
@@ -151,7 +152,7 @@ class DiscreteDiffusionPrior(Distribution):
                 warnings.warn(
                     f"draws of a `{type(self).__name__}` with an energy are chosen among {_CANDIDATES} "
                     "candidates a step: nearly but not exactly its distribution. Weighted draws are exact: "
-                    "`nd.run_smc` on `masked_chain`.",
+                    f"`nd.run_smc` on `masked_chain`. {_faq.exact_draws}",
                     stacklevel=2,
                 )
             one = lambda key: (
@@ -169,6 +170,6 @@ class DiscreteDiffusionPrior(Distribution):
         if self.num_values**self.num_tokens > _MOST:
             raise ValueError(
                 f"expected at most {_MOST} examples to enumerate; got {self.num_values}^{self.num_tokens}. "
-                "Use `nd.discrete.sample_posterior`."
+                f"Use `nd.discrete.sample_posterior`. {_faq.many_values}"
             )
         return jnp.asarray(all_examples(self.num_tokens, self.num_values))

@@ -6,7 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .. import _faq
 from .._arguments import check_instance, whole_number, whole_or_none
+from .._records import record, record_page
 from .._typing import Array, PRNGKey
 from ..smc import log_mean_exp
 from .energies import ResidualEnergy, check_energy_function
@@ -26,6 +28,9 @@ class TokenDraw(NamedTuple):
 
     x: Array
     log_normalizers: Array
+
+    __repr__ = record
+    _repr_html_ = record_page
 
 
 def sample_tokens(
@@ -105,6 +110,6 @@ def check_window(window: tuple[float, float]) -> tuple[float, float]:
     if not 0 <= low < high <= 1:
         raise ValueError(
             f"`window` is a range of shares of masked tokens, such as (0.4, 0.6), within [0, 1]; got "
-            f"{window}."
+            f"{window}. {_faq.numbers}"
         )
     return float(low), float(high)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from .. import _faq
 from .._typing import Array, Scalar
 from .base import AbstractDenoiser, Power
 from .checks import check_alike, check_normalizable, is_traced
@@ -38,20 +39,20 @@ class _Composition(AbstractSum):
         if len(self.energies) != len(self.powers) or not self.energies:
             raise ValueError(
                 f"`{name}` expects one power an energy and at least one energy; got "
-                f"{len(self.energies)} energies and {len(self.powers)} powers."
+                f"{len(self.energies)} energies and {len(self.powers)} powers. {_faq.shapes}"
             )
         check_alike("composed energies", self.energies)
         with jax.ensure_compile_time_eval():
             _, variance = self.moments(jnp.asarray(self.t_max))
         if not all(callable(power) or math.isfinite(power) for power in self.powers):
-            raise ValueError(f"powers must be finite; got {self.powers}.")
+            raise ValueError(f"powers must be finite; got {self.powers}. {_faq.numbers}")
         usable = isinstance(variance, Tracer) or (np.asarray(variance) > 0) & np.isfinite(variance)
         nothing_yet = all(not callable(power) and power == 0 for power in self.powers)
         if not (np.all(usable) or nothing_yet):  # `0 * first + second` is the second
             raise ValueError(
                 f"the composition with powers {self.powers} has no positive precision at t_max = "
                 f"{self.t_max:.3g}, so it cannot be normalised. Raise the positive powers or lower "
-                "the negative ones."
+                f"the negative ones. {_faq.compositions}"
             )
         if isinstance(self, AbstractEnergy):
             check_normalizable(self)
@@ -139,14 +140,14 @@ def combine(parts: tuple, powers: tuple[Power, ...]) -> AbstractDenoiser:
         if not isinstance(part, AbstractDenoiser):
             raise TypeError(
                 "energies are added to energies, denoisers and factors, and multiplied by numbers or "
-                f"functions of the time; got {type(part).__name__}."
+                f"functions of the time; got {type(part).__name__}. {_faq.kinds}"
             )
         if not is_power(power):
             raise TypeError(
                 "a distribution is raised to a number, or a function of the time; got "
                 f"{power!r:.40}. With a latent "
                 "power for each example of a plate, put `nd.energies.Joint([b * energy for b in powers])` "
-                "at one site without the plate."
+                f"at one site without the plate. {_faq.kinds}"
             )
         if isinstance(part, Composed | ComposedDenoiser | PowerEnergy):
             energies.extend(part.energies)
@@ -171,7 +172,7 @@ def _with_factor(parts, powers):
         raise TypeError(
             "a factor is added to an energy, `energy + factor`; it has no power and is not "
             "subtracted. Put the "
-            "power into the factor itself."
+            f"power into the factor itself. {_faq.kinds}"
         )
     return factored(first, second)
 
@@ -229,7 +230,8 @@ def score_difference(base: AbstractDenoiser, reweighted: AbstractDenoiser, stren
     if not callable(strength) and not is_traced(strength) and not 0 <= strength < math.inf:
         raise ValueError(
             f"`strength` of `score_difference` must be finite and not negative; got {strength}. To go "
-            "towards the reweighted distribution, interpolate: `cfg(base, reweighted, w)`."
+            "towards the reweighted distribution, interpolate: `cfg(base, reweighted, "
+            f"w)`. {_faq.numbers}"
         )
     if callable(strength):
         return cfg(reweighted, base, lambda t: 1.0 + strength(t))

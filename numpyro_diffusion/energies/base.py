@@ -21,6 +21,7 @@ import numpy as np
 from equinox import AbstractVar
 from jax.core import Tracer
 
+from .. import _faq
 from .._typing import Array, Scalar, Shaped
 from .._written import alike, one_line
 from ..schedules import AbstractSchedule, VariancePreserving
@@ -56,17 +57,19 @@ class AbstractDenoiser(eqx.Module):
         if not (all(map(_is_number, times)) and 0 <= times[0] < times[1] <= 1):
             raise ValueError(
                 f"`{name}` expects plain numbers 0 <= t_min < t_max <= 1; got {times[0]!r:.40} and "
-                f"{times[1]!r:.40}. Times run from data, 0, to noise, 1; `float` makes a number of an array."
+                f"{times[1]!r:.40}. Times run from data, 0, to noise, 1; `float` makes a number of "
+                f"an array. {_faq.schedules}"
             )
         known, error = (getattr(self, f"log_normalizer{end}", None) for end in ("", "_error"))
         if known is not None and not (_is_number(known) and math.isfinite(known)):
             raise ValueError(
                 f"`log_normalizer` of `{name}` must be a finite number of nats, or None where it is not "
-                f"known; got {known!r:.40}."
+                f"known; got {known!r:.40}. {_faq.needs_normaliser}"
             )
         if error is not None and not (_is_number(error) and 0 <= error < math.inf):
             raise ValueError(
-                f"`log_normalizer_error` of `{name}` must be finite and not negative; got {error!r:.40}."
+                f"`log_normalizer_error` of `{name}` must be finite and not negative; got "
+                f"{error!r:.40}. {_faq.needs_normaliser}"
             )
 
     def _written(self) -> dict[str, Any]:
@@ -172,14 +175,15 @@ class AbstractDenoiser(eqx.Module):
         if not 0 <= low < high <= 1:
             raise ValueError(
                 f"`with_horizon` expects 0 <= t_min < t_max <= 1; got t_min={low}, t_max={high}. Time 0 "
-                "is data and time 1 is noise; `schedule.time(log_snr)` gives the time of a noise level."
+                "is data and time 1 is noise; `schedule.time(log_snr)` gives the time of a noise "
+                f"level. {_faq.schedules}"
             )
         with jax.ensure_compile_time_eval():
             ends = [float(self.schedule.log_snr(jnp.asarray(t))) for t in (low, high)]
         if not all(map(math.isfinite, ends)):
             raise ValueError(
                 f"log-SNR must be finite at both ends; got {ends} at t = {low}, {high}. Move the ends "
-                "inside (0, 1)."
+                f"inside (0, 1). {_faq.schedules}"
             )
         changes = {"t_min": low, "t_max": high} | (
             {} if low == self.t_min else self.unknown_elsewhere
@@ -198,7 +202,7 @@ def replaced(module, method: str, changes: dict[str, Any]):
     if missing:
         raise TypeError(
             f"`{type(module).__name__}` has no fields {missing}, so `{method}` cannot set them. Change the "
-            "parts it is made of, or make them fields."
+            f"parts it is made of, or make them fields. {_faq.kinds}"
         )
     other = copy.copy(module)
     for name, value in changes.items():
@@ -220,6 +224,6 @@ def _inverse(temperature: Power) -> Power:
     if not isinstance(temperature, Tracer) and temperature == 0:
         raise ValueError(
             "expected a temperature other than 0, where nothing but the mode is left; got 0. Take a low one, "
-            "such as `energy / 0.01`."
+            f"such as `energy / 0.01`. {_faq.numbers}"
         )
     return 1.0 / temperature

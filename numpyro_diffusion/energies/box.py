@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import log_ndtr
 
+from .. import _faq
 from .._typing import Array, PRNGKey, Scalar
 from ..schedules import AbstractSchedule, VariancePreserving
 from .checks import horizon_of, refuse_traced
@@ -111,12 +112,13 @@ class Box(AbstractEnergy):
         if low.shape != high.shape:
             raise ValueError(
                 "`low` and `high` must have the shape of one example; got "
-                f"{low.shape} and {high.shape}. Use `np.full` for sides that are alike."
+                f"{low.shape} and {high.shape}. Use `np.full` for sides that are "
+                f"alike. {_faq.shapes}"
             )
         if not (np.isfinite(low).all() and np.isfinite(high).all() and (low < high).all()):
             raise ValueError(
                 f"a box has finite corners with low < high; got {low} and {high}. Swap them, or use "
-                "`Gaussian` for a coordinate without bounds."
+                f"`Gaussian` for a coordinate without bounds. {_faq.numbers}"
             )
         self.low, self.high = jnp.asarray(low), jnp.asarray(high)
         self.schedule = VariancePreserving() if schedule is None else schedule

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .. import _faq
 from .._typing import Array, PRNGKey, Scalar
 from ..schedules import AbstractSchedule
 from .energy import AbstractEnergy
@@ -67,7 +68,7 @@ def check_energy(energy: AbstractEnergy, x: Array, t: Scalar, key: PRNGKey) -> f
     if not isinstance(energy, AbstractEnergy):
         raise TypeError(
             f"`check_energy` expects an energy; got {type(energy).__name__}. A score alone has no "
-            "density to check; wrap a callable energy in `EnergyFunction`."
+            f"density to check; wrap a callable energy in `EnergyFunction`. {_faq.score_only}"
         )
     name, x = type(energy).__name__, jnp.asarray(x)
     t = jnp.asarray(t, x.dtype)
@@ -75,7 +76,8 @@ def check_energy(energy: AbstractEnergy, x: Array, t: Scalar, key: PRNGKey) -> f
     if form.shape != () or form.dtype != x.dtype:
         raise ValueError(
             f"the energy of `{name}` must have shape () and the type {x.dtype} of `x`; got "
-            f"{form.shape} and {form.dtype}. Sum over the example; do not fix types inside."
+            f"{form.shape} and {form.dtype}. Sum over the example; do not fix types "
+            f"inside. {_faq.network}"
         )
     alpha_t, sigma_t, direction = _segment(energy.schedule, x, t, key)
     found = measure(energy, x, t, direction)
@@ -89,7 +91,7 @@ def check_energy(energy: AbstractEnergy, x: Array, t: Scalar, key: PRNGKey) -> f
         if not np.all(np.isfinite(got)):
             raise ValueError(
                 f"the {what} of `{name}` is not finite at t = {float(t):.4g}: got {got}. Look for a "
-                "division by a vanishing sigma or a logarithm of zero."
+                f"division by a vanishing sigma or a logarithm of zero. {_faq.inconsistent}"
             )
 
     coarse, fine = (float(w @ each) for (_, w), each in zip(RULES, slopes, strict=True))
@@ -105,7 +107,7 @@ def check_energy(energy: AbstractEnergy, x: Array, t: Scalar, key: PRNGKey) -> f
             f"the energy of `{name}` and its score disagree at t = {float(t):.4g}: along one segment "
             f"the energy rises by {rise:.6g} nats and the score says {-fine:.6g} (discrepancy "
             f"{discrepancy:.2g}, rounding {rounding:.2g}). Metropolis steps would accept wrongly; let "
-            "`jax.grad` of the energy be the score."
+            f"`jax.grad` of the energy be the score. {_faq.inconsistent}"
         )
 
     error = float(np.max(np.abs(x_hat - (x + sigma_t**2 * score) / alpha_t)))
@@ -113,7 +115,7 @@ def check_energy(energy: AbstractEnergy, x: Array, t: Scalar, key: PRNGKey) -> f
     if not error <= 256 * precision * math.sqrt(x.size) * terms:
         raise ValueError(
             f"`{name}.denoise` is not Tweedie's formula of its score at t = {float(t):.4g}: they "
-            f"differ by {error:.2g}. Drop the override of `denoise`."
+            f"differ by {error:.2g}. Drop the override of `denoise`. {_faq.inconsistent}"
         )
     return discrepancy
 
@@ -123,5 +125,5 @@ def check_has_density(name: str, energy: object) -> None:
     if not isinstance(energy, AbstractEnergy):
         raise TypeError(
             f"`{name}` expects an energy; got {type(energy).__name__}. A score alone has no density, so "
-            "there is no integral to normalise."
+            f"there is no integral to normalise. {_faq.score_only}"
         )

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from .. import _faq
 from ..schedules import AbstractSchedule
 from .base import AbstractDenoiser
 
@@ -38,7 +39,7 @@ def refuse_traced(**values) -> None:
                 f"`{name}` of an energy must be known when it is made; got traced values, such as those of "
                 "latent sites or of the arguments of a model. Make the energy outside and pass it as an "
                 "argument; for an unknown location and scale write `x = mu + scale * z` with `z` from a "
-                "fixed prior."
+                f"fixed prior. {_faq.needs_values}"
             )
 
 
@@ -48,18 +49,21 @@ def numbers(values, what: str) -> Any:
         return jnp.asarray(values, jnp.result_type(float))
     if np.iscomplexobj(values):
         raise TypeError(
-            f"`{what}` must be real; got complex numbers. Stack real and imaginary parts."
+            f"`{what}` must be real; got complex numbers. Stack real and imaginary "
+            f"parts. {_faq.real_numbers}"
         )
     try:
         array = np.asarray(values, float)
     except ValueError as error:
-        raise TypeError(f"`{what}` must be an array of numbers: {error}.") from error
+        raise TypeError(
+            f"`{what}` must be an array of numbers: {error}. {_faq.real_numbers}"
+        ) from error
     with np.errstate(over="ignore"):
         bad = int(np.sum(~np.isfinite(array.astype(jnp.result_type(float)))))
     if bad:
         raise ValueError(
             f"`{what}` must be finite; {bad} of its {array.size} numbers are NaN or infinite. Look for "
-            "missing values in the data."
+            f"missing values in the data. {_faq.finite}"
         )
     return array
 
@@ -68,7 +72,8 @@ def horizon_of(schedule, t_min, t_max) -> tuple[float, float]:
     """First and last time of an energy; those of its schedule by default."""
     if not isinstance(schedule, AbstractSchedule):
         raise TypeError(
-            f"`schedule` must be a noise schedule, such as `VariancePreserving()`; got {schedule!r:.40}."
+            "`schedule` must be a noise schedule, such as `VariancePreserving()`; got "
+            f"{schedule!r:.40}. {_faq.kinds}"
         )
     default_min, default_max = schedule.horizon()
     return default_min if t_min is None else t_min, default_max if t_max is None else t_max
@@ -79,11 +84,13 @@ def check_alike(what: str, parts: tuple[AbstractDenoiser, ...]) -> None:
     first = parts[0]
     for other in parts[1:]:
         if other.shape != first.shape:
-            raise ValueError(f"{what} must share one shape; got {first.shape} and {other.shape}.")
+            raise ValueError(
+                f"{what} must share one shape; got {first.shape} and {other.shape}. {_faq.shapes}"
+            )
         if not eqx.tree_equal(other.schedule, first.schedule):
             raise ValueError(
                 f"{what} must share one schedule; got {first.schedule} and {other.schedule}. Train or "
-                "wrap them under the same one."
+                f"wrap them under the same one. {_faq.schedules}"
             )
 
 
@@ -106,7 +113,7 @@ def check_normalizable(energy) -> None:
                 f"the density of the composition with powers {energy.powers} grows from {_FAR[0]:g} to "
                 f"{_FAR[1]:g} standard deviations away from the data in some direction: it may have no "
                 "normaliser, and particles that get there never come back. Lower the negative powers, or "
-                "confine it with `Restrict`.",
+                f"confine it with `Restrict`. {_faq.compositions}",
                 stacklevel=5,
             )
 
@@ -121,7 +128,7 @@ def _check_noise(energy) -> None:
         raise ValueError(
             "powers that are functions of the time must have a positive sum B, and the noise s / sqrt(B) "
             f"must grow with the time; got sums from {powers.min():.3g} to {powers.max():.3g}. A power "
-            "that rises towards the data from 1 to its value is usual."
+            f"that rises towards the data from 1 to its value is usual. {_faq.compositions}"
         )
 
 

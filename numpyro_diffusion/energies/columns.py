@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from .. import _faq
+
 __all__ = ["check_columns", "few_values"]
 
 MOST_VALUES = 20
@@ -60,7 +62,7 @@ def check_columns(data: np.ndarray, noise_min: float, noise_max: float) -> None:
         raise ValueError(
             f"`noise_max` must drown the data, several times their largest distance; got {noise_max:.3g} "
             f"beside a standard deviation of {spread.max():.3g} in column {int(spread.argmax())}. Raise it, "
-            "or standardise the columns: `standardize=True`."
+            f"or standardise the columns: `standardize=True`. {_faq.schedules}"
         )
     if data.ndim != 2:
         return  # pixels that never change are no mistake
@@ -89,7 +91,8 @@ def check_columns(data: np.ndarray, noise_min: float, noise_max: float) -> None:
         )
     if found:
         warnings.warn(
-            "a diffusion prior takes this table badly: " + "; ".join(found) + ".", stacklevel=4
+            "a diffusion prior takes this table badly: " + "; ".join(found) + f". {_faq.examples}",
+            stacklevel=4,
         )
 
 

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from equinox import AbstractVar
 
+from .. import _faq
 from .._typing import Array, Scalar
 from .base import replaced
 from .coordinates import check_label, of_label
@@ -76,7 +77,7 @@ class AbstractConditional(AbstractEnergy):
         if values.ndim != 1 or values.shape != errors.shape or not fine:
             raise ValueError(
                 "`with_label_normalizers` expects one finite value a label, and as many errors of at least "
-                f"0; got {values} and {errors}."
+                f"0; got {values} and {errors}. {_faq.shapes}"
             )
         changes = {
             "label_normalizers": jnp.asarray(values),

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from .. import _faq
+
 __all__ = ["cast_floats", "check_label", "check_net", "fitted_gaussian", "of_label"]
 
 
@@ -28,12 +30,13 @@ def check_net(net, shape: tuple[int, ...]) -> None:
         first = str(error).splitlines()[0]
         raise ValueError(
             f"`net` does not take examples of shape {shape} ({first}). Build it for them, e.g. "
-            f"`ResidualMLP(key, {shape})`."
+            f"`ResidualMLP(key, {shape})`. {_faq.network}"
         ) from error
     if getattr(found, "shape", None) is None or found.size != math.prod(shape):
         raise ValueError(
             f"`net` must map examples of shape {shape} to the same shape; it gives "
-            f"{getattr(found, 'shape', found)}. Build it for them, e.g. `ResidualMLP(key, {shape})`."
+            f"{getattr(found, 'shape', found)}. Build it for them, e.g. `ResidualMLP(key, "
+            f"{shape})`. {_faq.network}"
         )
 
 
@@ -53,10 +56,13 @@ def fitted_gaussian(data, noise_min: float, noise_max: float, diagonal: bool):
     if data.ndim < 2 or len(data) < 2 or not np.isfinite(data).all():
         raise ValueError(
             "`data` must hold at least 2 finite examples, shape (num, *shape); got shape "
-            f"{data.shape}. Stack examples along the first axis and drop missing ones."
+            f"{data.shape}. Stack examples along the first axis and drop missing "
+            f"ones. {_faq.examples}"
         )
     if not 0 < noise_min < noise_max:
-        raise ValueError(f"expected 0 < noise_min < noise_max; got {noise_min}, {noise_max}.")
+        raise ValueError(
+            f"expected 0 < noise_min < noise_max; got {noise_min}, {noise_max}. {_faq.schedules}"
+        )
     flat = data.reshape(len(data), -1)
     floor = (0.1 * noise_min) ** 2
     if diagonal:
@@ -88,5 +94,6 @@ def check_label(label, num: int):
     if not (np.issubdtype(label.dtype, np.integer) and ((label >= 0) & (label < num)).all()):
         raise ValueError(
             f"expected a label from 0 to {num - 1}, whose normaliser is known; got {label}. `None` is no "
-            "condition; `with_label_normalizers(None)` forgets the normalisers."
+            "condition; `with_label_normalizers(None)` forgets the "
+            f"normalisers. {_faq.needs_normaliser}"
         )

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from equinox import AbstractVar
 
+from .. import _faq
 from .._typing import Array, PRNGKey, Scalar, Shaped
 from .base import AbstractDenoiser, replaced
 
@@ -95,7 +96,7 @@ class AbstractEnergy(AbstractDenoiser):
         if not (math.isfinite(value or 0.0) and math.isfinite(error) and error >= 0):
             raise ValueError(
                 "`with_log_normalizer` expects a finite value and an error of at least 0, in nats; got "
-                f"{value} and {error}."
+                f"{value} and {error}. {_faq.needs_normaliser}"
             )
         changes = {"log_normalizer": value, "log_normalizer_error": error}
         return replaced(self, "with_log_normalizer", changes)

@@ -7,6 +7,7 @@ import equinox as eqx
 import jax
 import numpy as np
 
+from .. import _faq
 from .._typing import Scalar
 from .base import Power
 
@@ -43,7 +44,8 @@ def times_power(first: Power, second: Power) -> Power:
         if is_array_power(first) or is_array_power(second):
             raise TypeError(
                 "a function of the time is multiplied by plain numbers; got a latent variable or an array. "
-                "Every level is weighed anew, so none is needed: leave the function out."
+                "Every level is weighed anew, so none is needed: leave the function "
+                f"out. {_faq.kinds}"
             )
         return second if first == 1.0 else first if second == 1.0 else PowerProduct(first, second)
     if is_array_power(first) or is_array_power(second):

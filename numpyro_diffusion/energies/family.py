@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .. import _faq
 from .._typing import Array, Scalar
 from .base import replaced
 from .checks import is_traced
@@ -153,13 +154,14 @@ class Family(AbstractWrapper, AbstractEnergy):
             raise ValueError(
                 f"`given` expects parameters of shape {self.theta.shape}, as the table has them; got "
                 f"{value.shape}. For parameters of each example in a plate, put "
-                "`nd.energies.Joint([family.given(v) for v in values])` at one site without the plate."
+                "`nd.energies.Joint([family.given(v) for v in values])` at one site without the "
+                f"plate. {_faq.table_range}"
             )
         if not is_traced(value) and not self.table.reaches(value):
             raise ValueError(
                 f"the table of normalisers reaches from {self.table.low} to {self.table.high}; got {value}. "
                 "Beyond it nothing is known: tabulate a wider grid, or let the prior of the parameter end "
-                "there, as `dist.Uniform` or `dist.TruncatedNormal` do."
+                f"there, as `dist.Uniform` or `dist.TruncatedNormal` do. {_faq.table_range}"
             )
         return replaced(self, "given", {"theta": value})
 
@@ -169,7 +171,7 @@ class Family(AbstractWrapper, AbstractEnergy):
             return self
         raise ValueError(
             f"the table of a family holds from t_min={self.t_min} to t_max={self.t_max}; got {t_min}, "
-            f"{t_max}. Move the ends of its parts, and tabulate again."
+            f"{t_max}. Move the ends of its parts, and tabulate again. {_faq.table_range}"
         )
 
     def energy(self, x: Array, t: Scalar) -> Scalar:

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .. import _faq
 from .._typing import Array, Params, Scalar
 from ..schedules import AbstractSchedule
 from .base import AbstractDenoiser
@@ -34,7 +35,7 @@ def _checked(name: str, value: Any, shape: tuple[int, ...]) -> Any:
         got = type(value).__name__
     raise TypeError(
         f"the function of `{name}` must return real numbers of shape {shape} for one example; got {got}. Sum "
-        "over the entries for an energy, and make integers floats."
+        f"over the entries for an energy, and make integers floats. {_faq.real_numbers}"
     )
 
 

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .. import _faq
 from .._typing import Array, PRNGKey, Scalar
 from ..schedules import AbstractSchedule, VariancePreserving
 from .checks import horizon_of, is_traced, numbers
@@ -65,18 +66,20 @@ class GaussianMixture(AbstractEnergy):
         if means.ndim != 2 or not means.size or weights.shape != means.shape[:1]:
             raise ValueError(
                 "`weights` must have shape (k,) and `means` shape (k, d); got "
-                f"{weights.shape} and {means.shape}."
+                f"{weights.shape} and {means.shape}. {_faq.shapes}"
             )
         if is_traced(weights):  # of negative ones, no density
             weights = jnp.where(jnp.all(weights >= 0), weights, jnp.nan)
         elif weights.min() < 0 or weights.max() <= 0:
-            raise ValueError(f"`weights` must be non-negative with a positive sum; got {weights}.")
+            raise ValueError(
+                f"`weights` must be non-negative with a positive sum; got {weights}. {_faq.numbers}"
+            )
         weights = weights / weights.max()  # or their sum could overflow
         values, vectors = decompose(covariances, means.shape[1], "covariances")
         if vectors.shape[:-2] != weights.shape:
             raise ValueError(
                 f"`covariances` must hold {len(weights)} matrices, one a weight; got shape "
-                f"{np.shape(covariances)}."
+                f"{np.shape(covariances)}. {_faq.covariances}"
             )
         self.weights = jnp.asarray(weights / weights.sum())
         self.means, self.eigenvectors = jnp.asarray(means), jnp.asarray(vectors)
@@ -156,10 +159,15 @@ class Gaussian(AbstractEnergy):
     ):
         mean = numbers(mean, "mean")
         if mean.ndim != 1 or not mean.size:
-            raise ValueError(f"`mean` must be a vector; got shape {mean.shape}. Flatten it first.")
+            raise ValueError(
+                f"`mean` must be a vector; got shape {mean.shape}. Flatten it first. {_faq.shapes}"
+            )
         values, vectors = decompose(covariance, mean.shape[0], "covariance")
         if vectors.ndim != 2:
-            raise ValueError(f"`covariance` must be one matrix; got shape {np.shape(covariance)}.")
+            raise ValueError(
+                "`covariance` must be one matrix; got shape "
+                f"{np.shape(covariance)}. {_faq.covariances}"
+            )
         self.mean, self.eigenvectors = jnp.asarray(mean), jnp.asarray(vectors)
         self.eigenvalues = None if values is None else jnp.asarray(values)
         self.schedule = VariancePreserving() if schedule is None else schedule

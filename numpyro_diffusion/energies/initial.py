@@ -8,6 +8,9 @@ noised exactly is close to $p_t$ much earlier, and a short horizon needs fewer l
 Every distribution here has `sample(key)` and `log_prob(u)` for ONE example, and `at(t)`, the same
 distribution at another time. `DiffusionSite`, `from_energy(..., initial=law)` and `SMC(..., initial={"x":
 distribution})` take them.
+
+Not scikit-learn's `GaussianMixture`: its fits are as good and faster, but it would be a large
+dependency for one function.
 """
 
 import equinox as eqx
@@ -15,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .. import _faq
 from .._arguments import whole_numbers
 from .._typing import Array, PRNGKey, Scalar
 from ..schedules import AbstractSchedule, VariancePreserving
@@ -82,7 +86,7 @@ class NoisedLaw(eqx.Module):
         if not self.energy.normalized:
             raise TypeError(
                 "`NoisedLaw` expects an energy with a closed form at every level, `Gaussian` or "
-                f"`GaussianMixture`; got {type(self.energy).__name__}."
+                f"`GaussianMixture`; got {type(self.energy).__name__}. {_faq.kinds}"
             )
 
     def at(self, t: Scalar | float) -> "NoisedLaw":
@@ -150,7 +154,8 @@ def fit_mixture(
     flat = _flat(energy, data)
     if num_components > len(flat):
         raise ValueError(
-            f"`num_components` must be at most {len(flat)}, the number of examples; got {num_components}."
+            f"`num_components` must be at most {len(flat)}, the number of examples; got "
+            f"{num_components}. {_faq.numbers}"
         )
     points = jnp.asarray(flat)
     means = _spread_centres(key, points, num_components)
@@ -217,6 +222,7 @@ def _flat(energy: AbstractDenoiser, data) -> np.ndarray:
     if data.shape[1:] != energy.shape or len(data) < 2 or not np.isfinite(data).all():
         raise ValueError(
             f"`data` must hold at least 2 finite examples of shape {energy.shape}, stacked along the first "
-            f"axis; got shape {data.shape}. They are clean data, in the units of the prior."
+            f"axis; got shape {data.shape}. They are clean data, in the units of the "
+            f"prior. {_faq.examples}"
         )
     return data.reshape(len(data), -1)

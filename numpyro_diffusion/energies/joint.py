@@ -6,6 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .. import _faq
 from .._arguments import whole_number
 from .._typing import Array, PRNGKey, Scalar
 from .checks import at_one_time, check_alike
@@ -42,7 +43,7 @@ class Joint(AbstractParts, AbstractEnergy):
         if not parts or num < 1 or len(parts) not in (1, num):
             raise ValueError(
                 f"`Joint` expects one energy a variable, or one for `num` variables; got {len(parts)} "
-                f"energies and num={num}."
+                f"energies and num={num}. {_faq.shapes}"
             )
         check_alike("energies of joint variables", parts)
         parts = at_one_time(parts)

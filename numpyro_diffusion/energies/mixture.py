@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .. import _faq
 from .._typing import Array, PRNGKey, Scalar
 from .checks import at_one_time, check_alike, is_traced
 from .energy import AbstractEnergy
@@ -41,7 +42,7 @@ class Mixture(AbstractParts, AbstractEnergy):
     def __init__(self, energies, weights=None):
         energies = tuple(energies)
         if not energies:
-            raise ValueError("`Mixture` expects at least one energy; got none.")
+            raise ValueError(f"`Mixture` expects at least one energy; got none. {_faq.shapes}")
         check_alike("energies of a mixture", energies)
         self.energies = energies = at_one_time(energies)
         traced = is_traced(weights)
@@ -53,14 +54,14 @@ class Mixture(AbstractParts, AbstractEnergy):
         if sizes.shape != (len(self.energies),) or not fine:
             raise ValueError(
                 f"`Mixture` expects one positive weight for each of {len(self.energies)} energies; got "
-                f"{weights}."
+                f"{weights}. {_faq.shapes}"
             )
         unknown = [i for i, e in enumerate(self.energies) if e.log_normalizer is None]
         if unknown:
             raise ValueError(
                 f"`Mixture` needs the normalisers of its parts; those of parts {unknown} are not known. Find "
                 "one with `prior_normalizer` or `pointwise_normalizer` and keep it with "
-                "`energy.with_log_normalizer(value, error)`."
+                f"`energy.with_log_normalizer(value, error)`. {_faq.needs_normaliser}"
             )
         if traced:
             sizes = jnp.where(jnp.all(sizes >= 0), sizes, jnp.nan)  # no density

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .. import _faq
 from .._typing import Array, Scalar
 from .._written import MOST
 from .checks import is_traced, numbers
@@ -41,17 +42,20 @@ def decompose(covariances, dimension: int, what: str) -> tuple[Any, Any]:
     if covariances.shape[-2:] != (dimension, dimension):
         raise ValueError(
             f"`{what}` must have shape (..., {dimension}, {dimension}) to match the mean; got "
-            f"{covariances.shape}. Use `np.diag(variances)` for independent coordinates."
+            f"{covariances.shape}. Use `np.diag(variances)` for independent "
+            f"coordinates. {_faq.covariances}"
         )
     if is_traced(covariances):
         return None, covariances
     if not np.allclose(covariances, np.swapaxes(covariances, -1, -2)):
-        raise ValueError(f"`{what}` must be symmetric; average it with its transpose.")
+        raise ValueError(
+            f"`{what}` must be symmetric; average it with its transpose. {_faq.covariances}"
+        )
     values, vectors = np.linalg.eigh(covariances)
     if values.astype(jnp.result_type(float)).min() <= 0:
         raise ValueError(
             f"`{what}` must be positive definite; its smallest eigenvalue is {values.min():.3g}. "
-            "Add a small multiple of the identity."
+            f"Add a small multiple of the identity. {_faq.covariances}"
         )
     return values, vectors
 

@@ -8,8 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .. import _faq
 from .._arguments import whole_number
 from .._prng import lean
+from .._records import record, record_page
 from .._typing import Array, PRNGKey, Scalar
 
 __all__ = ["OptimizeResult", "mbd_optimize"]
@@ -29,6 +31,9 @@ class OptimizeResult(NamedTuple):
     log_density: Scalar
     path: Array
     effective_draws: Array
+
+    __repr__ = record
+    _repr_html_ = record_page
 
 
 def mbd_optimize(
@@ -74,7 +79,7 @@ def mbd_optimize(
     if not temperature > 0 or levels.ndim != 1 or not np.all(levels > 0):
         raise ValueError(
             "`mbd_optimize` expects a positive temperature and positive noise levels; "
-            f"got {temperature} and {levels}."
+            f"got {temperature} and {levels}. {_faq.numbers}"
         )
     start = jnp.asarray(start, jnp.result_type(float))
     settings = num_draws, temperature, standardize, bounds

@@ -11,6 +11,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .. import _faq
 from .._typing import Array, PRNGKey, Scalar
 from .base import AbstractDenoiser
 from .checks import check_alike, is_traced
@@ -67,12 +68,13 @@ class PowerEnergy(AbstractSum, AbstractEnergy):
             raise TypeError(
                 "a latent power needs energies; got a denoiser, which has no density to raise to a "
                 "power. Train or "
-                "distil an energy."
+                f"distil an energy. {_faq.score_only}"
             )
         if any(map(callable, powers)):
             raise TypeError(
                 "a latent power goes with numbers, not with functions of the time. Every level is "
-                "weighed anew, so a function of the time is not needed: leave it out."
+                "weighed anew, so a function of the time is not needed: leave it "
+                f"out. {_faq.kinds}"
             )
         return cls(tuple(energies), jnp.stack([jnp.asarray(b, float) for b in powers]))  # pyright: ignore
 
@@ -84,7 +86,8 @@ class PowerEnergy(AbstractSum, AbstractEnergy):
         if powers.shape != (len(energies),) or not energies:
             raise ValueError(
                 f"`PowerEnergy` expects one power an energy; got {len(energies)} energies and powers of "
-                f"shape {powers.shape}. For a power of each example in a plate see `nd.energies.Joint`."
+                f"shape {powers.shape}. For a power of each example in a plate see "
+                f"`nd.energies.Joint`. {_faq.shapes}"
             )
         self.energies, self.powers = tuple(energies), powers
         known = have_closed_form(energies)
@@ -174,7 +177,8 @@ def refuse_unknown_normalizer(energy: AbstractDenoiser) -> None:
     if any(is_traced(p.powers if isinstance(p, PowerEnergy) else p.theta) for p in parts):
         raise TypeError(
             f"the normaliser of this {type(energy).__name__} depends on a power, or another parameter, that "
-            f"is not known in advance, such as a latent variable; it has no closed form. {_REMEDY}"
+            "is not known in advance, such as a latent variable; it has no closed form. "
+            f"{_REMEDY} {_faq.normaliser}"
         )
 
 

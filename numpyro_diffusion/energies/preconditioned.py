@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .. import _faq
 from .._typing import Array, Scalar
 from ..nets import ResidualMLP
 from ..schedules import AbstractSchedule, VariancePreserving
@@ -102,18 +103,22 @@ class AbstractNetworkEnergy(AbstractConditional):
         if covariance.shape not in ((mean.size,), (mean.size, mean.size)):
             raise ValueError(
                 f"`covariance` must have shape ({mean.size},) or ({mean.size}, {mean.size}) to match a "
-                f"mean of shape {mean.shape}; got {covariance.shape}. It is over flattened examples."
+                f"mean of shape {mean.shape}; got {covariance.shape}. It is over flattened "
+                f"examples. {_faq.covariances}"
             )
         for what, numbers in (("mean", mean), ("covariance", covariance), ("offset", offset)):
             if not np.isfinite(numbers).all():
-                raise ValueError(f"`{what}` must be finite. Look for missing values in the data.")
+                raise ValueError(
+                    f"`{what}` must be finite. Look for missing values in the data. {_faq.finite}"
+                )
         values, vectors = covariance, None
         if covariance.ndim == 2:
             values, vectors = np.linalg.eigh(covariance)
         if not values.min() > 0:
             raise ValueError(
                 f"`covariance` must be positive definite; its smallest variance is "
-                f"{values.min():.3g}. Floor the variances at the square of the data's resolution."
+                f"{values.min():.3g}. Floor the variances at the square of the data's "
+                f"resolution. {_faq.covariances}"
             )
         self.net = ResidualMLP(None, mean.shape, width=32) if net is None else net
         check_net(self.net, mean.shape)

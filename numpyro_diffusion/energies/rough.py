@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import jax.numpy as jnp
 import numpy as np
 
+from .. import _faq
 from .._arguments import whole_number
 from .._typing import Array, Scalar
 from ..schedules import AbstractSchedule, VariancePreserving
@@ -25,12 +26,14 @@ def rough_settings(name, function, shape, schedule, mean, variance, t_min, t_max
     if not callable(function):
         raise TypeError(
             f"`{name}` expects a function of (x, t), or of (params, x, t) with `params` given; got "
-            f"{type(function).__name__}. Pass a network's `apply` with its parameters."
+            f"{type(function).__name__}. Pass a network's `apply` with its "
+            f"parameters. {_faq.kinds}"
         )
     schedule = VariancePreserving() if schedule is None else schedule
     if not isinstance(schedule, AbstractSchedule):
         raise TypeError(
-            f"`{name}` expects a schedule, e.g. `VariancePreserving()`; got {schedule!r}."
+            f"`{name}` expects a schedule, e.g. `VariancePreserving()`; got "
+            f"{schedule!r}. {_faq.kinds}"
         )
     sizes = shape if isinstance(shape, Iterable) else (shape,)
     shape = tuple(whole_number("shape", size, 1) for size in sizes)
@@ -40,12 +43,12 @@ def rough_settings(name, function, shape, schedule, mean, variance, t_min, t_max
         if not _broadcasts(moment.shape, shape):
             raise ValueError(
                 f"`{what}` of `{name}` must broadcast to the shape {shape} of one example; got "
-                f"{moment.shape}."
+                f"{moment.shape}. {_faq.shapes}"
             )
     if not (np.all(np.isfinite(mean)) and np.all(variance > 0) and np.all(np.isfinite(variance))):
         raise ValueError(
             f"`{name}` expects a finite mean and positive variances of the data; got mean={mean}, "
-            f"variance={variance}. Rough values suffice."
+            f"variance={variance}. Rough values suffice. {_faq.numbers}"
         )
     default_min, default_max = schedule.horizon()
     t_min = default_min if t_min is None else float(t_min)
@@ -53,7 +56,7 @@ def rough_settings(name, function, shape, schedule, mean, variance, t_min, t_max
     if not 0 <= t_min < t_max <= 1:
         raise ValueError(
             f"`{name}` expects 0 <= t_min < t_max <= 1; got t_min={t_min}, t_max={t_max}. "
-            "Time 0 is data."
+            f"Time 0 is data. {_faq.schedules}"
         )
     return shape, schedule, jnp.asarray(mean), jnp.asarray(variance), t_min, t_max
 

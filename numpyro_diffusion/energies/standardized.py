@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from .. import _faq
 from .._typing import Array, Scalar
 from .base import AbstractDenoiser
 from .columns import named
@@ -45,7 +46,8 @@ class Standardized(eqx.Module):
         if not isinstance(self.energy, AbstractDenoiser) or shapes != [shape, shape]:
             raise ValueError(
                 f"`Standardized` expects an energy, and a location and a scale of its shape {shape}; got "
-                f"{type(self.energy).__name__} and shapes {shapes}. One number a column."
+                f"{type(self.energy).__name__} and shapes {shapes}. One number a "
+                f"column. {_faq.kinds}"
             )
         parts = self.location, self.scale
         if any(isinstance(part, Tracer) for part in parts):
@@ -54,7 +56,7 @@ class Standardized(eqx.Module):
         if not (np.isfinite(location).all() and np.isfinite(scale).all() and (scale > 0).all()):
             raise ValueError(
                 f"locations must be finite and scales finite and positive; got {location} and {scale}. "
-                "Drop columns that never change."
+                f"Drop columns that never change. {_faq.examples}"
             )
 
     @classmethod
@@ -68,14 +70,15 @@ class Standardized(eqx.Module):
         if data.ndim < 2 or len(data) < 2 or not np.isfinite(data).all():
             raise ValueError(
                 "`data` must hold at least 2 finite examples, shape (num, *shape); got shape "
-                f"{data.shape}. Stack examples along the first axis and drop missing ones."
+                f"{data.shape}. Stack examples along the first axis and drop missing "
+                f"ones. {_faq.examples}"
             )
         location, scale = data.mean(0), data.std(0)
         constant = np.flatnonzero(scale <= 1e-9 * np.maximum(np.abs(data).max(0), 1e-300))
         if len(constant):
             raise ValueError(
                 f"{named(constant)} of the data never change, so they have no scale. Drop them: nothing is "
-                "to be learned of them."
+                f"to be learned of them. {_faq.examples}"
             )
         return location, scale
 
@@ -100,7 +103,7 @@ class Standardized(eqx.Module):
         if x.shape[max(x.ndim - len(self.shape), 0) :] != self.shape:
             raise ValueError(
                 f"`Standardized` expects examples of shape (..., {', '.join(map(str, self.shape))}); got "
-                f"{x.shape}. Put the columns last."
+                f"{x.shape}. Put the columns last. {_faq.shapes}"
             )
         return x
 
@@ -141,4 +144,4 @@ class Standardized(eqx.Module):
             "to column. Pass "
             "its `energy`, which is one in standard units, and data through `standardize`"
         )
-        raise AttributeError(f"`Standardized` has no `{name}`{why if known else ''}.")
+        raise AttributeError(f"`Standardized` has no `{name}`{why if known else ''}. {_faq.kinds}")

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import equinox as eqx
 import jax.numpy as jnp
 
+from .. import _faq
 from .._arguments import check_callable
 from .._typing import Array, Scalar
 from ..energies import AbstractFactor, Noised
@@ -37,7 +38,9 @@ def log_repulsion(offset: float = 1.0) -> Callable[..., Scalar]:
         offset: $a > 0$.
     """
     if not offset > 0:
-        raise ValueError(f"`offset` of `log_repulsion` must be positive; got {offset}. Try 1.")
+        raise ValueError(
+            f"`offset` of `log_repulsion` must be positive; got {offset}. Try 1. {_faq.numbers}"
+        )
     return _Pairs(lambda r, a: -jnp.log(r + a), (offset,))
 
 
@@ -51,7 +54,7 @@ def hinge(reach: float = 1.0, power: float = 2.0) -> Callable[..., Scalar]:
     if not (reach > 0 and power >= 1):
         raise ValueError(
             "`hinge` expects a positive reach and a power of at least 1; got "
-            f"reach={reach}, power={power}."
+            f"reach={reach}, power={power}. {_faq.numbers}"
         )
     return _Pairs(lambda d, r, m: jnp.maximum(r - d, 0.0) ** m, (reach, power))
 
@@ -86,6 +89,7 @@ class Coupling(AbstractFactor):
         if noised.x_hat.ndim < 1 or len(noised.x_hat) < 2:
             raise ValueError(
                 "`Coupling` couples the variables of a `Joint`, at least two along the first axis; got one "
-                f"variable of shape {noised.x_hat.shape}. Use `Joint([first, second]) + Coupling(...)`."
+                f"variable of shape {noised.x_hat.shape}. Use `Joint([first, second]) + "
+                f"Coupling(...)`. {_faq.shapes}"
             )
         return -(self.strength * self.cost(*noised.x_hat)).astype(noised.u.dtype)

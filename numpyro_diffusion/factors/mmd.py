@@ -11,6 +11,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .. import _faq
 from .._typing import Array, Scalar
 from ..energies import AbstractFactor, Noised
 from .mmd_kernels import RBF, AbstractKernel, with_conditions
@@ -98,7 +99,7 @@ class MMD(AbstractFactor):
         if reference.ndim < 1 or len(reference) < 1:
             raise ValueError(
                 "`reference` of `MMD` expects at least one point, in shape (num_reference, *shape); got "
-                f"{reference.shape}."
+                f"{reference.shape}. {_faq.shapes}"
             )
         self.kernel = RBF() if kernel is None else kernel
         self.strength, self.features = strength, features
@@ -139,5 +140,6 @@ def check_alike(x: Array, reference: Array) -> None:
     if x.shape[1:] != reference.shape[1:]:
         raise ValueError(
             "a discrepancy compares clouds of points of one shape, the first axis counts them; got points of "
-            f"shapes {x.shape[1:]} and {reference.shape[1:]}. `MMD` is a factor of `Joint(energy, num)`."
+            f"shapes {x.shape[1:]} and {reference.shape[1:]}. `MMD` is a factor of `Joint(energy, "
+            f"num)`. {_faq.shapes}"
         )

@@ -6,8 +6,10 @@ import math
 import equinox as eqx
 import jax.numpy as jnp
 
+from .. import _faq
 from .._arguments import check_counts, plain
 from .._typing import Array, Scalar
+from .._written import one_line
 
 __all__ = [
     "RBF",
@@ -30,6 +32,8 @@ def distance(x: Array, y: Array) -> Scalar:
 
 class AbstractKernel(eqx.Module):
     r"""A symmetric kernel $k(x, y)$ with $\iint k\, d\nu\, d\nu \ge 0$ for $\nu$ of total mass 0."""
+
+    __repr__ = one_line
 
     @abc.abstractmethod
     def smoothed(self, x: Array, y: Array, of_x: Array, of_y: Array) -> Scalar:
@@ -106,7 +110,9 @@ class Polynomial(AbstractKernel):
     def __check_init__(self):
         check_counts(self, degree=1)
         if not self.offset >= 0:
-            raise ValueError(f"`offset` of `Polynomial` must be at least 0; got {self.offset}.")
+            raise ValueError(
+                f"`offset` of `Polynomial` must be at least 0; got {self.offset}. {_faq.numbers}"
+            )
 
     def smoothed(self, x: Array, y: Array, of_x: Array, of_y: Array) -> Scalar:
         centre = jnp.sum(x * y) / x.size + self.offset
@@ -177,7 +183,7 @@ class Product(AbstractKernel):
         if x.ndim != 1 or x.size <= self.num_conditions:
             raise ValueError(
                 f"`Product` expects flat points, longer than their {self.num_conditions} conditions; got "
-                f"shape {x.shape}. `with_conditions(points, conditions)` makes them."
+                f"shape {x.shape}. `with_conditions(points, conditions)` makes them. {_faq.shapes}"
             )
         num, every = x.size - self.num_conditions, (x, y, of_x, of_y)
         first = self.of_points.smoothed(*(a[:num] for a in every))
@@ -190,7 +196,7 @@ def with_conditions(points: Array, conditions: Array) -> Array:
     if len(points) != len(conditions):
         raise ValueError(
             f"`with_conditions` expects one condition a point; got {len(points)} points and "
-            f"{len(conditions)} conditions. Repeat a condition that several share."
+            f"{len(conditions)} conditions. Repeat a condition that several share. {_faq.shapes}"
         )
     return jnp.concatenate([flat(points), flat(conditions).astype(jnp.result_type(points))], 1)
 
@@ -202,4 +208,7 @@ def _mean_square(x: Array, y: Array, of_x: Array, of_y: Array) -> Scalar:
 
 def _check_positive(kernel: str, name: str, value: float) -> None:
     if not (math.isfinite(value) and value > 0):
-        raise ValueError(f"`{name}` of `{kernel}` must be positive and finite; got {value}. Try 1.")
+        raise ValueError(
+            f"`{name}` of `{kernel}` must be positive and finite; got {value}. Try "
+            f"1. {_faq.numbers}"
+        )

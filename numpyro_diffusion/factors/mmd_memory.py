@@ -6,6 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .. import _faq
 from .._typing import Array, Scalar
 from ..energies import AbstractFactor, Noised
 from .mmd import check_alike, compared
@@ -73,7 +74,8 @@ class MMDMemory(AbstractFactor):
             if points.ndim < 1 or len(points) < 1:
                 raise ValueError(
                     "`MMDMemory` expects at least one finished member and one reference point, in shape "
-                    f"(num, *shape); got {points.shape}. Draw the first member from the prior."
+                    f"(num, *shape); got {points.shape}. Draw the first member from the "
+                    f"prior. {_faq.shapes}"
                 )
             clouds.append(compared(points, features, carried))
         self.finished, self.points = clouds

@@ -6,6 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .. import _faq
 from .._arguments import whole_number
 from .._typing import Array, PRNGKey, Scalar
 from .mmd_kernels import AbstractKernel, Polyharmonic
@@ -77,12 +78,12 @@ def witness_flow(
     if x.shape[1:] != data.shape[1:]:
         raise ValueError(
             "`witness_flow` expects a cloud and data of points of one shape; got points of shapes "
-            f"{x.shape[1:]} and {data.shape[1:]}."
+            f"{x.shape[1:]} and {data.shape[1:]}. {_faq.shapes}"
         )
     if not step_size > 0 or not noise >= 0:
         raise ValueError(
             "`witness_flow` expects steps of positive size and noise of at least 0; got "
-            f"step_size={step_size}, noise={noise}."
+            f"step_size={step_size}, noise={noise}. {_faq.numbers}"
         )
     kernel = Polyharmonic() if kernel is None else kernel
     return _flow(key, x, data, kernel, num_steps, jnp.asarray([step_size, noise], x.dtype))

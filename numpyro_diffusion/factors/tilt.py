@@ -4,6 +4,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .. import _faq
 from .._arguments import check_callable
 from .._typing import Array, Scalar
 from ..energies import AbstractFactor, Noised
@@ -64,7 +65,7 @@ class Tilt(AbstractFactor):
         if not alpha > 0:
             raise ValueError(
                 f"`Tilt` expects a positive `alpha`; got {alpha}. To avoid what is rewarded, turn the sign "
-                "of the reward."
+                f"of the reward. {_faq.numbers}"
             )
         check_callable("reward", reward, "x -> reward")
         self.reward, self.alpha = reward, alpha
@@ -77,7 +78,7 @@ class Tilt(AbstractFactor):
             if found.shape != ():
                 raise ValueError(
                     f"a reward is one number, of shape (); got {found.shape} for one example of shape "
-                    f"{x.shape}. Sum it."
+                    f"{x.shape}. Sum it. {_faq.reward}"
                 )
             return found.astype(x.dtype)
 

@@ -13,8 +13,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .. import _faq
 from .._arguments import check_counts, plain
 from .._typing import Array, Scalar
+from .._written import one_line
 from ..energies import Noised
 from ..nets.scalar import ScalarHead
 
@@ -26,6 +28,8 @@ Reward = Callable[[Array], Scalar]
 
 class AbstractValue(eqx.Module):
     """Value function of a reward: an estimate of the reward of the clean data, given noisy data."""
+
+    __repr__ = one_line
 
     @abc.abstractmethod
     def __call__(self, reward: Reward, alpha: Scalar | float, noised: Noised) -> Scalar:
@@ -68,7 +72,7 @@ class MonteCarloValue(AbstractValue):
         if self.num_draws % 2:
             raise ValueError(
                 "`num_draws` of `MonteCarloValue` must be even, for pairs of mirrored normals; got "
-                f"{self.num_draws}."
+                f"{self.num_draws}. {_faq.numbers}"
             )
 
     def __call__(self, reward, alpha, noised):

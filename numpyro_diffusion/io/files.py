@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .. import _faq
 from .._safetensors import check_digest, check_finite, parse, write
 from ..energies import AbstractDenoiser, Standardized
 from .labels import UnknownClassError, class_finder
@@ -62,7 +63,7 @@ def save(
     if not isinstance(energy, AbstractDenoiser | Standardized):
         raise TypeError(
             f"`save` expects an energy or a denoiser; got {type(energy).__name__}. Save its parts with "
-            "`equinox.tree_serialise_leaves`."
+            f"`equinox.tree_serialise_leaves`. {_faq.saving}"
         )
     arrays: dict[str, np.ndarray] = {}
     tree = encode(energy, "energy", arrays)
@@ -71,8 +72,8 @@ def save(
         _check_evaluates(_inside(energy))
     except _MISFIT as error:
         raise ValueError(
-            f"cannot save this {type(energy).__name__}, since it cannot be evaluated: {error}. Mend or "
-            "convert its parts first."
+            f"cannot save this {type(energy).__name__}, since it cannot be evaluated: "
+            f"{_faq.bare(error)}. Mend or convert its parts first. {_faq.saving}"
         ) from error
     metadata = {
         "format": FORMAT,
@@ -89,10 +90,10 @@ def _card_text(card) -> str:
     except (TypeError, ValueError, RecursionError) as error:
         raise TypeError(
             f"`card` must be a dict of strings, finite numbers, lists and dicts; {error}. Convert arrays "
-            "with `.tolist()`, and write None for numbers that are not known."
+            f"with `.tolist()`, and write None for numbers that are not known. {_faq.saving}"
         ) from error
     if not isinstance(card, dict | None):
-        raise TypeError(f"`card` must be a dict; got {type(card).__name__}.")
+        raise TypeError(f"`card` must be a dict; got {type(card).__name__}. {_faq.saving}")
     return text
 
 
@@ -123,11 +124,13 @@ def load(path: str | os.PathLike, *, classes: Sequence[type[eqx.Module]] = ()) -
         check_finite(arrays.items())
         _check_evaluates(_inside(energy))
     except UnknownClassError as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
+        told = str(error).removesuffix(".")
+        raise ValueError(f"{path} cannot be read: {told}. {_faq.unknown_class}") from error
     except _MISFIT as error:
         raise ValueError(
-            f"{path} does not describe an energy of this package: {error}. Save it again with "
-            "`numpyro_diffusion.save`, or name your own classes in `load(..., classes=...)`."
+            f"{path} does not describe an energy of this package: {_faq.bare(error)}. Save it again with "
+            "`numpyro_diffusion.save`, or name your own classes in `load(..., "
+            f"classes=...)`. {_faq.unknown_class}"
         ) from error
     return energy
 
@@ -146,9 +149,14 @@ def read_card(path: str | os.PathLike) -> dict[str, Any]:
     try:
         card = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"the card in {path} is damaged: {error}. Save it again.") from error
+        raise ValueError(
+            f"the card in {path} is damaged: {error}. Save it again. {_faq.unreadable}"
+        ) from error
     if not isinstance(card, dict):
-        raise ValueError(f"the card in {path} must be a JSON object; got {type(card).__name__}.")
+        raise ValueError(
+            f"the card in {path} must be a JSON object; got "
+            f"{type(card).__name__}. {_faq.unreadable}"
+        )
     return card
 
 
@@ -157,7 +165,7 @@ def _read(path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
     if not path.is_file():
         raise FileNotFoundError(
             f"no file at {path} (working directory {Path.cwd()}). Check the path; energies that ship "
-            "with the package are read with `load_pretrained(name)`."
+            f"with the package are read with `load_pretrained(name)`. {_faq.paths}"
         )
     try:
         metadata, arrays = parse(path.read_bytes())
@@ -165,17 +173,19 @@ def _read(path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
         raise ValueError(
             f"expected a safetensors file written by `numpyro_diffusion.save`; {path} "
             f"({path.stat().st_size} bytes) cannot be read: {error}. It may be truncated or of "
-            "another format (a pickle, say): copy or save it again."
+            f"another format (a pickle, say): copy or save it again. {_faq.unreadable}"
         ) from error
     if metadata.get("format") != FORMAT or not metadata.keys() >= _METADATA:
         raise ValueError(
             f"expected metadata with format={FORMAT!r}; got format={metadata.get('format')!r} in "
-            f"{path}: safetensors of another program. Rebuild the energy in Python and `save` it."
+            f"{path}: safetensors of another program. Rebuild the energy in Python and `save` "
+            f"it. {_faq.unreadable}"
         )
     if metadata["version"] not in map(str, range(1, VERSION + 1)):
         raise ValueError(
             f"expected format version 1 to {VERSION}; got {metadata['version']} in {path}. Install the "
-            "release of numpyro-diffusion that wrote it, or save it again with this one."
+            "release of numpyro-diffusion that wrote it, or save it again with this "
+            f"one. {_faq.version}"
         )
     try:
         if metadata["version"] != "1":
@@ -183,7 +193,9 @@ def _read(path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
         elif metadata.keys() != _METADATA:
             raise ValueError(f"metadata {sorted(metadata.keys() - _METADATA)} beside version 1")
     except ValueError as error:
-        raise ValueError(f"{path} cannot be used: {error}. Copy or save it again.") from error
+        raise ValueError(
+            f"{path} cannot be used: {error}. Copy or save it again. {_faq.unreadable}"
+        ) from error
     return metadata, arrays
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import equinox as eqx
 
+from .. import _faq
 from ..energies import (
     AbstractDenoiser,
     AbstractFactor,
@@ -129,7 +130,8 @@ def _by_name(classes: Iterable[type]) -> dict[str, type]:
         if other is not cls:
             raise RuntimeError(
                 f"expected one class of a name among those that can be saved; got {_place(other)} and "
-                f"{_place(cls)}. Rename one: files know classes by name alone."
+                f"{_place(cls)}. Rename one: files know classes by name "
+                f"alone. {_faq.unknown_class}"
             )
     return found
 
@@ -163,7 +165,7 @@ def label_of(cls: type) -> str:
         raise TypeError(
             f"expected the class `{cls.__name__}` of this package, or one of your own under another name or "
             f"in another module; got another class that says it is {_place(cls)}. Rename it, or if that "
-            "module was loaded twice, start Python again."
+            f"module was loaded twice, start Python again. {_faq.unknown_class}"
         )
     return f"{_PACKAGE}.{cls.__qualname__}" if is_ours(cls) else _place(cls)
 
@@ -185,13 +187,15 @@ def class_finder(classes: Iterable[type] = (), *, by_place: bool = False) -> Cal
     """
     if not isinstance(classes, Iterable) or isinstance(classes, str):
         raise TypeError(
-            f"`classes` expects a list of classes; got {classes!r:.80}. Write `classes=[...]`."
+            f"`classes` expects a list of classes; got {classes!r:.80}. Write "
+            f"`classes=[...]`. {_faq.unknown_class}"
         )
     given: dict[str, type] = {}
     for cls in classes:
         if not (inspect.isclass(cls) and (issubclass(cls, eqx.Module) or is_named_tuple(cls))):
             raise TypeError(
-                f"`classes` expects classes of modules; got {cls!r:.80}. Pass the class itself."
+                f"`classes` expects classes of modules; got {cls!r:.80}. Pass the class "
+                f"itself. {_faq.unknown_class}"
             )
         label = label_of(cls)
         if "." not in label:  # one of ours, which needs no mention and stands for no other
@@ -199,7 +203,7 @@ def class_finder(classes: Iterable[type] = (), *, by_place: bool = False) -> Cal
         if given.setdefault(label, cls) is not cls:
             raise ValueError(
                 f"`classes` expects classes of different names; got two that are called {label!r}. "
-                "Rename one."
+                f"Rename one. {_faq.unknown_class}"
             )
     known = dict(saved_classes())
     for former, name in FORMER_LABELS.items():

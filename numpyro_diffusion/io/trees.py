@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .. import _faq
 from .labels import is_named_tuple, is_ours, label_of
 
 __all__ = ["decode", "encode"]
@@ -50,7 +51,9 @@ def _encode(value, where: str, arrays: dict[str, np.ndarray], classes: dict[str,
         arrays[where] = np.array(value, order="C")
         return {"array": where, "dtype": str(value.dtype), "shape": list(value.shape)}
     if isinstance(value, float) and math.isnan(value):
-        raise ValueError(f"expected numbers; `{where}` is NaN. Set it, or leave it at its default.")
+        raise ValueError(
+            f"expected numbers; `{where}` is NaN. Set it, or leave it at its default. {_faq.saving}"
+        )
     if isinstance(value, float) and not math.isfinite(value):
         return {"float": str(value)}
     if value is None or isinstance(value, (bool, int, float, str)):
@@ -64,7 +67,7 @@ def _encode(value, where: str, arrays: dict[str, np.ndarray], classes: dict[str,
     raise TypeError(
         f"cannot save `{where}`: expected a module, an array or plain data (numbers, strings, lists, "
         f"dicts with string keys); got {type(value).__name__}. Functions are code and are not stored: "
-        "write the choice as an `eqx.Module`."
+        f"write the choice as an `eqx.Module`. {_faq.saving}"
     )
 
 
@@ -73,11 +76,11 @@ def _label(cls: type, where: str, classes: dict[str, type]) -> str:
     try:
         label = label_of(cls)
     except TypeError as error:
-        raise TypeError(f"cannot save `{where}`: {error}") from None
+        raise TypeError(f"cannot save `{where}`: {_faq.bare(error)} {_faq.saving}") from None
     if classes.setdefault(label, cls) is not cls:
         raise TypeError(
             f"cannot save `{where}`: expected classes of different names; got two that are called {label!r}. "
-            "Rename one, or build both from one class."
+            f"Rename one, or build both from one class. {_faq.saving}"
         )
     return label
 

@@ -7,6 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .. import _faq
 from .._typing import Array, PyTree, Scalar
 
 __all__ = ["Applied"]
@@ -45,13 +46,13 @@ class Applied(eqx.Module):
         if not callable(apply):
             raise TypeError(
                 "`apply` is a function `(params, w, c_noise) -> F`, such as the `apply` of a Flax or Haiku "
-                f"network; got a {type(apply).__name__}."
+                f"network; got a {type(apply).__name__}. {_faq.network}"
             )
         if not any(eqx.is_inexact_array_like(leaf) for leaf in jax.tree.leaves(params)):
             raise TypeError(
                 "`params` expects a tree with arrays of floating-point numbers, what the network's `init` "
                 f"returns; got {type(params).__name__} without any, so that nothing could be trained. "
-                "(`Applied(apply, params, shape)`: the function comes first.)"
+                f"(`Applied(apply, params, shape)`: the function comes first.) {_faq.network}"
             )
         example = jax.ShapeDtypeStruct(self.shape, jnp.result_type(float))
         try:
@@ -62,14 +63,15 @@ class Applied(eqx.Module):
                 f"`apply(params, w, c_noise)` does not take ONE example `w` of shape {self.shape} with "
                 f"`c_noise` of shape () ({first}). A network of batches is "
                 "`lambda params, w, c: apply(params, w[None], c[None])[0]`; one that draws random numbers is "
-                "none of a density: give it without dropout (`hk.without_apply_rng`, `model.eval()`)."
+                "none of a density: give it without dropout (`hk.without_apply_rng`, "
+                f"`model.eval()`). {_faq.network}"
             ) from error
         if getattr(found, "shape", None) != self.shape:
             raise ValueError(
                 f"`apply` must map examples of shape {self.shape} to the same shape; it gives "
                 f"{getattr(found, 'shape', type(found).__name__)}. A network of batches is "
                 "`lambda params, w, c: apply(params, w[None], c[None])[0]`; with a mutable state, return "
-                "the output alone."
+                f"the output alone. {_faq.network}"
             )
 
     def __call__(self, w: Array, c_noise: Scalar) -> Array:

@@ -11,6 +11,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .. import _faq
 from .._arguments import whole_numbers
 from .._typing import Array, PRNGKey
 
@@ -106,6 +107,7 @@ def told_of(embedding: AbstractCondition | None, condition: Array | None) -> Arr
     if condition is not None:
         raise ValueError(
             "this network takes no condition; got one. Build it with `condition=Labels(key, num)` or "
-            "`condition=Vectors(key, length)`, and train it with `fit(..., condition=)`."
+            "`condition=Vectors(key, length)`, and train it with `fit(..., "
+            f"condition=)`. {_faq.network}"
         )
     return 0.0

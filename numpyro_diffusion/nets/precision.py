@@ -6,6 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .. import _faq
 from .._typing import Array, PyTree, Scalar
 
 __all__ = ["LowPrecision"]
@@ -37,7 +38,9 @@ class LowPrecision(eqx.Module):
     def __init__(self, net: PyTree, dtype: Any = "bfloat16"):
         name = dtype if isinstance(dtype, str) else jnp.dtype(dtype).name
         if name not in _KINDS:
-            raise ValueError(f"`dtype` is one of {', '.join(_KINDS)}; got {dtype!r}.")
+            raise ValueError(
+                f"`dtype` is one of {', '.join(_KINDS)}; got {dtype!r}. {_faq.choices}"
+            )
         self.net, self.dtype = net, name
 
     def __call__(self, w: Array, c_noise: Scalar, *condition: Array) -> Array:

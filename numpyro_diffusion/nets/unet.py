@@ -11,6 +11,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .. import _faq
 from .._arguments import whole_number
 from .._typing import Array, PRNGKey, Scalar
 from .condition import AbstractCondition, told_of
@@ -111,7 +112,7 @@ class UNet(eqx.Module):
             raise ValueError(
                 "`UNet` expects images of shape (height, width) or (channels, height, width) whose sides "
                 f"are multiples of {halvings}, to be halved {len(channels) - 1} times; got {shape}. Pad "
-                "them, or give fewer `channels`."
+                f"them, or give fewer `channels`. {_faq.network}"
             )
         keys = iter(
             jax.random.split(jax.random.key(0) if key is None else key, 4 * len(channels) + 3)

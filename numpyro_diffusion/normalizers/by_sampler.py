@@ -5,6 +5,7 @@ import math
 import jax
 import numpy as np
 
+from .. import _faq
 from .._arguments import whole_numbers, whole_or_none
 from .._typing import PRNGKey
 from ..bridge import from_energy
@@ -56,7 +57,7 @@ def prior_normalizer(
     if model.claims.normalized:
         raise ValueError(
             f"the evidence of `{type(scheme).__name__}` is free of the prior's normaliser, so it cannot "
-            "tell what that is. Use `Annealed()` or `ReverseDiffusion()`."
+            f"tell what that is. Use `Annealed()` or `ReverseDiffusion()`. {_faq.needs_normaliser}"
         )
     result = run_smc(key_run, model, num_particles, num_chains=num_chains, batch_size=batch_size)
     value, error = summed_up(result)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from .. import _faq
 from ..energies import NormalizerTable
 
 __all__ = ["CLOCKS", "Found", "fitted"]
@@ -48,7 +49,7 @@ def fitted(axes, nodes, found: list[Found], degree: int | None) -> NormalizerTab
         warnings.warn(
             f"the table of normalisers misses its nodes by {misfit:.1f} standard errors: the log normaliser "
             "changes too fast for polynomials. Take more nodes, or a narrower grid; errors are "
-            "that much larger.",
+            f"that much larger. {_faq.table_range}",
             stacklevel=3,
         )
     covariance = np.linalg.pinv(matrix.T @ matrix) * max(1.0, misfit) ** 2

@@ -6,7 +6,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from .. import _faq
 from .._arguments import whole_number, whole_numbers, whole_or_none
+from .._records import record, record_page
 from .._typing import Array, PRNGKey, Scalar
 from ..energies import AbstractEnergy, Family, Powers
 from ..schemes.annealed import Annealed
@@ -41,6 +43,9 @@ class PowerFit(NamedTuple):
     converged: bool
     path: np.ndarray
     verdict: str
+
+    __repr__ = record
+    _repr_html_ = record_page
 
 
 def fit_power(
@@ -150,6 +155,6 @@ def _start(family, start, bounds) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     if theta.ndim != 1 or not np.all((low < high) & (low <= theta) & (theta <= high)):
         raise ValueError(
             f"`start` must be inside `bounds`; got {start} and bounds from {low} to {high}. Pass both, the "
-            "bounds as `(low, high)`."
+            f"bounds as `(low, high)`. {_faq.numbers}"
         )
     return theta, low, high

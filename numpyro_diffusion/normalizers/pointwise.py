@@ -12,8 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .. import _faq
 from .._arguments import whole_or_none
 from .._prng import lean
+from .._records import record, record_page
 from .._typing import Array, PRNGKey
 from ..density.classify import by_label, check_conditional
 from ..density.estimate import EVALUATIONS_AT_ONCE, AbstractLogDensity, estimates_at, report_nan
@@ -43,6 +45,9 @@ class LabelNormalizers(NamedTuple):
     standard_errors: np.ndarray
     spreads: np.ndarray
     counts: np.ndarray
+
+    __repr__ = record
+    _repr_html_ = record_page
 
 
 def pointwise_normalizer(
@@ -181,12 +186,12 @@ def _check_labels(labels, num: int, num_labels: int | None) -> np.ndarray:
     if not fine or labels.min() < 0 or labels.max() >= (num_labels or np.inf):
         raise ValueError(
             f"`labels` must be one integer an example, shape ({num},), from 0 to the number of labels less "
-            f"one; got shape {labels.shape} of {labels.dtype}."
+            f"one; got shape {labels.shape} of {labels.dtype}. {_faq.shapes}"
         )
     few = np.flatnonzero(np.bincount(labels, minlength=num_labels or 0) < 2)
     if len(few):
         raise ValueError(
             f"each label needs at least 2 examples to tell its error; labels {few.tolist()} have fewer. Give "
-            "more data, or run `prior_normalizer(energy.given(label), key)`."
+            f"more data, or run `prior_normalizer(energy.given(label), key)`. {_faq.examples}"
         )
     return labels

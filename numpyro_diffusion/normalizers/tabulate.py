@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .. import _faq
 from .._arguments import whole_numbers, whole_or_none
 from .._typing import Array, PRNGKey
 from ..bridge import from_energy
@@ -127,7 +128,7 @@ def _axes(grid: Any) -> tuple[list[np.ndarray], bool]:
         ):
             raise ValueError(
                 "`grid` expects at least 3 finite, increasing nodes, such as `np.geomspace(0.25, 4, 7)`, or "
-                f"a tuple of them, one a coordinate; got {axis!r:.80}."
+                f"a tuple of them, one a coordinate; got {axis!r:.80}. {_faq.table_range}"
             )
     return axes, not several
 
@@ -136,13 +137,14 @@ def _check_member(energy: Any, theta: Array) -> None:
     if not isinstance(energy, AbstractEnergy):
         raise TypeError(
             f"`family` must give an energy; got {type(energy).__name__} at {theta}. A score has no "
-            "normaliser."
+            f"normaliser. {_faq.score_only}"
         )
     if energy.log_normalizer is not None:
         raise ValueError(
             f"this {type(energy).__name__} is normalised as it is, so it needs no table: write it in the "
             "model, `power * energy` for a power of a Gaussian. If its normaliser depends on the parameter "
-            "nonetheless, forget the stored one: `energy.with_log_normalizer(None)`."
+            "nonetheless, forget the stored one: "
+            f"`energy.with_log_normalizer(None)`. {_faq.needs_normaliser}"
         )
 
 

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._prng import lean
+from .._records import record, record_page
 from .._typing import Array, PRNGKey, Scalar
 from ..density.paths import (
     check_data,
@@ -50,6 +51,9 @@ class Normalizer(NamedTuple):
     method: str
     evaluations: int | None
     spread: float = math.nan
+
+    __repr__ = record
+    _repr_html_ = record_page
 
 
 def thermodynamic_normalizer(

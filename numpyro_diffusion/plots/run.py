@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import _faq
 from .._arguments import whole_number, whole_or_none
 from ..smc import SMCResult
 from .style import FAINT, INK, TRUTH, pyplot
@@ -78,7 +79,8 @@ def plot_genealogy(result: SMCResult, *, cloud: int = 0, num_particles: int = 60
     trace = result.trace
     if trace is None or trace.parents is None:
         raise ValueError(
-            "the run kept no genealogy. Run again with `keep_genealogy=True` in `SMC` or `run_smc`."
+            "the run kept no genealogy. Run again with `keep_genealogy=True` in `SMC` or "
+            f"`run_smc`. {_faq.no_result}"
         )
     plt = pyplot()
     parents = np.asarray(trace.parents)

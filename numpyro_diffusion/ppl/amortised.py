@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
+from .. import _faq
 from .._arguments import whole_number
 from .._prng import check_key, lean
 from .._typing import Array, PRNGKey
@@ -77,7 +78,7 @@ class AmortisedProposal:
                 raise ValueError(
                     f"the proposal was fitted to a model with the {what} {_words(known)}; got "
                     f"{_words(got)}. Fit one to this model, with arguments of these shapes: "
-                    "`nd.ppl.fit_proposal(key, model, *args)`."
+                    f"`nd.ppl.fit_proposal(key, model, *args)`. {_faq.proposal}"
                 )
         y = observations.vector()
         # The guard is the prior itself where it can be drawn, so that weights are bounded.
@@ -156,7 +157,8 @@ def fit_proposal(
     if not simulator.observations.values:
         raise ValueError(
             "`fit_proposal` learns from simulated data, and the model has no observed site at these "
-            "arguments. Call it with data, as you would `SMC.run`; any of the right shapes will do."
+            "arguments. Call it with data, as you would `SMC.run`; any of the right shapes will "
+            f"do. {_faq.proposal}"
         )
     key_latent, key_data, key_fit = jax.random.split(lean(check_key(key)), 3)
     keys = jax.random.split(key_latent, simulations)
@@ -166,7 +168,7 @@ def fit_proposal(
     if len(kept) < simulations // 2:
         raise ValueError(
             f"only {len(kept)} of {simulations} simulations of the model are finite, or below {LARGE:g}, in "
-            "unconstrained space. Look at the scales of its priors."
+            f"unconstrained space. Look at the scales of its priors. {_faq.proposal}"
         )
     first, rest = kept[: len(kept) // 10], kept[len(kept) // 10 :]
     bank, told = jnp.asarray(z[rest]), jax.tree.map(lambda leaf: leaf[rest], values)

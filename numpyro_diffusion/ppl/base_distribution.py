@@ -12,6 +12,7 @@ from numpyro.distributions import (
 )
 from numpyro.distributions.util import validate_sample
 
+from .. import _faq
 from .._arguments import whole_number
 from .._typing import Array, PRNGKey, Scalar
 from ..density.estimate import AbstractLogDensity
@@ -44,7 +45,7 @@ class NoisedDistribution(Distribution):
             raise TypeError(
                 f"`{name}` expects an energy or a denoiser of this package; got "
                 f"{type(energy).__name__}. Wrap a callable energy in `EnergyFunction`, a callable "
-                "score in `ScoreFunction`."
+                f"score in `ScoreFunction`. {_faq.kinds}"
             )
         num_steps = whole_number("num_steps", num_steps, 1, "The default is 200.")
         self.energy, self.num_steps = energy, num_steps
@@ -95,7 +96,7 @@ class NoisedDistribution(Distribution):
             raise NotImplementedError(
                 f"the {asked} of `{type(self).__name__}` is known for energies with exact draws, such as "
                 f"`Gaussian` or `Mixture`; got {type(energy).__name__}. Estimate it: from draws, or for a "
-                "composed energy from the weighted particles of `nd.SMC`."
+                f"composed energy from the weighted particles of `nd.SMC`. {_faq.exact_draws}"
             )
         t = jnp.asarray(self.time, jnp.result_type(float))
         return energy.data_moments(t)
@@ -106,7 +107,8 @@ class NoisedDistribution(Distribution):
                 f"`{type(self).__name__}` is the distribution of one energy; got several, stacked "
                 "along a leading "
                 "axis, as `vmap` and NumPyro's `scan` make them. Stay inside `vmap`; instead of a "
-                "diffusion site inside `scan`, sample all steps in a `plate` and scan over the values."
+                "diffusion site inside `scan`, sample all steps in a `plate` and scan over the "
+                f"values. {_faq.stacked}"
             )
         return self.energy
 
@@ -119,17 +121,20 @@ class NoisedDistribution(Distribution):
                 f"{type(energy).__name__}. Metropolis-type kernels (NUTS, HMC, MALA, the moves of "
                 "SMC) need a density whose gradient is the score: without one they accept wrongly and "
                 "give no warning. Train or distil an energy, use a scheme in path space, or give "
-                "`DiffusionPrior` an estimator: `log_density=nd.density.ScoreFormula()`."
+                "`DiffusionPrior` an estimator: "
+                f"`log_density=nd.density.ScoreFormula()`. {_faq.log_prob}"
             )
         if not jnp.issubdtype(jnp.result_type(value), jnp.floating):
             raise TypeError(
                 f"`{name}` is a distribution of real numbers; got values of type {jnp.result_type(value)}. "
-                "Convert them, e.g. `x.astype(float)`, and scale them to the units of the training data."
+                "Convert them, e.g. `x.astype(float)`, and scale them to the units of the "
+                f"training data. {_faq.real_numbers}"
             )
         if len(shape) < self.event_dim or shape[len(shape) - self.event_dim :] != self.event_shape:
             raise ValueError(
                 f"`{name}` expects values of shape (..., {', '.join(map(str, self.event_shape))}); got "
-                f"{shape}. Reshape them to the shape of one example, batch axes first."
+                f"{shape}. Reshape them to the shape of one example, batch axes "
+                f"first. {_faq.shape}"
             )
         return energy
 
@@ -158,7 +163,7 @@ class NoisedDistribution(Distribution):
         if key is None:
             raise ValueError(
                 f"`{type(self).__name__}.sample` expects a PRNG key; got None. Seed the model: "
-                "`numpyro.handlers.seed(model, jax.random.key(0))`."
+                f"`numpyro.handlers.seed(model, jax.random.key(0))`. {_faq.keys}"
             )
         energy = self._single()
         if is_composed(energy):
@@ -166,7 +171,7 @@ class NoisedDistribution(Distribution):
                 f"draws of `{type(self).__name__}` follow the reverse process of {type(energy).__name__}, "
                 "which is not its distribution: a product of noised distributions is not the noised product. "
                 "Densities, and what MCMC or `nd.SMC` makes of them, are right. For draws run "
-                "`nd.SMC` on the model without data.",
+                f"`nd.SMC` on the model without data. {_faq.exact_draws}",
                 stacklevel=2,
             )
         if not sample_shape:

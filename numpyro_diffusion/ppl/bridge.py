@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .. import _faq
 from .._arguments import as_arrays
 from .._staging import brief_jit, settle
 from .._typing import Position
@@ -85,7 +86,8 @@ def from_model(
     if not isinstance(initial, dict | None):
         raise TypeError(
             "`initial` is a dictionary of distributions by diffusion site; got "
-            f"{type(initial).__name__}. A proposal for all sites is for `nd.SMC(model, initial=proposal)`."
+            f"{type(initial).__name__}. A proposal for all sites is for `nd.SMC(model, "
+            f"initial=proposal)`. {_faq.kinds}"
         )
     args, kwargs = as_arrays(model, args, kwargs)
     live = LiveModel((), (), (), model, args, kwargs)
@@ -102,7 +104,8 @@ def from_model(
     unknown = sorted(set(initial or {}) - set(sites))
     if unknown:
         raise ValueError(
-            f"`initial` names {unknown}, but the diffusion sites of the model are {sorted(sites)}."
+            f"`initial` names {unknown}, but the diffusion sites of the model are "
+            f"{sorted(sites)}. {_faq.names}"
         )
     refuse_rebuilt_energies(sites, again)
     others = tuple(n for n, site in trace.items() if is_other(site))
@@ -114,7 +117,7 @@ def from_model(
         if is_discrete(site)
     }
     if not sites and not others:
-        raise ValueError(_nothing_to_move(tuple(discrete)))
+        raise ValueError(f"{_nothing_to_move(tuple(discrete))} {_faq.blocks}")
     size = sum(math.prod(site.shape) for site in sites.values())
     twist = (Tweedie() if twist is None else twist).of_size(size)
     live = dataclasses.replace(
@@ -130,7 +133,7 @@ def from_model(
         choices = tuple(n for n in others if "choice" in trace[n]["infer"])
         settled = dataclasses.replace(settled, choices=choices)
         if twist.num_directions and isinstance(settled.observed, str):
-            raise ValueError(settled.observed)
+            raise ValueError(f"{_faq.bare(settled.observed)} {_faq.operator}")
         return bridge_type.over(settled, sites, twist)
 
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from .. import _faq
 from .._arguments import positive
 from ..schemes import AbstractScheme, Level
 from ..schemes.coarse import coarsened, fitting
@@ -41,12 +42,13 @@ class Budget(NamedTuple):
         if finish and seconds is None and most is None:
             raise ValueError(
                 "`finish=True` asks for an end within a budget; got none. Give `max_seconds` or "
-                "`max_evaluations`."
+                f"`max_evaluations`. {_faq.budget}"
             )
         if finish and seconds is not None and checkpoint is not None:
             raise ValueError(
                 "`max_seconds` with `finish=True` chooses levels by the time that they take, which another "
-                "process would not find again; got a `checkpoint` beside it. Use `max_evaluations`."
+                "process would not find again; got a `checkpoint` beside it. Use "
+                f"`max_evaluations`. {_faq.budget}"
             )
         return cls(seconds, most, bool(finish))
 
@@ -87,7 +89,8 @@ class Budget(NamedTuple):
         if spent >= self.seconds:
             raise ValueError(
                 f"`max_seconds` must leave time for a level, expected more than the {spent:.1f} s of the "
-                f"pilot; got {self.seconds:g}. Allow more, or take a smaller `pilot` in the scheme."
+                f"pilot; got {self.seconds:g}. Allow more, or take a smaller `pilot` in the "
+                f"scheme. {_faq.budget}"
             )
         if not self.finish:
             return run(cheaper, state=state, max_levels=last, max_seconds=self.seconds - spent)
@@ -114,7 +117,7 @@ class Budget(NamedTuple):
         if costs is None:
             raise ValueError(
                 "`max_evaluations` needs to know what a level costs, and this scheme does not say: it has no "
-                "`evaluations_per_level`. Use `max_seconds`."
+                f"`evaluations_per_level`. Use `max_seconds`. {_faq.budget}"
             )
         most = self.evaluations - start
         if self.finish:
@@ -123,7 +126,7 @@ class Budget(NamedTuple):
         if not paid:
             raise ValueError(
                 f"`max_evaluations` must pay for a level, expected at least {start + costs[done]:,.0f}; got "
-                f"{self.evaluations:,.0f}. Take fewer particles, or allow more."
+                f"{self.evaluations:,.0f}. Take fewer particles, or allow more. {_faq.budget}"
             )
         return model, done + paid
 
@@ -131,14 +134,14 @@ class Budget(NamedTuple):
         if not isinstance(model.levels, Level):
             raise ValueError(
                 "`finish=True` leaves out some of the levels that a pilot chose; got a scheme with levels of "
-                "its own. Leave `finish` out: the run then stops at a level."
+                f"its own. Leave `finish` out: the run then stops at a level. {_faq.budget}"
             )
         keep = fitting(model, costs, budget, done)
         if keep is None:
             least = costs[done] + costs[-1]
             raise ValueError(
                 f"the budget must pay for a first and a last level, expected at least {least:,.3g} {unit}; "
-                f"got {budget:,.3g}. Take fewer particles, or allow more."
+                f"got {budget:,.3g}. Take fewer particles, or allow more. {_faq.budget}"
             )
         return coarsened(model, keep) if len(keep) < len(costs) else model
 
@@ -188,7 +191,7 @@ def stopped(result: SMCResult) -> SMCResult:
         result = result._replace(claims=claims)
     warnings.warn(
         f"the budget ended this run on its way. `result` holds {result.target}; `resume()` goes on, and "
-        "`finish=True` takes fewer levels to end in time.",
+        f"`finish=True` takes fewer levels to end in time. {_faq.budget}",
         stacklevel=4,
     )
     return result

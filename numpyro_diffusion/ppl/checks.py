@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .. import _faq
 from ..bridge import Bridge, DiffusionSite
 from .sites import refuse_estimator, site_shape, unwrapped
 
@@ -34,13 +35,14 @@ def check_model(model: Any) -> None:
     if not callable(model):
         raise TypeError(
             f"`model` must be a NumPyro model, a function; got {type(model).__name__}. An energy alone "
-            "is sampled with `nd.from_energy` and `nd.run_smc`."
+            f"is sampled with `nd.from_energy` and `nd.run_smc`. {_faq.not_a_model}"
         )
     for body in (model, getattr(model, "__call__", None)):  # noqa: B004
         if inspect.isgeneratorfunction(body) or inspect.iscoroutinefunction(body):
             raise TypeError(
                 "`model` must be a plain function; got one with `yield` or `async`, whose body does not run "
-                "when it is called. Return values, or note them with `numpyro.deterministic`."
+                "when it is called. Return values, or note them with "
+                f"`numpyro.deterministic`. {_faq.not_a_model}"
             )
 
 
@@ -51,7 +53,7 @@ def refuse_rebuilt_energies(sites: dict[str, DiffusionSite], again: dict[str, di
             raise ValueError(
                 f"the energy of site `{name}` is another one at other values of latent sites, or is built "
                 "anew from new functions whenever the model runs. Use one fixed energy a site, made outside "
-                "the model, or one whose arrays alone depend on latent sites."
+                f"the model, or one whose arrays alone depend on latent sites. {_faq.fixed_energy}"
             )
 
 
@@ -89,7 +91,7 @@ def refuse_unknown_normalizers(
                 f"the energy of site `{name}` depends on other latent sites, which a scheme in path space "
                 "cannot move: its density holds all steps of the sampler. Use a scheme that needs "
                 "energies, such as "
-                "`Annealed()`, or one fixed energy a site."
+                f"`Annealed()`, or one fixed energy a site. {_faq.normaliser}"
             )
         if sites[name].energy.log_normalizer is None:  # type: ignore[attr-defined]
             raise ValueError(
@@ -98,7 +100,8 @@ def refuse_unknown_normalizers(
                 "nd.normalizers.tabulate(function, grid, key=key)`, and write `family.given(value)`; for "
                 "labels see `with_label_normalizers`, or give each value a site of its own, "
                 "`x = jnp.stack([x0, x1])[k]`. Or use one fixed energy a site, made outside the "
-                "model; for an unknown location and scale write `x = mu + scale * z` with `z` from it."
+                "model; for an unknown location and scale write `x = mu + scale * z` with `z` "
+                f"from it. {_faq.normaliser}"
             )
 
 
@@ -119,7 +122,8 @@ def values_needed(discrete: tuple[str, ...] = ()):
             "cannot be compiled for all of them at once: this comes from an `if`, a NumPy function or an "
             "index made from one, or from a plain number in `log_prob` of a distribution with "
             "bounds, which NumPyro "
-            f"checks with NumPy. Pass sizes and switches as Python numbers, and use `jax.numpy`.{summed}"
+            "checks with NumPy. Pass sizes and switches as Python numbers, and use "
+            f"`jax.numpy`.{summed} {_faq.needs_values}"
         ) from error
 
 
@@ -135,7 +139,7 @@ def diffusion_site(name: str, site: dict, bridge_type: type[Bridge], initial: An
         raise TypeError(
             f"site `{name}` has the score-only prior {type(energy).__name__}: particles cannot be "
             "weighed without a density. Train or distil an energy, or use the scheme `Twisted`, whose "
-            "prior is the distribution of the reverse sampler."
+            f"prior is the distribution of the reverse sampler. {_faq.score_only}"
         )
     batch_shape = tuple(shape[: len(shape) - len(energy.shape)])
     return bridge_type.site_type(energy, batch_shape, initial)

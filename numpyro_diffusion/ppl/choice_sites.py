@@ -10,6 +10,7 @@ import numpyro.distributions as dist
 from numpyro import handlers
 from numpyro.infer.reparam import Reparam, TransformReparam
 
+from .. import _faq
 from .sites import is_discrete, is_prior, site_shape, unwrapped
 from .tracing import Watched
 
@@ -51,7 +52,7 @@ def choice_values(trace: dict[str, dict], name: str) -> np.ndarray:
     if name not in found:
         raise ValueError(
             f"expected a latent site with finitely many values, outside of plates; got {name!r}, and there "
-            f"are {sorted(found)}."
+            f"are {sorted(found)}. {_faq.discrete_site}"
         )
     return np.asarray(found[name])
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpyro import handlers
 
+from .._records import record, record_page
 from .._typing import PRNGKey
 from .choice_sites import choice_values
 from .look import look
@@ -35,6 +36,9 @@ class ChoiceEvidences(NamedTuple):
     log_probs: np.ndarray
     standard_errors: np.ndarray
     runs: tuple[SMC, ...]
+
+    __repr__ = record
+    _repr_html_ = record_page
 
     @property
     def log_evidence(self) -> float:

@@ -8,6 +8,7 @@ import jax
 from jax.core import Tracer
 from jax.extend.core import Literal
 
+from .. import _faq
 from .._typing import Array, Position
 
 __all__ = ["arrays_of", "energies_depend_on", "refuse_impossible", "varying_leaves", "with_arrays"]
@@ -56,7 +57,7 @@ def varying_leaves(
                 "particles come from noise all at once, and the site that it depends on is then "
                 "still noise. Use one "
                 "fixed energy a site, or one that depends on other sites alone; couple diffusion sites by "
-                "`numpyro.factor`."
+                f"`numpyro.factor`. {_faq.normaliser}"
             )
     return tuple(sorted(varying)), tuple(sorted(drivers))
 
@@ -82,7 +83,8 @@ def energies_depend_on(
         if labels[name].shape != ():
             raise ValueError(
                 f"the energy of site `{site}` depends on the discrete site `{name}` of shape "
-                f"{labels[name].shape}; it may depend on single choices. Give each entry a site of its own."
+                f"{labels[name].shape}; it may depend on single choices. Give each entry a site of "
+                f"its own. {_faq.discrete_site}"
             )
     return tuple(dict.fromkeys(name for name, _ in pairs))
 
@@ -103,7 +105,7 @@ def refuse_impossible(drivers: tuple[str, ...], share: Any) -> None:
         f"{100 * float(share):.0f} % of the draws of {list(drivers)} from the prior give a diffusion site no "
         "density (NaN): a power that is not positive, a label without a normaliser, or a value outside the "
         "grid of a table. Let the prior end there, as `dist.LogNormal`, `dist.Uniform` and "
-        "`dist.TruncatedNormal` do, or tabulate a wider grid."
+        f"`dist.TruncatedNormal` do, or tabulate a wider grid. {_faq.table_range}"
     )
 
 

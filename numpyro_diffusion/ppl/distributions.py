@@ -15,6 +15,7 @@ from numpyro.distributions import (
     transforms,
 )
 
+from .. import _faq
 from ..density.estimate import AbstractLogDensity
 from ..energies.base import AbstractDenoiser
 from ..energies.powered import refuse_unknown_normalizer
@@ -87,7 +88,7 @@ class DiffusionPrior(NoisedDistribution):
         if not (log_density is None or isinstance(log_density, AbstractLogDensity)):
             raise TypeError(
                 "`log_density` expects an estimator such as `nd.density.ScoreFormula()`, or None for the "
-                f"energy's own; got {log_density!r}. Instantiate the class."
+                f"energy's own; got {log_density!r}. Instantiate the class. {_faq.kinds}"
             )
         self.log_density = log_density
         if log_density is None and isinstance(energy, AbstractDenoiser):

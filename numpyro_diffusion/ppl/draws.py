@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.special import logsumexp
 
+from .. import _faq
 from .._prng import lean
 from .._typing import Array, PRNGKey
 from ..bridge import AbstractModel, Bridge
@@ -102,7 +103,8 @@ def with_discrete(bridge: Bridge, result: SMCResult, key: PRNGKey) -> SMCResult:
             f"entries of the discrete sites {list(bridge.discrete_sites)} were summed one by one, as each log"
             " density depended on one of them alone where that was looked at; at "
             f"{np.sum(~sound)} of {sound.size} particles it depends on several, so that evidence and draws "
-            "are wrong. Sum over some sites by hand, or leave entries out until all joint values are few."
+            "are wrong. Sum over some sites by hand, or leave entries out until all joint values "
+            f"are few. {_faq.many_values}"
         )
     return result._replace(positions={**result.positions, **discrete})
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import _faq
 from .._staging import Settled
 from .owners import dependent_terms, owners_of
 from .runs import Enumeration
@@ -60,7 +61,7 @@ def enumeration(
             if not together:
                 return found._replace(owners=owners)
     if _count(sites) > _MOST:
-        raise ValueError(_too_many(sites, together))
+        raise ValueError(f"{_too_many(sites, together)} {_faq.many_values}")
     shared = _joint(sites)
     nothing = {
         key: np.zeros((0, size), int) for key, size in dependent_terms(program, shared).items()

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .. import diagnostics
+from .. import _faq, diagnostics
 from .._typing import Array, PRNGKey
 from ..bridge import Bridge
 from ..schemes import AbstractScheme
@@ -81,7 +81,8 @@ class AbstractRun(abc.ABC):
     def _finished(self) -> SMCResult:
         if not self.result.completed:
             raise RuntimeError(
-                f"the run was interrupted after {self.result.num_levels_run} levels; call `resume()`."
+                f"the run was interrupted after {self.result.num_levels_run} levels; call "
+                f"`resume()`. {_faq.no_result}"
             )
         return self.result
 
@@ -102,7 +103,10 @@ class AbstractRun(abc.ABC):
         posterior is as narrow as the spacing of floating-point numbers (`diagnostics.reservations`).
         """
         for reason in diagnostics.reservations(self._finished):
-            warnings.warn(f"`log_evidence` is not to be relied on. {reason}", stacklevel=2)
+            warnings.warn(
+                f"`log_evidence` is not to be relied on. {diagnostics.links.more(reason)}",
+                stacklevel=2,
+            )
         return self._log_evidence
 
     @property

@@ -12,7 +12,7 @@ from numpyro import handlers
 from numpyro.infer import Predictive
 from numpyro.infer import log_likelihood as pointwise_log_likelihood
 
-from .. import diagnostics
+from .. import _faq, diagnostics
 from .._typing import Array, PRNGKey
 from ..bridge import Bridge
 from ..energies.reverse import is_composed
@@ -114,7 +114,8 @@ def renamed(groups: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     if changed:
         listed = ", ".join(f"`{name}` is `{new}`" for name, new in changed.items())
         warnings.warn(
-            f"in the ArviZ object {listed}: the name is that of a dimension there, or of another site.",
+            f"in the ArviZ object {listed}: the name is that of a dimension there, or of another site. "
+            f"{_faq.names}",
             stacklevel=4,  # the caller of `SMC.to_arviz`
         )
     return {g: {names[n]: value for n, value in group.items()} for g, group in groups.items()}

@@ -20,6 +20,7 @@ from numpyro.distributions import (
 from numpyro.infer.reparam import Reparam, TransformReparam
 from numpyro.util import not_jax_tracer
 
+from .. import _faq
 from .._typing import PRNGKey, Scalar
 from ..energies.energy import AbstractEnergy
 from ..twists import AbstractTwist, Tweedie
@@ -80,7 +81,7 @@ class NoisedReparam(Reparam):
             raise ValueError(
                 f"`NoisedReparam` expects a latent site with a `DiffusionPrior`; site {name!r} has a "
                 f"{type(prior).__name__}{'' if obs is None else ' and is observed'}. Use "
-                "`noised(model, t)`, which leaves other sites alone."
+                f"`noised(model, t)`, which leaves other sites alone. {_faq.site_kind}"
             )
         energy = prior.energy
         refuse_estimator(name, prior)
@@ -88,7 +89,7 @@ class NoisedReparam(Reparam):
             raise TypeError(
                 f"`noised` needs an energy at site {name!r}; got the score-only prior "
                 f"{type(energy).__name__}, which has no density to noise. Train or distil an energy, "
-                "or use a scheme in path space."
+                f"or use a scheme in path space. {_faq.score_only}"
             )
         t = jnp.clip(self.t, energy.t_min, energy.t_max)
         # A different type than `DiffusionPrior`, or this site would be intercepted for ever.
@@ -136,11 +137,12 @@ def noised(model: Callable, t: Scalar | float, twist: AbstractTwist | None = Non
     if not (twist is None or isinstance(twist, AbstractTwist)):
         raise TypeError(
             f"`twist` must be a twist, e.g. `Tweedie()`; got {twist!r}. Instantiate the class, or "
-            "subclass `AbstractTwist`."
+            f"subclass `AbstractTwist`. {_faq.kinds}"
         )
     if jnp.ndim(t) != 0 or (not_jax_tracer(t) and not 0 <= t <= 1):
         raise ValueError(
-            f"`noised` expects one time in [0, 1], 0 for data; got {t}. Map over several with `vmap`."
+            f"`noised` expects one time in [0, 1], 0 for data; got {t}. Map over several with "
+            f"`vmap`. {_faq.numbers}"
         )
 
     def config(site):
@@ -156,7 +158,7 @@ def noised(model: Callable, t: Scalar | float, twist: AbstractTwist | None = Non
                 raise ValueError(
                     f"`noised` cannot take apart the transformed diffusion site {site['name']!r} under "
                     "a mask or with a `sample_shape`. Sample the `DiffusionPrior` itself and transform "
-                    "its value in the model."
+                    f"its value in the model. {_faq.site_kind}"
                 )
             return TransformReparam()
         return None

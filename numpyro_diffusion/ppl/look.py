@@ -14,6 +14,7 @@ from jax.extend.core import ClosedJaxpr, Literal, jaxpr_as_fun
 from numpyro import distributions as dist
 from numpyro.distributions import biject_to
 
+from .. import _faq
 from .checks import NEEDS_VALUES
 from .model_bridge import LiveModel
 from .site_checks import support_values
@@ -64,7 +65,7 @@ def look(live: LiveModel, deviations: float) -> dict[str, dict]:
     except NotImplementedError as error:
         raise ValueError(
             f"latent site `{met[-1]}` has no sampler, for instance an improper prior. Particles start "
-            "from the prior: give the site a proper one."
+            f"from the prior: give the site a proper one. {_faq.improper}"
         ) from error
     kept = eqx.combine(jax.tree.unflatten(structure, arrays), seen.pop(""))
     return {name: {**site, **kept[name]} for name, site in seen.items()}

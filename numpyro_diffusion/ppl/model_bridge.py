@@ -11,6 +11,7 @@ import numpy as np
 from numpyro import handlers
 from numpyro.distributions import biject_to
 
+from .. import _faq
 from .._arguments import is_data
 from .._prng import lean
 from .._staging import Settled, brief_jit, settle
@@ -129,7 +130,9 @@ class LiveModel(AbstractNumPyroModel):
         return terms
 
     def discrete_given(self, z, key):
-        raise NotImplementedError("discrete sites are summed out by the programs of a model alone.")
+        raise NotImplementedError(
+            f"discrete sites are summed out by the programs of a model alone. {_faq.discrete_site}"
+        )
 
     def constrain(self, z):
         given = (*self.diffusion, *self.discrete)

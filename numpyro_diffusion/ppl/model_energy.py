@@ -7,7 +7,9 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
+from .. import _faq
 from .._arguments import whole_number
+from .._records import record, record_page
 from .._typing import Array
 from ..energies import SmoothedDensity
 from ..schedules import AbstractSchedule
@@ -29,6 +31,9 @@ class ModelEnergy(NamedTuple):
     energy: SmoothedDensity
     constrain: Callable[[Array], dict[str, Array]]
     unravel: Callable[[Array], dict[str, Array]]
+
+    __repr__ = record
+    _repr_html_ = record_page
 
 
 def model_energy(
@@ -69,12 +74,13 @@ def model_energy(
     if bridge.diffusion_sites:
         raise ValueError(
             f"`model_energy` expects a model without diffusion priors; got {list(bridge.diffusion_sites)}. "
-            "`nd.SMC` samples such a model as it is."
+            f"`nd.SMC` samples such a model as it is. {_faq.blocks}"
         )
     if bridge.discrete_sites:
         raise ValueError(
             "`model_energy` expects a model of continuous sites; got the discrete "
-            f"{list(bridge.discrete_sites)}. `nd.SMC(model, nd.LikelihoodTempered())` sums them out."
+            f"{list(bridge.discrete_sites)}. `nd.SMC(model, nd.LikelihoodTempered())` sums them "
+            f"out. {_faq.discrete_site}"
         )
     keys = jax.random.split(jax.random.key(0), num_prior_draws)
     draws = jax.jit(jax.vmap(bridge.sample_base))(keys)

@@ -11,6 +11,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpyro.distributions as dist
 
+from .. import _faq
 from .._typing import Array
 from ..bridge import Observed
 
@@ -43,13 +44,14 @@ def observed_law(fn: Any, value: Array) -> tuple[Array, Array, Array]:
             f"{type(fn).__name__} has no mean and variance. Say what a datum tells about its parameter: "
             "`@numpyro_diffusion.ppl.observed_law.register(...)`, a function of the distribution "
             "and the datum that "
-            "returns the parameter, the Fisher information about it, and the score over the information."
+            "returns the parameter, the Fisher information about it, and the score over the "
+            f"information. {_faq.operator}"
         ) from error
 
 
 @observed_law.register(dist.Normal)
 def _normal(fn, value):
-    return fn.loc, fn.scale**-2, value - fn.loc
+    return fn.loc, fn.scale**-2.0, value - fn.loc
 
 
 @observed_law.register(dist.MultivariateNormal)
@@ -69,23 +71,23 @@ def _student(fn, value):
 @observed_law.register(dist.Cauchy)
 def _cauchy(fn, value):
     gap = value - fn.loc
-    return fn.loc, 0.5 * fn.scale**-2, 4 * gap / (1 + (gap / fn.scale) ** 2)
+    return fn.loc, 0.5 * fn.scale**-2.0, 4 * gap / (1 + (gap / fn.scale) ** 2)
 
 
 @observed_law.register(dist.Laplace)
 def _laplace(fn, value):
-    return fn.loc, fn.scale**-2, fn.scale * jnp.sign(value - fn.loc)
+    return fn.loc, fn.scale**-2.0, fn.scale * jnp.sign(value - fn.loc)
 
 
 @observed_law.register(dist.Logistic)
 def _logistic(fn, value):
     gap = (value - fn.loc) / fn.scale
-    return fn.loc, fn.scale**-2 / 3, 3 * fn.scale * jnp.tanh(0.5 * gap)
+    return fn.loc, fn.scale**-2.0 / 3, 3 * fn.scale * jnp.tanh(0.5 * gap)
 
 
 @observed_law.register(dist.LogNormal)
 def _log_normal(fn, value):
-    return fn.loc, fn.scale**-2, jnp.log(value) - fn.loc
+    return fn.loc, fn.scale**-2.0, jnp.log(value) - fn.loc
 
 
 @observed_law.register(dist.BernoulliLogits)
@@ -152,7 +154,9 @@ def observed_laws(trace: dict[str, dict]) -> Observed:
         try:
             centre, information, residual = _whole(site["fn"], site["value"])
         except NotImplementedError as error:
-            raise ValueError(f"observed site `{name}`: {error}") from error
+            raise ValueError(
+                f"observed site `{name}`: {_faq.bare(error)} {_faq.operator}"
+            ) from error
         if site["scale"] is not None:
             information = information * site["scale"]
         parts = centre, information, residual

@@ -10,6 +10,7 @@ import numpyro
 from numpyro.distributions import Normal
 from numpyro.infer.reparam import Reparam
 
+from .. import _faq
 from .._arguments import whole_number
 from ..density.flow import FlowDensity
 from ..density.flow_map import from_noise
@@ -66,18 +67,19 @@ class NoiseReparam(Reparam):
             raise ValueError(
                 f"`NoiseReparam` expects a site with a `DiffusionPrior`; site {name!r} has a "
                 f"{type(prior).__name__}. Leave it out of `config`; take transformed priors apart first, "
-                "with `TransformReparam()`."
+                f"with `TransformReparam()`. {_faq.site_kind}"
             )
         if obs is not None:
             raise ValueError(
                 f"`NoiseReparam` expects a latent site; site {name!r} is observed. Its log density at data "
-                "is `nd.density.probability_flow(prior, data)`."
+                f"is `nd.density.probability_flow(prior, data)`. {_faq.site_kind}"
             )
         estimator = getattr(prior, "log_density", None)
         if not isinstance(estimator, FlowDensity | None):
             raise ValueError(
                 f"site {name!r} has `log_density={type(estimator).__name__}`, another distribution than "
-                "that of the probability flow, which `NoiseReparam` samples. Leave `log_density` out."
+                "that of the probability flow, which `NoiseReparam` samples. Leave `log_density` "
+                f"out. {_faq.site_kind}"
             )
         shape, energy = prior.event_shape, prior.energy
         noise = _replace(fn, Normal(jnp.zeros(shape), 1.0).to_event(len(shape)))

@@ -8,6 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .. import _faq
 from .._arguments import is_data
 from .._typing import Array, PRNGKey
 from ..schemes import TunedScheme
@@ -42,7 +43,7 @@ class Sampler:
         if not run.result.completed or not isinstance(run.scheme, TunedScheme):
             raise ValueError(
                 "`Sampler` takes the levels of a finished run of a scheme of moves, a transport and weights, "
-                f"such as `nd.Annealed()`; got {run!r}. Call `run` first."
+                f"such as `nd.Annealed()`; got {run!r}. Call `run` first. {_faq.no_result}"
             )
         self.run = run
         self.scheme = dataclasses.replace(run.scheme, levels=run.result.levels)
@@ -51,6 +52,9 @@ class Sampler:
         again, _ = self._leaves(args, kwargs)
         # Arrays that are the same objects when the model is looked at again belong to it; the rest is data.
         self._common = [one if one is two else None for one, two in zip(leaves, again, strict=True)]
+
+    def __repr__(self) -> str:
+        return f"Sampler({self.run!r})"
 
     def _leaves(self, args: tuple, kwargs: dict[str, Any]) -> tuple[list[Any], Any]:
         # Copies, so that an array of the arguments is never taken for one of the model; of its own type.
@@ -77,7 +81,8 @@ class Sampler:
         if structure != self._structure or len(leaves) != len(self._common):
             raise ValueError(
                 "expected arguments that change numbers alone; got others, at which the model has another "
-                "structure (shapes, types, sites or supports). Run `nd.SMC` for these."
+                "structure (shapes, types, sites or supports). Run `nd.SMC` for these. "
+                f"{_faq.shapes}"
             )
         pairs = zip(leaves, self._common, strict=True)
         return [leaf for leaf, common in pairs if common is None]

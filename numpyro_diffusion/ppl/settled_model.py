@@ -5,6 +5,7 @@ import dataclasses
 import equinox as eqx
 import jax.numpy as jnp
 
+from .. import _faq
 from .._prng import threefry
 from .._staging import Settled
 from .._typing import Array
@@ -62,7 +63,8 @@ class SettledModel(AbstractNumPyroModel):
         if missing:
             raise ValueError(
                 f"the discrete sites {missing} are summed out, and no part of a position. Draw them first: "
-                "`bridge.constrain({**z, **bridge.draw_discrete(z, key)})`."
+                f"`bridge.constrain({{**z, **bridge.draw_discrete(z, key)}})`."
+                f" {_faq.discrete_site}"
             )
         discrete = {name: z[name] for name in self.discrete}
         return self.values(self.data, {**self._diffusion(z), **self._others(z), **discrete})
@@ -74,7 +76,7 @@ class SettledModel(AbstractNumPyroModel):
 
     def laws(self, z):
         if isinstance(self.observed, str):
-            raise ValueError(self.observed)
+            raise ValueError(f"{_faq.bare(self.observed)} {_faq.operator}")
         observed = self.observed
         return lambda x: observed(self.data, self._others(z), self._diffusion(x))
 

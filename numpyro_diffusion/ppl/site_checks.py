@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpyro import distributions as dist
 
+from .. import _faq
 from .checks import NEEDS_VALUES
 from .sites import is_discrete, site_shape, takes_complex, unwrapped
 
@@ -22,7 +23,7 @@ def check_site(name: str, site: dict, trace: dict[str, dict]) -> None:
         if subsample_size is not None and subsample_size < size:
             raise ValueError(
                 f"plate `{name}` subsamples {subsample_size} of {size}: its likelihood is random, so "
-                "weights would be wrong. Use the whole plate."
+                f"weights would be wrong. Use the whole plate. {_faq.subsample}"
             )
     if site["type"] == "param":
         _check_param(name, site, trace)
@@ -39,7 +40,8 @@ def _check_latent(name: str, site: dict, trace: dict[str, dict]) -> None:
             f"the discrete latent site `{name}` ({law}) has no finite list of values that is known when the "
             "model is traced, and is summed out value by value. Give it one: for counts "
             "`dist.Categorical(logits=dist.Poisson(rate).log_prob(jnp.arange(20)))`, and bounds or a "
-            "`total_count` as plain Python numbers that depend on no other site."
+            "`total_count` as plain Python numbers that depend on no other "
+            f"site. {_faq.no_finite_list}"
         )
     if not site.get("can_be_unconstrained", True):
         law = type(unwrapped(site["fn"])).__name__
@@ -47,20 +49,20 @@ def _check_latent(name: str, site: dict, trace: dict[str, dict]) -> None:
             f"latent site `{name}` ({law}) has a support that NumPyro cannot map from unconstrained space. "
             "Write it as a function of sites that it can, as the classes in `numpyro.infer.reparam` do: "
             f"`numpyro.handlers.reparam(model, config={{{name!r}: ProjectedNormalReparam()}})` for a "
-            "direction."
+            f"direction. {_faq.site_kind}"
         )
     # NumPyro splits `y` with an `obs_mask` into `y_observed` and `y_unobserved`.
     partner = trace.get(name.removesuffix("_unobserved") + "_observed", {})
     if not partner.get("is_observed") and not np.all(np.asarray(site["counts"])):
         raise ValueError(
             f"the latent site `{name}` is masked, which would leave it without a prior; mask the "
-            "observed sites instead."
+            f"observed sites instead. {_faq.masked}"
         )
     if site["scale"] is not None:
         raise ValueError(
             f"the latent site `{name}` is under a `scale` handler: particles start from its prior, not "
             "from a power of it. Scale the observed sites only; for a diffusion prior raised to a "
-            "power write `power * energy`."
+            f"power write `power * energy`. {_faq.masked}"
         )
 
 
@@ -87,7 +89,7 @@ def _check_param(name: str, site: dict, trace: dict[str, dict]) -> None:
         raise ValueError(
             f"the parameter `{name}` (`numpyro.param`) would stay at its initial value: only sample sites "
             "are inferred. Give it a prior with `numpyro.sample`, or its trained value with "
-            f"`handlers.substitute(model, {{{name!r}: value}})`."
+            f"`handlers.substitute(model, {{{name!r}: value}})`. {_faq.param}"
         )
 
 
@@ -97,7 +99,8 @@ def _check_observed(name: str, site: dict) -> None:
         if isinstance(unwrapped(fn), dist.Unit):
             if jnp.iscomplexobj(unwrapped(fn).log_factor):
                 raise TypeError(
-                    f"factor `{name}` is complex; a density is real. Take its real part."
+                    f"factor `{name}` is complex; a density is real. Take its real "
+                    f"part. {_faq.real_numbers}"
                 )
             _warn_of_repeats(f"factor `{name}`", unwrapped(fn).batch_shape, fn.batch_shape)
         return
@@ -108,7 +111,7 @@ def _check_observed(name: str, site: dict) -> None:
         raise TypeError(
             f"observed site `{name}` has a distribution of real numbers; got {value.dtype}. Give "
             "real and imaginary "
-            "parts each a distribution of its own."
+            f"parts each a distribution of its own. {_faq.real_numbers}"
         )
     expected = site_shape(site)
     try:
@@ -119,7 +122,7 @@ def _check_observed(name: str, site: dict) -> None:
     if not fits:
         raise ValueError(
             f"observed site `{name}` expects values of shape {expected}; got {value.shape}. Reshape the "
-            "data, or what its distribution is made of."
+            f"data, or what its distribution is made of. {_faq.shapes}"
         )
     if value.size == 0:
         return
@@ -130,7 +133,8 @@ def _check_observed(name: str, site: dict) -> None:
         raise ValueError(
             f"observed site `{name}` has {int(bad.sum())} values that are not finite, the first at "
             f"index {tuple(int(i) for i in np.argwhere(bad)[0])}. Remove them, or mark them missing: "
-            "`numpyro.sample(name, fn.mask(is_observed), obs=jnp.where(is_observed, y, 0))`."
+            "`numpyro.sample(name, fn.mask(is_observed), obs=jnp.where(is_observed, y, "
+            f"0))`. {_faq.missing_data}"
         )
 
 
@@ -141,6 +145,6 @@ def _warn_of_repeats(what: str, shape: tuple[int, ...], expected: tuple[int, ...
             f"{what} has values of shape {shape}, its plates and distribution {expected}: each "
             f"value counts {times} "
             "times in likelihood and evidence. If that is meant, broadcast it yourself; if not, look at the "
-            "shape and the plates.",
+            f"shape and the plates. {_faq.shapes}",
             stacklevel=5,  # the caller of `from_model`
         )

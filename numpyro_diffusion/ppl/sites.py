@@ -11,6 +11,7 @@ import numpy as np
 import numpyro.distributions as dist
 from numpyro.distributions import constraints
 
+from .. import _faq
 from .._typing import Array
 from .distributions import DiffusionPrior
 
@@ -39,7 +40,7 @@ def refuse_estimator(name: str, prior: Any) -> None:
             f"site `{name}` has `log_density={type(prior.log_density).__name__}`, a density of the prior "
             "alone; `SMC` and `noised` work with all levels of an energy, or with the distribution of "
             "the reverse sampler, which is another one. Leave `log_density` out; with it use NUTS, "
-            "SVI or importance sampling."
+            f"SVI or importance sampling. {_faq.site_kind}"
         )
 
 

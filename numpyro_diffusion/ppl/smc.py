@@ -23,6 +23,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from .. import _faq
 from .._arguments import check_instance, positive, whole_number
 from .._prng import alike, check_key, lean
 from .._typing import PRNGKey
@@ -251,7 +252,8 @@ class SMC(AbstractRun):
         """
         if self._result is None:
             raise RuntimeError(
-                "`update` goes on from a finished run, and there is none: call `run` with a key first."
+                "`update` goes on from a finished run, and there is none: call `run` with a key "
+                f"first. {_faq.no_result}"
             )
         before = self._finished
         check_can_update(self.scheme, self.bridge, before)
@@ -350,7 +352,9 @@ class SMC(AbstractRun):
         """Go on with an interrupted run, to the same numbers as without the interrupt."""
         in_pilot = self._result is None and self._pilots is not None
         if not in_pilot and (self._result is None or self._result.completed):
-            raise RuntimeError("there is no interrupted run to resume; call `run` first.")
+            raise RuntimeError(
+                f"there is no interrupted run to resume; call `run` first. {_faq.no_result}"
+            )
         return self._go(self._result)
 
     def _go(self, state: SMCResult | None) -> "SMC":
@@ -440,7 +444,7 @@ class SMC(AbstractRun):
     def result(self) -> SMCResult:
         """The raw result of the engine; leading axes `(num_chains, num_particles)`."""
         if self._result is None:
-            raise RuntimeError("there is no result yet; call `run` first.")
+            raise RuntimeError(f"there is no result yet; call `run` first. {_faq.no_result}")
         return self._result
 
     @property
@@ -450,7 +454,7 @@ class SMC(AbstractRun):
         if self._bridge is None and pending:  # it was pickled
             self._bridge = self._made(self._arguments)
         if self._bridge is None:
-            raise RuntimeError("there is no bridge yet; call `run` first.")
+            raise RuntimeError(f"there is no bridge yet; call `run` first. {_faq.no_result}")
         return self._bridge
 
     @property

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .. import diagnostics
+from .. import _faq, diagnostics
 from .._prng import lean
+from .._records import record, record_page
 from .._typing import Array, PRNGKey
 from ..bridge import Bridge, log_density
 from ..schemes import Pilot
@@ -42,6 +43,9 @@ class ProposalDiagnostics(NamedTuple):
     ess: float
     num_draws: int
     num_levels: int
+
+    __repr__ = record
+    _repr_html_ = record_page
 
     def __str__(self) -> str:
         how = "importance sampling alone"
@@ -76,7 +80,7 @@ def check_start(scheme: Any, twist: Any) -> DataTempered:
     raise ValueError(
         "from a proposal a run goes straight to the posterior, and noise levels play no part: `scheme` is "
         f"`nd.schemes.DataTempered(moves=..., pilot=...)` or `None`, and `twist` is `None`; got {got}. To "
-        "come from noise, leave `initial` out."
+        f"come from noise, leave `initial` out. {_faq.exact_draws}"
     )
 
 

@@ -11,7 +11,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from .. import _faq
 from .._arguments import as_arrays, whole_or_none
+from .._records import record, record_page
 from .._typing import Array, Position, PRNGKey, Scalar
 from ..bridge import Bridge
 from ..twists import Identity
@@ -54,6 +56,9 @@ class BlackJAXModel(NamedTuple):
     exact_prior: bool
     log_normalizer_error: float | None
 
+    __repr__ = record
+    _repr_html_ = record_page
+
 
 def to_blackjax(model: Callable, *args: Any, **kwargs: Any) -> BlackJAXModel:
     r"""A NumPyro model, with or without diffusion priors, for any sampler of BlackJAX.
@@ -94,7 +99,7 @@ def to_blackjax(model: Callable, *args: Any, **kwargs: Any) -> BlackJAXModel:
     if bridge.discrete_sites:
         raise ValueError(
             f"`to_blackjax` expects a model of continuous sites; got the discrete "
-            f"{list(bridge.discrete_sites)}. `nd.SMC` sums them out."
+            f"{list(bridge.discrete_sites)}. `nd.SMC` sums them out. {_faq.discrete_site}"
         )
     args, kwargs = as_arrays(model, args, kwargs)
     live = LiveModel(
@@ -164,7 +169,7 @@ class _Target:
             if mask.shape != terms.shape:
                 raise ValueError(
                     f"the mask of a partial posterior holds 0 or 1 for each of the {terms.size} entries of "
-                    f"the log likelihood; got shape {mask.shape}."
+                    f"the log likelihood; got shape {mask.shape}. {_faq.shapes}"
                 )
             # Where, not a product: an infinity times 0 is no number.
             return self.log_prior(z) + jnp.sum(jnp.where(mask > 0, terms, 0.0))
@@ -181,7 +186,7 @@ class _Target:
                 "is drawn exactly: "
                 "`nd.to_blackjax(numpyro.handlers.reparam(model, config={site: nd.NoiseReparam()}), ...)`; "
                 "or weigh from noise to the prior: `nd.SMC(model, nd.LikelihoodTempered())`. "
-                "For MCMC alone `initial_position` is enough."
+                f"For MCMC alone `initial_position` is enough. {_faq.exact_draws}"
             )
         return _several(self.bridge.sample_prior, key, num)
 
@@ -202,13 +207,14 @@ class _Target:
         if got != self.shapes:
             raise ValueError(
                 f"a position of this model is a dictionary of the shapes {self.shapes}, in unconstrained "
-                f"space; got {got}. Take it from `initial_position(key)`; for several at once use `jax.vmap`."
+                f"space; got {got}. Take it from `initial_position(key)`; for several at once use "
+                f"`jax.vmap`. {_faq.shapes}"
             )
         for name, leaf in z.items():
             if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
                 raise TypeError(
                     f"site `{name}` of a position holds real numbers; got {jnp.result_type(leaf)}. Convert "
-                    "it: `.astype(float)`."
+                    f"it: `.astype(float)`. {_faq.real_numbers}"
                 )
         return z
 

@@ -17,6 +17,7 @@ from numpyro import handlers
 from numpyro.distributions import Distribution
 from numpyro.primitives import Messenger
 
+from .. import _faq
 from .._arguments import as_jax, is_numeric
 
 __all__ = ["Watched", "tracing"]
@@ -55,21 +56,23 @@ class Watched(Messenger):
         name, kind, value = msg.get("name"), msg["type"], msg.get("value")
         if kind == "prng_key" and not self.drawn and msg["kwargs"]["rng_key"] is None:
             if not self.initialising:
-                raise ValueError(_drawn_anew())
+                raise ValueError(f"{_drawn_anew()} {_faq.hidden_randomness}")
             msg["value"] = jax.random.key(
                 0
             )  # always the same; what is made of it is looked at later
         if kind not in ("sample", "deterministic", "param", "plate"):
             return
         if not (isinstance(name, str) and name):
-            raise ValueError(f"a site's name must be a string that is not empty; got {name!r}.")
+            raise ValueError(
+                f"a site's name must be a string that is not empty; got {name!r}. {_faq.names}"
+            )
         before = self.kinds.get(name)
         # A plate may be entered again, and NumPyro's modules ask twice for their parameters.
         again = before == kind and kind in ("plate", "param")
         if before is not None and not again:
             raise ValueError(
                 f"two sites are called `{name}` (a {before} and a {kind}): each needs a name of its own. "
-                "In a loop, number them; under `handlers.scope` they get a prefix."
+                f"In a loop, number them; under `handlers.scope` they get a prefix. {_faq.names}"
             )
         self.kinds[name] = kind
         if kind == "param" and value is None:
@@ -112,18 +115,18 @@ def _as_data(name: str, value: Any) -> Any:
     """An observed value as an array; what is no value, such as a tuple of parts, stays."""
     if isinstance(value, jax.Array):
         if not is_numeric(value.dtype):
-            raise TypeError(_no_numbers(name, value))
+            raise TypeError(f"{_no_numbers(name, value)} {_faq.arguments}")
         return value
     if any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(value)):
         return jnp.asarray(value) if isinstance(value, list) else value
     if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
         raise TypeError(
             f"observed site `{name}` holds a masked array. Give its mask to the distribution: "
-            "`numpyro.sample(name, fn.mask(~y.mask), obs=y.filled(0))`."
+            f"`numpyro.sample(name, fn.mask(~y.mask), obs=y.filled(0))`. {_faq.missing_data}"
         )
     array = _array(value)
     if array is None:
-        raise TypeError(_no_numbers(name, value))
+        raise TypeError(f"{_no_numbers(name, value)} {_faq.arguments}")
     with jax.ensure_compile_time_eval():  # known now, whatever is being traced
         data = as_jax(array, f"observed site `{name}`")
         # A plain number takes the precision of what it meets.

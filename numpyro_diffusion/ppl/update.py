@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from .. import diagnostics
+from .. import _faq, diagnostics
 from .._typing import PRNGKey
 from ..bridge import Bridge, DensityBridge, grown, nested
 from ..schemes import AbstractScheme, TunedScheme
@@ -80,19 +80,20 @@ def check_can_update(scheme: AbstractScheme, bridge: Bridge, result: SMCResult) 
             "`update` goes on from weighted draws of the old posterior; got those of a heuristic "
             f"(`{type(scheme).__name__}`), which follow another distribution, so that no weight "
             "would be right. Run "
-            "`nd.Annealed()`, or the scheme without `unweighted`, first."
+            f"`nd.Annealed()`, or the scheme without `unweighted`, first. {_faq.update}"
         )
     if not isinstance(bridge, DensityBridge):
         raise ValueError(
             f"`update` weighs particles by the density of the model, which `{type(scheme).__name__}` "
             "does not know: its prior is the distribution of a reverse sampler, known by its steps "
             "alone. Run "
-            "`nd.Annealed()` with an energy first, or run the new data from the start."
+            "`nd.Annealed()` with an energy first, or run the new data from the "
+            f"start. {_faq.update}"
         )
     if result.target != bridge.target:
         raise ValueError(
             f"`update` expects a run whose target is {bridge.target}; got one of: {result.target}. Run "
-            "`nd.Annealed()` first."
+            f"`nd.Annealed()` first. {_faq.update}"
         )
 
 
@@ -109,13 +110,15 @@ def _bridge_between(key: PRNGKey, old: Bridge, new: Bridge, result: SMCResult) -
         raise ValueError(
             f"`update` expects the latent sites of the run, {_words(shapes[0])}, in unconstrained space; got "
             f"{_words(shapes[1])}. Only data may change: sites that come with new data, such as the state at "
-            "a new time, must be there from the start, their data masked; or run the new model anew."
+            "a new time, must be there from the start, their data masked; or run the new model "
+            f"anew. {_faq.update}"
         )
     for name, site in old.sites.items():
         if not equal(site.energy, new.sites[name].energy):
             raise ValueError(
                 f"`update` expects the prior of the run at site `{name}`; got another energy, "
-                "so that its normaliser would not cancel. Run the new model from the start."
+                "so that its normaliser would not cancel. Run the new model from the "
+                f"start. {_faq.update}"
             )
     key_cloud, key_near = jax.random.split(key)
     bridge = grown(old, new, drawn(key_cloud, result))
@@ -125,13 +128,14 @@ def _bridge_between(key: PRNGKey, old: Bridge, new: Bridge, result: SMCResult) -
             "every particle is impossible under the new data: their log density is -inf or NaN "
             "at all draws of the old posterior. Look for data outside of a distribution's support; "
             "if they are right, "
-            "run them from the start."
+            f"run them from the start. {_faq.update}"
         )
     if float(shares.widened) > 0:
         raise ValueError(
             "the new data allow values that the old ones rule out (their density is 0 there), and no weight "
             f"reaches those: {float(shares.widened):.0%} of the points about the particles. `update` expects "
-            "data that only narrow what is possible, as more data do. Run the new data from the start."
+            "data that only narrow what is possible, as more data do. Run the new data from the "
+            f"start. {_faq.update}"
         )
     return bridge
 
@@ -177,7 +181,8 @@ def warn_of_fewer(model: Callable, old: tuple[tuple, dict], new: tuple[tuple, di
         warnings.warn(
             f"the new data are {counts[1]} numbers where the old ones were {counts[0]}: the posterior given "
             "fewer data is wider than the cloud that it is reached from, so that tails may be missed. The "
-            "weights are right as particles become many; running the new data from the start is safer.",
+            "weights are right as particles become many; running the new data from the start is safer. "
+            f"{_faq.update}",
             stacklevel=3,
         )
 

@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .. import _faq
+from .._records import record, record_page
 from ..energies import AbstractEnergy
 from ..io.files import load, read_card
 
@@ -27,6 +29,9 @@ class DigitsSplit(NamedTuple):
     train: np.ndarray
     validation: np.ndarray
     test: np.ndarray
+
+    __repr__ = record
+    _repr_html_ = record_page
 
 
 def load_pretrained(name: str) -> AbstractEnergy:
@@ -74,7 +79,9 @@ def load_digits(part: str = "test") -> tuple[np.ndarray, np.ndarray]:
         ValueError: If `part` is not one of the three.
     """
     if part not in DigitsSplit._fields:
-        raise ValueError(f"`part` must be one of {DigitsSplit._fields}; got {part!r}.")
+        raise ValueError(
+            f"`part` must be one of {DigitsSplit._fields}; got {part!r}. {_faq.choices}"
+        )
     with np.load(_FOLDER / "optdigits.npz", allow_pickle=False) as digits:
         rows = getattr(digits_split(), part)
         images, labels = digits["images"][rows], digits["labels"][rows]
@@ -87,6 +94,6 @@ def _path(name: str) -> Path:
     if name not in available:
         raise ValueError(
             f"no pretrained energy is called {name!r}; available: {', '.join(available)}. Energies of "
-            "your own are read with `numpyro_diffusion.load(path)`."
+            f"your own are read with `numpyro_diffusion.load(path)`. {_faq.no_pretrained}"
         )
     return path

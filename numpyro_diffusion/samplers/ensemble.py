@@ -9,8 +9,10 @@ import numpy as np
 from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 
+from .. import _faq
 from .._arguments import whole_number, whole_numbers
 from .._prng import lean
+from .._records import record, record_page
 from .._typing import Array, Position, PRNGKey
 from ..bridge import Bridge
 from .split.blocks import ladder
@@ -31,6 +33,9 @@ class EnsembleDraws(NamedTuple):
     positions: Position
     target: str
     exact: bool = False
+
+    __repr__ = record
+    _repr_html_ = record_page
 
 
 def ensemble_kalman(
@@ -82,22 +87,25 @@ def ensemble_kalman(
     )
     if not 0 < guidance < np.inf:
         raise ValueError(
-            f"`guidance` must be positive and finite; got {guidance}. Try 1; published are 2 to 3.5."
+            f"`guidance` must be positive and finite; got {guidance}. Try 1; published are 2 to "
+            f"3.5. {_faq.numbers}"
         )
     if not 0 <= idle < 0.5:
-        raise ValueError(f"`idle` is a share from 0 to below 1/2; got {idle}. Published is 0.1.")
+        raise ValueError(
+            f"`idle` is a share from 0 to below 1/2; got {idle}. Published is 0.1. {_faq.numbers}"
+        )
     if not bridge.diffusion_sites or bridge.other_sites:
         raise ValueError(
             "`ensemble_kalman` moves diffusion variables under a known noise level; the model "
             "has diffusion sites "
             f"{list(bridge.diffusion_sites)} and other sites {list(bridge.other_sites)}. Use"
-            " `nd.Twisted(proposal=nd.schemes.EnsembleKalman())`."
+            f" `nd.Twisted(proposal=nd.schemes.EnsembleKalman())`. {_faq.operator}"
         )
     if bridge.laws({}) is None:
         raise ValueError(
             "`ensemble_kalman` reads predictions and noise off a NumPyro model; the bridge of "
             "`from_energy` has a"
-            " log likelihood alone. Use `from_model`."
+            f" log likelihood alone. Use `from_model`. {_faq.operator}"
         )
     sizes = jnp.asarray(guidance, jnp.result_type(float))
     first, last = int(idle * num_steps), num_steps - int(idle * num_steps)
@@ -112,7 +120,8 @@ def ensemble_kalman(
             raise FloatingPointError(
                 f"`ensemble_kalman` lost {int(lost.sum())} of {num_particles} particles at site "
                 f"{name!r}: they are"
-                " not finite. Take a smaller `guidance`, and look at the score and the operator at noise."
+                " not finite. Take a smaller `guidance`, and look at the score and the operator "
+                f"at noise. {_faq.lost}"
             )
     target = (
         f"what the ensemble Kalman flow of {num_particles} particles in {num_steps} steps leads to"

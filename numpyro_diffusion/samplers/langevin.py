@@ -9,8 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from .. import _faq
 from .._arguments import check_instance, whole_numbers
 from .._prng import lean
+from .._records import record, record_page
 from .._typing import Array, PRNGKey, Scalar
 from ..energies import AbstractDenoiser
 
@@ -29,6 +31,9 @@ class LangevinDraws(NamedTuple):
     positions: Array
     target: str
     exact: bool = False
+
+    __repr__ = record
+    _repr_html_ = record_page
 
 
 def unadjusted_langevin(
@@ -158,10 +163,14 @@ def _posterior(log_likelihood) -> str:
 def _check(who, denoiser, num_samples, initial, step_size) -> None:
     check_instance("denoiser", denoiser, AbstractDenoiser, "nd.ScoreFunction(...)", optional=False)
     if isinstance(step_size, bool) or not 0 < step_size < np.inf:
-        raise ValueError(f"`step_size` of `{who}` must be positive and finite; got {step_size}.")
+        raise ValueError(
+            f"`step_size` of `{who}` must be positive and finite; got {step_size}. {_faq.numbers}"
+        )
     shape = (num_samples, *denoiser.shape)
     if initial is not None and jnp.shape(initial) != shape:
-        raise ValueError(f"`initial` must have shape {shape}; got {jnp.shape(initial)}.")
+        raise ValueError(
+            f"`initial` must have shape {shape}; got {jnp.shape(initial)}. {_faq.shapes}"
+        )
 
 
 def _found(who: str, positions: Array, target: str) -> LangevinDraws:
@@ -172,7 +181,7 @@ def _found(who: str, positions: Array, target: str) -> LangevinDraws:
                 f"`{who}` lost {int(lost.sum())} of {len(positions)} chains, the first is number "
                 f"{int(lost.argmax())}: their positions are not finite. Take a smaller "
                 f"`step_size`, and look at "
-                "the score where chains start (`initial`)."
+                f"the score where chains start (`initial`). {_faq.lost}"
             )
     return LangevinDraws(positions, target)
 

@@ -17,9 +17,11 @@ from blackjax.ns.from_mcmc import update_with_mcmc_take_last
 from blackjax.ns.utils import finalise, log_weights
 from jax.sharding import Mesh
 
+from .. import _faq
 from .._arguments import whole_number, whole_or_none
 from .._finite import NonFinite, non_finite
 from .._prng import lean
+from .._records import record, record_page
 from .._typing import Array, Position, PRNGKey
 from ..bridge import Bridge
 from ..smc.spread import Spread, blocks_over
@@ -46,6 +48,9 @@ class NestedResult(NamedTuple):
     positions: Position
     log_weights: Array
     num_evaluations: int
+
+    __repr__ = record
+    _repr_html_ = record_page
 
 
 def nested_sampling(
@@ -99,7 +104,7 @@ def nested_sampling(
         raise ValueError(
             "nested sampling starts from exact draws of the prior; got a learned prior at "
             f"{list(bridge.diffusion_sites)}. Use `numpyro.handlers.reparam(model, config={{site: "
-            "nd.NoiseReparam()})`, or `nd.SMC`."
+            f"nd.NoiseReparam()}})`, or `nd.SMC`. {_faq.exact_draws}"
         )
     if num_delete is None:
         among = 1 if devices is None else blocks_over(devices, 0, "points").mesh.size  # type: ignore[union-attr]
@@ -107,7 +112,7 @@ def nested_sampling(
     if not 1 <= num_delete < num_live:
         raise ValueError(
             "`num_delete` must be at least 1 and less than `num_live`; got "
-            f"{num_delete} and {num_live}."
+            f"{num_delete} and {num_live}. {_faq.numbers}"
         )
     spread = blocks_over(devices, num_delete, "points that are replaced at once (`num_delete`)")
     key_draws, key_steps, key_weights = jax.random.split(lean(key), 3)
@@ -180,7 +185,8 @@ def _refuse(flags: NonFinite, what: str) -> None:
                 raise FloatingPointError(
                     f"log density {kind} at site `{site}` for {wrong.sum()} of {wrong.size} {what}, the "
                     f"first is number {int(np.argmax(wrong))}. Points are ordered by their likelihood, which "
-                    "such values have no place in: bound it, or give -inf where the density is 0."
+                    "such values have no place in: bound it, or give -inf where the density is "
+                    f"0. {_faq.error_infinite}"
                 )
 
 

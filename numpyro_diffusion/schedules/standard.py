@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .. import _faq
 from .._arguments import whole_number
 from .._typing import Array, Scalar
 from .._written import one_line
@@ -106,7 +107,8 @@ class VariancePreserving(AbstractSchedule):
         if not 0 < self.beta_min <= self.beta_max:
             raise ValueError(
                 "`VariancePreserving` expects 0 < beta_min <= beta_max; got "
-                f"beta_min={self.beta_min}, beta_max={self.beta_max}. Swap or raise them."
+                f"beta_min={self.beta_min}, beta_max={self.beta_max}. Swap or raise "
+                f"them. {_faq.schedules}"
             )
 
     def __call__(self, t):
@@ -141,7 +143,8 @@ class VarianceExploding(AbstractSchedule):
         if not 0 < self.sigma_min < self.sigma_max:
             raise ValueError(
                 "`VarianceExploding` expects 0 < sigma_min < sigma_max; got "
-                f"sigma_min={self.sigma_min}, sigma_max={self.sigma_max}. Swap or raise them."
+                f"sigma_min={self.sigma_min}, sigma_max={self.sigma_max}. Swap or raise "
+                f"them. {_faq.schedules}"
             )
 
     def __call__(self, t):
@@ -205,13 +208,13 @@ def log_snr_grid(schedule: AbstractSchedule, num_levels: int, t_min: float, t_ma
     if not 0 <= t_min < t_max <= 1:
         raise ValueError(
             f"levels run from t_max down to t_min with 0 <= t_min < t_max <= 1; got t_min={t_min}, "
-            f"t_max={t_max}. Did you pass them in data-to-noise order?"
+            f"t_max={t_max}. Did you pass them in data-to-noise order? {_faq.schedules}"
         )
     ends = jnp.stack([schedule.log_snr(jnp.asarray(t)) for t in (t_max, t_min)])
     if not bool(jnp.all(jnp.isfinite(ends))):
         raise ValueError(
             f"log-SNR must be finite at both ends; got {ends} at t = {t_max}, {t_min}. "
-            "Move the ends inside (0, 1)."
+            f"Move the ends inside (0, 1). {_faq.schedules}"
         )
     inner = jax.vmap(schedule.time)(jnp.linspace(ends[0], ends[1], num_levels + 1))
     return inner.at[0].set(t_max).at[-1].set(t_min)

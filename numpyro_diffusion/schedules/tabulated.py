@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .. import _faq
 from .._typing import Array
 from .standard import AbstractSchedule
 
@@ -40,11 +41,12 @@ class Tabulated(AbstractSchedule):
         if values.ndim != 1 or len(values) < 2 or not np.isfinite(values).all():
             raise ValueError(
                 "`Tabulated` expects at least 2 finite values of the log-SNR, shape (K,); got shape "
-                f"{values.shape}. Leave out a last step without any signal."
+                f"{values.shape}. Leave out a last step without any signal. {_faq.schedules}"
             )
         if not np.all(np.diff(values) < 0):
             raise ValueError(
-                "`Tabulated` expects log-SNRs that fall with time, from data to noise."
+                "`Tabulated` expects log-SNRs that fall with time, from data to "
+                f"noise. {_faq.schedules}"
             )
 
     def __call__(self, t):
@@ -75,7 +77,7 @@ def from_betas(betas) -> Tabulated:
     if not np.all((betas > 0) & (betas < 1)):
         raise ValueError(
             f"`from_betas` expects betas in (0, 1); got {betas.min():g} to {betas.max():g}. A step that "
-            "leaves no signal has no log-SNR: leave it out."
+            f"leaves no signal has no log-SNR: leave it out. {_faq.schedules}"
         )
     return Tabulated(_log_snrs(betas))
 

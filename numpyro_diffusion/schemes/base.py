@@ -5,6 +5,7 @@ from typing import Any
 
 import equinox as eqx
 
+from .. import _faq
 from .._arguments import check_instance
 from .._typing import PRNGKey
 from .._written import one_line
@@ -72,7 +73,8 @@ def check_scheme(scheme: Any) -> None:
         if isinstance(scheme, type) or not callable(scheme):
             raise
         raise TypeError(
-            f"{error} If it makes a `FeynmanKac` from a bridge, let it be the `__call__(self, bridge, "
-            "key=None, *, progress_bar=False)` of a subclass of `nd.schemes.AbstractScheme`; or run it by "
-            "`nd.run_smc(key, scheme(bridge))`."
+            f"{_faq.bare(error)} If it makes a `FeynmanKac` from a bridge, let it be the "
+            "`__call__(self, bridge, key=None, *, progress_bar=False)` of a subclass of "
+            "`nd.schemes.AbstractScheme`; or run it by "
+            f"`nd.run_smc(key, scheme(bridge))`. {_faq.kinds}"
         ) from None

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
+from .. import _faq
 from .._arguments import whole_number
 from .._prng import lean
 from .._progress import progress
@@ -44,7 +45,7 @@ def _inner(given: Any) -> Moves:
         raise ValueError(
             "`BlackJAXTempered` has one inner kernel, for all sites, and a number of moves that is given: "
             f"`nd.schemes.Moves(joint=..., num=...)`; got {', '.join(idle) or 'num=pilot'} too. For moves by "
-            "site give `nd.moves.sequence(nd.moves.on_sites(...), ...)`."
+            f"site give `nd.moves.sequence(nd.moves.on_sites(...), ...)`. {_faq.moves}"
         )
     return moves
 
@@ -85,7 +86,7 @@ class BlackJAXTempered(AbstractScheme):
         if not isinstance(self.levels, PowerLevel):
             raise TypeError(
                 "`levels` of `BlackJAXTempered` are those of an earlier run of its own, in `result.levels`, "
-                f"or `None`; got {type(self.levels).__name__}."
+                f"or `None`; got {type(self.levels).__name__}. {_faq.levels}"
             )
         power, after = np.asarray(self.levels.power), np.asarray(self.levels.next_power)
         if (
@@ -96,7 +97,7 @@ class BlackJAXTempered(AbstractScheme):
         ):
             raise ValueError(
                 "the powers of the likelihood must rise without gaps from 0, where particles come from the "
-                f"prior, to 1; got {power} -> {after}."
+                f"prior, to 1; got {power} -> {after}. {_faq.levels}"
             )
 
     def __call__(
@@ -117,13 +118,14 @@ class BlackJAXTempered(AbstractScheme):
         if bridge.proposal is not None:
             raise ValueError(
                 "`BlackJAXTempered` starts from draws of the prior, and the bridge from a proposal. Use "
-                "`nd.schemes.DataTempered()`, or a bridge without a proposal."
+                f"`nd.schemes.DataTempered()`, or a bridge without a proposal. {_faq.exact_draws}"
             )
         if bridge.diffusion_sites and not bridge.exact_prior:
             raise ValueError(
                 "`BlackJAXTempered` starts from exact draws of the prior; got a learned prior at "
                 f"{list(bridge.diffusion_sites)}. Use `nd.LikelihoodTempered()`, which brings a cloud down "
-                "from noise, or `numpyro.handlers.reparam(model, config={site: nd.NoiseReparam()})`."
+                "from noise, or `numpyro.handlers.reparam(model, "
+                f"config={{site: nd.NoiseReparam()}})`. {_faq.exact_draws}"
             )
         chain = PowerChain(bridge, self.moves.joint, self.moves.num)  # type: ignore[arg-type]
         shapes = jax.eval_shape(bridge.sample_prior, jax.random.key(0))
@@ -135,7 +137,8 @@ class BlackJAXTempered(AbstractScheme):
         elif np.shape(levels.scale)[1] != size:
             raise ValueError(
                 f"the frozen levels hold scales of {np.shape(levels.scale)[1]} coordinates, but a position "
-                f"of this model has {size}. Levels are for one model: let a pilot choose new ones."
+                f"of this model has {size}. Levels are for one model: let a pilot choose new "
+                f"ones. {_faq.levels}"
             )
         return FeynmanKac(
             chain.init,
@@ -167,7 +170,8 @@ class BlackJAXTempered(AbstractScheme):
             if not np.isfinite(np.asarray(state.weights)).all():
                 raise PilotError(
                     f"every pilot particle has weight 0 at power {float(row.power):.3g} of the likelihood. "
-                    "Look at the likelihood at draws from the prior: is it finite there?"
+                    "Look at the likelihood at draws from the prior: is it finite "
+                    f"there? {_faq.pilot_weights}"
                 )
             bar.n = round(100 * power)
             bar.refresh()
@@ -177,7 +181,8 @@ class BlackJAXTempered(AbstractScheme):
                 raise PilotError(
                     f"{self.pilot.max_levels} levels did not suffice: the pilot stands at power "
                     f"{power:.3g} of the likelihood. Raise `max_levels` of `pilot`, lower its "
-                    "`conditional_ess`, or use `nd.Annealed()`, which comes through noise levels."
+                    "`conditional_ess`, or use `nd.Annealed()`, which comes through noise "
+                    f"levels. {_faq.pilot_levels}"
                 )
         bar.close()
         return jax.tree.map(lambda *leaves: jax.device_put(np.stack(leaves)), *rows)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from .. import _faq
 from .._arguments import whole_number
 from ..bridge import Bridge
 from .base import check_scheme
@@ -23,7 +24,8 @@ def check_tuned(who: str, scheme: Any) -> None:
         raise TypeError(
             f"`{who}` takes the moves, the transport and the levels of a scheme apart, so that it expects a "
             f"`TunedScheme`; `{type(scheme).__name__}` is an `AbstractScheme` with no more than a call. Run "
-            "that with `nd.SMC` or `nd.run_smc`, or use `nd.ReverseDiffusion()` or `nd.Annealed()` here."
+            "that with `nd.SMC` or `nd.run_smc`, or use `nd.ReverseDiffusion()` or "
+            f"`nd.Annealed()` here. {_faq.moves}"
         )
 
 
@@ -46,24 +48,25 @@ def check_choices(
     if joint_moves and num == 0:
         raise ValueError(
             f"`{name}` goes on by joint moves, so their number must be at least 1; got 0. Weights alone are "
-            "`nd.ReverseDiffusion(moves=0)`."
+            f"`nd.ReverseDiffusion(moves=0)`. {_faq.moves}"
         )
     if joint_moves is False and num != 0:
         raise ValueError(
             f"`{name}` makes no joint moves, since no density would accept them; got {num}. Moves of "
-            "the other sites are `nd.schemes.Moves(num=0, other=..., num_other=...)`."
+            "the other sites are `nd.schemes.Moves(num=0, other=..., "
+            f"num_other=...)`. {_faq.moves}"
         )
     if isinstance(inflation, float | int) and inflation < 1:
         raise ValueError(
             f"`inflation` widens the proposals, so it is at least 1; got {inflation}. Narrow proposals "
-            "give rare huge weights."
+            f"give rare huge weights. {_faq.numbers}"
         )
     if isinstance(levels, Level):
         check_levels(levels, start)
     elif isinstance(levels, bool) or not (levels is None or isinstance(levels, int)):
         raise TypeError(
             f"`levels` of `{name}` is a number, frozen levels or `None`; got {type(levels).__name__}. "
-            "The levels of an earlier run are in its `result.levels`."
+            f"The levels of an earlier run are in its `result.levels`. {_faq.levels}"
         )
     elif levels is not None:
         whole_number("levels", levels, 1)
@@ -74,5 +77,5 @@ def check_has_diffusion(scheme: TunedScheme, bridge: Bridge) -> None:
     if not bridge.diffusion_sites:
         raise ValueError(
             f"`{type(scheme).__name__}` needs a diffusion site, and the model has none. Use `Annealed`, "
-            "which is then likelihood tempering."
+            f"which is then likelihood tempering. {_faq.blocks}"
         )

@@ -12,6 +12,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .. import _faq
 from .._arguments import plain
 from .._typing import Array
 from ..bridge import Bridge, PathBridge, Seen
@@ -68,7 +69,8 @@ class ScoreComposition(TunedScheme):
         if single:
             raise ValueError(
                 f"`ScoreComposition` expects compositions, such as `e1 + e2` or `2.0 * e`; sites "
-                f"{single} have one part each. Write `1.0 * energy`, or use `Twisted`."
+                f"{single} have one part each. Write `1.0 * energy`, or use "
+                f"`Twisted`. {_faq.compositions}"
             )
         transport = Corrected(self.correction, self.inflation)
         return Kernels(bridge, self.moves, transport)

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import equinox as eqx
 
+from .. import _faq
 from ..bridge import Bridge
 from ..smc import Claims
 from ..smc.moves import hmc
@@ -55,7 +56,7 @@ class DataTempered(TunedScheme):
         if isinstance(self.levels, int):
             raise TypeError(
                 "`levels` of `DataTempered` is `None` or frozen levels, since an even grid of noise "
-                f"levels says nothing of the likelihood; got {self.levels}."
+                f"levels says nothing of the likelihood; got {self.levels}. {_faq.levels}"
             )
         check_choices(self, joint_moves=True, start=0.0)
 
@@ -69,7 +70,8 @@ class DataTempered(TunedScheme):
         if not bridge.exact_prior:
             raise ValueError(
                 "`DataTempered` starts from draws of the prior, and the energy of this bridge has no exact "
-                "ones. Start with `Annealed()` or `LikelihoodTempered()`; `SMC.update` goes on from there."
+                "ones. Start with `Annealed()` or `LikelihoodTempered()`; `SMC.update` goes on "
+                f"from there. {_faq.exact_draws}"
             )
         return Kernels(bridge, self.moves, Carry(), from_prior=True)
 

@@ -2,6 +2,7 @@ r"""Denoising diffusion restoration models (DDRM)."""
 
 import jax.numpy as jnp
 
+from .. import _faq
 from .restoration import AbstractRestoration, Draw
 
 __all__ = ["DDRM"]
@@ -47,7 +48,7 @@ class DDRM(AbstractRestoration):
             if value is not None and not 0 < value <= 1:
                 raise ValueError(
                     f"`{name}` of `DDRM` is a number above 0 and at most 1; got {value}. Published are 0.85"
-                    " and 1."
+                    f" and 1. {_faq.numbers}"
                 )
 
     def draw(self, at, published):

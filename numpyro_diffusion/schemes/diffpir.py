@@ -2,6 +2,7 @@ r"""Denoising diffusion models for plug-and-play image restoration (DiffPIR)."""
 
 import jax.numpy as jnp
 
+from .. import _faq
 from .restoration import AbstractRestoration, Draw
 
 __all__ = ["DiffPIR"]
@@ -31,13 +32,14 @@ class DiffPIR(AbstractRestoration):
     def __check_init__(self):
         if not self.strength > 0:
             raise ValueError(
-                f"`strength` of `DiffPIR` must be positive; got {self.strength}. Try 1."
+                f"`strength` of `DiffPIR` must be positive; got {self.strength}. Try "
+                f"1. {_faq.numbers}"
             )
         if self.zeta is not None and not 0 < self.zeta <= 1:
             raise ValueError(
                 f"`zeta` of `DiffPIR` is a share above 0 and at most 1, or `None`; got "
                 f"{self.zeta}. Published are"
-                " 0.1 to 1."
+                f" 0.1 to 1. {_faq.numbers}"
             )
 
     def draw(self, at, published):

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
+from .. import _faq
 from .._typing import Array, Position, Scalar
 from ..bridge import Bridge
 from .guided import Guided
@@ -44,7 +45,8 @@ class EnsembleKalman(AbstractProposal):
     def __check_init__(self):
         if not self.ridge > 0:
             raise ValueError(
-                f"`ridge` of `EnsembleKalman` must be positive; got {self.ridge}. Try 1e-3."
+                f"`ridge` of `EnsembleKalman` must be positive; got {self.ridge}. Try "
+                f"1e-3. {_faq.numbers}"
             )
 
     def over(self, sampler, bridge):
@@ -52,7 +54,8 @@ class EnsembleKalman(AbstractProposal):
             raise ValueError(
                 "`EnsembleKalman` reads predictions and noise off a NumPyro model; the bridge "
                 "of `from_energy` has"
-                " a log likelihood alone. Use `from_model`, or `Twisted(twist=nd.twists.BlackBox())`."
+                " a log likelihood alone. Use `from_model`, or "
+                f"`Twisted(twist=nd.twists.BlackBox())`. {_faq.operator}"
             )
         return Kalman(sampler, self.ridge)
 

@@ -6,7 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .. import _faq
 from .._arguments import whole_number
+from .._records import record, record_page
 from .._typing import Array, Position
 from ..bridge import Bridge
 from ..smc.preconditioner import Preconditioner
@@ -45,6 +47,9 @@ class Level(NamedTuple):
     curvature: Any = None
     floor: dict[str, Array] = {}
     next_floor: dict[str, Array] = {}
+
+    __repr__ = record
+    _repr_html_ = record_page
 
     @classmethod
     def by_hand(
@@ -94,7 +99,8 @@ def check_fit(levels: Level, bridge: Bridge) -> None:
     if got != expected:
         raise ValueError(
             f"the frozen levels hold scales of shapes {got}, but the sites of this model are {expected}, "
-            "in unconstrained space. Levels are for one model: let a pilot choose new ones."
+            "in unconstrained space. Levels are for one model: let a pilot choose new "
+            f"ones. {_faq.levels}"
         )
 
 
@@ -109,17 +115,17 @@ def check_levels(levels: Level, start: float = 1.0) -> None:
     if clock.ndim != 1 or bool(np.any(following > clock)):
         raise ValueError(
             "`levels` must run from noise (clock 1) to data (clock 0), one entry a level; got clocks "
-            f"{clock} -> {following}. Did you pass them in data-to-noise order?"
+            f"{clock} -> {following}. Did you pass them in data-to-noise order? {_faq.levels}"
         )
     if clock[0] != start or following[-1] != 0 or bool(np.any(clock[1:] != following[:-1])):
         raise ValueError(
             f"`levels` must begin at clock {start:g}, end at clock 0 and leave no gap; got "
-            f"{clock} -> {following}."
+            f"{clock} -> {following}. {_faq.levels}"
         )
     power, next_power = np.asarray(levels.power), np.asarray(levels.next_power)
     gaps = bool(np.any(power[1:] != next_power[:-1]))
     if gaps or bool(power[0] != 0) or bool(next_power[-1] != 1):
         raise ValueError(
             "the likelihood's power must pass without gaps from 0 at the first level, where particles "
-            f"come from the prior, to 1 at the last; got {power} -> {next_power}."
+            f"come from the prior, to 1 at the last; got {power} -> {next_power}. {_faq.levels}"
         )

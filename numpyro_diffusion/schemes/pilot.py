@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .. import _faq
 from .._arguments import whole_or_none
 from .._prng import lean
 from .._progress import progress
@@ -94,7 +95,7 @@ def tune(
                     f"every pilot particle has weight 0 at level {len(rows)} (clock "
                     f"{float(row.next_clock):.3f}, likelihood power {float(row.next_power):.3g})"
                     f"{_never_finite(pilot.particles)}. Look at the likelihood at draws from the prior: "
-                    f"is it finite there?{_remedy(row)}"
+                    f"is it finite there?{_remedy(row)} {_faq.pilot_weights}"
                 )
             bar.n = round(50 * (1 - float(pilot.clock)) + 50 * float(pilot.power))
             bar.set_postfix_str(f"{len(rows)} levels", refresh=True)
@@ -102,7 +103,8 @@ def tune(
             if impossible:
                 raise PilotError(
                     f"no pilot particle is possible under {impossible}: too little of the prior's mass is. "
-                    "Try a larger `pilot`, or say what is possible by a smooth term beside the hard one."
+                    "Try a larger `pilot`, or say what is possible by a smooth term beside the "
+                    f"hard one. {_faq.pilot_impossible}"
                 )
             ends = _ends(row)
             if stand.due or interrupt.pending or ends:
@@ -119,7 +121,8 @@ def tune(
                     f"{float(pilot.clock):.3f} (1 is noise, 0 the posterior) and likelihood power "
                     f"{float(pilot.power):.3g}. The likelihood may be too sharp for the moves, or "
                     "a transport's weights uneven however close two levels are: take more `moves`, lower "
-                    "`conditional_ess` of the `pilot`, or raise its `max_levels`."
+                    "`conditional_ess` of the `pilot`, or raise its "
+                    f"`max_levels`. {_faq.pilot_levels}"
                 )
     # Stacked on the host: another number of levels compiles nothing.
     return jax.tree.map(lambda *leaves: jax.device_put(np.stack(leaves)), *rows)

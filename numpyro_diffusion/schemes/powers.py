@@ -6,6 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._records import record, record_page
 from .._typing import Array, Position, PRNGKey, Scalar
 from ..bridge import Bridge, Rest, Seen
 from ..smc.moves import Move
@@ -29,6 +30,9 @@ class PowerLevel(NamedTuple):
     next_power: Array
     step_size: Array
     scale: Array
+
+    __repr__ = record
+    _repr_html_ = record_page
 
 
 class PowerParticle(NamedTuple):

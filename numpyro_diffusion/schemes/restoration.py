@@ -14,6 +14,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .. import _faq
 from .._typing import Array, Scalar
 from .._written import one_line
 from ..bridge import Bridge, Seen
@@ -113,13 +114,14 @@ class AbstractRestoration(AbstractProposal):
                 f"`{name}` decomposes the operator of one diffusion variable with one noise "
                 f"level; the model has"
                 f" {list(bridge.diffusion_sites)}. Put a plate around one site, or use "
-                f"`Twisted(conjugate=True)`."
+                f"`Twisted(conjugate=True)`. {_faq.operator}"
             )
         if bridge.laws({}) is None:
             raise ValueError(
                 f"`{name}` reads operator and noise off a NumPyro model; the bridge of "
                 f"`from_energy` has a log"
-                " likelihood alone. Use `from_model`, or `Twisted()` without a proposal."
+                " likelihood alone. Use `from_model`, or `Twisted()` without a "
+                f"proposal. {_faq.operator}"
             )
         return Restored(sampler, self)
 
@@ -152,7 +154,8 @@ class Restored(AbstractTransport):
             raise ValueError(
                 f"draws of `{type(self.method).__name__}` have no weights of use: as published they are"
                 " `nd.schemes.unweighted(nd.Twisted(proposal=...))`. For the posterior use"
-                " `nd.Twisted(conjugate=True)` with `twist=nd.twists.NoisedObservation()`."
+                " `nd.Twisted(conjugate=True)` with "
+                f"`twist=nd.twists.NoisedObservation()`. {_faq.a_heuristic}"
             )
         assert seen is not None
         (name,) = bridge.diffusion_sites

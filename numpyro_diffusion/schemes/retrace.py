@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .. import _faq
 from .._typing import Position, PRNGKey
 from ..bridge import Bridge
 from ..smc.conditional import Path, PathModel
@@ -37,7 +38,7 @@ def way_back(transport: AbstractTransport) -> Retrace:
             f"the transport `{type(transport).__name__}` cannot go back, so that no path can be kept: its "
             "`retrace` answers with `None`. Use `ReverseDiffusion`, `Annealed` or "
             "`Twisted(conjugate=False)`; for a transport of your own, let it answer with a "
-            "`schemes.Retrace`."
+            f"`schemes.Retrace`. {_faq.moves}"
         )
     return links
 

@@ -12,6 +12,7 @@ from typing import ClassVar
 
 import equinox as eqx
 
+from .. import _faq
 from .._arguments import plain
 from ..bridge import Bridge
 from ..energies import AbstractDenoiser
@@ -81,7 +82,7 @@ class ReverseDiffusion(TunedScheme):
             if len(bridge.diffusion_sites) > 1:
                 raise ValueError(
                     f"the model has diffusion sites {bridge.diffusion_sites}; `proposal` must say of which, "
-                    "as a dict by site."
+                    f"as a dict by site. {_faq.names}"
                 )
             proposal = dict.fromkeys(bridge.diffusion_sites, proposal)
         transport = Reverse(self.covariance, self.inflation, proposal)

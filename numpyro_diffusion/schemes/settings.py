@@ -5,6 +5,7 @@ from typing import Any, ClassVar, Literal, Self
 
 import equinox as eqx
 
+from .. import _faq
 from .._arguments import check_instance, plain, whole_number
 from .._written import alike, call, written
 from ..smc.moves import Move, hmc, mala
@@ -105,7 +106,7 @@ class Pilot(_Settings):
         if self.conditional_ess is not None and not 0 < self.conditional_ess < 1:
             raise ValueError(
                 "`conditional_ess` is the share that a level keeps, in (0, 1); got "
-                f"{self.conditional_ess}. Try 0.9."
+                f"{self.conditional_ess}. Try 0.9. {_faq.numbers}"
             )
 
 

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import equinox as eqx
 
+from .. import _faq
 from .._arguments import check_counts, plain
 from ..bridge import Bridge
 from ..smc import Claims
@@ -60,7 +61,7 @@ class LikelihoodTempered(TunedScheme):
         if isinstance(self.levels, int):
             raise TypeError(
                 "`levels` of `LikelihoodTempered` is `None` or frozen levels, since an even grid of noise "
-                f"levels says nothing of the likelihood; got {self.levels}."
+                f"levels says nothing of the likelihood; got {self.levels}. {_faq.levels}"
             )
         at_the_prior = isinstance(self.levels, Level) and float(self.levels.clock[0]) == 0
         check_choices(self, joint_moves=True, start=0.0 if at_the_prior else 1.0)

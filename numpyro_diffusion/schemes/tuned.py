@@ -6,6 +6,7 @@ import equinox as eqx
 import jax
 import numpy as np
 
+from .. import _faq
 from .._typing import Position, PRNGKey
 from ..bridge import Bridge
 from ..smc import Claims, FeynmanKac
@@ -104,7 +105,8 @@ class TunedScheme(AbstractScheme):
         if bridge.proposal is not None and not self.takes_proposals:
             raise ValueError(
                 f"the bridge starts from a proposal, and `{type(self).__name__}` from noise or the prior: "
-                "its weights would be wrong. Use `nd.schemes.DataTempered()`, or a bridge without a proposal."
+                "its weights would be wrong. Use `nd.schemes.DataTempered()`, or a bridge without "
+                f"a proposal. {_faq.exact_draws}"
             )
         if isinstance(bridge, self.bridge_type):
             return
@@ -112,7 +114,7 @@ class TunedScheme(AbstractScheme):
             f"`{type(self).__name__}` needs a `{self.bridge_type.__name__}`; got a "
             f"`{type(bridge).__name__}`. Particles are weighed either by the density of the prior or by a "
             "sampler's steps (path space): make the bridge with `bridge_type=scheme.bridge_type` in "
-            "`from_model` or `from_energy`."
+            f"`from_model` or `from_energy`. {_faq.bridge_type}"
         )
 
     def evaluations_per_level(
@@ -145,7 +147,9 @@ class TunedScheme(AbstractScheme):
         if levels is not None:
             num_moves = float(np.mean(np.asarray(levels.num_moves)))
         if num_moves == "pilot":
-            raise ValueError("the pilot chose the number of moves; give `levels=result.levels`.")
+            raise ValueError(
+                f"the pilot chose the number of moves; give `levels=result.levels`. {_faq.levels}"
+            )
         if kernels.moves.joint.evaluations is None:
             return None
         moves = num_moves * kernels.moves.joint.evaluations * see
@@ -165,12 +169,12 @@ def _check_start(levels: Level, kernels: Kernels) -> None:
     if kernels.transport.needs_curvature and levels.curvature is None:
         raise ValueError(
             "the frozen levels hold no curvature, which the reverse proposals need: they are of another "
-            "scheme. Let a pilot choose new ones."
+            f"scheme. Let a pilot choose new ones. {_faq.levels}"
         )
     start = float(np.asarray(levels.clock)[0])
     if kernels.bridge.diffusion_sites and (start == 0) != kernels.from_prior:
         raise ValueError(
             f"the frozen levels begin at clock {start:g}, but the particles start from "
             f"{'exact draws of the prior' if kernels.from_prior else 'noise'}. Set `exact_draws` as in the "
-            "run that made them."
+            f"run that made them. {_faq.levels}"
         )

@@ -15,6 +15,7 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 
+from .. import _faq
 from .._arguments import plain
 from ..bridge import Bridge, PathBridge
 from ..smc import Claims
@@ -81,7 +82,8 @@ class Twisted(TunedScheme):
         if not isinstance(self.covariance, AbstractMeasured):
             raise ValueError(
                 "`Twisted` expects a covariance that is the same for all particles, since its steps are the"
-                f" prior: `Isotropic()`, `Diagonal()` or `Full()`; got {self.covariance!r}."
+                " prior: `Isotropic()`, `Diagonal()` or `Full()`; got "
+                f"{self.covariance!r}. {_faq.covariances}"
             )
         if self.proposal is None:
             return
@@ -89,11 +91,12 @@ class Twisted(TunedScheme):
             raise TypeError(
                 "`proposal` of `Twisted` is `None` for a pull along the gradient of the "
                 "likelihood, or one such as"
-                f" `nd.schemes.DDRM()`; got {self.proposal!r}."
+                f" `nd.schemes.DDRM()`; got {self.proposal!r}. {_faq.kinds}"
             )
         if self.conjugate:
             raise ValueError(
-                "`Twisted` has one proposal: set `conjugate=True`, or give a `proposal`, not both."
+                "`Twisted` has one proposal: set `conjugate=True`, or give a `proposal`, not "
+                f"both. {_faq.together}"
             )
 
     bridge_type: ClassVar[type[Bridge]] = PathBridge
@@ -114,12 +117,13 @@ class Twisted(TunedScheme):
                 f"{sorted(bridge.powers)} have "
                 "compositions, whose summed scores sample another distribution. Use "
                 "`ScoreComposition`, or a scheme "
-                "that needs energies."
+                f"that needs energies. {_faq.compositions}"
             )
         if self.conjugate and bridge.laws({}) is None:
             raise ValueError(
                 "`Twisted(conjugate=True)` reads operator and noise off a NumPyro model; the bridge of"
-                " `from_energy` has a log likelihood alone. Use `from_model`, or `conjugate=False`."
+                " `from_energy` has a log likelihood alone. Use `from_model`, or "
+                f"`conjugate=False`. {_faq.operator}"
             )
         clocks = jnp.linspace(1.0, 0.0, self.num_levels + 1)
         curvature = sampler_curvature(bridge, clocks, self.pilot.num_particles, self.covariance)

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .. import _faq
 from .._arguments import whole_number
 from .._safetensors import check_digest, check_folder, parse, write
 from .._typing import PyTree
@@ -79,7 +80,7 @@ class Checkpoint:
                 lock.close()
                 raise RuntimeError(
                     f"another run writes to the checkpoint {self.path}: expected a file of this run alone. "
-                    "Wait for it, or give another path."
+                    f"Wait for it, or give another path. {_faq.checkpoint}"
                 ) from None
             self.lock = lock
         return self
@@ -132,10 +133,13 @@ class Checkpoint:
                 told = told or f"{path} is not a checkpoint of a {self.kind}: {error}"
                 continue
             if told:
-                warnings.warn(f"{told}. The one before it, {path}, is used.", stacklevel=5)
+                warnings.warn(
+                    f"{told}. The one before it, {path}, is used. {_faq.checkpoint}", stacklevel=5
+                )
             return self._fitted(path, metadata, arrays, template)
         raise ValueError(
-            f"{told}, and there is no earlier one. Give another path, or move the file away."
+            f"{told}, and there is no earlier one. Give another path, or move the file "
+            f"away. {_faq.checkpoint}"
         )
 
     def _parsed(self, path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -151,7 +155,7 @@ class Checkpoint:
         if told:
             raise ValueError(
                 f"the checkpoint {path} is of another run: {', '.join(told)}. Go on with the model, data, "
-                "key and settings that it was made with, or give another path."
+                f"key and settings that it was made with, or give another path. {_faq.checkpoint}"
             )
         done = whole_number("done", metadata["progress"]["done"], 0)
         if not metadata["progress"]["traced"]:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .. import _faq
 from .._prng import alike
 from .._staging import brief_jit
 from .batching import over_particles, split_keys
@@ -96,18 +97,21 @@ def level_step(
         )  # an array, so that another threshold compiles nothing
         return EachParticle(model.step, resample, share, batch_size, keep, spread)
     if not model.resamples:
-        raise ValueError("waste-free clouds resample at every level; leave `chain_length` out.")
+        raise ValueError(
+            "waste-free clouds resample at every level; leave `chain_length` "
+            f"out. {_faq.chain_length}"
+        )
     if model.rejuvenate is None or model.advance is None:
         raise ValueError(
             "`chain_length` asks for waste-free clouds, but this model has no moves that leave its levels "
             "as they are: it was made by `from_kernels`, or its scheme has `moves=0` or gives no "
             "`rejuvenate` and `advance`. Use "
-            "`chain_length=None`, or a scheme with moves."
+            f"`chain_length=None`, or a scheme with moves. {_faq.chain_length}"
         )
     if num_particles % chain_length or num_particles // chain_length < 2:
         raise ValueError(
             "`chain_length` must be at least 2 and divide `num_particles` into at least 2 chains; got "
-            f"chain_length={chain_length}, num_particles={num_particles}."
+            f"chain_length={chain_length}, num_particles={num_particles}. {_faq.chain_length}"
         )
     return WasteFree(
         model.rejuvenate, model.advance, resample, batch_size, chain_length, keep, spread

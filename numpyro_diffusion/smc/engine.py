@@ -20,6 +20,7 @@ import numpy as np
 from jax.core import Tracer
 from jax.sharding import Mesh
 
+from .. import _faq
 from .._arguments import positive, whole_number, whole_or_none
 from .._finite import in_words, speak_up
 from .._prng import check_key
@@ -129,7 +130,7 @@ def run_smc(
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((key, model.levels))):
         raise TypeError(
             "`run_smc` steers its levels from the host, and cannot be traced by `jax.jit` or `jax.vmap`: "
-            "call the pure `nd.smc.sample(key, model, num_particles)` there."
+            f"call the pure `nd.smc.sample(key, model, num_particles)` there. {_faq.needs_values}"
         )
     key = check_key(key)
     deadline = None if max_seconds is None else monotonic() + positive("max_seconds", max_seconds)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax.numpy as jnp
 
+from .._records import record, record_page
 from .._typing import PRNGKey, PyTree, Scalar
 from .claims import Claims
 
@@ -45,6 +46,9 @@ class FeynmanKac(NamedTuple):
     rejuvenate: Callable[[PRNGKey, PyTree, PyTree], tuple[PyTree, Any]] | None = None
     advance: Callable[[PRNGKey, PyTree, PyTree, Any], tuple[PyTree, Scalar, Any]] | None = None
     resamples: bool = True
+
+    __repr__ = record
+    _repr_html_ = record_page
 
 
 class _Kernels(eqx.Module):

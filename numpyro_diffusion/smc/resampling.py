@@ -7,6 +7,7 @@ import blackjax.smc.resampling as resampling
 import jax
 import jax.numpy as jnp
 
+from .. import _faq
 from .._typing import Array, PRNGKey
 
 __all__ = ["check_threshold", "scheme_of", "systematic"]
@@ -62,13 +63,15 @@ def scheme_of(resampling: Any) -> Callable[[PRNGKey, Array, int], Array]:
     if isinstance(resampling, str):
         if resampling not in _SCHEMES:
             raise ValueError(
-                f"`resampling` is one of {sorted(_SCHEMES)}, or a function; got {resampling!r}."
+                f"`resampling` is one of {sorted(_SCHEMES)}, or a function; got "
+                f"{resampling!r}. {_faq.choices}"
             )
         return _SCHEMES[resampling]
     if isinstance(resampling, type) or not callable(resampling):
         raise TypeError(
             f"`resampling` is one of {sorted(_SCHEMES)}, or a function `(key, weights, num_samples) -> "
-            f"indices` such as `blackjax.smc.resampling.stratified`; got {type(resampling).__name__}."
+            "indices` such as `blackjax.smc.resampling.stratified`; got "
+            f"{type(resampling).__name__}. {_faq.choices}"
         )
     return resampling  # type: ignore[return-value]
 
@@ -81,10 +84,12 @@ def check_threshold(threshold: Any) -> float:
         TypeError: If it is no number.
     """
     if isinstance(threshold, bool | str) or threshold is None or jnp.ndim(threshold):
-        raise TypeError(f"`threshold` is a share of the particles in [0, 1]; got {threshold!r}.")
+        raise TypeError(
+            f"`threshold` is a share of the particles in [0, 1]; got {threshold!r}. {_faq.numbers}"
+        )
     if not 0 <= threshold <= 1:
         raise ValueError(
             f"`threshold` is a share of the particles in [0, 1]; got {threshold}. At 0 particles are never "
-            "resampled, at 1 at every level."
+            f"resampled, at 1 at every level. {_faq.numbers}"
         )
     return threshold

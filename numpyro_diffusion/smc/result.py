@@ -8,7 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .. import _faq
 from .._finite import in_words
+from .._records import record, record_page
 from .._typing import Array, PyTree
 from .claims import Claims
 from .described import as_page, described
@@ -41,6 +43,9 @@ class Trace(NamedTuple):
     unique_ancestors: Array
     info: Any
     parents: Array | None = None
+
+    __repr__ = record
+    _repr_html_ = record_page
 
 
 def packed(row: Trace) -> tuple[Packed, Packed, Array | None]:
@@ -191,14 +196,15 @@ def go_on(
     if state.log_weights.shape != shape:
         raise ValueError(
             f"`state` holds particles of shape {state.log_weights.shape}, but this run has {shape}. Go "
-            "on with the `num_particles` and `num_chains` that the run began with."
+            "on with the `num_particles` and `num_chains` that the run began "
+            f"with. {_faq.checkpoint}"
         )
     if identity is not None and state.identity is not None:
         told = state.identity.differences(identity)
         if told:
             raise ValueError(
                 f"`state` is of another run: {', '.join(told)}. Go on with the key, model, data and settings "
-                "that it began with, or begin anew without `state`."
+                f"that it began with, or begin anew without `state`. {_faq.checkpoint}"
             )
     cloud, info, done = state.state, state.initial_info, state.num_levels_run
     trace = state.trace
@@ -219,7 +225,7 @@ def dead_cloud(cloud: int, result: SMCResult) -> FloatingPointError:
         trace = jax.tree.map(lambda leaf: leaf[until], trace)
     error = FloatingPointError(
         f"every particle of cloud {cloud} has weight 0 at level {level}: its log density is -inf, NaN "
-        "or +inf everywhere. Look at the likelihood at draws from the prior."
+        f"or +inf everywhere. Look at the likelihood at draws from the prior. {_faq.dead_cloud}"
     )
     result = result._replace(completed=False, trace=trace)
     for kind, what in (("nan", "NaN"), ("infinite", "+inf")):

@@ -10,6 +10,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from .. import _faq
 from .._typing import PyTree
 
 __all__ = ["Spread", "blocks_over", "chains_over", "spread_over"]
@@ -49,7 +50,7 @@ class Spread:
         if wanted and self.several_hosts:
             raise ValueError(
                 f"`{wanted[0]}` is for devices of one host; got devices of several. Leave it out, or give "
-                "each host a run of its own, `devices=jax.local_devices()`."
+                f"each host a run of its own, `devices=jax.local_devices()`. {_faq.devices}"
             )
 
     def of_one_host(self) -> "Spread":
@@ -61,7 +62,8 @@ class Spread:
         if self.several_hosts:
             raise ValueError(
                 "expected devices of one host; got devices of several. Only `nd.SMC` and `run_smc` spread "
-                "one run over hosts: give each host its own chains or points, `devices=jax.local_devices()`."
+                "one run over hosts: give each host its own chains or points, "
+                f"`devices=jax.local_devices()`. {_faq.devices}"
             )
         return self
 
@@ -176,7 +178,8 @@ def spread_over(
         raise ValueError(
             f"expected clouds, or equal parts of a cloud, for each of {number} devices; got {num_chains} of "
             f"{num_particles} particles. Take a multiple of {number} clouds; or a number of clouds that "
-            f"divides {number}, with particles that {number} over that number divides; or fewer devices."
+            f"divides {number}, with particles that {number} over that number divides; or fewer "
+            f"devices. {_faq.devices}"
         )
     return Spread(several, num_chains)
 
@@ -199,7 +202,7 @@ def blocks_over(devices: Sequence[Any] | Mesh | None, count: int, what: str) -> 
     if count % len(several):
         raise ValueError(
             f"expected {what} in equal blocks for each of {len(several)} devices; got {count}. Take a "
-            f"multiple of {len(several)}, or fewer devices."
+            f"multiple of {len(several)}, or fewer devices. {_faq.devices}"
         )
     return Spread(several, 1).of_one_host()
 
@@ -213,8 +216,9 @@ def _checked(devices: Sequence[Any] | Mesh) -> list[Any]:
         several = []
     if not several or not all(isinstance(device, jax.Device) for device in several):
         raise TypeError(
-            f"`devices` must be devices or a `jax.sharding.Mesh`, such as `jax.devices()`; got {devices!r}."
+            "`devices` must be devices or a `jax.sharding.Mesh`, such as `jax.devices()`; got "
+            f"{devices!r}. {_faq.devices}"
         )
     if len(set(several)) < len(several):
-        raise ValueError(f"`devices` must differ from each other; got {several}.")
+        raise ValueError(f"`devices` must differ from each other; got {several}. {_faq.devices}")
     return several

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from .._records import record, record_page
 from .._typing import Array, PRNGKey, PyTree, Scalar
 
 __all__ = [
@@ -36,6 +37,9 @@ class SMCState(NamedTuple):
     prior_family: Array  # share of each starting particle's descendants when those levels were done
     chain_variance: Scalar  # of the log evidence, where particles are the states of chains
     lost: Scalar  # what rounding has taken from `log_evidence`
+
+    __repr__ = record
+    _repr_html_ = record_page
 
 
 def clean(log_weights: Array) -> Array:

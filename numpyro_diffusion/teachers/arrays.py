@@ -13,6 +13,7 @@ import struct
 import jax.numpy as jnp
 import numpy as np
 
+from .. import _faq
 from .._safetensors import numbers_in, parse
 from .files import MAX_BYTES, Source, read_bytes
 
@@ -50,11 +51,13 @@ def read_equinox_leaves(source: Source, *, max_bytes: int = MAX_BYTES) -> list[n
             raise ValueError(
                 f"expected the leaves of an Equinox module as `.npy` blocks; block {len(leaves)} at byte "
                 f"{at} of {len(data)} cannot be read: {error}. The file may be truncated or of another "
-                "format."
+                f"format. {_faq.unreadable}"
             ) from error
         leaves.append(leaf)
     if not leaves:
-        raise ValueError("expected the leaves of an Equinox module; the file holds none.")
+        raise ValueError(
+            f"expected the leaves of an Equinox module; the file holds none. {_faq.foreign_weights}"
+        )
     return leaves
 
 
@@ -67,7 +70,7 @@ def _end_of_json_line(data: bytes) -> int:
     except (ValueError, RecursionError) as error:
         raise ValueError(
             f"expected `.npy` blocks after a first line of JSON; that line cannot be read: {error}. The "
-            "file may be of another format."
+            f"file may be of another format. {_faq.unreadable}"
         ) from error
     return len(line) + len(newline)
 
@@ -122,5 +125,5 @@ def read_safetensors(source: Source, *, max_bytes: int = MAX_BYTES) -> dict[str,
     except ValueError as error:
         raise ValueError(
             f"expected a safetensors file; these {len(data)} bytes cannot be read: {error}. The file may "
-            "be truncated or of another format (a pickle, say)."
+            f"be truncated or of another format (a pickle, say). {_faq.unreadable}"
         ) from error

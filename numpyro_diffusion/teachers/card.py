@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .. import _faq
 from ..schedules import AbstractSchedule
 from .predictions import AbstractPrediction
 from .transforms import AbstractTransform
@@ -64,25 +65,34 @@ class PriorCard(eqx.Module):
         for name in ("name", "units", "licence", "source"):
             if not isinstance(getattr(self, name), str):
                 raise ValueError(
-                    f"`{name}` of a card must be a string; got {getattr(self, name)!r:.80}."
+                    f"`{name}` of a card must be a string; got "
+                    f"{getattr(self, name)!r:.80}. {_faq.cards}"
                 )
         if not (isinstance(self.data_range, tuple | list) and len(self.data_range) == 2):
-            raise ValueError(f"`data_range` must be two numbers; got {self.data_range!r:.80}.")
+            raise ValueError(
+                f"`data_range` must be two numbers; got {self.data_range!r:.80}. {_faq.cards}"
+            )
         low, high = self.data_range
         if not (_is_number(low) and _is_number(high) and low < high):
-            raise ValueError(f"`data_range` must rise; got {low} to {high}, in {self.units}.")
+            raise ValueError(
+                f"`data_range` must rise; got {low} to {high}, in {self.units}. {_faq.cards}"
+            )
         if not (
             isinstance(self.shape, tuple)
             and all(isinstance(n, int | np.integer) and n > 0 for n in self.shape)
         ):
-            raise ValueError(f"`shape` must hold positive integers; got {self.shape}.")
+            raise ValueError(f"`shape` must hold positive integers; got {self.shape}. {_faq.cards}")
         if not (_is_number(self.time_scale) and 0 < self.time_scale < math.inf):
-            raise ValueError(f"`time_scale` must be positive; got {self.time_scale}.")
+            raise ValueError(f"`time_scale` must be positive; got {self.time_scale}. {_faq.cards}")
         digest = self.sha256
         if digest is not None and not (isinstance(digest, str) and re.fullmatch(_DIGEST, digest)):
-            raise ValueError(f"`sha256` must be 64 hexadecimal digits; got {digest!r:.80}.")
+            raise ValueError(
+                f"`sha256` must be 64 hexadecimal digits; got {digest!r:.80}. {_faq.cards}"
+            )
         if not self.units:
-            raise ValueError("a card must name units; write 'dimensionless' if there are none.")
+            raise ValueError(
+                f"a card must name units; write 'dimensionless' if there are none. {_faq.cards}"
+            )
 
     def verified(self, data: bytes) -> Self:
         """The card with the digest of the file in it.
@@ -97,7 +107,8 @@ class PriorCard(eqx.Module):
         if self.sha256 is not None and self.sha256.lower() != digest:
             raise ValueError(
                 f"the weights of {self.name!r} should have SHA-256 {self.sha256}; these have {digest}. "
-                "They are damaged or another version: get them again, or write a card of your own."
+                "They are damaged or another version: get them again, or write a card of your "
+                f"own. {_faq.cards}"
             )
         return dataclasses.replace(self, sha256=digest)
 
@@ -115,12 +126,13 @@ class PriorCard(eqx.Module):
         low, high = self.data_range
         if data.shape[1:] != self.shape:
             raise ValueError(
-                f"{self.name!r} expects examples of shape (num, {str(self.shape)[1:-1]}); got {data.shape}."
+                f"{self.name!r} expects examples of shape (num, {str(self.shape)[1:-1]}); got "
+                f"{data.shape}. {_faq.shapes}"
             )
         if not np.all((data >= low) & (data <= high)):
             raise ValueError(
                 f"{self.name!r} expects finite values from {low:g} to {high:g} ({self.units}); got "
-                f"{data.min():g} to {data.max():g}. Convert the units first."
+                f"{data.min():g} to {data.max():g}. Convert the units first. {_faq.cards}"
             )
         return np.asarray(jax.vmap(self.transform.forward)(jnp.asarray(data)))
 

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .. import _faq
 from .._safetensors import check_finite
 from ..schedules import Tabulated
 from .arrays import read_safetensors
@@ -120,10 +121,14 @@ def _check_weights(weights: dict[str, np.ndarray], form: UNetForm, shape, embedd
         if width != embedding:
             raise ValueError(f"the embedding of time has width {width} and should have {embedding}")
     except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
-        raise ValueError(f"weights and `config.json` do not fit: {error}.") from error
+        raise ValueError(
+            f"weights and `config.json` do not fit: {_faq.bare(error)}. {_faq.foreign_weights}"
+        ) from error
     if used != set(weights):
         rest = sorted(set(weights) - used)
-        raise ValueError(f"weights that `config.json` has no place for: {rest[:5]}.")
+        raise ValueError(
+            f"weights that `config.json` has no place for: {rest[:5]}. {_faq.foreign_weights}"
+        )
 
 
 def _read_weights(model: Path, variant: str | None, max_bytes: int):
@@ -139,6 +144,7 @@ def _read_weights(model: Path, variant: str | None, max_bytes: int):
             f"no {names[0]} in {model} (working directory {Path.cwd()}), nor {names[1]} or shards of one; "
             f"it holds {there or 'no weights'}. "
             + ("Pass `variant=`, `'fp16'` for example." if there else "Download the weights.")
+            + f" {_faq.paths}"
         )
     files = _shards(model, found) if found in indices else {found: None}
     digest, weights, left = hashlib.sha256(), {}, max_bytes
@@ -149,19 +155,23 @@ def _read_weights(model: Path, variant: str | None, max_bytes: int):
         read = read_safetensors if name.endswith(".safetensors") else read_torch
         part = read(data, max_bytes=max_bytes)
         if expected is not None and (part.keys() != expected or weights.keys() & part.keys()):
-            raise ValueError(f"{name} in {model} holds other tensors than {found} says.")
+            raise ValueError(
+                f"{name} in {model} holds other tensors than {found} says. {_faq.foreign_weights}"
+            )
         weights |= part
     for name, array in weights.items():
         floating = isinstance(array, np.ndarray) and jnp.issubdtype(array.dtype, jnp.floating)
         if not (floating and isinstance(name, str)):
             raise ValueError(
                 f"expected names and tensors of floating numbers in {model}; got other objects among them "
-                f"({name!r:.80})."
+                f"({name!r:.80}). {_faq.foreign_weights}"
             )
     with np.errstate(over="ignore"):  # found again as an infinite weight
         cast = {_new_name(name): array.astype(np.float32) for name, array in weights.items()}
     if len(cast) != len(weights):
-        raise ValueError(f"{model} holds a weight under its old and its new name.")
+        raise ValueError(
+            f"{model} holds a weight under its old and its new name. {_faq.foreign_weights}"
+        )
     return digest.hexdigest(), cast
 
 
@@ -172,13 +182,17 @@ def _shards(model: Path, index: str) -> dict[str, set[str]]:
     if not isinstance(places, dict) or not all(
         isinstance(file, str) and pattern.fullmatch(file) for file in places.values()
     ):
-        raise ValueError(f"{model / index} must map names of weights to files in its folder.")
+        raise ValueError(
+            f"{model / index} must map names of weights to files in its "
+            f"folder. {_faq.foreign_weights}"
+        )
     files: dict[str, set[str]] = {}
     for name, file in places.items():
         files.setdefault(file, set()).add(name)
     if len(files) > _MAX_SHARDS:
         raise ValueError(
-            f"{model / index} names {len(files)} files; at most {_MAX_SHARDS} are read."
+            f"{model / index} names {len(files)} files; at most {_MAX_SHARDS} are "
+            f"read. {_faq.foreign_weights}"
         )
     return dict(sorted(files.items()))
 
@@ -194,9 +208,11 @@ def _read_json(path: Path, max_bytes: int = 2**20) -> dict[str, Any]:
     try:
         content = json.loads(read_bytes(path, max_bytes=max_bytes), parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not JSON: {error}.") from error
+        raise ValueError(f"{path} is not JSON: {error}. {_faq.unreadable}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} must hold a JSON object; got {type(content).__name__}.")
+        raise ValueError(
+            f"{path} must hold a JSON object; got {type(content).__name__}. {_faq.unreadable}"
+        )
     return content
 
 

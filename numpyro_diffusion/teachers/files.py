@@ -12,6 +12,8 @@ import zlib
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
+from .. import _faq
+
 __all__ = ["MAX_BYTES", "Source", "read_bytes"]
 
 MAX_BYTES = 4 * 2**30
@@ -50,12 +52,14 @@ def read_bytes(source: Source, member: str | None = None, *, max_bytes: int = MA
     if member is not None and path.is_dir():
         parts = PurePosixPath(member).parts
         if PurePosixPath(member).is_absolute() or ".." in parts:
-            raise ValueError(f"`member` must lie inside the folder {path}; got {member!r}.")
+            raise ValueError(
+                f"`member` must lie inside the folder {path}; got {member!r}. {_faq.paths}"
+            )
         path, member = path.joinpath(*parts), None
     if not path.is_file():
         raise FileNotFoundError(
             f"no file at {path} (working directory {Path.cwd()}). Weights of others do not ship with this "
-            "package: download them and pass the path."
+            f"package: download them and pass the path. {_faq.paths}"
         )
     if member is not None:
         return _read_member(path, member, max_bytes)
@@ -73,12 +77,13 @@ def _read_member(path: Path, member: str, max_bytes: int) -> bytes:
     except ZIP_ERRORS as error:
         raise ValueError(
             f"expected a folder or a zip archive (a wheel, say) that holds {member!r}; {path} is neither: "
-            f"{error}. Leave `member` out to read the file itself."
+            f"{error}. Leave `member` out to read the file itself. {_faq.paths}"
         ) from error
     with archive:
         if member not in archive.namelist():
             raise ValueError(
-                f"{path} has no member {member!r}; it holds {sorted(archive.namelist())[:20]}."
+                f"{path} has no member {member!r}; it holds "
+                f"{sorted(archive.namelist())[:20]}. {_faq.paths}"
             )
         info = archive.getinfo(member)
         _check_size(info.file_size, max_bytes, f"{member} in {path}")
@@ -86,7 +91,7 @@ def _read_member(path: Path, member: str, max_bytes: int) -> bytes:
             return archive.read(info)  # never more than the size that was declared
         except ZIP_ERRORS as error:
             raise ValueError(
-                f"{member} in {path} is damaged: {error}. Download it again."
+                f"{member} in {path} is damaged: {error}. Download it again. {_faq.unreadable}"
             ) from error
 
 
@@ -119,5 +124,5 @@ def _check_size(size: int, max_bytes: int, what: str):
     if size > max_bytes:
         raise ValueError(
             f"{what} holds {size} bytes, more than `max_bytes` = {max_bytes}. Pass a larger limit if you "
-            "trust it."
+            f"trust it. {_faq.foreign_weights}"
         )

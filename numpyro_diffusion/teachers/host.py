@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .. import _faq
 from .._arguments import whole_number
 from .._typing import Array, Scalar
 from ..energies.rough import rough_settings
@@ -103,7 +104,8 @@ class _Batches(NamedTuple):
         if output.shape != x.shape:
             raise ValueError(
                 f"the function of {self.name!r} must return the shape {x.shape} of its input; got "
-                f"{output.shape}. Keep the batch axis, and drop what is not the prediction."
+                f"{output.shape}. Keep the batch axis, and drop what is not the "
+                f"prediction. {_faq.network}"
             )
         return output
 
@@ -111,5 +113,5 @@ class _Batches(NamedTuple):
 def _no_gradient(primals, tangents):
     raise TypeError(
         "a `HostTeacher` has no gradient: what runs outside JAX cannot be differentiated by it. Distil it "
-        "into an energy (`distill`), or use schemes that need values alone."
+        f"into an energy (`distill`), or use schemes that need values alone. {_faq.score_only}"
     )

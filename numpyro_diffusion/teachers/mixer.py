@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .. import _faq
 from .._typing import Array, Scalar
 
 __all__ = ["MixerBlock", "MixerLayers", "MixerNet", "MixerNorm"]
@@ -91,7 +92,8 @@ class MixerNet(eqx.Module):
         num_blocks, odd = divmod(len(leaves) - 7, 12)
         if num_blocks < 1 or odd or leaves[-1].ndim != 0:
             raise ValueError(
-                f"expected 7 + 12 leaves a block of a mixer, the last a number; got {len(leaves)} leaves."
+                f"expected 7 + 12 leaves a block of a mixer, the last a number; got {len(leaves)} "
+                f"leaves. {_faq.foreign_weights}"
             )
         rest = iter(leaves)
         take = lambda: jnp.asarray(next(rest))
@@ -131,4 +133,7 @@ class MixerNet(eqx.Module):
         got = [leaf.shape for leaf in jax.tree.leaves(self)]
         if got != expected or not self.time_max > 0:
             wrong = [f"{g} for {e}" for g, e in zip(got, expected, strict=True) if g != e]
-            raise ValueError(f"leaves of a mixer on a square image do not fit: {wrong[:4]}.")
+            raise ValueError(
+                "leaves of a mixer on a square image do not fit: "
+                f"{wrong[:4]}. {_faq.foreign_weights}"
+            )

@@ -9,12 +9,15 @@ import abc
 import equinox as eqx
 
 from .._typing import Array, Scalar
+from .._written import one_line
 
 __all__ = ["AbstractPrediction", "Denoised", "FlowVelocity", "Noise", "Score", "Velocity"]
 
 
 class AbstractPrediction(eqx.Module):
     r"""A map from a network's output to $\hat x_0 = \mathbb{E}[x_0 \mid x_t]$."""
+
+    __repr__ = one_line
 
     @abc.abstractmethod
     def __call__(self, output: Array, x: Array, alpha_t: Scalar, sigma_t: Scalar) -> Array:

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .. import _faq
 from .._arguments import whole_numbers
 from .._typing import Array, PRNGKey, Scalar
 from ..energies import AbstractDenoiser, InnerProductEnergy
@@ -119,10 +120,12 @@ def student_of(teacher: Teacher, data, *, noise_min: float, noise_max: float) ->
     if data.shape[1:] != teacher.shape or len(data) < 2 or not np.isfinite(data).all():
         raise ValueError(
             f"`student_of` expects at least 2 finite examples of shape (num, {str(teacher.shape)[1:-1]}); "
-            f"got {data.shape}."
+            f"got {data.shape}. {_faq.examples}"
         )
     if not 0 < noise_min < noise_max:
-        raise ValueError(f"expected 0 < noise_min < noise_max; got {noise_min}, {noise_max}.")
+        raise ValueError(
+            f"expected 0 < noise_min < noise_max; got {noise_min}, {noise_max}. {_faq.schedules}"
+        )
     mean, scale = data.mean(0), float(np.sqrt(data.var(0).mean()))
     net = TeacherBackbone(teacher, jnp.asarray(mean), scale)
     schedule = VariancePreserving()

@@ -6,6 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .. import _faq
 from .._typing import Array, Params, Scalar
 from ..energies.rough import rough_settings
 from .base import AbstractTeacher
@@ -64,7 +65,7 @@ class Teacher(AbstractTeacher):
         if output.shape != card.shape:
             raise ValueError(
                 f"the network of {card.name!r} must return the shape {card.shape} of one example; got "
-                f"{output.shape}. Drop or add channels in a function around it."
+                f"{output.shape}. Drop or add channels in a function around it. {_faq.network}"
             )
 
     def output(self, x: Array, t: Scalar) -> Array:
@@ -80,6 +81,7 @@ def demand_card(name: str, card: PriorCard) -> PriorCard:
     if not isinstance(card, PriorCard):
         raise TypeError(
             f"`{name}` expects a `PriorCard` with units, schedule and prediction; got "
-            f"{type(card).__name__}. What a network's numbers mean is not in its weights."
+            f"{type(card).__name__}. What a network's numbers mean is not in its "
+            f"weights. {_faq.cards}"
         )
     return card

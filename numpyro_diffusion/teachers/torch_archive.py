@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from .. import _faq
 from .._safetensors import numbers_in
 from .files import MAX_BYTES, ZIP_ERRORS, Source, open_zip, read_bytes
 from .torch_pickle import Name, interpret
@@ -71,7 +72,7 @@ def read_torch(source: Source, *, max_bytes: int = MAX_BYTES) -> dict[str, Any]:
         raise ValueError(
             f"expected a zip archive of tensors written by `torch.save`; these {len(data)} bytes cannot be "
             f"used: {error}. In PyTorch 1.6 or newer, where you trust the file, write the tensors alone: "
-            "`torch.save(model.state_dict(), path)`."
+            f"`torch.save(model.state_dict(), path)`. {_faq.unreadable}"
         ) from error
 
 

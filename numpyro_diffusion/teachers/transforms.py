@@ -12,13 +12,17 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .. import _faq
 from .._typing import Array, Scalar
+from .._written import one_line
 
 __all__ = ["AbstractTransform", "Affine", "Identity", "LogScale"]
 
 
 class AbstractTransform(eqx.Module):
     r"""An invertible map $y = T(x)$, entry by entry, for one example."""
+
+    __repr__ = one_line
 
     @abc.abstractmethod
     def forward(self, x: Array) -> Array:
@@ -83,7 +87,7 @@ class Affine(AbstractTransform):
 
     def __check_init__(self):
         if not self.scale > 0:
-            raise ValueError(f"`Affine` expects a positive scale; got {self.scale}.")
+            raise ValueError(f"`Affine` expects a positive scale; got {self.scale}. {_faq.numbers}")
 
     def forward(self, x):
         return (x - self.shift) / self.scale
@@ -114,7 +118,8 @@ class LogScale(AbstractTransform):
     def __check_init__(self):
         if not (self.offset > 0 and self.scale > 0):
             raise ValueError(
-                f"`LogScale` expects a positive offset and scale; got {self.offset}, {self.scale}."
+                f"`LogScale` expects a positive offset and scale; got {self.offset}, "
+                f"{self.scale}. {_faq.numbers}"
             )
 
     def forward(self, x):

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from .. import _faq
 from .unet import UNetForm
 
 __all__ = ["unet_form"]
@@ -102,36 +103,48 @@ def unet_form(config: dict[str, Any], sample_size) -> tuple[UNetForm, tuple[int,
         ValueError: If an option is not known, or is of the wrong kind.
     """
     if config.get("_class_name") != "UNet2DModel":
-        raise ValueError(f"expected a UNet2DModel; got {config.get('_class_name')!r:.80}.")
+        raise ValueError(
+            f"expected a UNet2DModel; got {config.get('_class_name')!r:.80}. {_faq.foreign_weights}"
+        )
     given = {name: value for name, value in config.items() if not name.startswith("_")}
     unknown = sorted(set(given) - set(_OPTIONS))
     if unknown:
-        raise ValueError(f"options of the U-Net that are not supported: {unknown[:10]}.")
+        raise ValueError(
+            f"options of the U-Net that are not supported: {unknown[:10]}. {_faq.foreign_weights}"
+        )
     options = {name: default for name, (default, _) in _OPTIONS.items()} | given
     for name, (_, kind) in _OPTIONS.items():
         if not kind.holds(options[name]):
             raise ValueError(
-                f"{name}={options[name]!r:.80} is not supported; expected {kind.words}."
+                f"{name}={options[name]!r:.80} is not supported; expected "
+                f"{kind.words}. {_faq.foreign_weights}"
             )
     shape = _shape(options, sample_size)
     if options["out_channels"] != options["in_channels"]:
         raise ValueError(
             f"the U-Net maps {options['in_channels']} channels to {options['out_channels']}: learned "
-            "variances and conditions are not supported."
+            f"variances and conditions are not supported. {_faq.foreign_weights}"
         )
     blocks = {}
     for name, kind in (("down_block_types", "Down"), ("up_block_types", "Up")):
         for block in options[name]:
             if block not in _BLOCKS or kind not in block:
                 raise ValueError(
-                    f"{block!r:.80} in {name} is not supported; known are {sorted(_BLOCKS)}."
+                    f"{block!r:.80} in {name} is not supported; known are "
+                    f"{sorted(_BLOCKS)}. {_faq.foreign_weights}"
                 )
         blocks[name] = tuple(_BLOCKS[block] for block in options[name])
     widths = tuple(options["block_out_channels"])
     if not len(widths) == len(blocks["down_block_types"]) == len(blocks["up_block_types"]):
-        raise ValueError("the U-Net must have as many blocks down as up, and a width for each.")
+        raise ValueError(
+            "the U-Net must have as many blocks down as up, and a width for "
+            f"each. {_faq.foreign_weights}"
+        )
     if not widths[0] // 2 > options["freq_shift"]:
-        raise ValueError(f"freq_shift={options['freq_shift']} leaves no frequencies of time.")
+        raise ValueError(
+            f"freq_shift={options['freq_shift']} leaves no frequencies of "
+            f"time. {_faq.foreign_weights}"
+        )
     options["block_out_channels"] = widths
     form = UNetForm(
         down_attention=blocks["down_block_types"],
@@ -146,11 +159,19 @@ def unet_form(config: dict[str, Any], sample_size) -> tuple[UNetForm, tuple[int,
 def _shape(options: dict[str, Any], sample_size) -> tuple[int, ...]:
     size = options["sample_size"] if sample_size is None else sample_size
     if size is None:
-        raise ValueError("`config.json` has no sample_size; pass `sample_size=(height, width)`.")
+        raise ValueError(
+            "`config.json` has no sample_size; pass `sample_size=(height, "
+            f"width)`. {_faq.foreign_weights}"
+        )
     size = (size, size) if type(size) is int else size
     if not (isinstance(size, list | tuple) and len(size) == 2 and all(map(_COUNT.holds, size))):
-        raise ValueError(f"`sample_size` must be height and width of an image; got {size!r:.80}.")
+        raise ValueError(
+            "`sample_size` must be height and width of an image; got "
+            f"{size!r:.80}. {_faq.foreign_weights}"
+        )
     shape = (options["in_channels"], *size)
     if math.prod(shape) > _MAX_SIZE:
-        raise ValueError(f"an example of shape {shape} has more than {_MAX_SIZE} numbers.")
+        raise ValueError(
+            f"an example of shape {shape} has more than {_MAX_SIZE} numbers. {_faq.foreign_weights}"
+        )
     return shape

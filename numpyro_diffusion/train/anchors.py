@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from .._arguments import whole_number, whole_numbers
+from .._records import record, record_page
 from .._typing import Array, PRNGKey, Scalar
 from ..energies import AbstractDenoiser, AbstractEnergy
 from ..energies.reverse import reverse_process
@@ -31,6 +32,9 @@ class Anchors(NamedTuple):
     points: Array
     times: Array
     log_densities: Array
+
+    __repr__ = record
+    _repr_html_ = record_page
 
 
 def score_log_density(

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .. import _faq
 from .._safetensors import check_digest, check_finite, check_folder, parse, write
 from .._typing import PyTree
 
@@ -94,7 +95,8 @@ def read_progress(path: str | os.PathLike, start: Progress, settings: dict[str, 
             raise ValueError("settings that are none")
     except (OSError, ValueError, KeyError, RecursionError) as error:
         raise ValueError(
-            f"{path} is not a checkpoint of `fit`: {error}. Give another path, or move the file away."
+            f"{path} is not a checkpoint of `fit`: {error}. Give another path, or move the file "
+            f"away. {_faq.checkpoint}"
         ) from error
     expected = json.loads(json.dumps(settings))
     if version == _FIRST:
@@ -105,7 +107,7 @@ def read_progress(path: str | os.PathLike, start: Progress, settings: dict[str, 
         told = ", ".join(f"{n} is {found.get(n)!r:.80}, not {expected.get(n)!r:.80}" for n in names)
         raise ValueError(
             f"the checkpoint {path} is of another run: {told}. Go on with the settings it was made with, "
-            "or give another path."
+            f"or give another path. {_faq.checkpoint}"
         )
     leaves, structure = jax.tree.flatten((start.carry, start.best))
     fits = arrays.keys() == {str(i) for i in range(len(leaves))} and all(
@@ -115,13 +117,15 @@ def read_progress(path: str | os.PathLike, start: Progress, settings: dict[str, 
     if not fits:
         raise ValueError(
             f"the checkpoint {path} holds other arrays than this energy and optimiser have. Start from the "
-            "same energy, or give another path."
+            f"same energy, or give another path. {_faq.checkpoint}"
         )
     ordered = [arrays[str(i)] for i in range(len(leaves))]
     try:
         check_finite(zip(_names(start), ordered, strict=True))
     except ValueError as error:
-        raise ValueError(f"the checkpoint {path} cannot be used: {error}") from error
+        raise ValueError(
+            f"the checkpoint {path} cannot be used: {_faq.bare(error)} {_faq.checkpoint}"
+        ) from error
     carry, best = jax.tree.unflatten(structure, [jnp.asarray(array) for array in ordered])
     return Progress(carry=carry, best=best, **rest)
 

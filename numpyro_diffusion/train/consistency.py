@@ -27,6 +27,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .. import _faq
 from .._arguments import whole_or_none
 from .._typing import Array, PRNGKey, Scalar
 from ..energies import AbstractDenoiser, AbstractEnergy
@@ -136,7 +137,10 @@ def step_errors(
 def _starts(energy, key: PRNGKey, data: Array, step: float, levels: Levels) -> tuple[Array, Array]:
     """Log noise levels with room for a step above them, and data noised to them."""
     if not step > 0:
-        raise ValueError(f"`step` must be a positive difference of log noise; got {step}. Try 0.1.")
+        raise ValueError(
+            f"`step` must be a positive difference of log noise; got {step}. Try "
+            f"0.1. {_faq.numbers}"
+        )
     key_level, key_noise = jax.random.split(key)
     low, high = log_levels(energy, jnp.asarray([energy.t_min, energy.t_max]))
     drawn = log_levels(energy, levels(key_level, energy, len(data)))

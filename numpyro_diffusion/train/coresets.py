@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from .. import _faq
+from .._records import record, record_page
 from .._typing import PRNGKey
 
 __all__ = ["Coreset", "coreset"]
@@ -33,6 +35,9 @@ class Coreset(NamedTuple):
     distance: float
     radius: float
     target: str
+
+    __repr__ = record
+    _repr_html_ = record_page
 
 
 def coreset(key: PRNGKey, features, share: float, *, method: str = "sample") -> Coreset:
@@ -76,12 +81,16 @@ def coreset(key: PRNGKey, features, share: float, *, method: str = "sample") -> 
     if rows.ndim == 0 or rows.size == 0 or not np.isfinite(rows).all():
         raise ValueError(
             "`features` must be finite numbers of shape (num, ...), one row an example; got shape "
-            f"{rows.shape}{' with NaN or infinite entries' if rows.size else ''}."
+            f"{rows.shape}{' with NaN or infinite entries' if rows.size else ''}. {_faq.finite}"
         )
     if not 0 < share <= 1:
-        raise ValueError(f"`share` must be in (0, 1], a share of the examples; got {share}.")
+        raise ValueError(
+            f"`share` must be in (0, 1], a share of the examples; got {share}. {_faq.numbers}"
+        )
     if method not in _METHODS:
-        raise ValueError(f"`method` must be one of {', '.join(_METHODS)}; got {method!r}.")
+        raise ValueError(
+            f"`method` must be one of {', '.join(_METHODS)}; got {method!r}. {_faq.choices}"
+        )
     rows = rows.reshape(len(rows), -1)
     choose, target = _METHODS[method]
     indices, weights = choose(key, rows, max(1, round(share * len(rows))))

@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .. import _faq
 from .._typing import Array, PRNGKey, Scalar
 from ..energies import (
     AbstractDenoiser,
@@ -93,7 +94,7 @@ def from_teacher(
     if not eqx.tree_equal(parts(student), parts(teacher.base)):
         raise ValueError(
             "student and teacher must share mean, scales and basis, or the teacher's weights mean "
-            "something else; make both with `from_data` of the same data."
+            f"something else; make both with `from_data` of the same data. {_faq.together}"
         )
     return eqx.tree_at(lambda e: e.net, student, Scaled(teacher.net, factor))
 
@@ -129,15 +130,17 @@ def distill(
     if not isinstance(student, AbstractEnergy):
         raise TypeError(
             f"`distill` expects an energy as student; got {type(student).__name__}. A denoiser can be "
-            "fitted with `fit(..., loss=)`."
+            f"fitted with `fit(..., loss=)`. {_faq.kinds}"
         )
     if tuple(teacher.shape) != tuple(student.shape):
         raise ValueError(
             f"teacher and student must have one shape; got {tuple(teacher.shape)} and "
-            f"{tuple(student.shape)}."
+            f"{tuple(student.shape)}. {_faq.shapes}"
         )
     if "loss" in options:
-        raise TypeError("`distill` has a loss of its own; use `fit` for another one.")
+        raise TypeError(
+            f"`distill` has a loss of its own; use `fit` for another one. {_faq.together}"
+        )
     _, variance = teacher.moments(jnp.asarray(teacher.t_min))
     alpha_t, _ = teacher.schedule(jnp.asarray(teacher.t_min))
     scale = float(jnp.sqrt(jnp.mean(variance)) / alpha_t)

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from .. import _faq
 from .._arguments import check_instance, whole_numbers
 from .._progress import progress
 from .._staging import fingerprint
@@ -110,7 +111,9 @@ def fit(
     """
     steps, batch_size = whole_numbers(1, steps=steps, batch_size=batch_size)
     if not 0 <= null_rate < 1:
-        raise ValueError(f"`null_rate` must be in [0, 1), a share of conditions; got {null_rate}.")
+        raise ValueError(
+            f"`null_rate` must be in [0, 1), a share of conditions; got {null_rate}. {_faq.numbers}"
+        )
     check_instance(
         "optimizer", optimizer, Optimizer, "train.Optimizer(weight_decay=0.1)", optional=False
     )
@@ -215,7 +218,7 @@ def _checked(run: Progress, carry, reports, score: float, rebuild, steps: int) -
         raise TrainingDiverged(
             f"the loss became non-finite at step {bad} of {steps}. Lower `learning_rate` or scale the data "
             "to order one; `.energy` of this exception holds the averaged weights of step "
-            f"{run.step}.",
+            f"{run.step}. {_faq.diverged}",
             rebuild(run.carry[1]), bad, _arrays(run.history),
         )  # fmt: skip
     step = run.step + len(losses)

@@ -8,7 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .. import _faq
 from .._arguments import check_instance, whole_numbers
+from .._records import record, record_page
 from .._typing import PRNGKey
 from ..energies import AbstractEnergy
 from ..nets import ResidualMLP
@@ -47,6 +49,9 @@ class RecoveryResult(NamedTuple):
     best_step: int
     best_loss: float
     stopped: str
+
+    __repr__ = record
+    _repr_html_ = record_page
 
     learned = FitResult.learned
     verdict = FitResult.verdict
@@ -110,13 +115,17 @@ def fit_recovery(
     if not isinstance(energy, AbstractEnergy):
         raise TypeError(
             f"`fit_recovery` expects an energy; got {type(energy).__name__}. A denoiser can be fitted with "
-            "`fit`."
+            f"`fit`. {_faq.kinds}"
         )
     for name in ("loss", "condition", "checkpoint"):
         if options.pop(name, None) is not None:
-            raise TypeError(f"`fit_recovery` takes no `{name}`; use `fit` for that.")
+            raise TypeError(
+                f"`fit_recovery` takes no `{name}`; use `fit` for that. {_faq.together}"
+            )
     if step_size is not None and not step_size > 0:
-        raise ValueError(f"`step_size` of `fit_recovery` must be positive; got {step_size}.")
+        raise ValueError(
+            f"`step_size` of `fit_recovery` must be positive; got {step_size}. {_faq.numbers}"
+        )
     key_net, key = jax.random.split(key)
     if initializer is None:
         net = ResidualMLP(key_net, energy.shape, width=64)

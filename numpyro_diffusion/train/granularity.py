@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .. import _faq
 from .._arguments import whole_number
 from .._typing import Array, PRNGKey, Scalar
 from ..energies import AbstractDenoiser
@@ -88,7 +89,8 @@ class MultiGranularity(eqx.Module):
             raise ValueError(
                 "`MultiGranularity` expects one block, start and weight a granularity, the first of them the "
                 f"series itself with block 1 from noise level 0; got blocks={self.blocks}, "
-                f"starts={self.starts}, weights={self.weights}. Try (1, 4), (0.0, 1.0), (0.9, 0.1)."
+                f"starts={self.starts}, weights={self.weights}. Try (1, 4), (0.0, 1.0), (0.9, "
+                f"0.1). {_faq.numbers}"
             )
         for block in self.blocks:
             whole_number("blocks", block, 1)
@@ -96,7 +98,8 @@ class MultiGranularity(eqx.Module):
         if not (np.isfinite(sizes).all() and (sizes[0] >= 0).all() and (sizes[1] > 0).all()):
             raise ValueError(
                 "`starts` of `MultiGranularity` must be finite and not negative, `weights` finite and "
-                f"positive; got {self.starts} and {self.weights}. Leave out a granularity of weight 0."
+                f"positive; got {self.starts} and {self.weights}. Leave out a granularity of "
+                f"weight 0. {_faq.numbers}"
             )
 
     def __call__(

@@ -16,7 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from .. import _faq
 from .._arguments import whole_numbers
+from .._records import record, record_page
 from .._typing import Array, PRNGKey, PyTree, Scalar
 from ..energies import AbstractDenoiser, Standardized
 from .examples import check_examples
@@ -45,6 +47,9 @@ class GroupWeights(NamedTuple):
     excess: np.ndarray
     energy: Any
     target: str
+
+    __repr__ = record
+    _repr_html_ = record_page
 
 
 def group_dro_weights(
@@ -107,16 +112,19 @@ def group_dro_weights(
     if not rate > 0 or not learning_rate > 0 or not 0 <= smoothing < 1:
         raise ValueError(
             "`rate` and `learning_rate` must be positive and `smoothing` in [0, 1); got "
-            f"{rate}, {learning_rate} and {smoothing}."
+            f"{rate}, {learning_rate} and {smoothing}. {_faq.numbers}"
         )
     data, labels = check_examples(data, energy.shape, "data"), np.asarray(labels)
     if labels.shape != (len(data),):
         raise ValueError(
-            f"`labels` must have shape ({len(data)},), one an example; got {labels.shape}."
+            f"`labels` must have shape ({len(data)},), one an example; got "
+            f"{labels.shape}. {_faq.shapes}"
         )
     classes, which, sizes = np.unique(labels, return_inverse=True, return_counts=True)
     if len(classes) < 2:
-        raise ValueError(f"expected at least 2 classes in `labels`; got {classes.tolist()}.")
+        raise ValueError(
+            f"expected at least 2 classes in `labels`; got {classes.tolist()}. {_faq.examples}"
+        )
     units = energy if isinstance(energy, Standardized) else None
     if units is not None:
         energy, data = units.energy, jnp.asarray(units.standardize(np.asarray(data)))
@@ -172,7 +180,7 @@ def group_dro_weights(
     if not (np.isfinite(excess).all() and np.isfinite(shares).all()):
         raise TrainingDiverged(
             "a loss of `group_dro_weights` became non-finite. Lower `learning_rate` or `rate`, or scale the "
-            "data to order one.", energy, steps, {},
+            f"data to order one. {_faq.diverged}", energy, steps, {},
         )  # fmt: skip
     target = (
         "the mixture of the classes in the shares given, not in those of the data: with labels as "
@@ -194,6 +202,6 @@ def _reference(reference: Any, loss: Callable, num: int) -> Callable[[Array, Arr
     if losses.shape != (num,) or not np.isfinite(losses).all():
         raise ValueError(
             f"`reference` must be {num} finite losses, one a class in the order of `np.unique(labels)`, a "
-            f"model, or None; got shape {losses.shape}."
+            f"model, or None; got shape {losses.shape}. {_faq.shapes}"
         )
     return lambda keys, batches: jnp.asarray(losses, jnp.result_type(float))

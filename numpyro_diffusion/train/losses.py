@@ -18,6 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from .. import _faq
 from .._arguments import whole_number
 from .._typing import Array, PRNGKey, Scalar
 from ..energies import AbstractDenoiser, AbstractEnergy
@@ -135,7 +136,7 @@ def level_loss(
     if group < 2 or len(data) == 0:
         raise ValueError(
             f"expected at least 1 example and a `group` of at least 2 levels; got {len(data)} examples and "
-            f"group={group}. Use the default, 8 levels."
+            f"group={group}. Use the default, 8 levels. {_faq.examples}"
         )
     # An example may stand at several levels, with other noise at each.
     copies = -(-group // len(data))

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.linalg import solve_triangular
 
+from .. import _faq
 from .._arguments import check_counts, plain, whole_numbers
 from .._typing import Array, PRNGKey, Scalar
 from ..energies import StudentMixture
@@ -195,12 +196,12 @@ def fit_mixture_density(
     if observed.ndim != 2 or latent.ndim != 2 or len(observed) != len(latent) or len(latent) < 20:
         raise ValueError(
             "expected at least 20 pairs, data of shape (num, m) and latent vectors of shape (num, d); got "
-            f"{observed.shape} and {latent.shape}."
+            f"{observed.shape} and {latent.shape}. {_faq.examples}"
         )
     if latent.shape[1] > LARGEST:
         raise ValueError(
             f"a mixture with full covariances has at most {LARGEST} coordinates; got {latent.shape[1]}. "
-            "Sample such a model without a proposal: `nd.SMC(model)`."
+            f"Sample such a model without a proposal: `nd.SMC(model)`. {_faq.covariances}"
         )
     key_net, key = jax.random.split(key)
     first, then = (observed, latent) if start is None else start

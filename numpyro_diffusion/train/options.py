@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+from .. import _faq
 from .._arguments import whole_number
 
 __all__ = ["EarlyStopping", "Optimizer"]
@@ -32,12 +33,13 @@ class Optimizer:
     def __post_init__(self):
         if not 0 <= self.ema < 1:
             raise ValueError(
-                f"`ema` must be in [0, 1), and 0 takes no average of the weights; got {self.ema}."
+                "`ema` must be in [0, 1), and 0 takes no average of the weights; got "
+                f"{self.ema}. {_faq.numbers}"
             )
         if self.weight_decay is not None and not self.weight_decay >= 0:
             raise ValueError(
                 f"`weight_decay` must not be negative; got {self.weight_decay}. `None` chooses one by the "
-                "number of examples."
+                f"number of examples. {_faq.numbers}"
             )
         object.__setattr__(self, "accumulate", whole_number("accumulate", self.accumulate, 1))
 

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .. import _faq
 from .._arguments import whole_numbers
 from .._typing import Array, PRNGKey, Scalar
 from ..energies import AbstractDenoiser, added_variance, denoised_mean
@@ -222,7 +223,8 @@ def _halves(key: PRNGKey, source, target, shape: tuple[int, ...]) -> tuple[Mixed
     num = min(len(source), len(target)) // 10
     if num < 1:
         raise ValueError(
-            f"expected at least 10 examples of source and of target; got {len(source)} and {len(target)}."
+            f"expected at least 10 examples of source and of target; got {len(source)} and "
+            f"{len(target)}. {_faq.examples}"
         )
     keys = jax.random.split(key)
     source, target = (

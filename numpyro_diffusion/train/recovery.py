@@ -25,6 +25,7 @@ import jax
 import jax.numpy as jnp
 
 from .._arguments import whole_number, whole_numbers
+from .._records import record, record_page
 from .._typing import Array, PRNGKey, Scalar
 from ..energies import AbstractEnergy
 from ..smc.moves import Move, mala
@@ -45,6 +46,9 @@ class RecoveryReport(NamedTuple):
 
     acceptance: Scalar
     energy_gap: Scalar
+
+    __repr__ = record
+    _repr_html_ = record_page
 
 
 def recovery_loss(

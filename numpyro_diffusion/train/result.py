@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .. import _faq
+from .._records import record, record_page
 from ..energies import AbstractDenoiser
 
 __all__ = ["FitResult", "TrainingDiverged", "training_verdict"]
@@ -28,6 +30,9 @@ class FitResult(NamedTuple):
     best_loss: float
     stopped: str
     ess: float | None = None
+
+    __repr__ = record
+    _repr_html_ = record_page
 
     @property
     def learned(self) -> bool:
@@ -61,7 +66,8 @@ def training_verdict(history: dict, best_step: int) -> str:
             f"{losses[steps == best_step][0]:.4f}."
         )
     if len(steps) == 1:
-        return "learned nothing: training ended before its first check. Lower `check_every`."
+        early = "training ended before its first check. Lower `check_every`."
+        return f"learned nothing: {early} {_faq.nothing_learned}"
     remedy = "Change `learning_rate`, or train for more `steps`."
     if len(steps) == 2 or train[-1] < train[1]:
         remedy = (
@@ -72,5 +78,5 @@ def training_verdict(history: dict, best_step: int) -> str:
     return (
         f"learned nothing: in {steps[-1]} steps no check was better than the start, a held-out loss of "
         f"{losses[0]:.4f} ({losses[1:].min():.4f} at best since), and the weights are those that training "
-        f"began with. {remedy}"
+        f"began with. {remedy} {_faq.nothing_learned}"
     )

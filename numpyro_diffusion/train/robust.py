@@ -11,6 +11,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from .. import _faq
 from .._arguments import whole_number
 from .._typing import Array, PRNGKey, Scalar
 from ..energies import AbstractDenoiser
@@ -76,10 +77,12 @@ def robust_loss(
     if not callable(radius) and not 0 <= radius < math.inf:
         raise ValueError(
             f"`radius` must be finite and not negative, a root mean square in units of x_t; got {radius}. "
-            "Begin with 0.1."
+            f"Begin with 0.1. {_faq.numbers}"
         )
     if target not in ("shifted", "original"):
-        raise ValueError(f'`target` must be "shifted" or "original"; got {target!r}.')
+        raise ValueError(
+            f'`target` must be "shifted" or "original"; got {target!r}. {_faq.choices}'
+        )
 
     def worst(error_at, x, t):
         alpha_t, _ = denoiser.schedule(t)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from .. import _faq
 from .._typing import Array, PRNGKey, PyTree
 from ..energies import AbstractDenoiser, AbstractEnergy
 from .examples import check_examples
@@ -40,7 +41,7 @@ def split(
     if isinstance(source, Examples):
         num = len(source.data)
         if num < 2:
-            raise ValueError(f"expected at least 2 training examples; got {num}.")
+            raise ValueError(f"expected at least 2 training examples; got {num}. {_faq.examples}")
         # A tenth of a small table says too little: a fifth, up to 50.
         order, first = jax.random.permutation(key, num), max(1, num // 10, min(num // 5, 50))
         leaves = source.data, source.condition, source.weights
@@ -55,7 +56,8 @@ def split(
         check_examples(batch.examples, shape, "draws of the function")
         return source, batch
     raise ValueError(
-        f"`{type(source).__name__}` holds nothing out: give `validation`, examples of shape (num, *shape)."
+        f"`{type(source).__name__}` holds nothing out: give `validation`, examples of shape (num, "
+        f"*shape). {_faq.together}"
     )
 
 
@@ -65,7 +67,8 @@ def default_loss(energy: AbstractDenoiser, held_out: Batch, source: AbstractSour
     scale = float(np.sqrt(np.mean(np.var(np.asarray(data), 0))))
     if scale == 0:
         raise ValueError(
-            f"`data` must vary; all {len(data)} examples are equal. Pass more data, or a `loss`."
+            f"`data` must vary; all {len(data)} examples are equal. Pass more data, or a "
+            f"`loss`. {_faq.examples}"
         )
     loss: Callable = energy_loss if isinstance(energy, AbstractEnergy) else denoising_loss
     return lambda e, k, batch, **told: loss(e, k, batch, data_scale=scale, **told)
@@ -106,7 +109,8 @@ def null_of(energy: Any, null_rate: float) -> Array | None:
     """The null condition of an energy's network, if training is to use it."""
     if not hasattr(energy, "given"):
         raise TypeError(
-            f"`{type(energy).__name__}` takes no condition: it has no method `given`. Drop `condition`."
+            f"`{type(energy).__name__}` takes no condition: it has no method `given`. Drop "
+            f"`condition`. {_faq.network}"
         )
     if null_rate == 0:
         return None
@@ -114,7 +118,7 @@ def null_of(energy: Any, null_rate: float) -> Array | None:
     if embedding is None:
         raise ValueError(
             "the network of this energy has no null condition. Build it with `condition=Labels(key, num)` "
-            "or `Vectors(key, length)`, or set `null_rate=0`."
+            f"or `Vectors(key, length)`, or set `null_rate=0`. {_faq.network}"
         )
     return embedding.null
 
@@ -125,7 +129,8 @@ def spreader(devices: Sequence[Any] | None, batch_size: int) -> Callable[[Array]
         return lambda leaf: leaf
     if batch_size % len(devices):
         raise ValueError(
-            f"`batch_size` must be a multiple of the number of devices, {len(devices)}; got {batch_size}."
+            f"`batch_size` must be a multiple of the number of devices, {len(devices)}; got "
+            f"{batch_size}. {_faq.devices}"
         )
     mesh = jax.sharding.Mesh(np.asarray(devices), ("batch",))
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("batch"))
@@ -159,7 +164,8 @@ def trainable_of(model: Any, trainable: Callable[[Any], PyTree] | None) -> Calla
     if not hasattr(model, "net"):
         raise TypeError(
             f"`{type(model).__name__}` has no network to train. Say what is trained, such as "
-            "`trainable=lambda energy: energy.mean`, or `distill` the model into a network first."
+            "`trainable=lambda energy: energy.mean`, or `distill` the model into a network "
+            f"first. {_faq.network}"
         )
     names = [name for name in ("net", "offset") if hasattr(model, name)]
     return lambda model: tuple(getattr(model, name) for name in names)

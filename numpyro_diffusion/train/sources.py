@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .. import _faq
 from .._typing import Array, PRNGKey
 from .examples import check_examples, check_weights
 
@@ -135,7 +136,8 @@ class Stream(AbstractSource):
         if len(examples) != num:
             raise ValueError(
                 f"expected batches of {num} examples from the stream; got {len(examples)}. Set "
-                "`batch_size` to what it yields, and drop an incomplete last batch."
+                "`batch_size` to what it yields, and drop an incomplete last "
+                f"batch. {_faq.examples}"
             )
         return (examples, *(np.asarray(c) for c in condition))
 
@@ -158,7 +160,7 @@ class Mixed(AbstractSource):
         if len(self.sources) != len(self.shares) or not self.shares or min(self.shares) <= 0:
             raise ValueError(
                 f"`Mixed` expects one positive share a source; got {len(self.sources)} sources and "
-                f"shares {self.shares}."
+                f"shares {self.shares}. {_faq.shapes}"
             )
 
     def _counts(self, num: int) -> list[int]:
@@ -205,12 +207,12 @@ def as_source(
     if weights is not None and no_array:
         raise TypeError(
             "`weights` go with an array of data; draw from a function or an iterator with the weights in it "
-            "already, or give `Examples(data, weights=weights)` to a mixture."
+            f"already, or give `Examples(data, weights=weights)` to a mixture. {_faq.together}"
         )
     if condition is not None and no_array:
         raise TypeError(
             "`condition` goes with an array of data; a function or an iterator returns pairs "
-            "(examples, conditions) instead."
+            f"(examples, conditions) instead. {_faq.together}"
         )
     if isinstance(data, AbstractSource):
         return data
@@ -224,6 +226,6 @@ def as_source(
         if condition.shape[:1] != data.shape[:1]:
             raise ValueError(
                 f"`condition` must lead with one entry an example, {len(data)}; got shape "
-                f"{condition.shape}."
+                f"{condition.shape}. {_faq.shapes}"
             )
     return Examples(data, condition, None if weights is None else check_weights(weights, len(data)))

@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from .. import _faq
 from ..energies import Standardized
 from .examples import check_examples
 from .result import TrainingDiverged
@@ -38,7 +39,7 @@ def in_units(train: F) -> F:
             raise TypeError(
                 "a `Standardized` distribution is trained on an array of examples; got "
                 f"{type(data).__name__}. Train its `energy` on examples through `standardize`, and put the "
-                "result back with `with_energy`."
+                f"result back with `with_energy`. {_faq.kinds}"
             )
 
         def standard(examples: Any, what: str) -> np.ndarray:

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from .. import _faq
 from .._arguments import whole_numbers
 from .._typing import Array, PRNGKey, Scalar
 from ..energies import AbstractDenoiser, AbstractEnergy, added_variance
@@ -95,7 +96,9 @@ def fit_soft_value(
     """
     steps, batch_size = whole_numbers(1, steps=steps, batch_size=batch_size)
     if not alpha > 0:
-        raise ValueError(f"`fit_soft_value` expects a positive `alpha`; got {alpha}.")
+        raise ValueError(
+            f"`fit_soft_value` expects a positive `alpha`; got {alpha}. {_faq.numbers}"
+        )
     data = draws_of(energy) if data is None else data
     key_net, key_offset, key = jax.random.split(key, 3)
     log_weight = lambda x: reward(x) / alpha
@@ -138,6 +141,6 @@ def draws_of(energy: AbstractDenoiser):
     if jax.eval_shape(draw, jax.random.key(0)) is None:
         raise ValueError(
             f"`{type(energy).__name__}` has no exact draws: give `data`, draws of the prior or the data it "
-            "was trained on."
+            f"was trained on. {_faq.exact_draws}"
         )
     return lambda key: draw(key) / alpha_t  # pyright: ignore[reportOptionalOperand]

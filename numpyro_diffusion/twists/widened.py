@@ -3,6 +3,7 @@
 import equinox as eqx
 import jax.numpy as jnp
 
+from .. import _faq
 from .._typing import Array, Scalar
 from ..energies.base import AbstractDenoiser
 from ..energies.energy import AbstractEnergy
@@ -31,7 +32,9 @@ class Widened(AbstractTwist):
 
     def __check_init__(self):
         if not self.scale > 0:
-            raise ValueError(f"`scale` of `Widened` must be positive; got {self.scale}. Try 1.")
+            raise ValueError(
+                f"`scale` of `Widened` must be positive; got {self.scale}. Try 1. {_faq.numbers}"
+            )
 
     def __call__(self, energy: AbstractEnergy, u: Array, t: Scalar) -> tuple[Scalar, Array]:
         log_density, score = energy.log_density_and_score(u, t)

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from ... import _faq
 from ..._finite import Sightings
 from ..._typing import Array, Position, PRNGKey, Scalar
 from ...schemes import TunedScheme
@@ -105,7 +106,8 @@ class ParticleGibbs(AbstractParticles):
             raise ValueError(
                 f"`ParticleGibbs` moves sites with a `DiffusionPrior`; {names} has another prior and is to "
                 f"be moved {where}: `Gibbs([(ParticleGibbs(model), {list(sites)}), (NUTS(model), None)])`. "
-                "(The diffusion site of a transformed prior is its base: `TransformReparam`.)"
+                "(The diffusion site of a transformed prior is its base: "
+                f"`TransformReparam`.) {_faq.blocks}"
             )
 
     def start(self, rng_key, values, args, kwargs):

@@ -10,6 +10,7 @@ from numpyro.distributions import biject_to
 from numpyro.infer.gibbs import GIBBS_SITES_KWARG, conditioned, with_conditioning
 from numpyro.infer.hmc_util import HMCAdaptState
 
+from ... import _faq
 from ..._finite import Sightings
 from ..._typing import Position, PRNGKey, Scalar
 from ...schemes import TunedScheme
@@ -111,7 +112,7 @@ class ParticleMarginal(AbstractParticles):
         if not others:
             raise ValueError(
                 f"`ParticleMarginal` sums out {list(sites)} for the sake of other sites, and there are "
-                "none. Use `ParticleGibbs`."
+                f"none. Use `ParticleGibbs`. {_faq.blocks}"
             )
 
     def start(self, rng_key, values, args, kwargs):

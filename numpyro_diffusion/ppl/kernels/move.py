@@ -11,6 +11,7 @@ from numpyro.infer.gibbs import GIBBS_SITES_KWARG
 from numpyro.infer.hmc_util import HMCAdaptState
 from numpyro.infer.util import constrain_fn, initialize_model, unconstrain_fn
 
+from ... import _faq
 from ..._finite import NonFinite, Sightings, looked_at, non_finite, settled
 from ..._typing import Position, PRNGKey, Scalar
 from ...smc.moves import Move, hmc
@@ -123,7 +124,7 @@ class MoveKernel(AbstractKernel):
         if not first:
             raise ValueError(
                 "`MoveKernel` has no continuous site to move: all are observed, discrete, or of other "
-                "blocks. Leave it out."
+                f"blocks. Leave it out. {_faq.blocks}"
             )
         if values is None:
             return first

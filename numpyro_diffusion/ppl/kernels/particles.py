@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from numpyro.infer.gibbs import GIBBS_SITES_KWARG
 
+from ... import _faq
 from ..._arguments import whole_number
 from ..._finite import Sightings
 from ...schemes import ReverseDiffusion, TunedScheme
@@ -88,7 +89,8 @@ class AbstractParticles(AbstractKernel):
             if self._problem is None:
                 raise TypeError(
                     f"`{name}` expects the values of the data, to choose its levels; got traced arrays. Call "
-                    "`kernel.init` for one data set first, outside of `jit` and `vmap`."
+                    "`kernel.init` for one data set first, outside of `jit` and "
+                    f"`vmap`. {_faq.needs_values}"
                 )
         elif self._problem is None or not _same(leaves, self._made_for):
             check = lambda sites, others: self.check(sites, others, GIBBS_SITES_KWARG in kwargs)

@@ -17,6 +17,7 @@ from numpyro import handlers
 from numpyro.infer import init_to_sample
 from numpyro.infer.gibbs import GIBBS_SITES_KWARG, conditioned, latent_sample_sites
 
+from ... import _faq
 from ..._arguments import as_arrays
 from ..._typing import PRNGKey
 from ...bridge import Bridge, DensityBridge, PathBridge
@@ -123,7 +124,7 @@ def refuse_unknown_normalizers(
         raise ValueError(
             f"the energy of site `{name}` depends on other sites, whose posterior then holds its normaliser; "
             "that is not known. Give it one, `energy.with_log_normalizer(...)`, and use a scheme that needs "
-            "energies; or use one fixed prior, made outside the model."
+            f"energies; or use one fixed prior, made outside the model. {_faq.normaliser}"
         )
 
 
@@ -163,13 +164,14 @@ def prepare(
     if not sites:
         raise ValueError(
             f"`{name}` moves sites with a `DiffusionPrior`, and there is none among {latent}. Use NUTS or "
-            "`MoveKernel` for them."
+            f"`MoveKernel` for them. {_faq.blocks}"
         )
     for n in others:
         if trace[n]["fn"].is_discrete:
             raise ValueError(
                 f"latent site `{n}` is discrete; `{name}` cannot move it. Give it a block of its own: "
-                f"`Gibbs([(DiscreteGibbs(model), ['{n}']), ...])`, or sum it out with `nd.SMC`."
+                f"`Gibbs([(DiscreteGibbs(model), ['{n}']), ...])`, or sum it out with "
+                f"`nd.SMC`. {_faq.discrete_site}"
             )
     check(sites, others)
     rest = [n for n in latent_sample_sites(trace) if n not in sites]

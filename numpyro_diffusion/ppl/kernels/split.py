@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from numpyro.distributions import biject_to
 from numpyro.infer.gibbs import GIBBS_SITES_KWARG, conditioned
 
+from ... import _faq
 from ..._finite import Sightings, settled
 from ..._typing import Position, PRNGKey, Scalar
 from ...bridge import Bridge, DensityBridge, check_bridge_type
@@ -95,7 +96,8 @@ class SplitKernel(AbstractKernel):
             names = list(bridge.discrete_sites)
             raise ValueError(
                 f"`SplitKernel` cannot move the discrete sites {names}. Give them a block of their own, "
-                f"`Gibbs([(DiscreteGibbs(model), {names}), ...])`, or sum them out with `nd.SMC`."
+                f"`Gibbs([(DiscreteGibbs(model), {names}), ...])`, or sum them out with "
+                f"`nd.SMC`. {_faq.discrete_site}"
             )
         uses_energy(self.sampler, bridge)
         values = {} if values is None else values
@@ -104,7 +106,7 @@ class SplitKernel(AbstractKernel):
         if unknown:
             raise ValueError(
                 f"`SplitKernel` has the sites {sorted(known)}; got values of {unknown}. (The diffusion site "
-                "of a transformed prior is its base: `TransformReparam`.)"
+                f"of a transformed prior is its base: `TransformReparam`.) {_faq.names}"
             )
         self._bridge, self._conditioned = bridge, conditioned(self.model)
         self._transforms = {n: biject_to(trace[n]["fn"].support) for n in bridge.other_sites}
@@ -112,7 +114,7 @@ class SplitKernel(AbstractKernel):
 
     def _given(self, args: tuple, kwargs: dict[str, Any]) -> Bridge:
         if self._bridge is None:
-            raise RuntimeError("`SplitKernel` needs `init` before `sample`.")
+            raise RuntimeError(f"`SplitKernel` needs `init` before `sample`. {_faq.no_result}")
         return given(self._conditioned, self._bridge, args, kwargs)
 
     def start(self, rng_key, values, args, kwargs):

@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from ... import _faq
 from ..._typing import Array, PRNGKey
 from .reference import Reference
 
@@ -49,7 +50,8 @@ def next_reference(
         if not np.isfinite(log_weights).any():
             raise FloatingPointError(
                 "no draw of the shared sites near their prior has a posterior density above 0. Look at the "
-                "likelihood at draws of the prior: is it finite there for all objects?"
+                "likelihood at draws of the prior: is it finite there for all "
+                f"objects? {_faq.dead_cloud}"
             )
         power, weights = _tempered(log_weights, max(SHARE * len(phis), 4.0 * (phis.shape[1] + 1)))
         reference = Reference.fitted(np.asarray(phis), weights)

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from ... import _faq
 from ..._arguments import as_arrays, is_data, named_arguments
 from ..._typing import Array
 
@@ -51,7 +52,8 @@ class SplitArguments:
         if missing := sorted(set(split) - set(names)):
             raise ValueError(
                 f"`split` names arguments of the model that lead with an axis of objects; got {missing}, and "
-                f"the arguments of this call are {list(names)}. Name one of these, or pass it."
+                f"the arguments of this call are {list(names)}. Name one of these, or pass "
+                f"it. {_faq.plates}"
             )
         lengths = {}
         for name, value in named:
@@ -62,19 +64,20 @@ class SplitArguments:
                 raise TypeError(
                     f"argument `{name}` is split by object, so it must be an array, or a tree of arrays, "
                     f"that leads with the axis of objects; got {type(value).__name__}. Convert it, or leave "
-                    "it out of `split`."
+                    f"it out of `split`. {_faq.plates}"
                 )
             lengths |= {name if len(leaves) == 1 else f"{name}[{i}]": len(leaf)
                         for i, leaf in enumerate(leaves)}  # fmt: skip
         if len(set(lengths.values())) > 1:
             raise ValueError(
                 f"arguments that are split by object must have one length; got {lengths}. Leave out of "
-                "`split` what belongs to all objects."
+                f"`split` what belongs to all objects. {_faq.plates}"
             )
         num_objects = next(iter(lengths.values()))
         if num_objects < 2:
             raise ValueError(
-                f"a plate needs two objects or more; got {num_objects}. `nd.SMC` samples one object."
+                f"a plate needs two objects or more; got {num_objects}. `nd.SMC` samples one "
+                f"object. {_faq.plates}"
             )
         return cls(args, kwargs, tuple(split), names, num_objects)
 

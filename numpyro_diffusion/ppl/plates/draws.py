@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ... import diagnostics
+from ... import _faq, diagnostics
 from ..._typing import Array, PRNGKey
 from ...bridge import Bridge
 from ...schemes import TunedScheme
@@ -50,7 +50,7 @@ class AbstractPlateRun(abc.ABC):
     def result(self) -> PlateResult:
         """Clouds, nodes and weights, by replicate."""
         if self._result is None:
-            raise RuntimeError("there is no result yet; call `run` first.")
+            raise RuntimeError(f"there is no result yet; call `run` first. {_faq.no_result}")
         return self._result
 
     @property

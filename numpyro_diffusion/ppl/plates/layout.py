@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ... import _faq
 from ..._prng import lean
 from ..._typing import Array, Position
 from ...bridge import Bridge
@@ -54,7 +55,7 @@ def look_at_plate(
         raise ValueError(
             f"a plate that is sampled object by object has continuous sites; got the discrete "
             f"{list(first.discrete_sites)}. Sum over them by hand, or sample all objects together with "
-            "`nd.SMC`."
+            f"`nd.SMC`. {_faq.discrete_site}"
         )
     second, both = make(slice(1, 2)), make(slice(0, 2))
     shapes = lambda bridge: {
@@ -76,7 +77,7 @@ def look_at_plate(
         if axis is None and not all(_close(values[2][name], v[name]) for v in values[:2]):
             raise ValueError(
                 f"the deterministic site `{name}` mixes objects, which are sampled one by one. Leave it out "
-                "of the model, and compute it from the draws of `get_samples()`."
+                f"of the model, and compute it from the draws of `get_samples()`. {_faq.plates}"
             )
     return PlateModel(first, Layout(shared), own, value_axes)
 
@@ -94,7 +95,7 @@ def _axes(one: dict[str, tuple], two: dict[str, tuple]) -> dict[str, int | None]
             raise ValueError(
                 f"site `{name}` has shape {shape} for one object and {other} for two: expected one axis with "
                 "an entry an object, or none. Put what belongs to objects into a plate of the length of the "
-                "arguments that are split."
+                f"arguments that are split. {_faq.plates}"
             )
         found[name] = grown[0] if grown else None
     return found
@@ -108,22 +109,24 @@ def _check_roles(
         raise ValueError(
             f"no latent site has an entry for each entry of {split}: all of {list(shared)} are shared. Take "
             "the length of the plate from the argument, `numpyro.plate(name, len(y))`; a model without "
-            "object sites needs no plate, `nd.SMC` samples it."
+            f"object sites needs no plate, `nd.SMC` samples it. {_faq.plates}"
         )
     if not shared:
         raise ValueError(
             f"all latent sites, {list(own)}, belong to objects, which are then independent. Sample one after "
-            "another: `nd.ppl.Sampler` of an `nd.SMC` run of one object."
+            f"another: `nd.ppl.Sampler` of an `nd.SMC` run of one object. {_faq.plates}"
         )
     if found := [n for n in one.diffusion_sites if n in shared]:
         raise ValueError(
             f"the diffusion sites {found} are shared by all objects. A plate is sampled object by object "
-            "where shared sites have densities in closed form; use `nd.SMC` for all objects together."
+            "where shared sites have densities in closed form; use `nd.SMC` for all objects "
+            f"together. {_faq.plates}"
         )
     if found := [n for n in one.drivers if n in shared]:
         raise ValueError(
             f"the energy of a prior depends on the shared sites {found}, so that its density does not cancel "
-            "where objects are weighed for other values of them. Use `nd.SMC` for all objects together."
+            "where objects are weighed for other values of them. Use `nd.SMC` for all objects "
+            f"together. {_faq.normaliser}"
         )
 
 
@@ -133,21 +136,25 @@ def _check_product(first, second, both, part, z) -> None:
     shared_data = []
     for name, value in pair.items():
         if name not in one or name not in two:
-            raise ValueError(f"site `{name}` is there for two objects and not for one.")
+            raise ValueError(
+                f"site `{name}` is there for two objects and not for one. {_faq.plates}"
+            )
         if _close(value, one[name] + two[name]):
             continue
         if not (_close(one[name], two[name]) and _close(value, one[name])):
             raise ValueError(
                 f"site `{name}` mixes objects: its log density at two is {value:.6g}, and those at each "
                 f"are {one[name]:.6g} and {two[name]:.6g}. A plate is sampled object by object where "
-                "objects are independent given the shared sites; use `nd.SMC` for all objects together."
+                "objects are independent given the shared sites; use `nd.SMC` for all objects "
+                f"together. {_faq.plates}"
             )
         if name not in first.other_sites:
             shared_data.append(name)
     if shared_data:
         raise ValueError(
             f"the data at {shared_data} stand outside of the plate, and would count once for each object. "
-            "Fit them first and pass what they say as the prior of shared sites, or use `nd.SMC`."
+            "Fit them first and pass what they say as the prior of shared sites, or use "
+            f"`nd.SMC`. {_faq.plates}"
         )
 
 

@@ -30,9 +30,11 @@ References:
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ... import _faq
 from ..._arguments import check_instance, whole_number, whole_numbers, whole_or_none
 from ..._prng import check_key
 from ..._typing import PRNGKey
+from ..._written import one_line
 from ...schemes import Annealed, TunedScheme
 from ...smc.resampling import check_threshold
 from ...twists import AbstractTwist
@@ -77,6 +79,8 @@ class PlateSMC(AbstractPlateRun):
         >>> plates.print_summary()
     """
 
+    __repr__ = one_line
+
     def __init__(
         self,
         model: Callable,
@@ -107,7 +111,7 @@ class PlateSMC(AbstractPlateRun):
         if isinstance(split, str) or not split or not all(isinstance(n, str) for n in split):
             raise ValueError(
                 "`split` names the arguments of the model that lead with an axis of objects, such as "
-                f'`("y",)`; got {split!r}.'
+                f'`("y",)`; got {split!r}. {_faq.plates}'
             )
         self.model, self.split = model, tuple(split)
         self.scheme = Annealed() if scheme is None else scheme

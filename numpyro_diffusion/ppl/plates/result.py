@@ -19,6 +19,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import logsumexp
 
+from ... import _faq
+from ..._records import record, record_page
 from ..._typing import Array, Position
 from .reference import Reference
 
@@ -71,6 +73,9 @@ class PlateResult(NamedTuple):
     exact: bool
     normalized: bool
 
+    __repr__ = record
+    _repr_html_ = record_page
+
 
 def plate_result(
     nodes: Array,
@@ -107,7 +112,7 @@ def plate_result(
     if not np.isfinite(log_weights).any():
         raise FloatingPointError(
             "no node of the shared sites has a density above 0 for all objects. Take more `rounds` or "
-            "`num_nodes`, and look at the likelihood at draws of the prior."
+            f"`num_nodes`, and look at the likelihood at draws of the prior. {_faq.dead_cloud}"
         )
     own = np.arange(num_nodes) % num_chains == np.arange(num_chains)[:, None]
     by_replicate = np.where(own, _known(log_prior_ratio + log_z.sum(1)), -np.inf)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ... import _faq
 from ..._prng import lean
 from ..._progress import progress
 from ..._typing import Array, PRNGKey
@@ -93,7 +94,7 @@ class Work:
         if not (alive := np.isfinite(found.log_evidence)).all():
             raise FloatingPointError(
                 f"all particles of object {int(np.argmin(alive))} have weight 0 at some level. Look at its "
-                "data, and at the likelihood at draws of the prior."
+                f"data, and at the likelihood at draws of the prior. {_faq.dead_cloud}"
             )
         self.count(program, size)
         return found

@@ -9,8 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from ... import _faq
 from ..._arguments import whole_numbers
 from ..._prng import lean
+from ..._records import record, record_page
 from ..._typing import Array, PRNGKey
 from ...energies import AbstractDenoiser, AbstractEnergy, FactoredDenoiser
 from ...energies.factored import log_factors
@@ -30,6 +32,9 @@ class ProjectedDraws(NamedTuple):
     positions: Array
     target: str
     exact: bool = False
+
+    __repr__ = record
+    _repr_html_ = record_page
 
 
 def projected_langevin(
@@ -75,13 +80,15 @@ def projected_langevin(
     if not isinstance(energy, AbstractDenoiser):
         raise TypeError(
             f"`projected_langevin` expects an energy or a denoiser; got {type(energy).__name__}. A score is "
-            "one by `nd.ScoreFunction(fn, shape)`."
+            f"one by `nd.ScoreFunction(fn, shape)`. {_faq.kinds}"
         )
     if not 0 < step_size < jnp.inf:
-        raise ValueError(f"`step_size` must be positive and finite; got {step_size}.")
+        raise ValueError(
+            f"`step_size` must be positive and finite; got {step_size}. {_faq.numbers}"
+        )
     shape = (num_samples, *energy.shape)
     if initial is not None and initial.shape != shape:
-        raise ValueError(f"`initial` must have shape {shape}; got {initial.shape}.")
+        raise ValueError(f"`initial` must have shape {shape}; got {initial.shape}. {_faq.shapes}")
     eta = jnp.asarray(step_size, jnp.result_type(float))
     keys = jax.random.split(lean(key), num_samples)
     positions = _chains(keys, energy, projection, eta, num_steps, initial)
@@ -91,7 +98,7 @@ def projected_langevin(
         raise FloatingPointError(
             f"`projected_langevin` lost {int(chains.sum())} of {num_samples} chains, the first is number "
             f"{int(chains.argmax())}: their positions are not finite. Take a smaller `step_size`, and look "
-            "at the score of the energy where chains start (`initial`)."
+            f"at the score of the energy where chains start (`initial`). {_faq.lost}"
         )
     target = f"projected Langevin steps of size {step_size:g}: feasible, with mass on the boundary"
     return ProjectedDraws(positions, target)

@@ -11,7 +11,9 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 
+from ... import _faq
 from ..._typing import Array
+from ..._written import one_line
 
 __all__ = ["AbstractProjection", "Ball", "Box", "Simplex"]
 
@@ -20,6 +22,8 @@ _ROUNDING = 32  # a projected point is inside although the last digits of its co
 
 class AbstractProjection(eqx.Module):
     r"""A closed convex set $C$ with $\Pi_C(x) = \arg\min_{y \in C} |y - x|$, for ONE example."""
+
+    __repr__ = one_line
 
     @abc.abstractmethod
     def __call__(self, x: Array) -> Array:
@@ -52,7 +56,9 @@ class Box(AbstractProjection):
     def __init__(self, low=-1.0, high=1.0):
         low, high = np.asarray(low, float), np.asarray(high, float)
         if not np.all(low <= high):
-            raise ValueError(f"`Box` expects low <= high everywhere; got {low} and {high}.")
+            raise ValueError(
+                f"`Box` expects low <= high everywhere; got {low} and {high}. {_faq.numbers}"
+            )
         self.low, self.high = _frozen(low), _frozen(high)
 
     def _ends(self, x: Array) -> tuple[Array, Array]:
@@ -82,7 +88,7 @@ class Ball(AbstractProjection):
 
     def __init__(self, radius: float = 1.0, centre=0.0):
         if not radius > 0:
-            raise ValueError(f"`radius` of `Ball` must be positive; got {radius}.")
+            raise ValueError(f"`radius` of `Ball` must be positive; got {radius}. {_faq.numbers}")
         self.radius, self.centre = float(radius), _frozen(np.asarray(centre, float))
 
     def __call__(self, x: Array) -> Array:

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ... import _faq
 from ..._arguments import check_counts, plain
 from ..._typing import Array
 from .sets import AbstractProjection, _norm, _shortened
@@ -44,7 +45,7 @@ class VelocityBall(AbstractProjection):
         if not (self.max_step > 0 and self.tolerance > 0 and self.penalty > 0):
             raise ValueError(
                 "`VelocityBall` expects a positive step, tolerance and penalty; got "
-                f"{self.max_step}, {self.tolerance} and {self.penalty}."
+                f"{self.max_step}, {self.tolerance} and {self.penalty}. {_faq.numbers}"
             )
 
     def __call__(self, x: Array) -> Array:

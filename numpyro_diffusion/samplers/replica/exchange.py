@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from ... import _faq
 from ..._arguments import whole_number, whole_numbers, whole_or_none
 from ..._prng import lean
 from ..._progress import progress
@@ -108,7 +109,7 @@ def replica_exchange(
     if isinstance(bridge, PathBridge):
         raise ValueError(
             "replica exchange compares densities at every level, and a bridge in path space has none. Make "
-            "a `DensityBridge`, from an energy."
+            f"a `DensityBridge`, from an energy. {_faq.bridge_type}"
         )
     key_pilot, key_walk, key_run = jax.random.split(lean(key), 3)
     model = scheme(bridge, key_pilot, progress_bar=progress_bar)
@@ -116,14 +117,15 @@ def replica_exchange(
     if not kernels.has_joint_moves:
         raise ValueError(
             f"replica exchange needs moves within the levels, and `{type(scheme).__name__}` has "
-            "none. Use `nd.Annealed()`, or `moves=1`."
+            f"none. Use `nd.Annealed()`, or `moves=1`. {_faq.moves}"
         )
     kernels = dataclasses.replace(kernels, transport=Carry())
     fine = model.levels
     if float(fine.clock[-1]) != 0 or float(fine.power[-1]) != 1:
         raise ValueError(
             "a replica stands where the last of the levels begins, which must be clock 0 and power 1; got "
-            f"{float(fine.clock[-1]):.3g} and {float(fine.power[-1]):.3g}. Use a pilot's levels."
+            f"{float(fine.clock[-1]):.3g} and {float(fine.power[-1]):.3g}. Use a pilot's "
+            f"levels. {_faq.levels}"
         )
     walkers = jax.random.split(key_walk, max(_WALKERS, num_chains))
     walked, shares = walk(kernels, fine, walkers, num_chains)

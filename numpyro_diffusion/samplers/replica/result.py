@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..._finite import NonFinite, replica_words, speak_up
+from ..._records import record, record_page
 from ..._typing import Array, Position
 from ...schemes.kernels import Kernels
 from ...schemes.levels import Level
@@ -54,6 +55,9 @@ class ReplicaResult(NamedTuple):
     num_evaluations: int | None
     non_finite: NonFinite = NonFinite({}, {})
     num_proposals: int = 0
+
+    __repr__ = record
+    _repr_html_ = record_page
 
     target = property(attrgetter("claims.target"))
     evidence = property(attrgetter("claims.evidence"))

@@ -13,8 +13,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from ... import _faq
 from ..._finite import NonFinite
 from ..._typing import Array, Position, PRNGKey, Scalar
+from ..._written import one_line
 from ...bridge import Bridge, PathBridge
 from ...smc import Claims
 from ...smc.preconditioner import Preconditioner
@@ -127,6 +129,8 @@ class AbstractSplit(eqx.Module):
             steps; `None` for the energy where the bridge has one.
     """
 
+    __repr__ = one_line
+
     prior: eqx.AbstractVar[Prior | None]
 
     @abc.abstractmethod
@@ -161,23 +165,24 @@ def uses_energy(sampler: AbstractSplit, bridge: Bridge) -> bool:
     if not bridge.diffusion_sites:
         raise ValueError(
             f"`{name}` splits a diffusion variable from the data, and the model has no `DiffusionPrior`. "
-            "Use NUTS or `nd.SMC`."
+            f"Use NUTS or `nd.SMC`. {_faq.blocks}"
         )
     if bridge.drivers:
         raise ValueError(
             f"the prior of a diffusion site depends on {list(bridge.drivers)}, and the block of "
             f"`{name}` that moves the other sites looks at the data alone, so that they would follow "
-            "another distribution. Use `nd.SMC`, or `nd.MoveKernel` or NUTS in NumPyro's MCMC."
+            "another distribution. Use `nd.SMC`, or `nd.MoveKernel` or NUTS in NumPyro's "
+            f"MCMC. {_faq.normaliser}"
         )
     if sampler.prior not in ("energy", "score", None):
         raise ValueError(
             f"`prior` of `{name}` is 'energy', 'score', or `None` for the energy where there is one; got "
-            f"{sampler.prior!r}."
+            f"{sampler.prior!r}. {_faq.choices}"
         )
     if sampler.prior == "energy" and isinstance(bridge, PathBridge):
         raise ValueError(
             f"`{name}(prior='energy')` needs a density, and a bridge in path space has none. Make a "
-            "`DensityBridge`, or use prior='score'."
+            f"`DensityBridge`, or use prior='score'. {_faq.score_only}"
         )
     energy = sampler.prior == "energy"
     if sampler.prior is None:
@@ -185,7 +190,8 @@ def uses_energy(sampler: AbstractSplit, bridge: Bridge) -> bool:
     if not energy and bridge.powers:
         raise ValueError(
             f"sites {sorted(bridge.powers)} have compositions, whose summed scores are not those of their "
-            f"noised distribution. Use `{name}(prior='energy')` on a `DensityBridge`."
+            f"noised distribution. Use `{name}(prior='energy')` on a "
+            f"`DensityBridge`. {_faq.compositions}"
         )
     return energy
 

@@ -4,6 +4,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from ... import _faq
 from ..._arguments import check_counts, plain
 from ..._finite import either
 from ..._typing import Array, Position, PRNGKey
@@ -82,7 +83,7 @@ class DAPS(AbstractSplit):
         if not 0 < self.noise_level <= first:
             raise ValueError(
                 "`DAPS` expects 0 < noise_level <= first_noise_level; got "
-                f"{self.noise_level} and {first}."
+                f"{self.noise_level} and {first}. {_faq.schedules}"
             )
         if self.num_levels is not None:
             check_counts(self, "`None` chooses.", num_levels=1)

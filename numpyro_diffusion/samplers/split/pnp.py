@@ -6,6 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from ... import _faq
 from ..._arguments import check_counts, plain
 from ..._finite import either
 from ..._typing import Position, PRNGKey, Scalar
@@ -92,12 +93,13 @@ class PnPDM(AbstractSplit):
         if not 0 < self.noise_level <= first:
             raise ValueError(
                 "`PnPDM` expects 0 < noise_level <= first_noise_level; got "
-                f"{self.noise_level} and {first}. Try a half of the noise of the data."
+                f"{self.noise_level} and {first}. Try a half of the noise of the "
+                f"data. {_faq.schedules}"
             )
         if self.weights not in ("exact", "none"):
             raise ValueError(
                 f"`weights` of `PnPDM` is 'exact', or 'none' for draws that are off by the blur; got "
-                f"{self.weights!r}."
+                f"{self.weights!r}. {_faq.choices}"
             )
 
     def init(self, bridge: Bridge, z: Position) -> SplitState:

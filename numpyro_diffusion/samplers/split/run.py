@@ -11,9 +11,11 @@ import numpy as np
 from jax.core import Tracer
 from jax.sharding import Mesh
 
+from ... import _faq
 from ..._arguments import whole_number, whole_numbers
 from ..._finite import report_chains
 from ..._prng import lean
+from ..._records import record, record_page
 from ..._typing import Array, Position, PRNGKey
 from ...bridge import Bridge
 from ...smc import Claims
@@ -52,6 +54,9 @@ class SplitResult(NamedTuple):
     seen_target: str
     acceptance: dict[str, Array]
     num_evaluations: int | None
+
+    __repr__ = record
+    _repr_html_ = record_page
 
     target = property(attrgetter("claims.target"))
     exact = property(attrgetter("claims.exact"))
@@ -167,7 +172,7 @@ def _refuse_nonfinite(result: SplitResult) -> None:
         error = FloatingPointError(
             f"site {name!r} is not finite in {count} of {len(wrong)} chains, first in chain {chain} at draw "
             f"{draw}. Look at the denoiser at draws from its noisiest level, or give chains "
-            "finite values to start from (`initial`)."
+            f"finite values to start from (`initial`). {_faq.lost}"
         )
         error.result = result  # type: ignore[attr-defined]
         raise error
@@ -180,7 +185,7 @@ def _refuse_lost(result: SplitResult) -> None:
         error = FloatingPointError(
             f"every draw of chain {int(np.argmax(lost))} has weight 0: the density of the data is 0 at what "
             "it sees, or at the prior's side of it. Use a smaller `noise_level`, a longer `num_burn_in`, or "
-            "start where the data are possible (`initial`)."
+            f"start where the data are possible (`initial`). {_faq.dead_cloud}"
         )
         error.result = result  # type: ignore[attr-defined]
         raise error

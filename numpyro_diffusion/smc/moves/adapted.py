@@ -7,6 +7,7 @@ from typing import Any
 import blackjax
 import jax
 
+from ... import _faq
 from ..._arguments import check_callable, whole_or_none
 from ..._typing import Position, Scalar
 from .base import BlackJAXMove, Move
@@ -115,19 +116,19 @@ def from_blackjax(
     evaluations = whole_or_none("evaluations", evaluations, 0, "`None` where that is not known.")
     check_callable("parameters", parameters, "`lambda step_size, position: {...}`")
     if not 0 < target_acceptance <= 1:
-        raise ValueError(f"`target_acceptance` is in (0, 1]; got {target_acceptance}.")
+        raise ValueError(f"`target_acceptance` is in (0, 1]; got {target_acceptance}. {_faq.moves}")
     if not (hasattr(algorithm, "init") and hasattr(algorithm, "build_kernel")):
         vi = getattr(getattr(algorithm, "init", None), "__module__", "").rpartition(".")[2]
         if vi not in _REFUSED:
             raise TypeError(
                 "`algorithm` is one of BlackJAX with `init` and `build_kernel`, such as `blackjax.hmc`, "
-                f"before it is called; got {type(algorithm).__name__}."
+                f"before it is called; got {type(algorithm).__name__}. {_faq.moves}"
             )
     module = algorithm.init.__module__.rpartition(".")[2]
     kind = "rmhmc" if algorithm is blackjax.rmhmc else module
     if kind in _REFUSED:
         reason, remedy = _REFUSED[kind]
-        raise ValueError(f"`blackjax.{kind}` is no move here: {reason}. Use {remedy}.")
+        raise ValueError(f"`blackjax.{kind}` is no move here: {reason}. Use {remedy}. {_faq.moves}")
     wants = list(inspect.signature(algorithm.init).parameters)
     its_own = algorithm.init.__module__.startswith("blackjax.")
     if wants[2:] == ["random_generator_arg"]:
@@ -136,7 +137,7 @@ def from_blackjax(
         raise ValueError(
             f"`blackjax.{module}` is no move here: its state begins with ({', '.join(wants)}), and a move "
             "begins with a position and its log density alone. If it is a kernel, wrap it in an algorithm "
-            "whose kernel draws the rest anew at every step."
+            f"whose kernel draws the rest anew at every step. {_faq.moves}"
         )
     label = name or getattr(algorithm, "__name__", module)
     return BlackJAXMove(algorithm, parameters, evaluations, target_acceptance, label)

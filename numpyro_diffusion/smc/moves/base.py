@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ... import _faq
 from ..._typing import Array, Position, PRNGKey, Scalar
 from ..preconditioner import Preconditioner
 
@@ -115,7 +116,7 @@ class Move(eqx.Module):
             TypeError: If the kernel makes no leapfrog steps.
         """
         del position, preconditioner
-        raise TypeError(f"move `{self.name}` makes no leapfrog steps; use `init`.")
+        raise TypeError(f"move `{self.name}` makes no leapfrog steps; use `init`. {_faq.moves}")
 
     def step(
         self, key, state, logdensity_fn, step_size, preconditioner, first=None
@@ -137,7 +138,9 @@ class Move(eqx.Module):
             TypeError: If the kernel does not use gradients.
         """
         if not hasattr(state, "logdensity_grad"):
-            raise TypeError(f"move `{self.name}` keeps no gradient; use `mala()` or `hmc(n)`.")
+            raise TypeError(
+                f"move `{self.name}` keeps no gradient; use `mala()` or `hmc(n)`. {_faq.moves}"
+            )
         return preconditioner.gradient_to_model(state.logdensity_grad)
 
 
@@ -207,7 +210,7 @@ class BlackJAXMove(Move):
             TypeError: If the kernel makes no leapfrog steps.
         """
         if not self.leapfrog:
-            raise TypeError(f"move `{self.name}` makes no leapfrog steps; use `init`.")
+            raise TypeError(f"move `{self.name}` makes no leapfrog steps; use `init`. {_faq.moves}")
         at = preconditioner.to_round(position)
         return self.algorithm.init(at, lambda y: jnp.sum(0 * y) - jnp.inf)
 

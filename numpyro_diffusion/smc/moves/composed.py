@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ... import _faq
 from ..._arguments import check_instance
 from .base import Move
 from .placed import PlacedMove, made
@@ -147,10 +148,14 @@ def checked_parts(who: str, parts: tuple) -> tuple[Move, ...]:
         TypeError: If one is no move.
     """
     if not parts:
-        raise ValueError(f"`{who}` expects at least one move, such as `nd.moves.hmc()`; got none.")
+        raise ValueError(
+            f"`{who}` expects at least one move, such as `nd.moves.hmc()`; got none. {_faq.moves}"
+        )
     for part in parts:
         if part is None:
-            raise TypeError(f"`{who}` expects moves, such as `nd.moves.hmc()`; got None.")
+            raise TypeError(
+                f"`{who}` expects moves, such as `nd.moves.hmc()`; got None. {_faq.moves}"
+            )
         check_instance(f"a part of `{who}", part, Move, "nd.moves.hmc()", optional=False)
     return tuple(parts)
 
@@ -187,6 +192,7 @@ def mixture(*parts: Move, weights: Sequence[float] | None = None) -> Move:
     share = np.ones(len(moves)) if weights is None else np.asarray(weights, float)
     if share.shape != (len(moves),) or not np.all((share > 0) & np.isfinite(share)):
         raise ValueError(
-            f"`weights` are {len(moves)} numbers above 0, one for each move; got {weights}."
+            f"`weights` are {len(moves)} numbers above 0, one for each move; got "
+            f"{weights}. {_faq.moves}"
         )
     return Mixture(moves, tuple(float(w) for w in share / share.sum()))

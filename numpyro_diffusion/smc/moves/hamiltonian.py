@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from blackjax.mcmc import integrators
 from jax.flatten_util import ravel_pytree
 
+from ... import _faq
 from ..._arguments import check_callable, whole_number
 from ..._typing import Array, Position
 from ..._written import written
@@ -82,7 +83,7 @@ class _MCLMCParameters(eqx.Module):
         if position.size < 2:
             raise ValueError(
                 "`adjusted_mclmc` turns a momentum of length 1, which takes at least 2 coordinates; got "
-                f"{position.size}. Use `hmc(n)`."
+                f"{position.size}. Use `hmc(n)`. {_faq.moves}"
             )
         return {
             "step_size": step_size * jnp.sqrt(position.size),
@@ -143,7 +144,7 @@ class _Riemannian(BlackJAXMove):
             if mass.shape != (dimension, dimension):
                 raise ValueError(
                     f"`mass_matrix` returns a matrix ({dimension}, {dimension}) over the flattened position; "
-                    f"got shape {mass.shape}."
+                    f"got shape {mass.shape}. {_faq.moves}"
                 )
             return jacobian.T @ mass @ jacobian
 

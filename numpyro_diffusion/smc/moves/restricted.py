@@ -6,6 +6,7 @@ from typing import Any
 import equinox as eqx
 import numpy as np
 
+from ... import _faq
 from ..._staging import hoist
 from ..preconditioner import Preconditioner
 from .base import Move
@@ -66,7 +67,7 @@ class OnSites(PlacedMove):
             raise ValueError(
                 f"`on_sites` names {missing}, but the sites that this move moves are {there}. Beside "
                 "diffusion sites, the `joint` move has all sites and the `other` those without a diffusion "
-                "prior; a transformed diffusion site `x` is followed as `x_base`."
+                f"prior; a transformed diffusion site `x` is followed as `x_base`. {_faq.moves}"
             )
         block = {name: z[name] for name in self.sites}
         scale = Preconditioner({name: preconditioner.scale[name] for name in self.sites})
@@ -93,5 +94,7 @@ def on_sites(move: Move, sites: str | Sequence[str]) -> Move:
     (part,) = checked_parts("on_sites", (move,))
     names = (sites,) if isinstance(sites, str) else tuple(sites)
     if not names or not all(isinstance(n, str) for n in names) or len(set(names)) < len(names):
-        raise ValueError(f"`sites` are names of latent sites, each once; got {sites!r}.")
+        raise ValueError(
+            f"`sites` are names of latent sites, each once; got {sites!r}. {_faq.moves}"
+        )
     return OnSites(part, names)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ... import _faq
 from ..._typing import Array, Position, Scalar
 from ..._written import alike, call, written
 from .base import Move
@@ -102,7 +103,8 @@ def _like(value: Any, z: Position, what: str) -> Position:
     if set(value) != set(z):
         raise ValueError(
             f"`{what}` of `elliptical_slice` is given for the sites {sorted(value)}, but the move moves "
-            f"{sorted(z)}. Name all of them, or restrict the move: `on_sites(elliptical_slice(...), [...])`."
+            f"{sorted(z)}. Name all of them, or restrict the move: "
+            f"`on_sites(elliptical_slice(...), [...])`. {_faq.moves}"
         )
     return {n: jnp.broadcast_to(jnp.asarray(value[n], z[n].dtype), z[n].shape) for n in z}
 
@@ -129,8 +131,10 @@ def elliptical_slice(
     """
     for leaf in jax.tree.leaves(scale):
         if not np.all(np.asarray(leaf) > 0) or not np.all(np.isfinite(np.asarray(leaf))):
-            raise ValueError(f"`scale` holds standard deviations, above 0 and finite; got {leaf}.")
+            raise ValueError(
+                f"`scale` holds standard deviations, above 0 and finite; got {leaf}. {_faq.moves}"
+            )
     for leaf in jax.tree.leaves(mean):
         if not np.all(np.isfinite(np.asarray(leaf))):
-            raise ValueError(f"`mean` holds finite numbers; got {leaf}.")
+            raise ValueError(f"`mean` holds finite numbers; got {leaf}. {_faq.moves}")
     return EllipticalSlice(mean, scale)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from ... import _faq
 from ..._arguments import check_callable, check_instance, whole_numbers
 from ..._typing import Array, PRNGKey, PyTree, Scalar
 from ...energies import AbstractDenoiser, Standardized
@@ -73,18 +74,20 @@ def finetune(
     if not isinstance(route, AbstractRoute):
         raise TypeError(
             "`route` must be an instance of `RewardWeighted`, `ValueWeighted`, `PPO`, `DirectBackprop` or "
-            f"`PathConsistency`, such as `train.PPO()`; got {route!r:.60}."
+            f"`PathConsistency`, such as `train.PPO()`; got {route!r:.60}. {_faq.kinds}"
         )
     check_instance("optimizer", optimizer, Optimizer, "train.Optimizer(ema=0.99)", optional=False)
     check_instance("stopping", stopping, EarlyStopping, "train.EarlyStopping()", optional=False)
     check_callable("reward", reward, "x -> reward")
     if not (temperature > 0 and np.isfinite(temperature)):
-        raise ValueError(f"`temperature` must be positive and finite; got {temperature}.")
+        raise ValueError(
+            f"`temperature` must be positive and finite; got {temperature}. {_faq.numbers}"
+        )
     found = jax.eval_shape(reward, jax.ShapeDtypeStruct(energy.shape, jnp.result_type(float)))
     if getattr(found, "shape", None) != ():
         raise ValueError(
             f"a reward is one number, of shape (); got {getattr(found, 'shape', found)} for one example of "
-            f"shape {energy.shape}. Sum it."
+            f"shape {energy.shape}. Sum it. {_faq.reward}"
         )
     if data is not None:
         data = check_examples(data, energy.shape, "data", np)

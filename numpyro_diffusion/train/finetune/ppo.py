@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from ... import _faq
 from ..._arguments import check_counts
 from ..result import TrainingDiverged
 from ..settings import make_optimiser, trainable_of
@@ -54,14 +55,15 @@ class PPO(AbstractRoute):
         check_counts(self, num_steps=1, epochs=1)
         if not self.clip > 0:
             raise ValueError(
-                f"`clip` of `PPO` must be positive, such as 0.2; got {self.clip}. A large one clips nothing."
+                f"`clip` of `PPO` must be positive, such as 0.2; got {self.clip}. A large one "
+                f"clips nothing. {_faq.numbers}"
             )
 
     def run(self, key, task):
         if task.optimizer.accumulate > 1 or task.optimizer.devices is not None:
             raise ValueError(
                 "`PPO` takes one batch on one device for an update; got an `optimizer` with `accumulate` or "
-                "`devices`. Drop them."
+                f"`devices`. Drop them. {_faq.together}"
             )
         key_update, key_check, key_gain = jax.random.split(key, 3)
         chain, prior = ReverseChain(task.energy, self.num_steps), task.energy
@@ -124,7 +126,8 @@ class PPO(AbstractRoute):
             if not (bool(jnp.all(jnp.isfinite(losses))) and np.isfinite(score)):
                 raise TrainingDiverged(
                     f"the loss became non-finite before step {done * self.epochs}. Lower `learning_rate`, "
-                    "or bound the reward; `.energy` of this exception holds the best weights before.",
+                    "or bound the reward; `.energy` of this exception holds the best weights "
+                    f"before. {_faq.diverged}",
                     rebuild(best), done * self.epochs, {n: np.asarray(v) for n, v in history.items()},
                 )  # fmt: skip
             for name, value in zip(

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..._records import record, record_page
 from ..._typing import PRNGKey, PyTree, Scalar
 from ...energies import AbstractDenoiser
 from ...energies.reverse import has_exact_draws
@@ -43,6 +44,9 @@ class FinetuneResult(NamedTuple):
     ess: float
     evaluations: int
     target: str
+
+    __repr__ = record
+    _repr_html_ = record_page
 
 
 class Task(NamedTuple):

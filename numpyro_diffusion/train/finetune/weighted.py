@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ... import _faq
 from ..._arguments import check_counts
 from ..._typing import Array, Scalar
 from ...energies import AbstractDenoiser
@@ -54,7 +55,7 @@ class RewardWeighted(AbstractRoute):
         if not np.isfinite(log_weights).all():
             raise ValueError(
                 f"rewards must be finite; {(~np.isfinite(log_weights)).sum()} of {len(log_weights)} are "
-                "not. Bound the reward, or drop such examples from `data`."
+                f"not. Bound the reward, or drop such examples from `data`. {_faq.reward}"
             )
         weights = np.exp(log_weights - log_weights.max())
         found = fit(
@@ -100,7 +101,8 @@ class ValueWeighted(AbstractRoute):
         key_draws, key_check, key = jax.random.split(key, 3)
         if task.trainable is not None:
             raise TypeError(
-                "`ValueWeighted` trains a value beside the prior, not the prior; got `trainable`. Drop it."
+                "`ValueWeighted` trains a value beside the prior, not the prior; got `trainable`. "
+                f"Drop it. {_faq.together}"
             )
         data = task.data
         if data is None and not has_exact_draws(task.energy):

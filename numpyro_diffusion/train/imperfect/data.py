@@ -9,8 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ... import _faq
 from ..._arguments import check_callable
 from ..._typing import Array, PyTree
+from ..._written import one_line
 from .posterior import Datum
 
 __all__ = ["Noise", "Observe", "UnknownNoise", "check_data", "check_noise"]
@@ -34,13 +36,16 @@ class UnknownNoise:
         ValueError: If a number is not positive and finite.
     """
 
+    __repr__ = one_line
+
     def __init__(self, start: Any, relative: Any = 1.0, prior: tuple[float, float] | None = None):
         self.start = _positive(start, "start")
         self.relative = _positive(relative, "relative")
         numbers = () if prior is None else tuple(map(float, np.ravel(_positive(prior, "prior"))))
         if prior is not None and len(numbers) != 2:
             raise ValueError(
-                f"`prior` is a pair, shape and rate of an inverse-gamma distribution; got {prior}."
+                "`prior` is a pair, shape and rate of an inverse-gamma distribution; got "
+                f"{prior}. {_faq.numbers}"
             )
         self.prior = (numbers[0], numbers[1]) if numbers else None
 
@@ -128,7 +133,8 @@ def check_data(
     array = np.asarray(examples)
     if not np.issubdtype(array.dtype, np.floating):
         raise TypeError(
-            f"`examples` must be floating, with NaN for missing entries; got {array.dtype}."
+            "`examples` must be floating, with NaN for missing entries; got "
+            f"{array.dtype}. {_faq.real_numbers}"
         )
     if observe is None:
         wanted, of = shape, "the energy"
@@ -140,14 +146,15 @@ def check_data(
     if array.shape[1:] != wanted or len(array) < 2:
         raise ValueError(
             f"`examples` must have shape (num, {', '.join(map(str, wanted))}) with num >= 2 to match {of}; "
-            f"got {array.shape}. Put examples along the first axis, NaN where an entry is missing."
+            f"got {array.shape}. Put examples along the first axis, NaN where an entry is "
+            f"missing. {_faq.examples}"
         )
     flat = array.reshape(len(array), -1)
     infinite = int(np.isinf(flat).sum())
     if infinite:
         raise ValueError(
             f"`examples` must be finite or NaN (missing); {infinite} entries are infinite. Put NaN in their "
-            "place if they are missing."
+            f"place if they are missing. {_faq.finite}"
         )
     seen = ~np.isnan(flat)
     columns = np.flatnonzero(~seen.any(0))
@@ -156,13 +163,14 @@ def check_data(
         names = ", ".join(str(i[0]) if len(i) == 1 else str(i) for i in index)
         raise ValueError(
             f"no example has entry {names}{', ...' if len(columns) > 5 else ''}: {len(columns)} of "
-            f"{flat.shape[1]} entries are missing everywhere. Leave them out of what `observe` returns."
+            f"{flat.shape[1]} entries are missing everywhere. Leave them out of what `observe` "
+            f"returns. {_faq.examples}"
         )
     empty = np.flatnonzero(~seen.any(1))
     if len(empty):
         raise ValueError(
             f"{len(empty)} of {len(flat)} examples have no entry (first: {empty[0]}), and say nothing. Drop "
-            "them."
+            f"them. {_faq.examples}"
         )
     return np.where(seen, flat, 0.0), seen
 
@@ -187,14 +195,15 @@ def check_noise(noise: Any, examples: np.ndarray, shape: tuple[int, ...]) -> Noi
         raise ValueError(
             f"`noise` must be a number or broadcast to the shape of the examples, {whole}; got shape "
             f"{np.shape(known)}. One standard deviation an example has shape ({whole[0]}, "
-            f"{', '.join('1' for _ in shape)})."
+            f"{', '.join('1' for _ in shape)}). {_faq.shapes}"
         ) from None
     if not unknown:
         return Noise(np.ones(()), relative, False, None)
     if noise.start.shape not in ((), shape):
         raise ValueError(
             f"`start` of the noise must be a number, or one an entry, of shape {shape}; got shape "
-            f"{noise.start.shape}. What is known of single examples goes into `relative`."
+            f"{noise.start.shape}. What is known of single examples goes into "
+            f"`relative`. {_faq.shapes}"
         )
     return Noise(
         noise.start.ravel() if noise.start.shape else noise.start, relative, True, noise.prior
@@ -211,11 +220,13 @@ def _positive(values: Any, name: str) -> np.ndarray:
     try:
         array = np.asarray(values, float)
     except (TypeError, ValueError) as error:
-        raise TypeError(f"`{name}` must be numbers; got {values!r:.60}.") from error
+        raise TypeError(
+            f"`{name}` must be numbers; got {values!r:.60}. {_faq.real_numbers}"
+        ) from error
     if not (np.isfinite(array) & (array > 0)).all():
         raise ValueError(
             f"`{name}` must be positive and finite; got {values!r:.60}. Entries that are missing are NaN in "
             "the examples, whatever their noise; noise that is not known is "
-            "`nd.train.UnknownNoise(start)`."
+            f"`nd.train.UnknownNoise(start)`. {_faq.numbers}"
         )
     return array

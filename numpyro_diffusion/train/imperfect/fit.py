@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ... import _faq
 from ..._arguments import check_instance, whole_number, whole_numbers, whole_or_none
 from ..._prng import check_key
 from ..._progress import progress
@@ -125,22 +126,25 @@ def fit_imperfect(
     base = energy.energy if isinstance(energy, Standardized) else energy
     if not isinstance(base, AbstractDenoiser):
         raise TypeError(
-            f"`fit_imperfect` expects an energy or a denoiser; got {type(energy).__name__}."
+            "`fit_imperfect` expects an energy or a denoiser; got "
+            f"{type(energy).__name__}. {_faq.kinds}"
         )
     if held_out is not None and not 0 <= held_out < 1:
-        raise ValueError(f"`held_out` is a share of the examples, in [0, 1); got {held_out}.")
+        raise ValueError(
+            f"`held_out` is a share of the examples, in [0, 1); got {held_out}. {_faq.numbers}"
+        )
     if not 0 <= threshold <= 1:
-        raise ValueError(f"expected 0 <= threshold <= 1; got {threshold}.")
+        raise ValueError(f"expected 0 <= threshold <= 1; got {threshold}. {_faq.numbers}")
     check_instance(
         "optimizer", optimizer, Optimizer, "train.Optimizer(weight_decay=0.1)", optional=False
     )
     if optimizer.accumulate != 1 or optimizer.devices is not None:
         raise ValueError(
             "of `optimizer` only `weight_decay` and `ema` count here; got `accumulate` or `devices`, "
-            "which are for `fit`. Leave them out."
+            f"which are for `fit`. Leave them out. {_faq.together}"
         )
     if parameters is not None and observe is None:
-        raise ValueError("`parameters` are those of `observe`, which is missing.")
+        raise ValueError(f"`parameters` are those of `observe`, which is missing. {_faq.together}")
     base = forgetful(base)
     y, seen = check_data(examples, base.shape, observe, parameters)
     of_noise = check_noise(noise, y, np.shape(examples)[1:])
@@ -209,7 +213,9 @@ def _split(key: PRNGKey, num: int, share: float) -> tuple[np.ndarray, np.ndarray
         return np.arange(num), np.arange(num)
     count = max(1, round(share * num))
     if count >= num:
-        raise ValueError(f"`held_out` of {share} leaves none of {num} examples to fit.")
+        raise ValueError(
+            f"`held_out` of {share} leaves none of {num} examples to fit. {_faq.examples}"
+        )
     judged = np.sort(np.asarray(jax.random.permutation(key, num))[:count])
     return np.setdiff1d(np.arange(num), judged), judged
 
@@ -237,6 +243,6 @@ def _warn_if_confounded(parametric: bool, observe: Any, noise: Noise) -> None:
             "the data cannot tell the noise from the spread of the prior: of a Gaussian seen directly "
             "the likelihood knows S + sigma^2 I alone. Examples seen twice (`observe`), noise with known "
             "ratios (`UnknownNoise(relative=...)`) or a prior on it tell them apart; otherwise the fit ends "
-            "near its start.",
+            f"near its start. {_faq.examples}",
             stacklevel=3,
         )

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from ... import _faq
 from ..._typing import Array, PRNGKey, PyTree
 from ...energies import AbstractDenoiser, NetworkDenoiser
 from ...energies.preconditioned import AbstractNetworkEnergy
@@ -77,7 +78,7 @@ class NetworkPart(AbstractPart):
         if not np.isfinite(np.asarray(losses)).all():
             raise FloatingPointError(
                 "the loss became non-finite in the M-step. Lower `learning_rate`, or scale the data to "
-                "order one."
+                f"order one. {_faq.diverged}"
             )
         self.step += self.steps
         self.energy = self.rebuild(self.carry[1])
@@ -133,7 +134,8 @@ def _trainable(energy: Any) -> Callable[[Any], PyTree]:
         return lambda energy: (energy.net, energy.offset)
     raise TypeError(
         f"`fit_imperfect` knows how to fit `Gaussian`, `GaussianMixture` and networks; of a "
-        f"`{type(energy).__name__}` say what is trained: `trainable=lambda energy: energy.net`."
+        f"`{type(energy).__name__}` say what is trained: `trainable=lambda energy: "
+        f"energy.net`. {_faq.kinds}"
     )
 
 

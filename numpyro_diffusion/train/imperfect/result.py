@@ -4,6 +4,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ... import _faq
+from ..._records import record, record_page
 from ..._typing import PyTree
 
 __all__ = ["ImperfectResult", "imperfect_verdict"]
@@ -37,6 +39,9 @@ class ImperfectResult(NamedTuple):
     stopped: str
     held_out: np.ndarray
 
+    __repr__ = record
+    _repr_html_ = record_page
+
     @property
     def learned(self) -> bool:
         """True if the observed evidence of a round was above that of the start."""
@@ -64,11 +69,11 @@ def imperfect_verdict(history: dict, best_round: int, stopped: str, held_out: bo
             f"{gain:.4f} +- {error:.4f} to {values[best_round]:.4f} nats an example.{more}"
         )
     if len(values) == 1:
-        return "learned nothing: the fit ended before its first round."
+        return f"learned nothing: the fit ended before its first round. {_faq.nothing_learned}"
     return (
         f"learned nothing: in {len(values) - 1} rounds the observed log evidence of {which} was never above "
         f"that of the start, {values[0]:.4f} nats an example ({values[1:].max():.4f} at best since), and the "
         "prior is the one that it began with. Start from a Gaussian that was fitted to the same examples, "
         "take more `steps` a round or a smaller network, or more particles if `history['ess']` is near "
-        "1 / num_particles."
+        f"1 / num_particles. {_faq.nothing_learned}"
     )

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ... import _faq
 from ..._typing import PRNGKey, PyTree
 from ...smc.cloud import CloudRun
 from .data import Noise, Observe, data_of
@@ -78,7 +79,8 @@ def expect(
     if len(dead):
         raise FloatingPointError(
             f"no particle of {len(dead)} examples is possible (first: {dead[0]}): their evidence is 0 or "
-            "not a number. Is `observe` finite at draws of the prior, and `noise` not far too small?"
+            "not a number. Is `observe` finite at draws of the prior, and `noise` not far too "
+            f"small? {_faq.dead_cloud}"
         )
     return run
 

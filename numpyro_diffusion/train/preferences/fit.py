@@ -8,7 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ... import _faq
 from ..._arguments import check_callable, check_instance
+from ..._records import record, record_page
 from ..._typing import Array, PRNGKey, PyTree
 from ...energies import AbstractDenoiser, Standardized
 from ..examples import check_examples
@@ -40,6 +42,9 @@ class PreferenceResult(NamedTuple):
     best_loss: float
     stopped: str
     target: str
+
+    __repr__ = record
+    _repr_html_ = record_page
 
     learned = FitResult.learned
     verdict = FitResult.verdict
@@ -104,14 +109,19 @@ def fit_preferences(
     """
     for name in ("condition", "weights", "augment", "checkpoint", "null_rate"):
         if options.pop(name, None) is not None:
-            raise TypeError(f"`fit_preferences` takes no `{name}`; use `fit` for that.")
+            raise TypeError(
+                f"`fit_preferences` takes no `{name}`; use `fit` for that. {_faq.together}"
+            )
     if not isinstance(loss, DPO | DMPO):
         raise TypeError(
-            f"`loss` must be `train.DPO()` or `train.DMPO(flip_rate=0.01)`; got {loss!r}."
+            "`loss` must be `train.DPO()` or `train.DMPO(flip_rate=0.01)`; got "
+            f"{loss!r}. {_faq.kinds}"
         )
     check_instance("optimizer", optimizer, Optimizer, "train.Optimizer(ema=0.99)", optional=False)
     if not (beta > 0 and np.isfinite(beta)):
-        raise ValueError(f"`beta` of `fit_preferences` must be positive and finite; got {beta}.")
+        raise ValueError(
+            f"`beta` of `fit_preferences` must be positive and finite; got {beta}. {_faq.numbers}"
+        )
     log_ratio = denoising_log_ratio() if log_ratio is None else log_ratio
     check_callable("log_ratio", log_ratio, "(model, prior, key, winner, loser) -> nats")
     units = energy if isinstance(energy, Standardized) else None
@@ -154,13 +164,14 @@ def _as_pairs(energy: Any, winners, losers, chances=None) -> tuple[Array, Array]
     if len(both[1]) != num:
         raise ValueError(
             f"expected as many losers as winners; got {num} winners and {len(both[1])} losers. Row i of "
-            "one is compared with row i of the other."
+            f"one is compared with row i of the other. {_faq.examples}"
         )
     chances = np.ones(num) if chances is None else np.asarray(chances, float)
     if chances.shape != (num,) or not ((chances >= 0) & (chances <= 1)).all():
         raise ValueError(
             f"`chances` must be {num} numbers in [0, 1], with which winners are preferred; got shape "
             f"{chances.shape}{'' if chances.shape != (num,) else ' and numbers outside'}."
+            f" {_faq.shapes}"
         )
     if isinstance(energy, Standardized):
         both = [energy.standardize(examples) for examples in both]

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from ... import _faq
 from ..._arguments import whole_number
 from ..._typing import Array, PRNGKey, Scalar
 from ...energies import AbstractDenoiser, AbstractEnergy
@@ -89,7 +90,7 @@ def energy_log_ratio(model, prior, key: PRNGKey, winner: Array, loser: Array) ->
         if not isinstance(law, AbstractEnergy):
             raise TypeError(
                 f"`energy_log_ratio` expects energies; got {type(law).__name__}. Take "
-                "`denoising_log_ratio()`, or `distill` an energy first."
+                f"`denoising_log_ratio()`, or `distill` an energy first. {_faq.score_only}"
             )
     t = jnp.asarray(prior.t_min, winner.dtype)
     gain = lambda x: model.log_density(x, t) - prior.log_density(x, t)

@@ -12,6 +12,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from ... import _faq
 from ..._typing import Scalar
 
 __all__ = ["DMPO", "DPO"]
@@ -80,7 +81,8 @@ class DMPO:
         if not 0 <= self.flip_rate < 0.5:
             raise ValueError(
                 "`flip_rate` of `DMPO` must be in [0, 0.5), a share of wrong labels; got "
-                f"{self.flip_rate}. Swap winners and losers if most labels are wrong."
+                f"{self.flip_rate}. Swap winners and losers if most labels are "
+                f"wrong. {_faq.numbers}"
             )
 
     def check(self, chances) -> None:
@@ -89,7 +91,7 @@ class DMPO:
             raise ValueError(
                 "`DMPO` expects `chances` in (0, 1), or a flip rate above 0; got a hard label (a chance "
                 "of 0 or 1) and `flip_rate=0`. Take `DMPO(flip_rate=0.01)`, or `DPO()`, which is "
-                "calibrated."
+                f"calibrated. {_faq.together}"
             )
 
     def __call__(self, h: Scalar, chance: Scalar) -> Scalar:
