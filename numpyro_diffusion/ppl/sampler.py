@@ -69,7 +69,7 @@ class Sampler:
     def data(self, *args: Any, **kwargs: Any) -> list[Array]:
         """What the posterior at these arguments of the model is made of, as arrays.
 
-        Whole numbers are taken as floating ones where the run had these.
+        Numbers of Python and whole ones are taken as floating arrays where the run had these.
 
         Raises:
             ValueError: If the model is another at these arguments but for the numbers in arrays.
@@ -121,8 +121,10 @@ class Sampler:
 
 
 def _as_floating(given: Any, own: Any) -> Any:
-    """A whole number, or an array of them, in the floating type that the run had in its place."""
+    """A number, or an array of whole ones, in the floating type that the run had in its place."""
     if not is_data(own) or not jnp.issubdtype(own.dtype, jnp.floating):
         return given
-    whole = isinstance(given, int) or (is_data(given) and jnp.issubdtype(given.dtype, jnp.integer))
+    whole = isinstance(given, int | float) or (
+        is_data(given) and jnp.issubdtype(given.dtype, jnp.integer)
+    )
     return jnp.asarray(given, own.dtype) if whole and not isinstance(given, bool) else given

@@ -201,7 +201,7 @@ class AbstractPlateRun(abc.ABC):
         raise NotImplementedError(
             "expected `run`; got `update`, which goes on from one cloud over all sites, where a plate has "
             "one an object. Call `run` with all data: new objects cost as much as old ones. `nd.SMC` has "
-            "`update`."
+            f"`update`. {_faq.plates}"
         )
 
     def print_summary(self, prob: float = 0.9, max_rows: int = 24) -> None:

@@ -103,7 +103,7 @@ class PlateSMC(AbstractPlateRun):
                 f"`PlateSMC` has no argument `{next(iter(others))}`: a plate is sampled in rounds of one "
                 "cloud an object, in one sitting on one device. For `checkpoint`, `devices`, `max_seconds` "
                 "and `max_evaluations` use `nd.SMC` over all objects together; to shorten a run take fewer "
-                "`num_particles` or `rounds`."
+                f"`num_particles` or `rounds`. {_faq.plates}"
             )
         check_model(model)
         check_instance("scheme", scheme, TunedScheme, "nd.Annealed()")
