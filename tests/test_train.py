@@ -270,7 +270,7 @@ def test_bad_data_are_refused(key):
         fit(key, energy, np.where(np.arange(20).reshape(10, 2) == 4, np.nan, good), **QUICK)
     with pytest.raises(ValueError, match="`validation` must have shape"):
         fit(key, energy, good, validation=np.zeros((10, 2, 1)), **QUICK)
-    with pytest.raises(ValueError, match=r"`ema` must be in \[0, 1\)"):
+    with pytest.raises(ValueError, match="`ema` must be .* of at least 0 and below 1; got 1"):
         Optimizer(ema=1.0)
     with pytest.raises(ValueError, match="`patience` must be at least 1; got 0"):
         EarlyStopping(patience=0)
