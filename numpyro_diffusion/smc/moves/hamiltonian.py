@@ -114,6 +114,28 @@ def adjusted_mclmc(num_integration_steps: int = 3) -> Move:
     )
 
 
+_SAME = 1e-3  # relative to a coordinate and 1: solutions of a midpoint equation are farther apart
+
+
+def _reversible_midpoint(logdensity_fn, kinetic_energy_fn):
+    """Implicit midpoint steps, refused (a density of 0) where the step back does not lead to the start.
+
+    Iterations that have not converged, or that end in another solution, are no reversible map: a move that
+    accepts them does not leave the density as it is.
+    """
+    step = integrators.implicit_midpoint(logdensity_fn, kinetic_energy_fn)
+
+    def checked(state, step_size):
+        new = step(state, step_size)
+        back = step(new, -step_size)
+        ends = zip(jax.tree.leaves(state[:2]), jax.tree.leaves(back[:2]), strict=True)
+        same = [jnp.all(jnp.abs(b - a) <= _SAME * (1 + jnp.abs(a))) for a, b in ends]
+        sound = jnp.all(jnp.stack(same)) & ~jnp.isneginf(state.logdensity)
+        return new._replace(logdensity=jnp.where(sound, new.logdensity, -jnp.inf))
+
+    return checked
+
+
 class _Implicit(NamedTuple):
     """Hamiltonian Monte Carlo with implicit midpoint steps."""
 
@@ -123,7 +145,7 @@ class _Implicit(NamedTuple):
 
     @staticmethod
     def build_kernel():
-        return blackjax.hmc.build_kernel(integrators.implicit_midpoint)
+        return blackjax.hmc.build_kernel(_reversible_midpoint)
 
 
 class _Riemannian(BlackJAXMove):
@@ -163,16 +185,17 @@ class _RiemannianParameters(eqx.Module):
 def rmhmc(mass_matrix: Callable[[Position], Array], num_integration_steps: int = 3) -> Move:
     """Riemannian Hamiltonian Monte Carlo: a metric that depends on the position.
 
-    Implicit midpoint steps are solved by iteration, so that the move leaves a density as it is up to the
-    tolerance of that.
+    Implicit midpoint steps are solved by iteration. A trajectory with a step whose way back is another one is
+    refused, so that the move leaves a density as it is up to the tolerance of the iteration.
 
     Args:
         mass_matrix: `z -> ` a positive definite matrix over the flattened position, in the coordinates of the
             model: for instance the expected information.
-        num_integration_steps: Steps of a trajectory; each costs several gradients.
+        num_integration_steps: Steps of a trajectory; each costs several gradients, there and back.
 
     References:
         Girolami & Calderhead (2011), Riemann manifold Langevin and Hamiltonian Monte Carlo methods, JRSS B.
+        Zappa, Holmes-Cerfon & Goodman (2018), Monte Carlo on manifolds, CPAM: the check of the way back.
     """
     number = whole_number("num_integration_steps", num_integration_steps, 1)
     check_callable("mass_matrix", mass_matrix, "`lambda z: jnp.eye(2)`")
