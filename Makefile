@@ -85,4 +85,4 @@ $(LOWEST_VENV)/.stamp-lowest: pyproject.toml tests/lowest.txt | $(LOWEST_BIN)/py
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(LOWEST_VENV) site
+	rm -rf $(VENV) $(LOWEST_VENV) site .cache

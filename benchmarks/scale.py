@@ -7,7 +7,10 @@
   on two; the result is the ratio of their times, median of `--seeds` pairs with its range. Meant for a
   machine with two idle cores.
 - `kills`: a filter that writes a checkpoint after every two levels is killed (SIGKILL) at `--kills` random
-  instants and started again; how many results have the bits of the run that was not killed.
+  instants and started again; how many results have the bits of the run that was not killed. The same for a
+  posterior whose pilot writes after every level, killed at `--pilot-kills` instants from its first file on.
+- `memory`: what the compiler counts for a chunk of levels in batches (arguments, results and temporaries,
+  less what is shared), over the particles themselves: position, density, gradient, weight, ancestor.
 """
 
 import os
@@ -103,36 +106,69 @@ def weak_scaling(seeds: int) -> list[list]:
     return [["weak scaling", "two clouds on two devices against one on one", f"{times} s", said]]
 
 
-def kills(number: int) -> list[list]:
+def kills(number: int, what: str, first: str) -> list[list]:
+    """From the first appearance of a file, which ends in `first`, a process is killed at any instant."""
     settings = {**os.environ, "PYTHONPATH": f"{TESTS.parent}{os.pathsep}{TESTS}"}
-    rng, same, tries = np.random.default_rng(0), 0, 0
+    rng, same, tries, in_pilot = np.random.default_rng(0), 0, 0, 0
     with tempfile.TemporaryDirectory() as folder:
         path, out = (Path(folder) / name for name in ("run.safetensors", "run.npz"))
-        command = [sys.executable, str(TESTS / "filtering.py"), "checkpointed", str(path), str(out)]
-        start = lambda: subprocess.Popen(command, env=settings)
-        assert start().wait() == 0
+        command = [sys.executable, str(TESTS / "filtering.py"), what, str(path), str(out)]
+
+        def start():
+            process = subprocess.Popen(command, env=settings)
+            while not Path(f"{path}{first}").exists():
+                assert process.poll() in (None, 0)
+                time.sleep(0.01)
+            return process, time.perf_counter()
+
+        process, began = start()
+        assert process.wait() == 0
+        seconds = time.perf_counter() - began
         whole = {name: value for name, value in np.load(out).items()}
         out.unlink()
         while tries < number:
             for old in Path(folder).glob("*run.safetensors*"):
                 old.unlink()
-            process = start()
-            while not path.exists():
-                time.sleep(0.01)
-            time.sleep(rng.uniform(0.0, 0.6))
+            process, _ = start()
+            time.sleep(rng.uniform(0.0, 0.9 * seconds))
             process.kill()
             process.wait()
             if out.exists():  # too late
                 out.unlink()
                 continue
             tries += 1
-            assert start().wait() == 0
+            in_pilot += not path.exists()
+            assert start()[0].wait() == 0
             again = np.load(out)
             same += all(
                 np.array_equal(again[name], value, equal_nan=True) for name, value in whole.items()
             )
             out.unlink()
-    return [["kills", "SIGKILL at random instants", f"{tries}", f"{same} with the same bits"]]
+    place = f", {in_pilot} of them in the pilot" if first else ""
+    told = f"SIGKILL at random instants{place}"
+    return [["kills", f"{what}: {told}", f"{tries}", f"{same} with the same bits"]]
+
+
+def memory(tiny: bool) -> list[list]:
+    """The compiler's account of a chunk of levels over the particles, for `scaling.py`'s model and digits."""
+    import scaling
+
+    import numpyro_diffusion as nd
+
+    digits = nd.Annealed(levels=16)(
+        nd.from_energy(nd.load_pretrained("digits-8x8")), jax.random.key(0)
+    )
+    middle = jax.tree.map(lambda leaf: jnp.asarray(leaf)[4:12], digits.levels)
+    rows = []
+    for name, model, size, batch in (
+        ("2-D mixture", scaling.problem(), 10**6, 16_384),
+        ("64-D digits", digits._replace(levels=middle), 20_000, 128),
+    ):
+        size = 40 * batch if tiny else size
+        _, state, total, _ = scaling.measure(model, size, batch, 1)
+        told = f"{name}: {size:,} particles of {state // size} bytes, {batch:,} at a time"
+        rows.append(["memory", told, "", f"{total / state:.2f} times the particles"])
+    return rows
 
 
 def main() -> None:
@@ -141,9 +177,12 @@ def main() -> None:
     parser = _table.parser(__doc__)
     parser.add_argument("--data-sets", type=int, default=200)
     parser.add_argument("--kills", type=int, default=30)
+    parser.add_argument("--pilot-kills", type=int, default=10)
     options = parser.parse_args()
     tiny = options.tiny
-    rows = kills(1 if tiny else options.kills)
+    rows = kills(1 if tiny else options.kills, "checkpointed", "")
+    rows += kills(1 if tiny else options.pilot_kills, "posterior", ".pilot")
+    rows += memory(tiny)
     rows += weak_scaling(1 if tiny else options.seeds)
     rows += data_sets(4 if tiny else options.data_sets)
     _table.emit(

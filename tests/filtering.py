@@ -59,6 +59,8 @@ def eight_devices():
         many = nd.run_smc(key, walk(), 400, devices=devices, **options)
         same(one, many)
         assert len(many.positions["x"].sharding.device_set) == 8
+    one = nd.run_smc(jax.random.key(3), walk(), 8)  # a particle a device
+    same(one, nd.run_smc(jax.random.key(3), walk(), 8, devices=jax.devices()))
     for chains, size in ((3, 400), (1, 404)):
         try:
             nd.run_smc(jax.random.key(3), walk(), size, num_chains=chains, devices=jax.devices())
@@ -66,6 +68,55 @@ def eight_devices():
             assert "for each of 8 devices; got" in str(error)
         else:
             raise AssertionError(f"{chains} clouds of {size} on 8 devices")
+
+    density()
+
+
+def density(*cases):
+    """Points of a density on eight devices and on one."""
+    prior, devices = nd.GaussianMixture(), jax.devices()
+    x = jnp.linspace(-1.0, 1.0, 48).reshape(24, 2)
+    options = {"times": nd.density.Stratified(4), "noises": nd.density.Mirrored(2)}
+    for more in cases or ({"batch_size": 16},):
+        one, many = (
+            nd.density.score_formula(prior, x, devices=d, **options, **more)
+            for d in (None, devices)
+        )
+        for name in ("value", "standard_error"):
+            ours, theirs = getattr(one, name), getattr(many, name)
+            np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+        np.testing.assert_array_equal(one.num_evaluations, many.num_evaluations)
+        assert "tolerance" in more or len(many.value.sharding.device_set) == 8
+    bridge, options = gaussian(), {"num_live": 40, "num_delete": 9, "devices": devices}
+    for call, words in (
+        (lambda: nd.density.score_formula(prior, x[:5], devices=devices), "expected points in"),
+        (
+            lambda: nd.nested_sampling(jax.random.key(3), bridge, **options),
+            "expected points that are replaced at once (`num_delete`) in equal blocks for each of 8",
+        ),
+    ):
+        try:
+            call()
+        except ValueError as error:
+            assert words in str(error), error
+        else:
+            raise AssertionError(words)
+
+
+def gaussian():
+    return nd.from_energy(nd.Gaussian([0.5], [[0.3]]), lambda x: norm.logpdf(1.0, x[0], 0.5))
+
+
+def nested():
+    """Points that nested sampling replaces, on eight devices and on one."""
+    options = {"num_live": 40, "num_inner_steps": 3, "num_delete": 8}
+    one, many = (
+        nd.nested_sampling(jax.random.key(3), gaussian(), devices=d, **options)
+        for d in (None, jax.devices())
+    )
+    assert one.num_evaluations == many.num_evaluations
+    np.testing.assert_allclose(one.log_evidence, many.log_evidence, rtol=1e-4)
+    np.testing.assert_allclose(one.positions["x"], many.positions["x"], rtol=1e-3, atol=1e-4)
 
 
 def samplers():
@@ -87,6 +138,8 @@ def samplers():
     for function in (nd.replica_exchange, nd.samplers.split_gibbs):
         one, many = (function(key, bridge, devices=d, **options) for d in (None, jax.devices()))
         near(*(np.mean(jax.tree.leaves(r.positions)[0]) for r in (one, many)))
+    density({}, {"tolerance": 0.05})
+    nested()
 
 
 def two_hosts(*_: str):
@@ -96,23 +149,52 @@ def two_hosts(*_: str):
     for chains in (4, 1):
         both = nd.run_smc(key, walk(), 400, num_chains=chains, devices=jax.devices())
         same(nd.run_smc(key, walk(), 400, num_chains=chains), both)
-    try:  # hosts that stop at different levels would wait for each other
-        nd.run_smc(key, walk(), 400, devices=jax.devices(), max_seconds=60.0)
-    except ValueError as error:
-        assert "`max_seconds` is for devices of one host; got devices of several" in str(error)
-    else:
-        raise AssertionError("a bound in seconds over two hosts")
+    everywhere = {"devices": jax.devices()}
+    for call, words in (  # hosts that stop at different levels would wait for each other
+        (
+            lambda: nd.run_smc(key, walk(), 400, max_seconds=60.0, **everywhere),
+            "`max_seconds` is for devices of one host; got devices of several",
+        ),
+        (
+            lambda: nd.density.score_formula(nd.Gaussian(), jnp.zeros((4, 2)), **everywhere),
+            "expected devices of one host; got devices of several",
+        ),
+        (lambda: nd.samplers.split_gibbs(key, gaussian(), **everywhere), "expected devices of one"),
+    ):
+        try:
+            call()
+        except ValueError as error:
+            assert words in str(error), error
+        else:
+            raise AssertionError(words)
 
 
-def checkpointed(path: str, out: str):
-    """A long filter that writes itself down all the time."""
-    options = {"checkpoint": path, "checkpoint_every": 1e-3, "levels_per_chunk": 2}
-    result = nd.run_smc(jax.random.key(3), long_walk(), 50, num_chains=2, **options)
+def _written(out: str, result):
     arrays = {str(i): leaf for i, leaf in enumerate(jax.tree.leaves(result._replace(claims=None)))}
     np.savez(out, **{name: leaf for name, leaf in arrays.items() if hasattr(leaf, "dtype") and
                      not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)})  # fmt: skip
 
 
+def checkpointed(path: str, out: str):
+    """A long filter that writes itself down all the time."""
+    options = {"checkpoint": path, "checkpoint_every": 1e-3, "levels_per_chunk": 2}
+    _written(out, nd.run_smc(jax.random.key(3), long_walk(), 50, num_chains=2, **options))
+
+
+def posterior(path: str, out: str):
+    """A posterior with a pilot of many levels, which writes itself down all the time."""
+    import numpyro
+
+    def model(y):
+        x = numpyro.sample("x", nd.DiffusionPrior(nd.Gaussian([0.5, -0.3], [[1, 0.4], [0.4, 0.7]])))
+        numpyro.sample("y", numpyro.distributions.Normal(x[0] + x[1], 0.05), obs=y)
+
+    scheme = nd.Annealed(pilot=nd.schemes.Pilot(100, conditional_ess=0.995))
+    options = {"checkpoint": path, "checkpoint_every": 1e-3, "progress_bar": False}
+    smc = nd.SMC(model, scheme, num_particles=50, num_chains=2, **options)
+    _written(out, smc.run(jax.random.key(3), jnp.asarray(1.0)).result)
+
+
 if __name__ == "__main__":
-    functions = (eight_devices, samplers, two_hosts, checkpointed)
+    functions = (eight_devices, density, nested, samplers, two_hosts, checkpointed, posterior)
     {function.__name__: function for function in functions}[sys.argv[1]](*sys.argv[2:])

@@ -1,8 +1,9 @@
 """What a reader of the built site sees, held against the sources of its pages.
 
-`source_counts` counts in Markdown what `html_counts` must find in the page, `dead_links` follows every link
-inside the site, `other_hosts` names what a page would ask of other hosts, and `Browser` opens the pages in
-Chromium, where formulas must be typeset, pictures there, and scripts without complaint.
+`source_counts` counts in Markdown what `html_counts` must find in the page, and `lesson_counts` in an
+executed notebook; `dead_links` follows every link inside the site, `other_hosts` names what a page would ask
+of other hosts, and `Browser` opens the pages in Chromium, where formulas must be typeset, pictures there, and
+scripts without complaint.
 """
 
 import functools
@@ -21,6 +22,8 @@ __all__ = [
     "BROWSER",
     "dead_links",
     "html_counts",
+    "lesson_counts",
+    "links_of",
     "look",
     "other_hosts",
     "pages_of",
@@ -46,6 +49,32 @@ def source_counts(text: str) -> dict[str, int]:
         "tables": len(re.findall(r"^ *\|(?: *:?-+:? *\|)+ *$", prose, re.MULTILINE)),
         "images": len(re.findall(r"!\[[^\]]*\]\(|<img\b", prose)),
     }
+
+
+def lesson_counts(notebook: dict) -> dict[str, int]:
+    """The same of a notebook: its prose, its cells of code, and what these show."""
+    total = dict.fromkeys(KINDS, 0)
+
+    def add(counts):
+        for kind, number in counts.items():
+            total[kind] += number
+
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "markdown":
+            add(source_counts("".join(cell["source"])))
+            continue
+        add({"code": 1})
+        for output in cell["outputs"]:
+            data = output.get("data", {})
+            if "image/png" in data:
+                add({"images": 1})
+            elif "text/html" in data:
+                page = _Page()
+                page.feed("<article>" + "".join(data["text/html"]) + "</article>")
+                add(page.counts)
+            else:
+                add({"code": bool("".join(output.get("text") or data["text/plain"]).strip())})
+    return total
 
 
 class _Page(HTMLParser):
@@ -94,6 +123,11 @@ def _parsed(path: Path) -> _Page:
 def html_counts(path: Path) -> dict[str, int]:
     """What `source_counts` counts, in a built page."""
     return _parsed(path).counts
+
+
+def links_of(path: Path) -> list[str]:
+    """Where the links of a built page lead."""
+    return _parsed(path).links
 
 
 def pages_of(site: Path) -> dict[str, Path]:

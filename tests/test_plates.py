@@ -71,6 +71,41 @@ def test_summary_names_the_worst_object(plate, capsys):
     assert grouped["mu"].shape == (4, 200)
 
 
+def test_arviz_knows_the_plate(plate):
+    run, _ = plate
+    data, n = run.to_arviz(num_prior=30), len(run.result.object_ess)
+    posterior = data["posterior"]
+    assert posterior["x"].dims == ("chain", "draw", "objects", "x_dim_1")
+    assert posterior["c"].dims == ("chain", "draw", "objects") and posterior["mu"].ndim == 2
+    grouped = run.get_samples(group_by_chain=True)
+    for name in ("x", "mu", "mean"):
+        np.testing.assert_allclose(posterior[name], grouped[name], rtol=1e-6)
+    np.testing.assert_allclose(data["object_stats"]["object_ess"], run.result.object_ess)
+    assert data["object_stats"]["object_spread"].dims == ("objects",)
+    exact = dist.Normal(grouped["mean"], grouped["sigma"][..., None, None]).log_prob(
+        jnp.asarray(data["observed_data"]["y"].values)
+    )
+    np.testing.assert_allclose(data["log_likelihood"]["y"], exact.sum(-1), rtol=1e-4, atol=1e-4)
+    assert data["posterior_predictive"]["y"].shape == (4, 200, n, 2)
+    gap = np.asarray(data["posterior_predictive"]["y"]) - grouped["mean"]
+    ratio = gap.std() / np.sqrt((grouped["sigma"] ** 2).mean())
+    assert abs(ratio - 1) < 0.1, ratio  # new data about each draw's own mean
+    assert data["prior"]["mu"].shape == (1, 30)
+    assert posterior.attrs["verdict"] == verdict(run.result)
+    with pytest.raises(NotImplementedError, match="expected `run`; got `update`"):
+        run.update(data)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_an_object_whose_data_are_impossible_is_named(plate, bad):
+    run, _ = plate
+    y = data(len(run.result.object_ess))
+    y[2] = bad
+    again = nd.ppl.PlateSMC(model, SCHEME, **OPTIONS | {"rounds": 0, "num_chains": 1})
+    with pytest.raises(FloatingPointError, match="all particles of object 2 have weight 0"):
+        again.run(jax.random.key(0), y)
+
+
 def test_cost_is_linear(plate):
     run, _ = plate
     number = len(run.result.object_ess) * (run.rounds + run.num_chains) * run.num_particles
@@ -178,6 +213,13 @@ def test_arguments_that_are_no_plate_are_refused():
             others, y, sigma=1.0, split=("y", "sigma")
         ),
         r'such as `\("y",\)`; got \'y\'': lambda: refused(others, y, split="y"),
+        "two objects or more; got 0": lambda: refused(others, y[:0]),
+        "`num_particles` must be at least 2; got 1": lambda: nd.ppl.PlateSMC(
+            others, split=("y",), num_particles=1
+        ),
+        "no argument `checkpoint`.*use `nd.SMC`": lambda: nd.ppl.PlateSMC(
+            others, split=("y",), checkpoint="run.safetensors"
+        ),
         "must be an instance of `TunedScheme`": lambda: nd.ppl.PlateSMC(
             others, "annealed", split=("y",)
         ),

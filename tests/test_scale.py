@@ -247,7 +247,9 @@ def run():
 def test_many_data_sets_in_one_program(run, key):
     sample = nd.ppl.Sampler(run)
     ys = jnp.linspace(-2.0, 3.0, 40)
-    results = jax.jit(jax.vmap(sample))(jax.random.split(key, 40), sample.stack((y,) for y in ys))
+    program, keys = jax.jit(jax.vmap(sample)), jax.random.split(key, 40)
+    data = sample.stack((y,) for y in ys)
+    results = program(keys, data)
     exact = np.array([log_evidence(y) for y in ys])
     clouds = np.asarray(results.log_evidence)
     means = np.log(np.exp(clouds - exact[:, None]).mean(1))
@@ -256,6 +258,18 @@ def test_many_data_sets_in_one_program(run, key):
     assert np.abs(means).max() < 0.15 and np.sqrt((z**2).mean()) < 2.0, (means, z)
     with pytest.raises(ValueError, match="another structure"):
         sample.data(jnp.ones(2))
+    for whole in (1, jnp.array(1), np.int32(1)):
+        for one, two in zip(sample.data(whole), sample.data(jnp.array(1.0)), strict=True):
+            np.testing.assert_array_equal(one, two)
+    with pytest.raises(ValueError, match="not finite") as caught:
+        sample.stack([(1.0,), (jnp.array(np.nan),)])
+    assert caught.value.__notes__ == ["These were the arguments of data set 1."]
+    # NaN that no look at a model has met, as within a program: its own clouds die, and no others.
+    spoiled = [leaf.at[3].set(np.nan) for leaf in data]
+    again = program(keys, spoiled).log_evidence
+    rest = np.arange(40) != 3
+    np.testing.assert_array_equal(again[rest], results.log_evidence[rest])
+    assert not np.isfinite(np.asarray(again[3])).any()
 
 
 def test_a_budget_of_evaluations_stops_or_finishes(run):

@@ -1,21 +1,29 @@
 """The site as a reader sees it: nothing swallowed, no dead link, no other host, formulas typeset."""
 
+import importlib.util
+import json
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
 import pytest
 import site_check
+from mkdocs.exceptions import PluginError
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
+LESSONS = sorted((DOCS / "course").glob("[0-9][0-9]-*.py"))
 
 needs_browser = pytest.mark.skipif(
     site_check.BROWSER is None, reason="no Chromium; where there is one, pages are opened in it"
 )
 
 
-def build(config, site, *options):
+def build(config, site, *options, **settings):
+    """Exit code and messages of a build, with further environment variables."""
     command = [
         sys.executable,
         "-m",
@@ -27,20 +35,27 @@ def build(config, site, *options):
         str(site),
         *options,
     ]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    environment = os.environ | settings
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
     return done.returncode, done.stderr
 
 
 def source_of(name):
-    """The Markdown of a built page."""
+    """The source of a built page, in Markdown or a lesson."""
     folder = name.removesuffix("index.html").rstrip("/")
+    if (DOCS / f"{folder}.py") in LESSONS:
+        return DOCS / f"{folder}.py"
+    if (DOCS / folder / "index.md").exists():
+        return DOCS / folder / "index.md"
     return DOCS / f"{folder}.md" if folder else DOCS / "index.md"
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     folder = tmp_path_factory.mktemp("site")
-    code, said = build(ROOT / "mkdocs.yml", folder, "--strict")
+    # Lessons with few particles; `test_every_lesson_is_quiet_at_full_size` has the others.
+    brief = {"COURSE_BRIEF": "1", "COURSE_KERNELS": "1"}
+    code, said = build(ROOT / "mkdocs.yml", folder, "--strict", **brief)
     assert code == 0, f"the site does not build:\n{said}"
     return folder
 
@@ -53,11 +68,92 @@ def seen(site):
 def test_pages_have_all_that_their_sources_have(site):
     """A fence that the renderer does not know swallows what follows, and no build complains."""
     pages = site_check.pages_of(site)
-    assert {source_of(name) for name in pages} == set(DOCS.rglob("*.md"))
+    assert {source_of(name) for name in pages} == {*DOCS.rglob("*.md"), *LESSONS}
     for name, path in pages.items():
-        if not name.startswith("api/"):  # those are written by docstrings
+        if (
+            not name.startswith("api/") and source_of(name) not in LESSONS
+        ):  # docstrings write the first
             wanted = site_check.source_counts(source_of(name).read_text())
             assert site_check.html_counts(path) == wanted, name
+
+
+def test_there_are_ten_lessons():
+    assert [path.name[:2] for path in LESSONS] == [f"{number:02}" for number in range(1, 11)]
+
+
+@pytest.mark.parametrize("lesson", LESSONS, ids=lambda path: path.stem)
+def test_a_lesson_is_executed_whole_and_can_be_downloaded(site, lesson):
+    """Against the text of the source, whose cells are counted here, and the notebook that readers get."""
+    text = lesson.read_text()
+    marks = re.findall(r"^# %%(.*)$", text, re.MULTILINE)
+    kinds = ["markdown" if "[markdown]" in mark else "code" for mark in marks]
+    page = site / "course" / lesson.stem / "index.html"
+    (link,) = (link for link in site_check.links_of(page) if link.endswith(".ipynb"))
+    notebook = json.loads((page.parent / link).resolve().read_text())
+    nbformat.validate(notebook)
+    cells = notebook["cells"]
+    assert [cell["cell_type"] for cell in cells] == kinds
+    headings = len(re.findall(r"^# #{1,6} ", text, re.MULTILINE))
+    pictures = [mark for mark in marks if "alt=" in mark]
+    counts = site_check.lesson_counts(notebook)
+    assert counts["headings"] == headings and pictures
+    assert site_check.html_counts(page) == counts
+    html = page.read_text()
+    for mark in pictures:
+        assert re.search(r'alt="([^"]*)"', mark).group(0) in html, mark
+    for cell in cells:
+        if cell["cell_type"] == "code":
+            assert cell["execution_count"]
+            kinds = [output["output_type"] for output in cell["outputs"]]
+            assert all(output.get("name") != "stderr" for output in cell["outputs"])
+            assert ("stream", "stream") not in zip(kinds, kinds[1:], strict=False), (
+                "printed at once"
+            )
+    following = {path.stem for path in LESSONS[LESSONS.index(lesson) + 1 :][:1]}
+    links = set(re.findall(r"^# Next: \[[^\]]*\]\((.*?)\.md\)", text, re.MULTILINE))
+    assert "## Exercises" in text and links == following
+
+
+@pytest.mark.long
+def test_every_lesson_is_quiet_at_full_size(tmp_path):
+    """At the size of the site no cell of a lesson may warn; the build says where one does."""
+    code, said = build(ROOT / "mkdocs.yml", tmp_path / "site", "--strict", COURSE_BRIEF="0")
+    assert code == 0, said
+
+
+BROKEN = {
+    "raises": ("numbers = [1, 2]\nnumbers[2]", "IndexError"),
+    "warns": ("import warnings\nwarnings.warn('odd')", "UserWarning: odd"),
+}
+
+
+@pytest.mark.parametrize("fault", BROKEN)
+def test_a_lesson_that_fails_fails_the_build(fault, tmp_path):
+    code, message = BROKEN[fault]
+    lesson = f"# %% [markdown]\n# # Broken\n\n# %%\nprint('well')\n\n# %%\n{code}\n"
+    folder = tmp_path / "docs" / "course"
+    folder.mkdir(parents=True)
+    (folder / "01-broken.py").write_text(lesson)
+    (tmp_path / "docs" / "index.md").write_text("# Home\n")
+    config = tmp_path / "mkdocs.yml"
+    config.write_text(f"site_name: x\nplugins: []\nhooks: [{ROOT / 'scripts' / 'course.py'}]\n")
+    status, said = build(config, tmp_path / "site", COURSE_BRIEF="0", COURSE_KERNELS="1")
+    assert status and "01-broken.py, cell 2" in said and message in said, said
+
+
+def test_a_picture_without_words_is_refused():
+    spec = importlib.util.spec_from_file_location("course", ROOT / "scripts" / "course.py")
+    course = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(course)
+    new = nbformat.v4
+    output = new.new_output("display_data", {"image/png": "aGk=", "text/plain": "<Figure>"})
+    title, cell = new.new_markdown_cell("# A"), new.new_code_cell("draw()", outputs=[output])
+    notebook = new.new_notebook(cells=[title, cell])
+    with pytest.raises(PluginError, match="say what the picture shows"):
+        course.page(notebook, "01-a")
+    cell.metadata["alt"] = "two dots"
+    text, pictures = course.page(notebook, "01-a")
+    assert "![two dots](01-a-1.png)" in text and pictures == {"01-a-1.png": b"hi"}
 
 
 def test_links_lead_somewhere(site):
@@ -96,7 +192,7 @@ def faulty(tmp_path_factory):
     """A small site with one fault a page."""
     root = tmp_path_factory.mktemp("faulty")
     docs = root / "docs"
-    for part in ("assets/katex", "javascripts"):
+    for part in ("assets/katex", "javascripts", "stylesheets"):
         (docs / part).parent.mkdir(parents=True, exist_ok=True)
         (docs / part).symlink_to(DOCS / part)
     docs.joinpath("index.md").write_text("# Home\n\nA formula $x^2$.\n")

@@ -158,7 +158,7 @@ def audit(
     held_out = None if held_out is None else check_data(law, held_out)
     times = check_times(law, level_times(law, num_levels) if times is None else times)
     judged = data if held_out is None else held_out
-    key_some, key_noise, key_draw, *keys = jax.random.split(lean(key), 11)
+    key_some, key_noise, key_draw, *keys = jax.random.split(lean(key), 12)
     some = judged[jax.random.permutation(key_some, len(judged))[:num_examples]]
     rest: dict[str, Any] = {"batch_size": batch_size}
 
@@ -206,8 +206,7 @@ def audit(
         _source(law, draws, num_steps),
         **found,
         skipped=tuple(skipped),
-        untrained=hasattr(law, "net")
-        and is_affine(law, some, jax.random.fold_in(key_some, 1), times),
+        untrained=hasattr(law, "net") and is_affine(law, some, keys[8], times),
         few_values=few_values(data, float(noise_levels(law, np.array([law.t_min]))[0])),
     )
 

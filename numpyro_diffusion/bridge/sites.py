@@ -66,6 +66,11 @@ class DiffusionSite(eqx.Module):
         """Mean and variance of the Gaussian approximation in data units, each of event shape."""
         return self.energy.data_moments(self.time(clock))
 
+    @property
+    def clean_moments(self) -> tuple[Array, Array]:
+        """`moments` at clock 0, without the way there and back through the schedule."""
+        return self.energy.data_moments(jnp.asarray(self.energy.t_min))
+
     @abc.abstractmethod
     def noise(self, clock: Scalar) -> Scalar:
         """Noise level of the kernels between levels, in units of the data."""
@@ -128,13 +133,13 @@ class DiffusionSite(eqx.Module):
         schedule = self.energy.schedule
         noise = schedule.noise_level(self.time(clock)) ** 2
         floor = schedule.noise_level(jnp.asarray(self.energy.t_min)) ** 2
-        _, variance = self.moments(jnp.asarray(0.0))
+        _, variance = self.clean_moments
         # Not what rounding leaves of it at clock 0: a sharp likelihood multiplies it by all it knows.
         return jnp.where(clock <= 0, 0.0, (noise - floor) / (jnp.mean(variance) + noise))
 
     @property
     def centre(self) -> Array:
-        mean, _ = self.moments(jnp.asarray(0.0))
+        mean, _ = self.clean_moments
         return jnp.broadcast_to(mean, self.shape)
 
     @property
@@ -144,7 +149,7 @@ class DiffusionSite(eqx.Module):
 
     @property
     def scale(self) -> Array:
-        _, variance = self.moments(jnp.asarray(0.0))
+        _, variance = self.clean_moments
         return jnp.broadcast_to(jnp.sqrt(variance), self.shape)
 
 

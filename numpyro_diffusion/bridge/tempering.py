@@ -79,8 +79,8 @@ class Tempering(eqx.Module):
         r"""$\kappa(\theta)$, a function of the other sites alone; 0 where it is not finite."""
         # Values at three fixed points, not gradients: what the model computes of them is shared by all
         # particles unless it depends on the other sites, and a move differentiates this once more.
-        items = self.sites.items()
-        at = lambda sign: {n: s.centre + sign * s.scale * self.direction[n] for n, s in items}
+        ends = {n: (s.centre, s.scale * self.direction[n]) for n, s in self.sites.items()}
+        at = lambda sign: {n: centre + sign * step for n, (centre, step) in ends.items()}
         points = jax.tree.map(lambda *leaves: jnp.stack(leaves), at(-1.0), at(0.0), at(1.0))
         # A datum that is impossible at one of them says nothing here.
         bends = [_bend(values) for values in _entries(jax.vmap(lambda x: rest(z, x))(points))]
@@ -107,12 +107,16 @@ def _bend(values: Array) -> Scalar:
 def _product(rest: _Rest, sites: dict[str, DiffusionSite], z: Position, v: dict[str, Array]):
     """$F v$, by a difference of gradients at both sides of the prior mean."""
     gradient = jax.grad(lambda x: rest(z, x).log_likelihood)
+    centres, scales = (
+        {n: s.centre for n, s in sites.items()},
+        {n: s.scale for n, s in sites.items()},
+    )
 
     def slope(sign):  # both sides in one batch: the model is traced once
-        return gradient({n: s.centre + sign * s.scale * v[n] for n, s in sites.items()})
+        return gradient({n: centres[n] + sign * scales[n] * v[n] for n in sites})
 
     sides = jax.vmap(slope)(jnp.array([-1.0, 1.0]))
-    return {n: 0.5 * s.scale * (sides[n][0] - sides[n][1]) for n, s in sites.items()}
+    return {n: 0.5 * scales[n] * (sides[n][0] - sides[n][1]) for n in sites}
 
 
 def _bounded(v: dict[str, Array]) -> dict[str, Array]:

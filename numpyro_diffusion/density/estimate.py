@@ -9,7 +9,7 @@ distribution at `t_min`, in the units of the data.
 import abc
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from jax.sharding import Mesh
 
 from .. import _faq
 from .._arguments import whole_numbers
@@ -25,6 +26,7 @@ from .._records import record, record_page
 from .._typing import Array, PRNGKey, Scalar
 from .._written import one_line
 from ..energies import AbstractDenoiser
+from ..smc.spread import Spread, blocks_over
 
 __all__ = ["AbstractLogDensity", "DensityEstimate", "Point", "estimates_at", "report_nan"]
 
@@ -109,6 +111,7 @@ class AbstractLogDensity(eqx.Module):
         tolerance: float | None = None,
         max_evaluations: int = 100_000,
         batch_size: int = EVALUATIONS_AT_ONCE,
+        devices: Sequence[Any] | Mesh | None = None,
     ) -> DensityEstimate:
         r"""Log densities of examples.
 
@@ -118,7 +121,9 @@ class AbstractLogDensity(eqx.Module):
             key: PRNG key; by default the same noises at every call. Points have noises of their own.
             tolerance: Spend evaluations until each standard error is at most this, in nats.
             max_evaluations: Stop there, a point, whatever the error: it is reported.
-            batch_size: Evaluations of the network held in memory at once.
+            batch_size: Evaluations of the network held in memory at once, on each device.
+            devices: Devices, or a mesh of them, over which the points are shared out in equal blocks. Values
+                are those of one device but for rounding.
 
         Raises:
             TypeError: If `prior` is not a denoiser.
@@ -131,20 +136,26 @@ class AbstractLogDensity(eqx.Module):
         check_prior(type(self).__name__, prior)
         x, batch = check_points(prior, x)
         key = key_or_zero(key)
-        found = estimates_at(self, prior, x, jax.random.split(lean(key), len(x)), int(batch_size))
+        spread = blocks_over(devices, len(x), "points")
+        keys = jax.random.split(lean(key), len(x))
+        if spread is not None:
+            prior, x, keys = spread.everywhere((prior, x, keys))
+        at = functools.partial(estimates_at, self, prior, at_once=int(batch_size), spread=spread)
+        found = at(x, keys)
         if tolerance is not None:
-            found = _until(self, prior, x, key, found, tolerance, max_evaluations, batch_size)
+            found = _until(at, prior, x, key, found, tolerance, max_evaluations)
         report_nan(self, found.value, batch)
         value, variance, evaluations = (part.reshape(batch) for part in found[:3])
         return DensityEstimate(value, jnp.sqrt(variance), evaluations, self.law)
 
 
 @functools.partial(eqx.filter_jit, donate="none")
-def estimates_at(estimator, prior, x, keys, at_once: int) -> Point:
+def estimates_at(estimator, prior, x, keys, at_once: int, spread: Spread | None = None) -> Point:
     """Estimates at `(n, *shape)`, so many points at once that `at_once` evaluations are in memory."""
     shared = estimator.prepare(prior)
     one = lambda i: estimator.point(prior, shared, x[i], keys[i], at_once)
-    return in_batches(one, len(x), max(1, at_once // estimator.size(prior)))
+    size = max(1, at_once // estimator.size(prior))
+    return in_batches(one, len(x), size) if spread is None else spread.map(one, len(x), size)
 
 
 def in_batches(function: Callable[[Array], Any], count: int, size: int) -> Any:
@@ -157,7 +168,7 @@ def in_batches(function: Callable[[Array], Any], count: int, size: int) -> Any:
     return jax.tree.map(lambda part: part[:count], found)
 
 
-def _until(estimator, prior, x, key, found, tolerance, max_evaluations, batch_size) -> Point:
+def _until(at, prior, x, key, found, tolerance, max_evaluations) -> Point:
     """More rounds at those points whose standard error is above the tolerance, all rounds averaged."""
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((prior, x, key))):
         raise ValueError(
@@ -174,10 +185,15 @@ def _until(estimator, prior, x, key, found, tolerance, max_evaluations, batch_si
         todo = np.flatnonzero((error > tolerance) & (sums[2] + cost <= max_evaluations))
         if not len(todo):
             break
-        # Few sizes, so few compilations: the next power of two, filled with the first of them.
-        filled = np.resize(todo, 2 ** math.ceil(math.log2(len(todo))))
-        keys = jax.random.split(jax.random.fold_in(lean(key), number), len(filled))
-        more = estimates_at(estimator, prior, x[filled], keys, batch_size)
+        # Few sizes, so few compilations: the next power of two in each block, filled with the first of them.
+        spread = at.keywords["spread"]
+        blocks = 1 if spread is None else spread.mesh.size
+        each = 2 ** math.ceil(math.log2(-(-len(todo) // blocks)))
+        filled = np.resize(todo, blocks * each)
+        # `fold_in` by a number is the part of that number in a split, a point's key in the first round.
+        own = jax.random.fold_in(lean(key), 2**31 - 1 - number)
+        keys = jax.random.split(own, len(filled))
+        more = at(x[filled], keys)
         for total, part in zip(sums, more[:3], strict=True):
             total[todo] += np.asarray(part)[: len(todo)]
         rounds[todo] += 1

@@ -10,11 +10,13 @@ in the coordinates and the clock of `WhitenedFlow`, the integral from noise to d
 """
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from .. import _faq
 from .._arguments import check_counts, plain
@@ -178,6 +180,7 @@ def probability_flow(
     tolerance: float | None = None,
     max_evaluations: int = 100_000,
     batch_size: int = 4096,
+    devices: Sequence[Any] | Mesh | None = None,
 ) -> DensityEstimate:
     r"""Normalised log density of a prior's probability flow.
 
@@ -203,7 +206,8 @@ def probability_flow(
         num_steps: As in `FlowDensity`.
         tolerance: Average over new probes until each standard error is at most this.
         max_evaluations: Stop there, a point.
-        batch_size: Evaluations of the network held in memory at once.
+        batch_size: Evaluations of the network held in memory at once, on each device.
+        devices: Devices over which the points are shared out in equal blocks.
 
     Returns:
         Values in nats, standard errors (0 for the exact divergence), evaluations spent, all of the batch
@@ -241,6 +245,7 @@ def probability_flow(
             tolerance=tolerance,
             max_evaluations=max_evaluations,
             batch_size=batch_size,
+            devices=devices,
         )
     except FloatingPointError as error:
         error.add_note(f"NaN also stands for a path of more than `max_steps={max_steps}` steps.")

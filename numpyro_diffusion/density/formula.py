@@ -14,11 +14,13 @@ to $r = 0$. Taken literally, with $d / 2r$ in the place of the reference, the va
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from .. import _faq
 from .._typing import Array, PRNGKey
@@ -142,6 +144,7 @@ def score_formula(
     tolerance: float | None = None,
     max_evaluations: int = 100_000,
     batch_size: int = 4096,
+    devices: Sequence[Any] | Mesh | None = None,
 ) -> DensityEstimate:
     r"""Normalised log density of a prior from its scores alone, with an error bar.
 
@@ -170,7 +173,8 @@ def score_formula(
         reference: As in `ScoreFormula`.
         tolerance: Spend evaluations until each standard error is at most this, in nats.
         max_evaluations: Stop there, a point.
-        batch_size: Evaluations of the network held in memory at once.
+        batch_size: Evaluations of the network held in memory at once, on each device.
+        devices: Devices over which the points are shared out in equal blocks.
 
     Returns:
         Values in nats, standard errors, evaluations spent, all of the batch shape; and whose density it is.
@@ -202,4 +206,5 @@ def score_formula(
         tolerance=tolerance,
         max_evaluations=max_evaluations,
         batch_size=batch_size,
+        devices=devices,
     )

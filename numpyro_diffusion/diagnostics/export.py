@@ -19,6 +19,7 @@ __all__ = ["array_arguments", "to_arviz"]
 _SAMPLE_DIMS = {
     "observed_data": (),
     "constant_data": (),
+    "object_stats": (),
     "weighted_particles": ("chain", "particle"),
 }
 _VERSIONS = {
@@ -35,7 +36,7 @@ _OF_LOO = (
 
 def to_arviz(
     groups: Mapping[str, Mapping[str, Any]],
-    result: SMCResult,
+    result: SMCResult | None,
     level_times: np.ndarray | None,
     attributes: Mapping[str, Any],
     marks: Mapping[str, Mapping[str, str]] | None = None,
@@ -47,7 +48,7 @@ def to_arviz(
 ) -> Any:
     """The ArviZ object of a run: `InferenceData` (ArviZ 0.x) or `xarray.DataTree` (ArviZ 1.x).
 
-    Values of `observed_data` and `constant_data` have no sample dimensions, those of
+    Values of `observed_data`, `constant_data` and `object_stats` have no sample dimensions, those of
     `weighted_particles` lead with `(chain, particle)`, all others with `(chain, draw)`. Points whose
     log likelihood is 0 in every draw are masked data: they are left out, which changes no LOO, and the
     others keep their flat index. A group `smc_trace` with dimensions `(chain, level)` is added; levels
@@ -55,7 +56,7 @@ def to_arviz(
 
     Args:
         groups: Arrays by group and variable, as `variable_names` calls them.
-        result: Result with an axis of clouds.
+        result: Result with an axis of clouds; `None` where there are no levels to tell of.
         level_times: Schedule time at the end of each level, if there is one.
         attributes: Kept on the object and on its posterior, as text, numbers and arrays of them.
         marks: Attributes of single groups.
@@ -88,7 +89,8 @@ def to_arviz(
         datasets[group] = _dataset(xarray, variables, own).assign_coords(seen)
     if "log_likelihood" in datasets:
         datasets["log_likelihood"].attrs["errors"] = _OF_LOO
-    datasets["smc_trace"] = _dataset(xarray, _trace_variables(result, level_times), Dims())
+    if result is not None:
+        datasets["smc_trace"] = _dataset(xarray, _trace_variables(result, level_times), Dims())
     for group, attrs in (marks or {}).items():
         if group in datasets:
             datasets[group].attrs.update(attrs)

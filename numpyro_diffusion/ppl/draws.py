@@ -94,7 +94,9 @@ def with_discrete(bridge: Bridge, result: SMCResult, key: PRNGKey) -> SMCResult:
     """
     if not bridge.discrete_sites:
         return result
-    keys = jax.random.split(jax.random.fold_in(lean(key), 1), result.log_weights.shape)
+    # `fold_in` by a number is the part of that number in a split: this is beyond any number of clouds, which
+    # `drawn` splits the same key into.
+    keys = jax.random.split(jax.random.fold_in(lean(key), 2**20), result.log_weights.shape)
     discrete, sound = _drawn_discrete(bridge.model, result.positions, keys)
     if not (sound := np.asarray(sound)).all():
         raise ValueError(

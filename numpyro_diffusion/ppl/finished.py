@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from .. import _faq, diagnostics
 from .._typing import Array, PRNGKey
 from ..bridge import Bridge
+from ..diagnostics.links import more
 from ..schemes import AbstractScheme
 from ..smc import SMCResult
 from . import shown
@@ -104,7 +105,7 @@ class AbstractRun(abc.ABC):
         """
         for reason in diagnostics.reservations(self._finished):
             warnings.warn(
-                f"`log_evidence` is not to be relied on. {diagnostics.links.more(reason)}",
+                f"`log_evidence` is not to be relied on. {more(reason)}",
                 stacklevel=2,
             )
         return self._log_evidence

@@ -25,7 +25,15 @@ from .look import look
 from .model_bridge import LiveModel, chosen_sites
 from .tracing import tracing
 
-__all__ = ["Run", "arviz_groups", "level_times", "prior_marks"]
+__all__ = [
+    "Run",
+    "arviz_groups",
+    "level_times",
+    "observed_values",
+    "predictions",
+    "prior_marks",
+    "renamed",
+]
 
 
 class Run(NamedTuple):
@@ -70,10 +78,10 @@ def arviz_groups(
     latent_sites = (*bridge.diffusion_sites, *bridge.other_sites, *bridge.discrete_sites)
     latent = {n: samples[n] for n in latent_sites}
     trace = look(LiveModel((), (), (), run.model, run.args, run.kwargs), 0.0)
-    observed = _observed(trace)
+    observed = observed_values(trace)
     groups: dict[str, Any] = {"posterior": samples}
     if predictive:
-        groups |= _predictions(run, latent, tuple(samples), tuple(observed), num_prior)
+        groups |= predictions(run, latent, tuple(samples), tuple(observed), num_prior)
     if log_likelihood and observed:
         each = lambda latent: pointwise_log_likelihood(
             taken_apart(model, chosen_sites(bridge)),
@@ -92,14 +100,14 @@ def arviz_groups(
     groups["constant_data"] = diagnostics.array_arguments(model, args, kwargs, observed)
     groups["weighted_particles"] = constrained(bridge, result.positions, num_axes=2)
     dims = {n: d for n, d in plate_dims(trace).items() if n not in groups["constant_data"]}
-    groups = _renamed({n: diagnostics.real_parts(g) for n, g in groups.items() if g})
+    groups = renamed({n: diagnostics.real_parts(g) for n, g in groups.items() if g})
     groups["sample_stats"] = _sample_stats(index, result)
     groups["weighted_particles"]["log_weight"] = pooled_log_weights(result)
     dims = {n.replace("/", "."): d for n, d in dims.items()}
     return {n: jax.tree.map(np.asarray, g) for n, g in groups.items()}, dims
 
 
-def _renamed(groups: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+def renamed(groups: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """The same groups under names that an ArviZ object can hold, in all groups alike."""
     names = diagnostics.variable_names(name for group in groups.values() for name in group)
     changed = {n: new for n, new in names.items() if new != n.replace("/", ".")}
@@ -113,7 +121,7 @@ def _renamed(groups: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return {g: {names[n]: value for n, value in group.items()} for g, group in groups.items()}
 
 
-def _observed(trace: dict[str, dict]) -> dict[str, Any]:
+def observed_values(trace: dict[str, dict]) -> dict[str, Any]:
     """Observed values by site."""
     return {
         n: s["value"]
@@ -134,7 +142,7 @@ def _sample_stats(index: Array, result: SMCResult) -> dict[str, Array]:
     return stats
 
 
-def _predictions(run: Run, latent, sites, observed, num_prior: int) -> dict[str, Any]:
+def predictions(run: Run, latent, sites, observed, num_prior: int) -> dict[str, Any]:
     """Draws of the prior and of new data; data among the arguments stay where they are."""
     model = handlers.uncondition(taken_apart(run.model, chosen_sites(run.bridge)))
     prior = Predictive(model, num_samples=num_prior, return_sites=[*sites, *observed])

@@ -69,23 +69,38 @@ class Sampler:
     def data(self, *args: Any, **kwargs: Any) -> list[Array]:
         """What the posterior at these arguments of the model is made of, as arrays.
 
+        Numbers of Python and whole ones are taken as floating arrays where the run had these.
+
         Raises:
             ValueError: If the model is another at these arguments but for the numbers in arrays.
         """
+        given, own = (args, kwargs), self.run._arguments
+        if jax.tree.structure(given) == jax.tree.structure(own):
+            args, kwargs = jax.tree.map(_as_floating, given, own)
         leaves, structure = self._leaves(args, kwargs)
         if structure != self._structure or len(leaves) != len(self._common):
             raise ValueError(
                 "expected arguments that change numbers alone; got others, at which the model has another "
-                f"structure (shapes, sites or supports). Run `nd.SMC` for these. {_faq.shapes}"
+                "structure (shapes, types, sites or supports). Run `nd.SMC` for these. "
+                f"{_faq.shapes}"
             )
         pairs = zip(leaves, self._common, strict=True)
         return [leaf for leaf, common in pairs if common is None]
 
     def stack(self, many: Iterable[tuple]) -> list[Array]:
-        """The data of many calls, each given as the tuple of its arguments, with a leading axis."""
-        return [
-            jnp.stack(leaves) for leaves in zip(*(self.data(*args) for args in many), strict=True)
-        ]
+        """The data of many calls, each given as the tuple of its arguments, with a leading axis.
+
+        Raises:
+            ValueError: As `data`; a note says which call it was, from 0.
+        """
+        rows = []
+        for number, args in enumerate(many):
+            try:
+                rows.append(self.data(*args))
+            except ValueError as error:
+                error.add_note(f"These were the arguments of data set {number}.")
+                raise
+        return [jnp.stack(leaves) for leaves in zip(*rows, strict=True)]
 
     def __call__(self, key: PRNGKey, data: list[Array]) -> SMCResult:
         """The weighted particles at some data; pure, for `jax.jit` and `jax.vmap`."""
@@ -103,3 +118,13 @@ class Sampler:
             chain_length=run.chain_length,
             batch_size=None if isinstance(run.batch_size, str) else run.batch_size,
         )._replace(claims=())  # type: ignore[arg-type]
+
+
+def _as_floating(given: Any, own: Any) -> Any:
+    """A number, or an array of whole ones, in the floating type that the run had in its place."""
+    if not is_data(own) or not jnp.issubdtype(own.dtype, jnp.floating):
+        return given
+    whole = isinstance(given, int | float) or (
+        is_data(given) and jnp.issubdtype(given.dtype, jnp.integer)
+    )
+    return jnp.asarray(given, own.dtype) if whole and not isinstance(given, bool) else given

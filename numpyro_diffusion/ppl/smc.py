@@ -32,6 +32,7 @@ from ..bridge import Bridge, grown
 from ..schemes import AbstractScheme, Annealed
 from ..schemes.base import check_scheme
 from ..schemes.data_tempered import DataTempered
+from ..schemes.kept import KeptPilots
 from ..smc import FeynmanKac, SMCResult, run_smc
 from ..smc.footprint import check_batch
 from ..smc.resampling import check_threshold, scheme_of
@@ -85,7 +86,7 @@ class SMC(AbstractRun):
         batch_size: Particles that step at once, to bound memory; `"auto"` for what half of the free holds.
         devices: Devices, or a mesh of them, over which the particles of all clouds are spread; see `run_smc`.
         checkpoint: A file to which `run` is written as it goes, and from which the same call goes on to the
-            same bits if its process was killed. The pilot is made again. Not for `update`.
+            same bits if its process was killed. The pilot is in a file beside it, `.pilot`. Not for `update`.
         checkpoint_every: Seconds between two writings.
         max_seconds: What a call of `run` or `resume` may take. It stops at the first chunk of levels after
             them; `result` then is of an intermediate distribution, which its `target` names, and `resume`
@@ -145,9 +146,10 @@ class SMC(AbstractRun):
         self.resampling, self.threshold = resampling, check_threshold(threshold)
         self.chain_length, self.keep_genealogy = chain_length, keep_genealogy
         self.batch_size = batch_size
-        spread_over(
-            devices, num_chains, num_particles // (chain_length or 1)
-        )  # refuses what does not fit
+        # Refuses what does not fit.
+        spread = spread_over(devices, num_chains, num_particles // (chain_length or 1))
+        if spread is not None:
+            spread.check_alone(checkpoint=checkpoint, max_seconds=max_seconds)
         self.devices, self.checkpoint = devices, checkpoint
         self.checkpoint_every = positive("checkpoint_every", checkpoint_every)
         self._budget = Budget.of(max_seconds, max_evaluations, finish, checkpoint)
@@ -155,6 +157,7 @@ class SMC(AbstractRun):
         self._bridge: Bridge | None = None
         self._feynman_kac = None
         self._result: SMCResult | None = None
+        self._pilots: KeptPilots | None = None  # while they are made
         self._seconds = 0.0  # of the run with its pilot and updates
         self._arguments: tuple[tuple, dict] = ((), {})
         self._keys: dict[str, PRNGKey] = {}
@@ -193,13 +196,14 @@ class SMC(AbstractRun):
             PilotError: If the model is too hard for the allowed number of levels.
             TypeError: If `key` is no PRNG key, or observed values are not numbers.
             KeyboardInterrupt: Once the levels at hand are done. They stay in `result`, and `resume` goes on.
+                In the pilot there is no `result` yet, and `resume` goes on with the pilot.
             FloatingPointError: If a log density is +inf, or every particle has weight 0; what was
                 computed stays in `result`.
         """
         names = ("pilot", "run", "resample", "predict", "prior")
         self._keys = dict(zip(names, _split(check_key(key), len(names)), strict=True))
         self._arguments = args, kwargs
-        self._result = self._bridge = self._feynman_kac = None
+        self._result = self._bridge = self._feynman_kac = self._pilots = None
         self._earlier = self._tempered = None
         self._increments, self._spent, self._seconds = (), 0, 0.0
         self._proposal_diagnostics = None
@@ -346,7 +350,8 @@ class SMC(AbstractRun):
 
     def resume(self) -> "SMC":
         """Go on with an interrupted run, to the same numbers as without the interrupt."""
-        if self._result is None or self._result.completed:
+        in_pilot = self._result is None and self._pilots is not None
+        if not in_pilot and (self._result is None or self._result.completed):
             raise RuntimeError(
                 f"there is no interrupted run to resume; call `run` first. {_faq.no_result}"
             )
@@ -356,14 +361,8 @@ class SMC(AbstractRun):
         since = monotonic()
         if self._feynman_kac is None and self._earlier is not None:  # an update that was pickled
             self._feynman_kac, _ = self._between(self._made(self._earlier[1]))
-        elif self._feynman_kac is None and self.bridge.proposal is not None:
-            self._feynman_kac, self._proposal_diagnostics = from_proposal(
-                self._keys["pilot"], self.scheme, self.bridge, self.progress_bar
-            )
         elif self._feynman_kac is None:
-            self._feynman_kac = self.scheme(
-                self.bridge, self._keys["pilot"], progress_bar=self.progress_bar
-            )
+            self._feynman_kac = self._tuned(since)
         try:
             self._result = self._ran(self._feynman_kac, state, since)
         except KeyboardInterrupt as error:
@@ -386,6 +385,29 @@ class SMC(AbstractRun):
             self._earlier = None
         with_discrete(self.bridge, self._result, self._keys["resample"])  # refuses a wrong sum
         return self
+
+    def _tuned(self, since: float) -> FeynmanKac:
+        """What the scheme makes of the bridge; a pilot that was interrupted goes on."""
+        if self._pilots is None:
+            self._pilots = KeptPilots(self.checkpoint, self.checkpoint_every)
+        key, show = self._keys["pilot"], self.progress_bar
+        try:
+            with self._pilots:
+                if self.bridge.proposal is None:
+                    model = self.scheme(self.bridge, key, progress_bar=show)
+                else:
+                    model, self._proposal_diagnostics = from_proposal(
+                        key, self.scheme, self.bridge, show
+                    )
+        except KeyboardInterrupt as error:
+            self._seconds += monotonic() - since
+            error.add_note("`resume()` goes on with the pilot, to the same levels.")
+            raise
+        except BaseException:
+            self._pilots = None
+            raise
+        self._pilots = None
+        return model
 
     def _ran(self, model: FeynmanKac, state: SMCResult | None, since: float) -> SMCResult:
         """The engine's result, within the budget."""
@@ -428,7 +450,8 @@ class SMC(AbstractRun):
     @property
     def bridge(self) -> Bridge:
         """The bridge from noise to the posterior."""
-        if self._bridge is None and self._result is not None:  # it was pickled
+        pending = self._result is not None or self._pilots is not None
+        if self._bridge is None and pending:  # it was pickled
             self._bridge = self._made(self._arguments)
         if self._bridge is None:
             raise RuntimeError(f"there is no bridge yet; call `run` first. {_faq.no_result}")

@@ -5,13 +5,17 @@ part. For models whose prior can be drawn exactly: diffusion sites with a closed
 `NoiseReparam`, and any other sites.
 """
 
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import blackjax
 import jax
 import jax.numpy as jnp
 import numpy as np
+from blackjax.ns.from_mcmc import update_with_mcmc_take_last
 from blackjax.ns.utils import finalise, log_weights
+from jax.sharding import Mesh
 
 from .. import _faq
 from .._arguments import whole_number, whole_or_none
@@ -20,6 +24,7 @@ from .._prng import check_key, lean
 from .._records import record, record_page
 from .._typing import Array, Position, PRNGKey
 from ..bridge import Bridge
+from ..smc.spread import Spread, blocks_over
 
 __all__ = ["NestedResult", "nested_sampling"]
 
@@ -55,6 +60,7 @@ def nested_sampling(
     num_live: int = 500,
     num_inner_steps: int | None = None,
     num_delete: int | None = None,
+    devices: Sequence[Any] | Mesh | None = None,
 ) -> NestedResult:
     r"""Evidence and posterior of a model by nested slice sampling.
 
@@ -68,10 +74,14 @@ def nested_sampling(
         num_live: Live points. The error of the log evidence falls as one over its square root.
         num_inner_steps: Slice steps of a chain; by default ten times the number of coordinates. Too few are
             felt in several modes: with three times, evidences in 8 dimensions spread four times their error.
-        num_delete: Points that are replaced at once; by default a tenth of the live ones.
+        num_delete: Points that are replaced at once; by default a tenth of the live ones, rounded up to a
+            multiple of the number of devices.
+        devices: Devices, or a mesh of them, over which the points that are replaced at once are shared out in
+            equal blocks. With the same `num_delete` numbers are those of one device but for rounding.
 
     Raises:
-        ValueError: If the prior cannot be drawn exactly, or a number is out of range.
+        ValueError: If the prior cannot be drawn exactly, a number is out of range, or points cannot be shared
+            out equally.
         FloatingPointError: If a log density is NaN or +inf at a point; the message names the site.
 
     Example:
@@ -97,12 +107,15 @@ def nested_sampling(
             f"{list(bridge.diffusion_sites)}. Use `numpyro.handlers.reparam(model, config={{site: "
             f"nd.NoiseReparam()}})`, or `nd.SMC`. {_faq.exact_draws}"
         )
-    num_delete = max(1, num_live // 10) if num_delete is None else num_delete
+    if num_delete is None:
+        among = 1 if devices is None else blocks_over(devices, 0, "points").mesh.size  # type: ignore[union-attr]
+        num_delete = -(-max(1, num_live // 10) // among) * among
     if not 1 <= num_delete < num_live:
         raise ValueError(
             "`num_delete` must be at least 1 and less than `num_live`; got "
             f"{num_delete} and {num_live}. {_faq.numbers}"
         )
+    spread = blocks_over(devices, num_delete, "points that are replaced at once (`num_delete`)")
     key_draws, key_steps, key_weights = jax.random.split(lean(key), 3)
     draws = jax.jit(jax.vmap(bridge.sample_prior))(jax.random.split(key_draws, num_live))
     size = sum(leaf[0].size for leaf in jax.tree.leaves(draws))
@@ -120,7 +133,10 @@ def nested_sampling(
         lambda z: rest(z).log_likelihood,
         num_inner_steps=10 * size if num_inner_steps is None else num_inner_steps,
         num_delete=num_delete,
+        update_strategy=functools.partial(_replaced, spread),
     )
+    if spread is not None:
+        draws = spread.everywhere(draws)
     sites = jax.jit(jax.vmap(lambda z: non_finite(rest(z).sites)))
     _refuse(sites(draws), "draws of the prior")
     state, step = jax.jit(algorithm.init)(draws), jax.jit(algorithm.step)
@@ -135,6 +151,30 @@ def nested_sampling(
     points = finalise(state, dead, update_info=False)
     _refuse(sites(points.particles.position), "points")
     return _summary(key_weights, points, evaluations)
+
+
+def _replaced(spread: Spread | None, step: Callable, num_steps: int, num_delete: int) -> Callable:
+    """BlackJAX's replacement of points, each device with its own block of chains."""
+    if spread is None:
+        return update_with_mcmc_take_last(step, num_steps, num_delete)
+
+    def replace(key, state, loglikelihood_0, **parameters):
+        key_choice, key_chains = jax.random.split(key)
+        alive = (state.particles.loglikelihood > loglikelihood_0).astype(jnp.float32)
+        alive = jnp.where(alive.sum() > 0, alive, jnp.ones_like(alive))
+        chosen = jax.random.choice(key_choice, len(alive), (num_delete,), p=alive / alive.sum())
+        starts = spread.split(jax.tree.map(lambda leaf: leaf[chosen], state.particles))
+
+        def chain(key, start):
+            one = lambda state, key: step(key, state, loglikelihood_0=loglikelihood_0, **parameters)
+            return jax.lax.scan(one, start, jax.random.split(key, num_steps))
+
+        keys = spread.split(jax.random.split(key_chains, num_delete))
+        new, infos = spread.whole(jax.vmap(chain)(keys, starts))
+        birth = jnp.full_like(new.loglikelihood_birth, loglikelihood_0)
+        return new._replace(loglikelihood_birth=birth), infos
+
+    return replace
 
 
 def _refuse(flags: NonFinite, what: str) -> None:

@@ -6,7 +6,7 @@ the path that keeps the wanted share of effective sample size. A path has two pa
 fades in, on the other the noise falls. A model without diffusion sites has the first alone.
 """
 
-from typing import Any
+from functools import partial
 
 import equinox as eqx
 import jax
@@ -21,8 +21,10 @@ from .._staging import Done, brief_jit
 from .._typing import PRNGKey
 from ..smc import conditional_ess as share_left
 from ..smc import resample_equal
+from ..smc.interrupt import Deferred, Terminable
 from .adapt import PilotState, adapt
 from .floor import corrected, faded, first, floor_of, gone, ruled_out
+from .kept import standing
 from .kernels import Kernels
 from .levels import Level
 from .particle import Particle
@@ -60,29 +62,34 @@ def tune(
 
     Raises:
         PilotError: If `max_levels` do not suffice, or every pilot particle has weight 0.
+        KeyboardInterrupt: Once the level at hand is done; within `KeptPilots` the next call goes on there.
     """
     # Where the likelihood comes last, at the clean end, supports are nested without a floor.
     num_levels = whole_or_none("num_levels", num_levels, 1, "`None` for the pilot's own.")
     floors = bool(kernels.bridge.diffusion_sites) and path is not prior_first
-    pilot = _start_pilot(kernels, key, settings.num_particles, floors)
-    rows: list[Any] = []
     fixed = None if num_levels is None else np.linspace(1.0, 0.0, num_levels + 1)
+
+    def start(key, make=_start_pilot):
+        return make(kernels, key, settings.num_particles, floors)
+
+    def advance(pilot, count=0):
+        next_clock = np.nan if fixed is None else fixed[min(count + 1, len(fixed) - 1)]
+        rounds = 0 if count else 16
+        target, numbers = settings.conditional_ess, (np.asarray(next_clock), np.asarray(rounds))
+        return _advance(kernels, pilot, target, *numbers, path)
+
     bar = progress(
         total=100, enabled=progress_bar, desc="pilot", bar_format="{l_bar}{bar}| {postfix}"
     )
-    try:
-        while True:
-            next_clock = np.nan if fixed is None else fixed[min(len(rows) + 1, len(fixed) - 1)]
-            rounds = 16 if not rows else 0
-            pilot, row, alive = _advance(
-                kernels,
-                pilot,
-                settings.conditional_ess,
-                np.asarray(next_clock),
-                np.asarray(rounds),
-                path,
-            )
-            rows.append(jax.tree.map(np.asarray, row))
+    told = {"num_levels": num_levels, "pilot": str(settings.but(Pilot(max_levels=1)))}
+    traced = partial(start, make=_start_pilot.__wrapped__)  # type: ignore[attr-defined]
+    with bar, Terminable(), standing(traced, advance, key, told) as stand:
+        found = stand.read()
+        pilot, rows = (start(key), []) if found is None else found
+        while not (rows and _ends(rows[-1])):
+            with Deferred() as interrupt:
+                pilot, row, alive = advance(pilot, len(rows))
+                rows.append(jax.tree.map(np.asarray, row))
             if not bool(alive):
                 raise PilotError(
                     f"every pilot particle has weight 0 at level {len(rows)} (clock "
@@ -99,9 +106,16 @@ def tune(
                     "Try a larger `pilot`, or say what is possible by a smooth term beside the "
                     f"hard one. {_faq.pilot_impossible}"
                 )
-            if float(row.clock) <= 0 and float(row.power) >= 1 and gone(row.floor):
-                break
-            if fixed is None and len(rows) > settings.max_levels:
+            ends = _ends(row)
+            if stand.due or interrupt.pending or ends:
+                stand.keep(pilot, rows)
+            if interrupt.pending:
+                error = KeyboardInterrupt()
+                error.add_note(
+                    f"{len(rows)} levels of the pilot are done, and no level of the run."
+                )
+                raise error
+            if not ends and fixed is None and len(rows) > settings.max_levels:
                 raise PilotError(
                     f"{settings.max_levels} levels did not suffice: the pilot stands at clock "
                     f"{float(pilot.clock):.3f} (1 is noise, 0 the posterior) and likelihood power "
@@ -110,10 +124,13 @@ def tune(
                     "`conditional_ess` of the `pilot`, or raise its "
                     f"`max_levels`. {_faq.pilot_levels}"
                 )
-    finally:
-        bar.close()
     # Stacked on the host: another number of levels compiles nothing.
     return jax.tree.map(lambda *leaves: jax.device_put(np.stack(leaves)), *rows)
+
+
+def _ends(row: Level) -> bool:
+    """Whether a level is the last: at the posterior, with no floor."""
+    return float(row.clock) <= 0 and float(row.power) >= 1 and gone(row.floor)
 
 
 def _never_finite(particles: Particle) -> str:

@@ -19,6 +19,7 @@ def over_particles(
     num_particles: int,
     batch_size: int | None,
     spread: Spread | None = None,
+    after: Array | None = None,
 ) -> tuple[PyTree, PyTree]:
     """`function` of every particle of every cloud, all at once or so many at a time.
 
@@ -28,6 +29,8 @@ def over_particles(
         num_particles: Particles a cloud.
         batch_size: Bound on the memory: no more than these are worked on at once, on each device.
         spread: Devices that share the work; `None` for one.
+        after: Numbers of at least 0, of which the first exists before memory for what is kept is taken, so
+            that it is memory that they were computed in.
 
     Returns:
         What to keep, leading with `(num_chains, num_particles)`, and the mean info of each cloud.
@@ -41,7 +44,10 @@ def over_particles(
         kept, info = jax.vmap(function)(jnp.arange(count))
         return by_cloud(kept, num_chains), mean_info(by_cloud(info, num_chains))
     shapes, info_shapes = jax.eval_shape(jax.vmap(function), jnp.arange(batch_size))
-    kept = jax.tree.map(lambda s: jnp.zeros((count, *s.shape[1:]), s.dtype), shapes)
+    # Zero, which the compiler cannot know.
+    zero = jnp.zeros((), int) if after is None else jnp.minimum(after.ravel()[0], 0)
+    empty = lambda s: jnp.broadcast_to(zero.astype(s.dtype), (count, *s.shape[1:]))
+    kept = jax.tree.map(empty, shapes)
     totals = jax.tree.map(
         lambda s: jnp.zeros((num_chains, *s.shape[1:]), jnp.result_type(float)), info_shapes
     )

@@ -19,11 +19,10 @@ import numpy as np
 
 from .. import _faq
 from .._arguments import whole_number
-from .._prng import alike
 from .._safetensors import check_digest, check_folder, parse, write
 from .._typing import PyTree
 from .chunks import start_clouds
-from .identity import Identity, differences
+from .identity import Identity, PlainIdentity, differences
 from .result import packed, unpacked
 
 try:
@@ -33,7 +32,7 @@ except ImportError:  # not a POSIX system: nothing locks
 
 __all__ = ["Checkpoint", "Saved", "template_of"]
 
-FORMAT = "numpyro-diffusion run 1"
+FORMAT = "numpyro-diffusion {} 1"
 
 
 class Saved(NamedTuple):
@@ -52,13 +51,21 @@ class Checkpoint:
         path: The file.
         identity: Of the run.
         every: Seconds between two writings.
+        kind: What is in it, in the name of the format.
 
     Raises:
         FileNotFoundError: If there is no such folder.
         RuntimeError: If another run writes to it.
     """
 
-    def __init__(self, path: str | os.PathLike, identity: Identity, every: float = 60.0):
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        identity: Identity | PlainIdentity,
+        every: float = 60.0,
+        kind: str = "run",
+    ):
+        self.kind, self.format = kind, FORMAT.format(kind)
         self.path, self.identity, self.every = Path(path), identity, every
         check_folder(self.path)
         self.previous = self.path.with_name(self.path.name + ".previous")
@@ -93,7 +100,7 @@ class Checkpoint:
         arrays = {str(i): np.array(leaf, order="C") for i, leaf in enumerate(leaves)}
         run = {"done": saved.done, "traced": saved.trace is not None}
         metadata = {
-            "format": FORMAT,
+            "format": self.format,
             "run": json.dumps(self.identity.parts()),
             "progress": json.dumps(run),
         }
@@ -123,7 +130,7 @@ class Checkpoint:
             except FileNotFoundError:
                 continue
             except (OSError, ValueError, KeyError, RecursionError) as error:
-                told = told or f"{path} is not a checkpoint of a run: {error}"
+                told = told or f"{path} is not a checkpoint of a {self.kind}: {error}"
                 continue
             if told:
                 warnings.warn(
@@ -137,8 +144,8 @@ class Checkpoint:
 
     def _parsed(self, path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         metadata, arrays = parse(path.read_bytes())
-        if metadata.get("format") != FORMAT:
-            raise ValueError(f"expected the format {FORMAT!r}; got {metadata.get('format')!r}")
+        if metadata.get("format") != self.format:
+            raise ValueError(f"expected the format {self.format!r}; got {metadata.get('format')!r}")
         check_digest(metadata, arrays)
         found = {name: json.loads(metadata[name]) for name in ("run", "progress")}
         return found, arrays
@@ -169,7 +176,7 @@ def _plain(leaf: Any) -> np.ndarray:
 def _like(array: np.ndarray, leaf: Any) -> Any:
     """An array in the place of a leaf: a key again, on the host or on the device as that is."""
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        return alike(jax.random.wrap_key_data(jnp.asarray(array)), leaf)
+        return jax.random.wrap_key_data(jnp.asarray(array), impl=jax.random.key_impl(leaf))
     return array if isinstance(leaf, np.ndarray) else jnp.asarray(array)
 
 
@@ -182,4 +189,5 @@ def template_of(arguments: tuple, one_level: Callable, levels: PyTree) -> Saved:
     row = jax.eval_shape(lambda cloud: packed(one_level(cloud, level)[1]), cloud)
     rows = jax.tree.map(lambda leaf: np.zeros((1, *leaf.shape), leaf.dtype), row)
     infos = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), info).unpack()
+    cloud = cloud._replace(key=key)  # which tells the generator; shapes alone do not
     return Saved(cloud, jax.tree.map(jnp.asarray, infos), unpacked(rows, 1), 0)

@@ -11,7 +11,7 @@ from .._staging import fingerprint
 from .._typing import PRNGKey, PyTree
 from .feynman_kac import FeynmanKac
 
-__all__ = ["Identity"]
+__all__ = ["Identity", "PlainIdentity"]
 
 # What differs, in the words of a user, and the remedy.
 _MODEL = "the model (what it computes, its data or a constant in it)"
@@ -56,6 +56,17 @@ class Identity:
             return False
         one, two = (np.asarray(jax.random.key_data(run.key)) for run in (self, other))
         return np.array_equal(one, two) and self.settings == other.settings
+
+
+class PlainIdentity:
+    """The same in plain data, which the caller has made."""
+
+    def __init__(self, parts: dict[str, Any]):
+        self._parts = parts
+
+    def parts(self) -> dict[str, Any]:
+        """Plain data by part."""
+        return self._parts
 
 
 def differences(found: dict[str, Any], expected: dict[str, Any]) -> list[str]:

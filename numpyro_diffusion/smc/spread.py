@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from .. import _faq
 from .._typing import PyTree
 
-__all__ = ["Spread", "chains_over", "spread_over"]
+__all__ = ["Spread", "blocks_over", "chains_over", "spread_over"]
 
 _AXES = ("clouds", "particles")
 
@@ -53,6 +53,20 @@ class Spread:
                 f"each host a run of its own, `devices=jax.local_devices()`. {_faq.devices}"
             )
 
+    def of_one_host(self) -> "Spread":
+        """The same, where results are read on one host.
+
+        Raises:
+            ValueError: If there are several.
+        """
+        if self.several_hosts:
+            raise ValueError(
+                "expected devices of one host; got devices of several. Only `nd.SMC` and `run_smc` spread "
+                "one run over hosts: give each host its own chains or points, "
+                f"`devices=jax.local_devices()`. {_faq.devices}"
+            )
+        return self
+
     def everywhere(self, tree: PyTree) -> PyTree:
         """Arrays of a tree on every device; several hosts must hold the same numbers."""
         whole = NamedSharding(self.mesh, PartitionSpec())
@@ -68,7 +82,7 @@ class Spread:
         """`function` of `0, ..., count - 1`, each device in its block, so many at a time."""
         number = self.mesh.size
         each = count // number
-        index = self._split(jnp.arange(count).reshape(number, each))
+        index = self.split(jnp.arange(count).reshape(number, each))
         size = each if batch_size is None else min(batch_size, each)
         both = jax.vmap(jax.vmap(function))
         if size == each:
@@ -77,19 +91,19 @@ class Spread:
             # Each batch has a part from every device; the last repeats some of its indices, and drops them.
             batches = -(-each // size)
             place = jnp.minimum(jnp.arange(batches * size), each - 1).reshape(batches, size)
-            rows = jax.lax.map(lambda at: self._split(both(self._split(index[:, at]))), place)
+            rows = jax.lax.map(lambda at: self.split(both(self.split(index[:, at]))), place)
             whole = lambda leaf: jnp.moveaxis(leaf, 0, 1).reshape(
                 number, batches * size, *leaf.shape[3:]
             )[:, :each]
             out = jax.tree.map(whole, rows)
-        return jax.tree.map(lambda leaf: leaf.reshape(count, *leaf.shape[2:]), self._split(out))
+        return jax.tree.map(lambda leaf: leaf.reshape(count, *leaf.shape[2:]), self.split(out))
 
     def by_cloud(self, tree: PyTree) -> PyTree:
         """Leaves with the axes of clouds and particles, each device with its own."""
         sharding = NamedSharding(self.mesh, PartitionSpec(*_AXES))
         return jax.tree.map(lambda leaf: jax.lax.with_sharding_constraint(leaf, sharding), tree)
 
-    def _split(self, tree: PyTree) -> PyTree:
+    def split(self, tree: PyTree) -> PyTree:
         """The first axis over the devices."""
         sharding = NamedSharding(self.mesh, PartitionSpec(_AXES))
         return jax.tree.map(lambda leaf: jax.lax.with_sharding_constraint(leaf, sharding), tree)
@@ -129,6 +143,7 @@ def chains_over(
         return chains, rest
     spread = spread_over(devices, num_chains, 1)
     assert spread is not None
+    spread.of_one_host()
     sharding = NamedSharding(spread.mesh, PartitionSpec(_AXES[0]))
 
     def split(leaf):
@@ -154,19 +169,8 @@ def spread_over(
     """
     if devices is None:
         return None
-    several = list(devices.devices.flat) if isinstance(devices, Mesh) else devices
-    try:
-        several = list(several)
-    except TypeError:
-        several = []
-    if not several or not all(isinstance(device, jax.Device) for device in several):
-        raise TypeError(
-            "`devices` must be devices or a `jax.sharding.Mesh`, such as `jax.devices()`; got "
-            f"{devices!r}. {_faq.devices}"
-        )
+    several = _checked(devices)
     number = len(several)
-    if len(set(several)) < number:
-        raise ValueError(f"`devices` must differ from each other; got {several}. {_faq.devices}")
     fits = num_chains % number == 0 or (
         number % num_chains == 0 and num_particles % (number // num_chains) == 0
     )
@@ -178,3 +182,43 @@ def spread_over(
             f"devices. {_faq.devices}"
         )
     return Spread(several, num_chains)
+
+
+def blocks_over(devices: Sequence[Any] | Mesh | None, count: int, what: str) -> Spread | None:
+    """The layout of independent things in equal blocks on some devices; `None` for one device.
+
+    Args:
+        devices: Devices, or a mesh of them whose shape does not matter.
+        count: Number of things.
+        what: In words.
+
+    Raises:
+        TypeError: If these are no devices.
+        ValueError: If the things cannot be shared out equally.
+    """
+    if devices is None:
+        return None
+    several = _checked(devices)
+    if count % len(several):
+        raise ValueError(
+            f"expected {what} in equal blocks for each of {len(several)} devices; got {count}. Take a "
+            f"multiple of {len(several)}, or fewer devices. {_faq.devices}"
+        )
+    return Spread(several, 1).of_one_host()
+
+
+def _checked(devices: Sequence[Any] | Mesh) -> list[Any]:
+    """Devices in a list."""
+    several = list(devices.devices.flat) if isinstance(devices, Mesh) else devices
+    try:
+        several = list(several)
+    except TypeError:
+        several = []
+    if not several or not all(isinstance(device, jax.Device) for device in several):
+        raise TypeError(
+            "`devices` must be devices or a `jax.sharding.Mesh`, such as `jax.devices()`; got "
+            f"{devices!r}. {_faq.devices}"
+        )
+    if len(set(several)) < len(several):
+        raise ValueError(f"`devices` must differ from each other; got {several}. {_faq.devices}")
+    return several

@@ -33,10 +33,11 @@ __all__ = ["EachParticle", "Resampler", "WasteFree"]
 Resampler = Callable[[PRNGKey, Array, int], Array]  # (key, weights, num_samples) -> indices
 
 
-def _pick(tree, index):
-    """Particles of each cloud by index."""
-    take = jax.vmap(lambda leaf, i: leaf[i])
-    return jax.tree.map(lambda leaf: take(leaf, index), tree)
+def _pick(ancestors: Array, index: Array) -> Array:
+    """Ancestors of the chosen particles of each cloud, in one gather, which takes little memory."""
+    num_chains, num_particles = ancestors.shape
+    first = num_particles * jnp.arange(num_chains, dtype=index.dtype)[:, None]
+    return ancestors.ravel().at[first + index].get(mode="clip")
 
 
 def _num_alive(ancestors: Array) -> Array:
@@ -61,6 +62,9 @@ class EachParticle(eqx.Module):
         gain = jnp.where(below, log_mean_exp(state.log_weights), 0.0)
         log_evidence, lost = add(state.log_evidence, state.lost, gain)
         log_weights = jnp.where(below[:, None], 0.0, state.log_weights)
+        # All that resampling needs comes before memory for the new particles is taken.
+        ancestors = _pick(state.ancestors, index)
+        num_alive = _num_alive(ancestors)
         source = flat(state.particles)
 
         def one(i):  # gathered here, so that no second cloud is laid out
@@ -72,7 +76,7 @@ class EachParticle(eqx.Module):
             return (new, increment), pack(info)
 
         (particles, increments), info = over_particles(
-            one, num_chains, num_particles, self.batch_size, self.spread
+            one, num_chains, num_particles, self.batch_size, self.spread, num_alive
         )
         if self.spread is not None:  # on every device, so that all resample alike
             increments = self.spread.whole(increments)
@@ -80,7 +84,6 @@ class EachParticle(eqx.Module):
         # Weights of whole paths, which are never resampled, may go down and come up again.
         resamples = jnp.asarray(self.threshold) > 0
         new_log_weights = jnp.where(resamples, within_reach(new_log_weights), new_log_weights)
-        ancestors = _pick(state.ancestors, index)
         new = state._replace(
             key=alike(keys, state.key),
             particles=particles,
@@ -95,7 +98,7 @@ class EachParticle(eqx.Module):
             jax.vmap(conditional_ess)(log_weights, increments),
             log_mean_exp(new_log_weights) - log_mean_exp(log_weights),
             below,
-            _num_alive(ancestors),
+            num_alive,
             info,
             index if self.keeps_parents else None,
         )

@@ -140,7 +140,8 @@ def transfer_loss(
     loss = value_loss(log_h, key, source, log_ratio, energy)
     if not (cycle or consistency):
         return loss
-    key_level, key_noise = jax.random.split(jax.random.fold_in(key, 1))
+    # The loss above has split this key in two, and `fold_in` by 0 or 1 is one of these parts.
+    key_level, key_noise = jax.random.split(jax.random.fold_in(key, 2))
     times = uniform_log_snr(key_level, energy, len(source)).astype(data.dtype)
     noise = jax.random.normal(key_noise, (2, *source.shape), data.dtype)
 

@@ -82,9 +82,10 @@ class Examples(AbstractSource):
             # One uniform draw in each of `num` cells: an example comes as often as its weight says.
             ends = np.cumsum(np.asarray(self.weights, float))
             ends = jnp.asarray(ends / ends[-1], jnp.result_type(float))
-            cells = jnp.arange(num) + jax.random.uniform(key, (num,), ends.dtype)
+            key_place, key_order = jax.random.split(key)
+            cells = jnp.arange(num) + jax.random.uniform(key_place, (num,), ends.dtype)
             index = jnp.searchsorted(ends, cells / num).clip(0, len(self.data) - 1)
-            index = jax.random.permutation(jax.random.fold_in(key, 1), index)
+            index = jax.random.permutation(key_order, index)
         return Batch(*jax.tree.map(lambda leaf: leaf[index], (self.data, self.condition)))
 
     def fingerprint(self):

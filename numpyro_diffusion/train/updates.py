@@ -74,13 +74,12 @@ class Updates:
 
     def gradient(self, weights: PyTree, key: PRNGKey, fed: Any):
         """Reports and gradient of one batch."""
-        key_batch, key_augment, key_loss = jax.random.split(key, 3)
+        key_batch, key_augment, key_loss, key_null = jax.random.split(key, 4)
         batch = self.source.draw(key_batch, self.batch_size, fed)
         if self.augment is not None:
             keys = jax.random.split(key_augment, self.batch_size)
             batch = batch._replace(examples=jax.vmap(self.augment)(keys, batch.examples))
         if batch.condition is not None and self.null is not None:
-            key_null = jax.random.fold_in(key, 1)
             drop = jax.random.bernoulli(key_null, self.null_rate, (self.batch_size,))
             drop = drop.reshape(-1, *(1,) * (batch.condition.ndim - 1))
             batch = batch._replace(condition=jnp.where(drop, self.null, batch.condition))

@@ -24,6 +24,7 @@ from ...bridge import Bridge, DensityBridge, PathBridge
 from ...schemes import TunedScheme
 from ...schemes.kernels import Kernels
 from ...schemes.levels import Level
+from ...schemes.pilot import PilotError
 from ...schemes.retrace import needed, way_back
 from ...twists import AbstractTwist
 from ..bridge import from_model
@@ -195,7 +196,14 @@ def prepare(
             ):  # where the prior itself might be another for other values
                 raise
             joint = bridge
-    levels = needed(kernels, scheme(joint, jax.random.key(0)).levels)
+    try:
+        levels = needed(kernels, scheme(joint, jax.random.key(0)).levels)
+    except PilotError as error:
+        error.add_note(
+            f"`{name}` leaves the posterior as it is at any levels, so that fewer will do: "
+            "`scheme=nd.ReverseDiffusion(moves=0, pilot=nd.schemes.Pilot(conditional_ess=0.9))`."
+        )
+        raise
     # Precision is measured along the same direction as by the pilot, whose curvatures depend on it, and the
     # pilot's floors are for the edges that it knew.
     bridge = dataclasses.replace(bridge, tempering=joint.tempering, edges=joint.edges)

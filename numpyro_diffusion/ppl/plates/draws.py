@@ -2,7 +2,8 @@
 
 import abc
 import math
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn
 
 import equinox as eqx
 import jax
@@ -12,9 +13,11 @@ import numpy as np
 from ... import _faq, diagnostics
 from ..._typing import Array, PRNGKey
 from ...bridge import Bridge
+from ...schemes import TunedScheme
 from ...smc import resample_equal
 from .arguments import SplitArguments
 from .clouds import Data
+from .groups import Asked, plate_groups
 from .layout import PlateModel
 from .nodes import COPIES
 from .result import PlateResult, verdict
@@ -26,10 +29,14 @@ class AbstractPlateRun(abc.ABC):
     """A run over a plate of objects, and all that can be asked of it.
 
     Attributes:
+        model: The model of all objects.
+        scheme: For one object.
         num_particles: Particles an object and replicate.
         num_chains: Independent replicates.
     """
 
+    model: Callable
+    scheme: TunedScheme
     num_particles: int
     num_chains: int
     num_nodes: int
@@ -126,6 +133,76 @@ class AbstractPlateRun(abc.ABC):
             return value if axis is None else np.concatenate([d[name] for d in done], axis + 1)
 
         return {name: joined(name, value) for name, value in done[0].items()}
+
+    def to_arviz(
+        self,
+        predictive: bool = True,
+        log_likelihood: bool = True,
+        *,
+        num_prior: int | None = None,
+        coords: Mapping[str, Any] | None = None,
+        dims: Mapping[str, Any] | None = None,
+        pred_dims: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """An ArviZ object: `InferenceData` (ArviZ 0.x) or `xarray.DataTree` (ArviZ 1.x).
+
+        Groups: posterior (equally weighted draws, replicates as chains), prior, prior_predictive,
+        posterior_predictive, log_likelihood, observed_data, constant_data, and object_stats with the
+        effective particles of each object and the relative spread of its evidences. Each replicate stands
+        for itself, with its own share of the nodes; `get_samples()` draws from all of them together, and
+        knows more.
+
+        Args:
+            predictive: Include posterior predictive and prior draws.
+            log_likelihood: Include the pointwise log likelihood, as LOO needs it.
+            num_prior: Prior draws; 200 by default.
+            coords: Values along dimensions, by name.
+            dims: Names of the dimensions of variables after chains and draws; plates have theirs.
+            pred_dims: The same for prior and posterior predictive draws alone.
+
+        Raises:
+            ValueError: If names or coordinates do not fit the shapes.
+        """
+        result, given = self.result, self._arguments
+        asked = Asked(predictive, log_likelihood, num_prior or 200)
+        samples = self.get_samples(group_by_chain=True)
+        groups, known = plate_groups(
+            self.model,
+            (given.args, given.kwargs),
+            self._plate,
+            result,
+            samples,
+            self._keys["draw"],
+            asked,
+        )
+        attributes = {
+            "log_evidence": self.log_evidence,
+            "log_evidence_error": self.log_evidence_error,
+            "evidence_is_normalized": self.evidence_is_normalized,
+            "evidence": result.evidence,
+            "target": result.target,
+            "exact": result.exact,
+            "scheme": repr(self.scheme),
+            "chains": "replicates, each with its own share of the nodes",
+            "verdict": verdict(result),
+        }
+        return diagnostics.to_arviz(
+            groups, None, None, attributes, coords=coords, dims=dims, pred_dims=pred_dims,
+            known_dims=known,
+        )  # fmt: skip
+
+    def update(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Refused: a plate of other data is sampled anew.
+
+        Raises:
+            NotImplementedError: Always; the message says what to do.
+        """
+        del args, kwargs
+        raise NotImplementedError(
+            "expected `run`; got `update`, which goes on from one cloud over all sites, where a plate has "
+            "one an object. Call `run` with all data: new objects cost as much as old ones. `nd.SMC` has "
+            f"`update`. {_faq.plates}"
+        )
 
     def print_summary(self, prob: float = 0.9, max_rows: int = 24) -> None:
         """Print a table of the posterior, the evidence, and a verdict on the run in plain words.

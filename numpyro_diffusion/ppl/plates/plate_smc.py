@@ -96,7 +96,15 @@ class PlateSMC(AbstractPlateRun):
         threshold: float = 0.5,
         batch_size: int = 16,
         progress_bar: bool = True,
+        **others: Any,
     ):
+        if others:
+            raise TypeError(
+                f"`PlateSMC` has no argument `{next(iter(others))}`: a plate is sampled in rounds of one "
+                "cloud an object, in one sitting on one device. For `checkpoint`, `devices`, `max_seconds` "
+                "and `max_evaluations` use `nd.SMC` over all objects together; to shorten a run take fewer "
+                f"`num_particles` or `rounds`. {_faq.plates}"
+            )
         check_model(model)
         check_instance("scheme", scheme, TunedScheme, "nd.Annealed()")
         check_instance("twist", twist, AbstractTwist, "nd.Tweedie()")

@@ -10,6 +10,7 @@ from ... import _faq
 from ..._prng import lean
 from ..._progress import progress
 from ..._typing import Array, PRNGKey
+from ...schemes.pilot import PilotError
 from ..bridge import from_model
 from .adapt import next_reference
 from .arguments import SplitArguments
@@ -69,7 +70,11 @@ class Work:
             bridge_type=self.run.scheme.bridge_type,
             **kwargs,
         )
-        return Program.of(self.run.scheme, bridge, next(self.keys), False)
+        try:
+            return Program.of(self.run.scheme, bridge, next(self.keys), False)
+        except PilotError as error:
+            error.add_note(f"This was the pilot over object {pilot} of the plate.")
+            raise
 
     def clouds(
         self, program: Program, reference: Reference, num_particles: int | None = None

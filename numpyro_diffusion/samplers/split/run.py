@@ -19,11 +19,14 @@ from ..._records import record, record_page
 from ..._typing import Array, Position, PRNGKey
 from ...bridge import Bridge
 from ...smc import Claims
+from ...smc.interrupt import Deferred, Terminable
 from ...smc.spread import chains_over
 from .base import AbstractSplit, Clock, start
 from .pnp import PnPDM
 
 __all__ = ["SplitResult", "split_gibbs"]
+
+_CHUNKS = 20  # between which an interrupt is heard
 
 
 class SplitResult(NamedTuple):
@@ -92,6 +95,8 @@ def split_gibbs(
         FloatingPointError: If a chain has met a NaN or an infinite value, which no later sweep can mend, a
             log density was +inf, or no draw of a chain has a weight; all draws are there as its `result`. A
             warning tells of log densities that were NaN.
+        KeyboardInterrupt: Once the draws at hand are done; its attribute `result` holds those so far, or
+            `None` during the warm-up.
 
     Example:
         >>> bridge = nd.from_energy(digits, lambda x: -0.5 * jnp.sum((y - blur @ x.ravel()) ** 2) / 0.1**2)
@@ -107,21 +112,52 @@ def split_gibbs(
     claims, seen_target = sampler.claims(bridge), sampler.seen_target(bridge)
     keys = jax.random.split(lean(key), num_chains)
     chains, shared = chains_over(devices, num_chains, (keys, initial), (bridge, sampler))
-    rows: Any = _chains(
-        chains[0], shared[0], shared[1], chains[1], num_burn_in, num_draws, thinning
-    )
-    positions, log_weights, seen, met, acceptance, before = rows
-    sweeps = num_burn_in + num_draws * thinning
+    state, keys = _started(*chains, *shared)
+    fixed = (keys, *shared, jnp.asarray(num_burn_in))
     per_sweep = sampler.evaluations(bridge)
-    count = None if per_sweep is None else num_chains * sweeps * per_sweep
-    result = SplitResult(positions, log_weights, seen, claims, seen_target, acceptance, count)
-    if not isinstance(log_weights, Tracer):  # within a program of the caller's
-        _refuse_nonfinite(result)
+
+    def result_of(rows, done) -> SplitResult:
+        positions, log_weights, seen, _, acceptance = _together(rows)
+        sweeps = num_burn_in + done * thinning
+        count = None if per_sweep is None else num_chains * sweeps * per_sweep
+        acceptance = jax.tree.map(lambda leaf: leaf.mean(1), acceptance)
+        return SplitResult(positions, log_weights, seen, claims, seen_target, acceptance, count)
+
+    if isinstance(state.log_weight, Tracer):  # within a program of the caller's
+        if num_burn_in:
+            state, _ = _sweeps(fixed, state, 0, 1, num_burn_in, num_burn_in)
+        _, row = _sweeps(fixed, state, num_burn_in, thinning, num_draws, num_draws)
+        return result_of([row], num_draws)
+
+    size = -(-(num_burn_in + num_draws) // _CHUNKS)
+    before, rows, done = [], [], -num_burn_in  # draws that are kept, below 0 in the warm-up
+    with Terminable():
+        while done < num_draws:
+            warms_up = done < 0
+            count = min(size, (0 if warms_up else num_draws) - done)
+            first, each = (done, 1) if warms_up else (done * thinning, thinning)
+            with Deferred() as interrupt:
+                # Numbers of Python would be static.
+                begin, each_time, number = map(np.asarray, (num_burn_in + first, each, count))
+                state, row = _sweeps(fixed, state, begin, each_time, number, size)
+                row = jax.tree.map(lambda leaf, n=count: np.asarray(leaf)[:n], row)
+                (before if warms_up else rows).append(row)
+                done += count
+            if interrupt.pending:
+                error = KeyboardInterrupt()
+                error.result = result_of(rows, done) if rows else None  # type: ignore[attr-defined]
+                error.add_note(
+                    f"{max(done, 0)} of {num_draws} draws are done; they are in `result` of this exception."
+                )
+                raise error
+    result = result_of(rows, num_draws)
+    _refuse_nonfinite(result)
+    if before:
         # Where the warm-up met NaN is no news: a chain may start anywhere. +inf holds for all of the model.
-        before = before._replace(nan={})
-        report_chains(before, result, who="split_gibbs", what="warm-up sweep")
-        report_chains(met, result, who="split_gibbs")
-        _refuse_lost(result)
+        warmed = _together(before)[3]._replace(nan={})
+        report_chains(warmed, result, who="split_gibbs", what="warm-up sweep")
+    report_chains(_together(rows)[3], result, who="split_gibbs")
+    _refuse_lost(result)
     return result
 
 
@@ -156,26 +192,58 @@ def _refuse_lost(result: SplitResult) -> None:
         raise error
 
 
+def _together(rows: list[Any]) -> Any:
+    """Rows of several chunks, `(draws, chains, ...)`, as `(chains, draws, ...)`."""
+
+    def one(*parts):
+        return jnp.moveaxis(jnp.concatenate([jnp.asarray(part) for part in parts]), 0, 1)
+
+    return jax.tree.map(one, *rows)
+
+
 @eqx.filter_jit
-def _chains(keys, bridge, sampler, initial, num_burn_in, num_draws, thinning):
-    def chain(key, z):
+def _started(keys, initial, bridge, sampler):
+    """All chains at their start, and the keys of their sweeps."""
+
+    def one(key, z):
         key_start, key_run = jax.random.split(key)
-        state = sampler.init(bridge, start(key_start, bridge) if z is None else z)
+        return sampler.init(bridge, start(key_start, bridge) if z is None else z), key_run
 
-        def sweep(state, i):
-            clock = Clock(i, jnp.asarray(num_burn_in))
-            state = sampler.sweep(jax.random.fold_in(key_run, i), bridge, state, clock)
-            return state, (state.acceptance, state.met)
+    return jax.vmap(one, in_axes=(0, None if initial is None else 0))(keys, initial)
 
-        def draw(state, i):
-            steps = num_burn_in + i * thinning + jnp.arange(thinning)
-            state, (acceptance, met) = jax.lax.scan(sweep, state, steps)
-            acceptance = jax.tree.map(jnp.mean, acceptance)
-            met = jax.tree.map(lambda flag: flag.any(0), met)
-            return state, (state.position, state.log_weight, state.seen, met, acceptance)
 
-        state, (_, before) = jax.lax.scan(sweep, state, jnp.arange(num_burn_in))
-        _, (*rows, acceptance) = jax.lax.scan(draw, state, jnp.arange(num_draws))
-        return (*rows, jax.tree.map(jnp.mean, acceptance), before)
+@eqx.filter_jit
+def _sweeps(fixed, state, first, thinning, count, size: int):
+    """Sweeps from number `first` on, with a row after every `thinning` of them: `count` of `size` rows.
 
-    return jax.vmap(chain, in_axes=(0, None if initial is None else 0))(keys, initial)
+    One program for the warm-up and for all chunks of draws.
+    """
+    keys, bridge, sampler, num_warmup = fixed
+    first, thinning, count = (jnp.asarray(number) for number in (first, thinning, count))
+
+    def sweep(i, state):
+        one = lambda key, state: sampler.sweep(
+            jax.random.fold_in(key, i), bridge, state, Clock(i, num_warmup)
+        )
+        return jax.vmap(one)(keys, state)
+
+    def draw(state, begin):
+        def step(j, carry):
+            state, acceptance, met = carry
+            state = sweep(begin + j, state)
+            acceptance = jax.tree.map(jnp.add, acceptance, state.acceptance)
+            return state, acceptance, jax.tree.map(jnp.logical_or, met, state.met)
+
+        none = jax.tree.map(jnp.zeros_like, (state.acceptance, state.met))
+        state, acceptance, met = jax.lax.fori_loop(0, thinning, step, (state, *none))
+        acceptance = jax.tree.map(lambda total: total / thinning, acceptance)
+        return state, (state.position, state.log_weight, state.seen, met, acceptance)
+
+    def body(k, carry):
+        state, rows = carry
+        state, row = draw(state, first + k * thinning)
+        return state, jax.tree.map(lambda whole, one: whole.at[k].set(one), rows, row)
+
+    shapes = jax.eval_shape(lambda state: draw(state, first)[1], state)
+    rows = jax.tree.map(lambda leaf: jnp.zeros((size, *leaf.shape), leaf.dtype), shapes)
+    return jax.lax.fori_loop(0, count, body, (state, rows))
