@@ -124,7 +124,8 @@ def main() -> None:
                 show(label, f"{budget:.0e}", f"weighted, {name}", *map(words, numbers))
         show(label, "", "exact", *TRUTH[label].split(", "), "")
     columns = ["reward", "evaluations", "method", "mean", "variance", "log normaliser", "ESS"]
-    _table.emit("finetune", __doc__, columns, rows, options.save)
+    alone = f"-{options.rewards[0]}" if len(options.rewards) == 1 else ""
+    _table.emit(f"finetune{alone}", __doc__, columns, rows, options.save)
 
 
 if __name__ == "__main__":
