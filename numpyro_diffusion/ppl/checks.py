@@ -36,7 +36,7 @@ def check_model(model: Any) -> None:
     if isinstance(model, Distribution):  # which is callable
         raise TypeError(
             "`model` must be a NumPyro model, a function that calls `numpyro.sample`; got a distribution "
-            f"({type(model).__name__}). Sample it in one: `def model(): numpyro.sample(\"x\", "
+            f'({type(model).__name__}). Sample it in one: `def model(): numpyro.sample("x", '
             f"distribution)`. {_faq.not_a_model}"
         )
     if not callable(model):
