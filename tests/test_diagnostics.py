@@ -300,6 +300,21 @@ def test_verdict_cannot_promise_on_a_surface_of_steps(rng):
         assert "Nothing to worry about" in diagnostics.verdict(result, nd.from_energy(ENERGY, calm))
 
 
+def test_verdict_says_where_there_are_no_data(rng):
+    """A model whose `obs=` was forgotten runs, and its draws are those of the prior."""
+
+    def model(y=None):
+        x = numpyro.sample("x", nd.DiffusionPrior(ENERGY))
+        numpyro.sample("y", dist.Normal(x, 0.5).to_event(1), obs=y)
+
+    run = made_up(positions={name: rng.normal(size=(4, 512, 2)) for name in "xy"})
+    for y, says in ((None, True), (np.zeros(ENERGY.shape), False)):
+        words = diagnostics.verdict(run, nd.from_model(model, y))
+        assert words.startswith("No site is observed") == says
+    with_factor = nd.from_energy(ENERGY, lambda x: -jnp.sum(x**2))
+    assert "No site is observed" not in diagnostics.verdict(run, with_factor)
+
+
 def test_verdict_of_a_waste_free_run_counts_its_chains():
     """Of 64 chains, families that are a third of the levels are enough; ten are few of 512 particles."""
     ancestors = {"unique_ancestors": changed(ANCESTORS, np.s_[2, 20:], 10)}

@@ -118,7 +118,7 @@ HALVES = {
     "train/checkpoint.py",
 }
 # Warnings that quote a verdict, which has its link.
-SAID_ELSEWHERE = {"diagnostics.links.more(reason)", "words", "verdict"}
+SAID_ELSEWHERE = {"more(reason)", "words", "verdict"}
 # Signals and protocols of Python, which nobody reads as a message.
 SILENT = {"KeyboardInterrupt", "NotImplementedError", "AssertionError"}
 

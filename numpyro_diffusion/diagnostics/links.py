@@ -7,6 +7,7 @@ __all__ = ["more"]
 
 # Words of a sentence, and the section that is about it; the first that fits.
 _SECTIONS = {
+    "No site is observed": "no-data",
     "Not finished": "not-finished",
     "A heuristic: weights were left out": "a-heuristic",
     "Log density +inf at": "infinite-density",

@@ -83,8 +83,24 @@ def verdict(result: SMCResult | ReplicaResult, bridge: Bridge | None = None) -> 
             "num_other",
         ),
     ]
-    findings = [more(finding) for finding in findings if finding]
-    return "\n".join(findings) or more(_all_well(trace, log_evidence, num_particles))
+    findings = [finding for finding in findings if finding]
+    findings = findings or [_all_well(trace, log_evidence, num_particles)]
+    if bridge is not None and _has_no_data(bridge):
+        findings.insert(0, _NO_DATA)
+    return "\n".join(map(more, findings))
+
+
+_NO_DATA = (
+    "No site is observed and there is no factor: these are draws of the prior. If data were meant, `obs=` "
+    "was left out, or they were not passed to `run`."
+)
+
+
+def _has_no_data(bridge: Bridge) -> bool:
+    """Whether nothing of what a bridge was made from is a likelihood."""
+    z = jax.eval_shape(bridge.sample_base, jax.random.key(0))
+    rest = jax.eval_shape(lambda z: bridge.rest(z, {n: z[n] for n in bridge.diffusion_sites}), z)
+    return rest.smooth is None and not rest.edges and rest.labelled is None
 
 
 def _all_well(trace, log_evidence: np.ndarray, num_particles: int) -> str:
@@ -196,10 +212,11 @@ def _heavy_tail(result: SMCResult) -> str:
     shapes = pareto_k(result)
     if np.isnan(shapes).all() or np.nanmax(shapes) <= 0.7:
         return ""
+    worst = np.nanmax(shapes)
+    shape = f"Pareto shape {worst:.1f}, above 0.7" if np.isfinite(worst) else "no Pareto shape fits"
     return (
-        f"The final weights have a heavy tail (Pareto shape {np.nanmax(shapes):.1f}, above 0.7, in cloud "
-        f"{int(np.nanargmax(shapes))}): particles not seen would matter. Try more levels (a higher "
-        "`conditional_ess`) or more particles."
+        f"The final weights have a heavy tail ({shape}, in cloud {int(np.nanargmax(shapes))}): particles "
+        "not seen would matter. Try more levels (a higher `conditional_ess`) or more particles."
     )
 
 

@@ -124,8 +124,9 @@ def _band(name: str, values: np.ndarray) -> Callable[[Any], None]:
         else:
             ax.vlines(index, low, high, color=INK, lw=2, alpha=0.5)
             ax.plot(index, middle, "o", color=INK, ms=3)
-        ax.set_title(f"{name}: median and 90 %", fontsize=9, loc="left")
+        ax.set_title(f"{name}: median and 90 %, by component", fontsize=9, loc="left")
         ax.tick_params(labelsize=7)
+        ax.xaxis.get_major_locator().set_params(integer=True)
         ax.spines[["top", "right"]].set_visible(False)
 
     return draw
