@@ -1,5 +1,7 @@
 """Shared settings: 64-bit floats, fixed seeds, no display."""
 
+import contextlib
+import ctypes
 import gc
 import json
 import os
@@ -46,6 +48,10 @@ def bounded_memory():
     yield
     if psutil.Process().memory_info().rss > _MOST_MEMORY:
         jax.clear_caches()
+        gc.collect()
+        # What is free goes back to the system, or every later module would find too much in use.
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 class Pages:
