@@ -72,6 +72,7 @@ blocks = _more("blocks")
 plates = _more("objects")
 
 # Priors.
+no_distribution = _more("no-distribution")
 log_prob = _more("log-prob")
 shape = _more("shape")
 normaliser = _more("normaliser")

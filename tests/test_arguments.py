@@ -1,5 +1,6 @@
 """What a model may be given: numbers, tables and text as arguments, and data that each count once."""
 
+import contextlib
 import dataclasses
 import datetime
 import threading
@@ -214,6 +215,29 @@ def test_a_datum_that_counts_several_times_is_told(model, y, size, times):
         return
     with pytest.warns(UserWarning, match=f"`y` has values of shape .*counts {times} times"):
         nd.from_model(model, y, size)
+
+
+def beside_an_event(y, dim=-1):
+    x = numpyro.sample("x", dist.Normal(0.0, 1.0))
+    with numpyro.plate("data", 1, dim=dim):
+        numpyro.sample("y", dist.Normal(x, 1.0).expand([2]).to_event(1), obs=y)
+
+
+@pytest.mark.parametrize(
+    ("model", "shape", "option", "told"),
+    [
+        (plated, (5,), 1, True),
+        (beside_an_event, (5, 2), -1, True),
+        (beside_an_event, (5, 1, 2), -2, True),
+        (plated, (5, 1), 1, False),  # along no plate
+        (beside_an_event, (1, 2), -1, False),
+        (beside_an_event, (1, 5, 2), -2, False),
+    ],
+)
+def test_data_along_a_plate_of_size_1_are_told(model, shape, option, told):
+    words = "`y` has 5 values along plate `data`, whose size is 1.*Set the size to 5"
+    with pytest.warns(UserWarning, match=words) if told else contextlib.nullcontext():
+        nd.from_model(model, np.zeros(shape), option)  # warnings are errors here
 
 
 def test_data_beyond_the_shape_of_their_law_count_once_each():

@@ -284,3 +284,53 @@ def test_too_few_levels_say_so():
     scheme = nd.Annealed(moves=1, pilot=nd.schemes.Pilot(32, conditional_ess=0.999, max_levels=3))
     with pytest.raises(RuntimeError, match="3 levels did not suffice.*raise its `max_levels`"):
         scheme(nd.from_energy(energy, lambda x: -50 * jnp.sum((x - 1) ** 2)), jax.random.key(0))
+
+
+def bare_prior(y):
+    observed(numpyro.sample("x", energy), y)
+
+
+def class_as_prior(y):
+    observed(numpyro.sample("x", nd.GaussianMixture), y)
+
+
+@pytest.mark.parametrize("model", [bare_prior, class_as_prior])
+def test_a_prior_without_its_distribution_is_refused_by_name(model):
+    words = r'`GaussianMixture` is a prior .*`numpyro.sample\("x", nd.DiffusionPrior\(prior\)\)`'
+    with pytest.raises(TypeError, match=words) as caught:
+        nd.from_model(model, jnp.zeros(2))
+    assert "tensorflow_probability" in str(caught.value.__cause__)
+    for kernel in (nd.MoveKernel(model), nd.ParticleGibbs(model)):
+        with pytest.raises(TypeError, match=words):
+            kernel.init(jax.random.key(0), 0, None, (jnp.zeros(2),), {})
+
+
+def plate_of_four(y):
+    z = numpyro.sample("z", dist.Normal(0.0, 1.0).expand([3]))
+    with numpyro.plate("n", 4):
+        numpyro.sample("y", dist.Normal(z, 1.0), obs=y)
+
+
+def product_beside_a_plate(y):
+    with numpyro.plate("n", 3):
+        x = numpyro.sample("x", nd.DiffusionPrior(energy))
+    observed(jnp.ones((2, 2)) @ x, y)
+
+
+def no_site(y):
+    raise KeyError("mine")
+
+
+@pytest.mark.parametrize(
+    ("model", "error", "note"),
+    [
+        (plate_of_four, ValueError, "at site `y`, after site `z` of shape (3,); plates so far: `n` (size 4)"),
+        (product_beside_a_plate, TypeError, "after site `x` of shape (3, 2); plates so far: `n` (size 3)"),
+        (no_site, KeyError, "before any site"),
+    ],
+)  # fmt: skip
+def test_an_error_of_the_model_says_where_it_was_raised(model, error, note):
+    with pytest.raises(error) as caught:
+        nd.from_model(model, jnp.zeros(4))
+    ours = [text for text in caught.value.__notes__ if "JAX" not in text]
+    assert ours == [f"While tracing the model: {note}."]

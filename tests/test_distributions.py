@@ -271,6 +271,11 @@ def test_everything_is_single_precision_in_a_single_precision_session(prior, flo
         (lambda p: p.sample(None), ValueError, "expects a PRNG key.*Seed the model"),
         (lambda p: DiffusionPrior(3.0), TypeError, "got float. Wrap .* `EnergyFunction`"),
         (lambda p: DiffusionPrior(GAUSSIAN.energy), TypeError, "expects an energy or a denoiser"),
+        (
+            lambda p: DiffusionPrior(GaussianMixture),
+            TypeError,
+            r"the class `GaussianMixture`. Make one: `GaussianMixture\(...\)`",
+        ),
         (lambda p: DiffusionPrior(GAUSSIAN, num_steps=0), ValueError, "at least 1; got 0"),
         (lambda p: DiffusionPrior(GAUSSIAN, num_steps=1.5), ValueError, "got 1.5"),
     ],

@@ -19,6 +19,7 @@ from ..density.estimate import AbstractLogDensity
 from ..energies.base import AbstractDenoiser
 from ..energies.energy import AbstractEnergy
 from ..energies.reverse import has_exact_draws, is_composed
+from ..energies.standardized import Standardized
 from .packed import Packed
 
 __all__ = ["NoisedDistribution", "batched"]
@@ -42,6 +43,11 @@ class NoisedDistribution(Distribution):
     def __init__(self, energy, num_steps, validate_args):
         name = type(self).__name__
         if not isinstance(energy, AbstractDenoiser):
+            if isinstance(energy, type) and issubclass(energy, AbstractDenoiser | Standardized):
+                raise TypeError(
+                    f"`{name}` expects an energy or a denoiser of this package; got the class "
+                    f"`{energy.__name__}`. Make one: `{energy.__name__}(...)`. {_faq.kinds}"
+                )
             raise TypeError(
                 f"`{name}` expects an energy or a denoiser of this package; got "
                 f"{type(energy).__name__}. Wrap a callable energy in `EnergyFunction`, a callable "

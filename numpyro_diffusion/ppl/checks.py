@@ -8,6 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpyro.distributions import Distribution
 
 from .. import _faq
 from ..bridge import Bridge, DiffusionSite
@@ -32,6 +33,12 @@ NEEDS_VALUES = (
 
 def check_model(model: Any) -> None:
     """Refuse what is no model: a value, and functions whose body does not run when they are called."""
+    if isinstance(model, Distribution):  # which is callable
+        raise TypeError(
+            "`model` must be a NumPyro model, a function that calls `numpyro.sample`; got a distribution "
+            f'({type(model).__name__}). Sample it in one: `def model(): numpyro.sample("x", '
+            f"distribution)`. {_faq.not_a_model}"
+        )
     if not callable(model):
         raise TypeError(
             f"`model` must be a NumPyro model, a function; got {type(model).__name__}. An energy alone "

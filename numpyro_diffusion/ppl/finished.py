@@ -90,7 +90,8 @@ class AbstractRun(abc.ABC):
     @property
     def _drawn(self) -> SMCResult:
         """The result with the discrete sites of each particle among its positions."""
-        return with_discrete(self.bridge, self._finished, self._keys["resample"])
+        finished = self._finished  # first: without one there is no bridge either
+        return with_discrete(self.bridge, finished, self._keys["resample"])
 
     @property
     def log_evidence(self) -> float:

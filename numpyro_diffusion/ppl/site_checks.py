@@ -127,6 +127,7 @@ def _check_observed(name: str, site: dict) -> None:
     if value.size == 0:
         return
     _warn_of_repeats(f"observed site `{name}`", value.shape, expected)
+    _warn_of_plates_of_one(name, site, value.shape)
     bad = ~np.isfinite(value if np.iscomplexobj(value) else value.astype(float))
     bad = bad & np.asarray(site["counts"])
     if bad.any():
@@ -148,3 +149,17 @@ def _warn_of_repeats(what: str, shape: tuple[int, ...], expected: tuple[int, ...
             f"shape and the plates. {_faq.shapes}",
             stacklevel=5,  # the caller of `from_model`
         )
+
+
+def _warn_of_plates_of_one(name: str, site: dict, shape: tuple[int, ...]) -> None:
+    """Say so where several data lie along the dimension of a plate of size 1, which NumPyro broadcasts."""
+    batch = shape[: len(shape) - site["fn"].event_dim]
+    for plate in site["cond_indep_stack"]:
+        number = batch[plate.dim] if len(batch) >= -plate.dim else 1
+        if plate.size == 1 and number > 1:
+            warnings.warn(
+                f"observed site `{name}` has {number} values along plate `{plate.name}`, whose size is 1: "
+                f"whatever else is in the plate is one for all of them. Set the size to {number}; if one for "
+                f"all is meant, sample `{name}` outside of the plate. {_faq.shapes}",
+                stacklevel=5,  # the caller of `from_model`
+            )

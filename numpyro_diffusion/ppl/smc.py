@@ -444,7 +444,10 @@ class SMC(AbstractRun):
     def result(self) -> SMCResult:
         """The raw result of the engine; leading axes `(num_chains, num_particles)`."""
         if self._result is None:
-            raise RuntimeError(f"there is no result yet; call `run` first. {_faq.no_result}")
+            raise RuntimeError(
+                "there is no result yet, and so there are no samples; call `run` first. "
+                f"{_faq.no_result}"
+            )
         return self._result
 
     @property

@@ -19,6 +19,7 @@ from numpyro.primitives import Messenger
 
 from .. import _faq
 from .._arguments import as_jax, is_numeric
+from .where import Reached, prior_as_distribution
 
 __all__ = ["Watched", "tracing"]
 
@@ -29,7 +30,8 @@ class Watched(Messenger):
     """A model whose observed values are arrays, and which is refused where its density would be none.
 
     NumPyro's constraints take NumPy for a plain number, which fails beside traced bounds: data that are
-    numbers, lists, or columns of a table become JAX arrays.
+    numbers, lists, or columns of a table become JAX arrays. An error of the model keeps its type and gets a
+    note that says which sites and plates it came after.
 
     Args:
         model: The model.
@@ -38,7 +40,8 @@ class Watched(Messenger):
 
     Raises:
         ValueError: For two sites of one name, and for random numbers where there may be none.
-        TypeError: For observed values that are not numbers.
+        TypeError: For observed values that are not numbers, and for priors of this package that were given to
+            `numpyro.sample` as if they were distributions.
     """
 
     def __init__(self, model: Callable, drawn: bool = True):
@@ -46,10 +49,25 @@ class Watched(Messenger):
         self.drawn = drawn
         self.kinds: dict[str, str] = {}
         self.initialising = False
+        self.reached = Reached()
 
     def __enter__(self):
-        self.kinds, self.initialising = {}, False
+        self.kinds, self.initialising, self.reached = {}, False, Reached()
         super().__enter__()
+
+    def __exit__(self, exc_type, exc_value, traceback):
+        super().__exit__(exc_type, exc_value, traceback)
+        if not isinstance(exc_value, Exception):
+            return
+        prior = prior_as_distribution(traceback)
+        if prior is None:
+            self.reached.add_note(exc_value, traceback)
+            return
+        site, kind = prior
+        raise TypeError(
+            f"`{kind}` is a prior of this package and no NumPyro distribution: write "
+            f'`numpyro.sample("{site}", nd.DiffusionPrior(prior))`. {_faq.no_distribution}'
+        ) from exc_value
 
     def process_message(self, msg: Any) -> None:
         """Look at a site before the other handlers do."""
@@ -81,7 +99,10 @@ class Watched(Messenger):
             msg["value"] = _as_data(name, value)
 
     def postprocess_message(self, msg: Any) -> None:
-        """Note the end of an initialisation; networks ask for a value in vain, and then for a key."""
+        """Note sites that are done, and the end of an initialisation: networks ask for a value in vain, and
+        then for a key.
+        """
+        self.reached.see(msg)
         if msg["type"] == "param":
             self.initialising = msg["value"] is None and msg["name"].endswith("$params")
 

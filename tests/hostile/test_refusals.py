@@ -69,6 +69,8 @@ class Yields:
     [
         (None, "`model` must be a NumPyro model, a function; got NoneType"),
         ([one_site], "`model` must be a NumPyro model, a function; got list"),
+        (dist.Normal(), r"a function that calls `numpyro.sample`; got a distribution \(Normal\)"),
+        (nd.DiffusionPrior(ENERGY), r"got a distribution \(DiffusionPrior\). Sample it in one"),
         (yields, "`yield` or `async`, whose body does not run"),
         (functools.partial(yields), "`yield` or `async`"),
         (Yields(), "`yield` or `async`"),

@@ -16,6 +16,7 @@ from ..._finite import NonFinite, Sightings, looked_at, non_finite, settled
 from ..._typing import Position, PRNGKey, Scalar
 from ...smc.moves import Move, hmc
 from ...smc.preconditioner import Preconditioner
+from ..tracing import Watched
 from .adaptation import Adaptation, round_coordinates
 from .base import AbstractKernel
 from .unscored import unscored
@@ -106,7 +107,7 @@ class MoveKernel(AbstractKernel):
 
     def prepare(self, rng_key, values, args, kwargs):
         """Find the sites of the model, and where to start."""
-        model = unscored(self._model)
+        model = Watched(unscored(self._model))
         info = initialize_model(
             rng_key,
             model,

@@ -30,7 +30,7 @@ from ...twists import AbstractTwist
 from ..bridge import from_model
 from ..model_bridge import LiveModel, chosen_sites
 from ..sites import is_diffusion, stand_in, unwrapped
-from ..tracing import tracing
+from ..tracing import Watched, tracing
 
 __all__ = ["Problem", "prepare", "traced"]
 
@@ -82,7 +82,8 @@ def traced(model: Callable, key: PRNGKey, args: tuple, kwargs: dict[str, Any]) -
     def value(site):
         return stand_in(site) if is_diffusion(site) else init_to_sample(site)
 
-    model = handlers.substitute(handlers.seed(conditioned(model), key), substitute_fn=value)
+    model = handlers.seed(Watched(conditioned(model)), key)
+    model = handlers.substitute(model, substitute_fn=value)
     with tracing:
         return handlers.trace(model).get_trace(*args, **kwargs)
 
