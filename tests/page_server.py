@@ -19,8 +19,8 @@ import numpyro_diffusion
 def run(script: str, arguments: list[str], folder: str) -> dict:
     """Run one script as `__main__`."""
     out, code, before = io.StringIO(), 0, os.getcwd()
-    package = vars(numpyro_diffusion)
-    names, argv = dict(package), sys.argv
+    before_it = {name: dict(vars(module)) for name, module in _modules().items()}
+    argv = sys.argv
     sys.argv = [script, *arguments]
     os.chdir(folder)
     try:
@@ -34,12 +34,26 @@ def run(script: str, arguments: list[str], folder: str) -> dict:
     finally:
         os.chdir(before)
         sys.argv = argv
-        # A page may replace a name for itself, such as a sampler by a smaller one; modules stay imported.
-        for name in set(package) - set(names):
-            if not isinstance(package[name], types.ModuleType):
-                del package[name]
-        package.update(names)
+        _restore(before_it)
     return {"code": code, "output": out.getvalue()}
+
+
+def _modules() -> dict[str, types.ModuleType]:
+    """The package and its public parts, such as `nd.ppl`."""
+    found = vars(numpyro_diffusion).items()
+    parts = {name: part for name, part in found if isinstance(part, types.ModuleType)}
+    return {"": numpyro_diffusion} | {n: p for n, p in parts.items() if not n.startswith("_")}
+
+
+def _restore(before: dict[str, dict]) -> None:
+    """A page may replace a name for itself, such as a sampler by a smaller one; modules stay imported."""
+    for where, module in _modules().items():
+        now, names = vars(module), before.get(where, {})
+        if names:
+            for name in set(now) - set(names):
+                if not isinstance(now[name], types.ModuleType):
+                    del now[name]
+            now.update(names)
 
 
 def main() -> None:
