@@ -99,6 +99,10 @@ def test_refusals():
             sampler(key, PRIOR, step_size=0.0)
         with pytest.raises(ValueError, match=r"`initial` must have shape \(3, 2\)"):
             sampler(key, PRIOR, num_samples=3, initial=jnp.zeros((3, 1)))
-    initial = jnp.array([[0.0, 0.0], [jnp.nan, 0.0]])
-    with pytest.raises(FloatingPointError, match="lost 1 of 2 chains, the first is number 1"):
+    with pytest.raises(ValueError, match=r"`initial` must be finite .* with 1 NaN"):
+        initial = jnp.array([[0.0, 0.0], [jnp.nan, 0.0]])
         unadjusted_langevin(key, PRIOR, num_samples=2, num_steps=2, initial=initial)
+    energy = lambda x, t: 0.5 * jnp.sum(x**2) * jnp.where(x[0] > 9, jnp.nan, 1.0)
+    initial, broken = jnp.array([[0.0, 0.0], [10.0, 0.0]]), nd.EnergyFunction(energy, (2,))
+    with pytest.raises(FloatingPointError, match="lost 1 of 2 chains, the first is number 1"):
+        unadjusted_langevin(key, broken, num_samples=2, num_steps=2, initial=initial)
