@@ -264,7 +264,7 @@ def test_level_loss_repeats_few_examples(key):
     assert jnp.isfinite(energy_loss(energy, key, few[:1]))
     with pytest.raises(ValueError, match="`group` must be at least 2; got 1"):
         level_loss(energy, key, few, group=1)
-    with pytest.raises(ValueError, match="got 0 examples"):
+    with pytest.raises(ValueError, match=r"got \(0, 2\)"):
         level_loss(energy, key, few[:0])
 
 
