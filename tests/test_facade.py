@@ -286,7 +286,7 @@ def test_an_unknown_normaliser_is_owned_up_to(capsys):
     assert not smc.evidence_is_normalized
     smc.print_summary()
     out = capsys.readouterr().out
-    assert "nats (up to the prior's normaliser)" in out
+    assert "nats (up to the prior's normaliser)" in out and "nd.prior_normalizer(prior" in out
 
 
 def test_nan_for_some_particles_is_counted_named_and_harmless():

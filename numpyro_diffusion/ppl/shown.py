@@ -17,6 +17,12 @@ if TYPE_CHECKING:
 __all__ = ["figure", "html", "text"]
 
 
+_UNKNOWN = (
+    "the prior's normaliser is unknown, and cancels between models with this prior; to compare priors,\n"
+    "store it: `prior.with_log_normalizer(*nd.prior_normalizer(prior, key)[:2])`\n"
+)
+
+
 def text(run: "AbstractRun", prob: float, max_rows: int) -> str:
     """Table of the posterior, the evidence, and a verdict in plain words."""
     parts = [_table(run, prob, max_rows)]
@@ -26,7 +32,7 @@ def text(run: "AbstractRun", prob: float, max_rows: int) -> str:
     count = run.network_evaluations
     parts.append(
         f"\nlog evidence {run._log_evidence:.3f} +- {run.log_evidence_error:.3f} nats{kind}\n"
-        f"evidence: {run.result.evidence}\n"
+        f"evidence: {run.result.evidence}\n{'' if run.evidence_is_normalized else _UNKNOWN}"
         f"target: {run.result.target}; "
         f"{'exact as the number of particles grows' if run.result.exact else 'heuristic'}\n"
         f"{in_words(run.increments)}{started_in_words(run.proposal_diagnostics)}"
