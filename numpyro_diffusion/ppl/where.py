@@ -52,9 +52,9 @@ def prior_as_distribution(traceback: TracebackType | None) -> tuple[str, str] | 
 
 def _sample_call(traceback: TracebackType | None) -> dict[str, Any] | None:
     """The arguments of the last call of `numpyro.sample` that an error came through."""
-    found = None
+    found, sample_code = None, getattr(numpyro.sample, "__code__", None)
     while traceback is not None:
-        if traceback.tb_frame.f_code is numpyro.sample.__code__:
+        if traceback.tb_frame.f_code is sample_code:
             found = traceback.tb_frame.f_locals
         traceback = traceback.tb_next
     return found

@@ -3,9 +3,9 @@
 from . import projections as projections
 from .ensemble import EnsembleDraws as EnsembleDraws
 from .ensemble import ensemble_kalman as ensemble_kalman
-from .langevin import LangevinDraws as LangevinDraws
 from .langevin import annealed_langevin as annealed_langevin
 from .langevin import unadjusted_langevin as unadjusted_langevin
+from .langevin_chains import LangevinDraws as LangevinDraws
 from .nested import NestedResult as NestedResult
 from .nested import nested_sampling as nested_sampling
 from .replica import ReplicaResult as ReplicaResult
