@@ -8,7 +8,8 @@
   machine with two idle cores.
 - `kills`: a filter that writes a checkpoint after every two levels is killed (SIGKILL) at `--kills` random
   instants and started again; how many results have the bits of the run that was not killed. The same for a
-  posterior whose pilot writes after every level, killed at `--pilot-kills` instants from its first file on.
+  posterior whose pilot writes after every level, killed at `--pilot-kills` instants from its first file on;
+  and for replica exchange, a split sampler and NUTS by `CheckpointedMCMC`, at `--chain-kills` each.
 - `memory`: what the compiler counts for a chunk of levels in batches (arguments, results and temporaries,
   less what is shared), over the particles themselves: position, density, gradient, weight, ancestor.
 """
@@ -26,6 +27,8 @@ import jax.numpy as jnp
 import numpy as np
 
 TESTS = Path(__file__).parent.parent / "tests"
+CHAINS = ["replica", "split", "mcmc"]
+PARTS = ["kills", "chains", "memory", "devices", "data"]
 
 
 def data_sets(number: int) -> list[list]:
@@ -178,16 +181,25 @@ def main() -> None:
     parser.add_argument("--data-sets", type=int, default=200)
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--pilot-kills", type=int, default=10)
+    parser.add_argument("--chain-kills", type=int, default=10)
+    parser.add_argument("--only", choices=PARTS, nargs="+", default=PARTS, help="some parts")
     options = parser.parse_args()
     tiny = options.tiny
-    rows = kills(1 if tiny else options.kills, "checkpointed", "")
-    rows += kills(1 if tiny else options.pilot_kills, "posterior", ".pilot")
-    rows += memory(tiny)
-    rows += weak_scaling(1 if tiny else options.seeds)
-    rows += data_sets(4 if tiny else options.data_sets)
-    _table.emit(
-        "scale", __doc__, ["what", "how", "seconds or number", "result"], rows, options.save
-    )
+    parts = {
+        "kills": lambda: (
+            kills(1 if tiny else options.kills, "checkpointed", "")
+            + kills(1 if tiny else options.pilot_kills, "posterior", ".pilot")
+        ),
+        "chains": lambda: sum(
+            (kills(1 if tiny else options.chain_kills, what, "") for what in CHAINS), []
+        ),
+        "memory": lambda: memory(tiny),
+        "devices": lambda: weak_scaling(1 if tiny else options.seeds),
+        "data": lambda: data_sets(4 if tiny else options.data_sets),
+    }
+    rows = [row for name in options.only for row in parts[name]()]
+    name = "scale" if options.only == PARTS else "-".join(["scale", *options.only])
+    _table.emit(name, __doc__, ["what", "how", "seconds or number", "result"], rows, options.save)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 A random walk seen through noise, as in `test_smc`: its bootstrap filter is a Feynman-Kac model.
 """
 
+import functools
 import sys
 
 import jax
@@ -195,6 +196,36 @@ def posterior(path: str, out: str):
     _written(out, smc.run(jax.random.key(3), jnp.asarray(1.0)).result)
 
 
+def chains(kind: str, path: str, out: str):
+    """Replica exchange, a split sampler or a chain of MCMC, which write themselves down all the time."""
+    import numpyro
+
+    prior = nd.Gaussian([0.5, -0.3], [[1, 0.4], [0.4, 0.7]])
+    bridge = nd.from_energy(prior, lambda x: -0.5 * jnp.sum((x - 1.0) ** 2))
+    key, options = jax.random.key(3), {"checkpoint": path, "checkpoint_every": 1e-3}
+    if kind == "replica":
+        result = nd.replica_exchange(key, bridge, num_draws=4000, num_chains=2, **options)
+        _written(out, result)
+    elif kind == "split":
+        result = nd.samplers.split_gibbs(key, bridge, num_draws=4000, num_chains=2, **options)
+        _written(out, result)
+    else:
+
+        def model(y):
+            x = numpyro.sample("x", nd.DiffusionPrior(prior))
+            numpyro.sample("y", numpyro.distributions.Normal(x[0] + x[1], 0.5), obs=y)
+
+        mcmc = nd.ppl.CheckpointedMCMC(
+            numpyro.infer.NUTS(model), num_warmup=1000, num_samples=4000, progress_bar=False, **options
+        )  # fmt: skip
+        mcmc.run(key, jnp.asarray(1.0), extra_fields=("num_steps",))
+        np.savez(out, **mcmc.get_samples(), **mcmc.get_extra_fields())
+
+
+replica, split, mcmc = (functools.partial(chains, kind) for kind in ("replica", "split", "mcmc"))
+
 if __name__ == "__main__":
     functions = (eight_devices, density, nested, samplers, two_hosts, checkpointed, posterior)
-    {function.__name__: function for function in functions}[sys.argv[1]](*sys.argv[2:])
+    kinds = {"replica": replica, "split": split, "mcmc": mcmc}
+    named = {function.__name__: function for function in functions} | kinds
+    named[sys.argv[1]](*sys.argv[2:])

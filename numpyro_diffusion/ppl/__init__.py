@@ -8,6 +8,7 @@ from .distributions import DiffusionPrior as DiffusionPrior
 from .distributions import NoisedPrior as NoisedPrior
 from .handlers import NoisedReparam as NoisedReparam
 from .handlers import noised as noised
+from .mcmc import CheckpointedMCMC as CheckpointedMCMC
 from .observed import observed_law as observed_law
 from .plates import PlateResult as PlateResult
 from .plates import PlateSMC as PlateSMC

@@ -11,7 +11,7 @@ from .._staging import fingerprint
 from .._typing import PRNGKey, PyTree
 from .feynman_kac import FeynmanKac
 
-__all__ = ["Identity", "PlainIdentity"]
+__all__ = ["Identity", "PlainIdentity", "digest"]
 
 # What differs, in the words of a user, and the remedy.
 _MODEL = "the model (what it computes, its data or a constant in it)"
@@ -39,8 +39,8 @@ class Identity:
     def parts(self) -> dict[str, Any]:
         """Plain data by part."""
         if self._parts is None:
-            self._parts = {"key": _digest(jax.random.key_data(self.key))}
-            self._parts |= {"levels": _digest(self.model.levels), **_programs(self.model)}
+            self._parts = {"key": digest(jax.random.key_data(self.key))}
+            self._parts |= {"levels": digest(self.model.levels), **_programs(self.model)}
             self._parts |= {n: _plain(value) for n, value in self.settings.items()}
         return self._parts
 
@@ -109,7 +109,8 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _digest(tree: PyTree) -> str:
+def digest(tree: PyTree) -> str:
+    """Digest of the arrays of a tree, with their types and shapes."""
     state = hashlib.sha256()
     for leaf in jax.tree.leaves(tree):
         if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):

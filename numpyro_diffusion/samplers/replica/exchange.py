@@ -7,6 +7,7 @@ where a cloud would need more memory.
 """
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,15 +18,18 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ... import _faq
-from ..._arguments import whole_number, whole_numbers, whole_or_none
+from ..._arguments import positive, whole_number, whole_numbers, whole_or_none
 from ..._prng import check_key, lean
 from ..._progress import progress
+from ..._staging import fingerprint
 from ..._typing import PRNGKey
 from ...bridge import Bridge, PathBridge
 from ...schemes import Annealed, Carry, TunedScheme
 from ...schemes.checks import check_tuned
+from ...schemes.kept import KeptPilots
 from ...smc.interrupt import Deferred, Terminable
 from ...smc.spread import chains_over
+from ..kept import KeptChains, template_of_rows
 from .ladder import Ladder, advance, rungs, walk
 from .result import ReplicaResult, make_result
 
@@ -45,6 +49,8 @@ def replica_exchange(
     num_replicas: int | None = None,
     thinning: int = 1,
     devices: Sequence[Any] | Mesh | None = None,
+    checkpoint: str | os.PathLike | None = None,
+    checkpoint_every: float = 60.0,
     progress_bar: bool = False,
 ) -> ReplicaResult:
     r"""Draws of a bridge's end by replica exchange (parallel tempering) along its noise levels.
@@ -74,19 +80,24 @@ def replica_exchange(
             that about half of the swaps are accepted.
         thinning: Sweeps from one draw to the next.
         devices: Devices over which the ladders are shared out, a multiple of their number.
+        checkpoint: A file to which the ladders are written as they go, the pilot's levels to `.pilot` beside
+            it, and from which the same call goes on to the same bits if the process was killed.
+        checkpoint_every: Seconds between two writings.
         progress_bar: Show the pilot's progress and that of the draws.
 
     Returns:
         Draws by ladder, the log evidence, and how well states travelled.
 
     Raises:
-        ValueError: If the bridge is in path space, the scheme makes no moves, or a number is out of range.
+        ValueError: If the bridge is in path space, the scheme makes no moves, a number is out of range, or
+            the checkpoint is of another run.
+        RuntimeError: If another run writes to the checkpoint.
         TypeError: If the scheme has no moves to be taken out, as one with no more than a call.
         PilotError: If the model is too hard for the scheme's pilot.
         FloatingPointError: If a log density was +inf; what was computed is its `result`. A warning tells of
             NaN.
-        KeyboardInterrupt: Once the draws at hand are done; its attribute `result` holds those so far, or
-            `None` during the burn-in.
+        KeyboardInterrupt: Once the draws at hand are done, and are in the checkpoint; its attribute `result`
+            holds those so far, or `None` during the burn-in.
 
     Example:
         >>> bridge = nd.from_energy(digits + leaning)
@@ -113,7 +124,8 @@ def replica_exchange(
             f"a `DensityBridge`, from an energy. {_faq.bridge_type}"
         )
     key_pilot, key_walk, key_run = jax.random.split(lean(key), 3)
-    model = scheme(bridge, key_pilot, progress_bar=progress_bar)
+    with KeptPilots(checkpoint, positive("checkpoint_every", checkpoint_every)):
+        model = scheme(bridge, key_pilot, progress_bar=progress_bar)
     kernels = scheme.kernels(bridge)
     if not kernels.has_joint_moves:
         raise ValueError(
@@ -154,23 +166,38 @@ def replica_exchange(
     num_chunks = max(1, min(20, total // 50))
     # Chunks of one length, so that they compile once; what they add lengthens the burn-in.
     size = -(-total // num_chunks)
-    rows, done = [], num_draws - num_chunks * size  # draws that are kept, below 0 in the burn-in
+    before = num_chunks * size - num_draws  # draws that are not kept
+    settings = {
+        "num_draws": num_draws,
+        "num_burn_in": num_burn_in,
+        "num_chains": num_chains,
+        "thinning": thinning,
+    }
+    sweep = lambda: fingerprint(lambda *args: advance(kernels, levels, *args), ladder, key_run)
+    drawn = lambda state, key: _draws(kernels, levels, state, key, size, thinning)
     with (
+        KeptChains(checkpoint, checkpoint_every, "replica exchange", key, sweep, settings) as kept,
         Terminable(),
         progress(total=num_chunks * size, enabled=progress_bar, desc="draws") as bar,
     ):
-        for i in range(num_chunks):
-            key_chunk = jax.random.fold_in(key_run, i)
+        ladder, rows, done = kept.read(
+            ladder, lambda: template_of_rows(lambda: drawn(ladder, key_run))
+        )
+        ladder, _ = chains_over(devices, num_chains, ladder, ())
+        bar.update(done)
+        for i in range(done // size, num_chunks):
             with Deferred() as interrupt:
-                ladder, row = _draws(kernels, levels, ladder, key_chunk, size, thinning)
+                ladder, row = drawn(ladder, jax.random.fold_in(key_run, i))
                 rows.append(jax.tree.map(np.asarray, row))
                 done += size
+                kept.keep(ladder, rows, done, interrupt.pending or i == num_chunks - 1)
             bar.update(size)
             if interrupt.pending:
+                ready = done - before
                 error = KeyboardInterrupt()
-                error.result = result_of(rows, done) if done >= 2 else None  # type: ignore[attr-defined]
+                error.result = result_of(rows, ready) if ready >= 2 else None  # type: ignore[attr-defined]
                 error.add_note(
-                    f"{max(done, 0)} of {num_draws} draws are done; they are in `result` of this exception."
+                    f"{max(ready, 0)} of {num_draws} draws are done; they are in `result` of this exception."
                 )
                 raise error
     return result_of(rows, num_draws)

@@ -3,5 +3,5 @@
 from .base import AbstractSplit as AbstractSplit
 from .daps import DAPS as DAPS
 from .pnp import PnPDM as PnPDM
-from .run import SplitResult as SplitResult
+from .result import SplitResult as SplitResult
 from .run import split_gibbs as split_gibbs

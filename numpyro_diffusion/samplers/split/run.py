@@ -1,8 +1,8 @@
 """Chains of a split Gibbs sampler, and their result."""
 
+import os
 from collections.abc import Sequence
-from operator import attrgetter
-from typing import Any, NamedTuple
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -15,51 +15,20 @@ from ... import _faq
 from ..._arguments import whole_number, whole_numbers
 from ..._finite import report_chains
 from ..._prng import check_key, lean
-from ..._records import record, record_page
-from ..._typing import Array, Position, PRNGKey
+from ..._staging import fingerprint
+from ..._typing import Position, PRNGKey
 from ...bridge import Bridge
-from ...smc import Claims
+from ...smc.identity import digest
 from ...smc.interrupt import Deferred, Terminable
 from ...smc.spread import chains_over
+from ..kept import KeptChains, template_of_rows
 from .base import AbstractSplit, Clock, start
 from .pnp import PnPDM
+from .result import SplitResult, cut, refuse_lost, refuse_nonfinite, together
 
-__all__ = ["SplitResult", "split_gibbs"]
+__all__ = ["split_gibbs"]
 
 _CHUNKS = 20  # between which an interrupt is heard
-
-
-class SplitResult(NamedTuple):
-    r"""Draws of a split sampler by chain, and of which distribution they are.
-
-    Attributes:
-        positions: Diffusion sites from the prior's side and the other sites, unconstrained, leading with
-            `(num_chains, num_draws)`.
-        log_weights: Their log weights, of shape `(num_chains, num_draws)`; where nothing is weighed, 0, and
-            $-\infty$ for draws at which the data are impossible (`DAPS`).
-            `diagnostics.pareto_k(result)` tells how heavy their tail is.
-        seen: Diffusion sites as the data see them, without weights.
-        claims: Of which distribution the weighted positions are; its `target` and `exact` are properties.
-            There is no evidence.
-        seen_target: The distribution of `seen` and the other sites.
-        acceptance: Of the moves, by block and chain; 1 where nothing can be refused.
-        num_evaluations: Network evaluations of all chains, those of the warm-up included; `None` where those
-            of a move are not known.
-    """
-
-    positions: Position
-    log_weights: Array
-    seen: dict[str, Array]
-    claims: Claims
-    seen_target: str
-    acceptance: dict[str, Array]
-    num_evaluations: int | None
-
-    __repr__ = record
-    _repr_html_ = record_page
-
-    target = property(attrgetter("claims.target"))
-    exact = property(attrgetter("claims.exact"))
 
 
 def split_gibbs(
@@ -73,6 +42,8 @@ def split_gibbs(
     thinning: int = 1,
     initial: Position | None = None,
     devices: Sequence[Any] | Mesh | None = None,
+    checkpoint: str | os.PathLike | None = None,
+    checkpoint_every: float = 60.0,
 ) -> SplitResult:
     """Chains of `PnPDM` or `DAPS` over a bridge.
 
@@ -89,14 +60,20 @@ def split_gibbs(
         thinning: Sweeps from one draw to the next.
         initial: Where chains start, positions with a leading axis of chains; draws of the prior by default.
         devices: Devices over which the chains are shared out, a multiple of their number.
+        checkpoint: A file to which the chains are written as they go, and from which the same call goes on to
+            the same bits if the process was killed.
+        checkpoint_every: Seconds between two writings.
 
     Raises:
-        ValueError: If the bridge is not what the sampler needs, or a number is out of range.
+        ValueError: If the bridge is not what the sampler needs, a number is out of range, or the checkpoint
+            is of another run.
+        RuntimeError: If another run writes to the checkpoint.
+        TypeError: For a checkpoint within a program of the caller's, such as `jax.jit`.
         FloatingPointError: If a chain has met a NaN or an infinite value, which no later sweep can mend, a
             log density was +inf, or no draw of a chain has a weight; all draws are there as its `result`. A
             warning tells of log densities that were NaN.
-        KeyboardInterrupt: Once the draws at hand are done; its attribute `result` holds those so far, or
-            `None` during the warm-up.
+        KeyboardInterrupt: Once the draws at hand are done, and are in the checkpoint; its attribute `result`
+            holds those so far, or `None` during the warm-up.
 
     Example:
         >>> bridge = nd.from_energy(digits, lambda x: -0.5 * jnp.sum((y - blur @ x.ravel()) ** 2) / 0.1**2)
@@ -117,88 +94,73 @@ def split_gibbs(
     per_sweep = sampler.evaluations(bridge)
 
     def result_of(rows, done) -> SplitResult:
-        positions, log_weights, seen, _, acceptance = _together(rows)
+        positions, log_weights, seen, _, acceptance = together(rows)
         sweeps = num_burn_in + done * thinning
         count = None if per_sweep is None else num_chains * sweeps * per_sweep
         acceptance = jax.tree.map(lambda leaf: leaf.mean(1), acceptance)
         return SplitResult(positions, log_weights, seen, claims, seen_target, acceptance, count)
 
     if isinstance(state.log_weight, Tracer):  # within a program of the caller's
+        if checkpoint is not None:
+            raise TypeError(
+                "`split_gibbs` writes no checkpoint from within a program of the caller's: expected a call "
+                "outside of `jax.jit` and `jax.vmap`; got one inside. Leave `checkpoint` out, or call it "
+                f"there. {_faq.needs_values}"
+            )
         if num_burn_in:
             state, _ = _sweeps(fixed, state, 0, 1, num_burn_in, num_burn_in)
         _, row = _sweeps(fixed, state, num_burn_in, thinning, num_draws, num_draws)
         return result_of([row], num_draws)
 
     size = -(-(num_burn_in + num_draws) // _CHUNKS)
-    before, rows, done = [], [], -num_burn_in  # draws that are kept, below 0 in the warm-up
-    with Terminable():
-        while done < num_draws:
-            warms_up = done < 0
-            count = min(size, (0 if warms_up else num_draws) - done)
-            first, each = (done, 1) if warms_up else (done * thinning, thinning)
+    # One row a sweep of the warm-up, and one a draw.
+    split = lambda rows: cut(rows, num_burn_in)
+    settings = {
+        "num_draws": num_draws,
+        "num_burn_in": num_burn_in,
+        "num_chains": num_chains,
+        "thinning": thinning,
+        "initial": None if initial is None else digest(initial),
+    }
+    sweep = lambda: fingerprint(lambda state: _sweeps(fixed, state, 0, 1, 1, size), state)
+    with (
+        KeptChains(checkpoint, checkpoint_every, "split sampler", key, sweep, settings) as kept,
+        Terminable(),
+    ):
+        row = lambda: template_of_rows(lambda: _sweeps(fixed, state, 0, 1, 1, size))
+        state, rows, done = kept.read(state, row)
+        state, _ = chains_over(devices, num_chains, state, ())
+        while done < num_burn_in + num_draws:
+            warms_up = done < num_burn_in
+            count = min(size, (0 if warms_up else num_draws) + num_burn_in - done)
+            ready = max(0, done - num_burn_in)
+            first, each = (done, 1) if warms_up else (num_burn_in + ready * thinning, thinning)
             with Deferred() as interrupt:
                 # Numbers of Python would be static.
-                begin, each_time, number = map(np.asarray, (num_burn_in + first, each, count))
+                begin, each_time, number = map(np.asarray, (first, each, count))
                 state, row = _sweeps(fixed, state, begin, each_time, number, size)
-                row = jax.tree.map(lambda leaf, n=count: np.asarray(leaf)[:n], row)
-                (before if warms_up else rows).append(row)
+                rows.append(jax.tree.map(lambda leaf, n=count: np.asarray(leaf)[:n], row))
                 done += count
+                over = done == num_burn_in + num_draws
+                kept.keep(state, rows, done, interrupt.pending or over)
             if interrupt.pending:
+                ready = max(0, done - num_burn_in)
                 error = KeyboardInterrupt()
-                error.result = result_of(rows, done) if rows else None  # type: ignore[attr-defined]
+                error.result = result_of(split(rows)[1], ready) if ready else None  # type: ignore[attr-defined]
                 error.add_note(
-                    f"{max(done, 0)} of {num_draws} draws are done; they are in `result` of this exception."
+                    f"{ready} of {num_draws} draws are done; they are in `result` of this exception."
                 )
                 raise error
+    before, rows = split(rows)
     result = result_of(rows, num_draws)
-    _refuse_nonfinite(result)
+    refuse_nonfinite(result)
     if before:
         # Where the warm-up met NaN is no news: a chain may start anywhere. +inf holds for all of the model.
-        warmed = _together(before)[3]._replace(nan={})
+        warmed = together(before)[3]._replace(nan={})
         report_chains(warmed, result, who="split_gibbs", what="warm-up sweep")
-    report_chains(_together(rows)[3], result, who="split_gibbs")
-    _refuse_lost(result)
+    report_chains(together(rows)[3], result, who="split_gibbs")
+    refuse_lost(result)
     return result
-
-
-def _refuse_nonfinite(result: SplitResult) -> None:
-    """Where the first value is that is not a number, if there is one."""
-    for name, values in [*result.positions.items(), *result.seen.items()]:
-        bad = ~np.isfinite(np.asarray(values)).reshape(*result.log_weights.shape, -1)
-        wrong: np.ndarray = np.any(bad, -1)
-        if not wrong.any():
-            continue
-        draw = int(np.argmax(np.any(wrong, 0)))
-        chain, count = int(np.argmax(wrong[:, draw])), int(np.sum(np.any(wrong, 1)))
-        error = FloatingPointError(
-            f"site {name!r} is not finite in {count} of {len(wrong)} chains, first in chain {chain} at draw "
-            f"{draw}. Look at the denoiser at draws from its noisiest level, or give chains "
-            f"finite values to start from (`initial`). {_faq.lost}"
-        )
-        error.result = result  # type: ignore[attr-defined]
-        raise error
-
-
-def _refuse_lost(result: SplitResult) -> None:
-    """Chains of which no draw has a weight."""
-    lost = ~np.isfinite(np.asarray(result.log_weights)).any(1)
-    if lost.any():
-        error = FloatingPointError(
-            f"every draw of chain {int(np.argmax(lost))} has weight 0: the density of the data is 0 at what "
-            "it sees, or at the prior's side of it. Use a smaller `noise_level`, a longer `num_burn_in`, or "
-            f"start where the data are possible (`initial`). {_faq.dead_cloud}"
-        )
-        error.result = result  # type: ignore[attr-defined]
-        raise error
-
-
-def _together(rows: list[Any]) -> Any:
-    """Rows of several chunks, `(draws, chains, ...)`, as `(chains, draws, ...)`."""
-
-    def one(*parts):
-        return jnp.moveaxis(jnp.concatenate([jnp.asarray(part) for part in parts]), 0, 1)
-
-    return jax.tree.map(one, *rows)
 
 
 @eqx.filter_jit
