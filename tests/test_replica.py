@@ -127,7 +127,11 @@ def test_a_model_with_an_unknown_offset(key):
     x = np.asarray(found.positions["x"])
     assert_within_errors(x, exact.mean)
     assert_within_errors((x - exact.mean) ** 2, exact.variance)
-    assert_within_errors(modes(problem, x), exact.modes)
+    # A component of 3e-4 is met twice in as many independent draws, or never: no error can be told of it.
+    shares, likely = np.asarray(modes(problem, x)), np.asarray(exact.modes) > 0.01
+    assert likely.sum() == 2
+    assert_within_errors(shares[..., likely], exact.modes[likely])
+    assert shares[..., ~likely].mean() < 0.01
     assert_within_errors(np.asarray(found.positions["offset"]), exact.offset_mean)
 
 
