@@ -4,7 +4,9 @@ A random walk seen through noise, as in `test_smc`: its bootstrap filter is a Fe
 """
 
 import functools
+import signal
 import sys
+import tempfile
 
 import jax
 
@@ -18,6 +20,7 @@ import numpy as np  # noqa: E402
 from jax.scipy.stats import norm  # noqa: E402
 
 import numpyro_diffusion as nd  # noqa: E402
+from numpyro_diffusion.samplers.kept import KeptChains  # noqa: E402
 
 DATA = np.array([0.9, -0.3, 1.7, 2.4, 0.1, -1.8, -0.9, 0.2, 1.5, 3.1, 2.2])
 
@@ -137,10 +140,42 @@ def samplers():
         near(one.trace.ess, many.trace.ess)
     options = {"num_chains": 8, "num_draws": 100, "num_burn_in": 20}
     for function in (nd.replica_exchange, nd.samplers.split_gibbs):
+        interrupted(lambda path, f=function: f(
+            key, bridge, **options, devices=jax.devices(), checkpoint=path, checkpoint_every=1e-9
+        ))  # fmt: skip
+    for function in (nd.replica_exchange, nd.samplers.split_gibbs):
         one, many = (function(key, bridge, devices=d, **options) for d in (None, jax.devices()))
         near(*(np.mean(jax.tree.leaves(r.positions)[0]) for r in (one, many)))
     density({}, {"tolerance": 0.05})
+    x, devices = jnp.linspace(-1.0, 1.0, 16)[:, None], jax.devices()
+    one, many = (nd.density.probability_flow(energy, x, devices=d) for d in (None, devices))
+    np.testing.assert_allclose(one.value, many.value, rtol=1e-4, atol=1e-4)
+    assert len(many.value.sharding.device_set) == 8
     nested()
+
+
+def interrupted(run):
+    """Chains on several devices, stopped after their first draws, go on to the same bits."""
+    keep = KeptChains.keep
+
+    def stop(*args):
+        keep(*args)
+        KeptChains.keep = keep
+        signal.raise_signal(signal.SIGTERM)
+
+    with tempfile.TemporaryDirectory() as folder:
+        whole = run(f"{folder}/whole")
+        KeptChains.keep = stop
+        try:
+            run(f"{folder}/stopped")
+        except KeyboardInterrupt:
+            pass
+        else:
+            raise AssertionError("no interrupt")
+        for one, two in zip(
+            *(jax.tree.leaves(r.positions) for r in (whole, run(f"{folder}/stopped"))), strict=True
+        ):
+            np.testing.assert_array_equal(one, two)
 
 
 def two_hosts(*_: str):
