@@ -128,52 +128,56 @@ def replica_exchange(
             f"{float(fine.clock[-1]):.3g} and {float(fine.power[-1]):.3g}. Use a pilot's "
             f"levels. {_faq.levels}"
         )
-    walkers = jax.random.split(key_walk, max(_WALKERS, num_chains))
-    walked, shares = walk(kernels, fine, walkers, num_chains)
-    chosen = rungs(np.asarray(shares), num_replicas, int(model.evidence_from))
-    levels = jax.tree.map(lambda leaf: jax.device_put(np.asarray(leaf)[chosen]), fine)
-    after = np.append(chosen[1:], chosen[-1])
-    levels = levels._replace(
-        next_clock=fine.clock[after],
-        next_power=fine.power[after],
-        next_floor={name: floor[after] for name, floor in fine.floor.items()},
-    )
-    particles = jax.tree.map(lambda leaf: leaf[:, chosen], walked)
-    fresh = jnp.zeros(particles.log_density.shape, bool)
-    ladder = Ladder(particles, fresh, jnp.asarray(True))
-
-    ladder, (kernels, levels) = chains_over(devices, num_chains, ladder, (kernels, levels))
-    first = int(np.argmax(np.asarray(chosen) >= model.evidence_from))
-    claims, steps = scheme.claims(bridge), (len(walkers), len(shares))
-
-    def result_of(rows, count) -> ReplicaResult:
-        rows = jax.tree.map(lambda *parts: np.concatenate(parts), *rows)
-        return make_result(kernels, claims, levels, rows, count, first, *steps)
-
     total = num_burn_in + num_draws
     num_chunks = max(1, min(20, total // 50))
     # Chunks of one length, so that they compile once; what they add lengthens the burn-in.
     size = -(-total // num_chunks)
-    rows, done = [], num_draws - num_chunks * size  # draws that are kept, below 0 in the burn-in
-    with (
-        Terminable(),
-        progress(total=num_chunks * size, enabled=progress_bar, desc="draws") as bar,
-    ):
-        for i in range(num_chunks):
-            key_chunk = jax.random.fold_in(key_run, i)
-            with Deferred() as interrupt:
-                ladder, row = _draws(kernels, levels, ladder, key_chunk, size, thinning)
-                rows.append(jax.tree.map(np.asarray, row))
-                done += size
-            bar.update(size)
-            if interrupt.pending:
-                error = KeyboardInterrupt()
-                error.result = result_of(rows, done) if done >= 2 else None  # type: ignore[attr-defined]
-                error.add_note(
-                    f"{max(done, 0)} of {num_draws} draws are done; they are in `result` of this exception."
-                )
-                raise error
-    return result_of(rows, num_draws)
+    bar = progress(
+        total=num_chunks * size, enabled=progress_bar, desc="draws",
+        compiles="sweeps (once for a model)",
+    )  # fmt: skip
+    with bar:
+        walkers = jax.random.split(key_walk, max(_WALKERS, num_chains))
+        walked, shares = walk(kernels, fine, walkers, num_chains)
+        chosen = rungs(np.asarray(shares), num_replicas, int(model.evidence_from))
+        levels = jax.tree.map(lambda leaf: jax.device_put(np.asarray(leaf)[chosen]), fine)
+        after = np.append(chosen[1:], chosen[-1])
+        levels = levels._replace(
+            next_clock=fine.clock[after],
+            next_power=fine.power[after],
+            next_floor={name: floor[after] for name, floor in fine.floor.items()},
+        )
+        particles = jax.tree.map(lambda leaf: leaf[:, chosen], walked)
+        fresh = jnp.zeros(particles.log_density.shape, bool)
+        ladder = Ladder(particles, fresh, jnp.asarray(True))
+
+        ladder, (kernels, levels) = chains_over(devices, num_chains, ladder, (kernels, levels))
+        first = int(np.argmax(np.asarray(chosen) >= model.evidence_from))
+        claims, steps = scheme.claims(bridge), (len(walkers), len(shares))
+
+        def result_of(rows, count) -> ReplicaResult:
+            rows = jax.tree.map(lambda *parts: np.concatenate(parts), *rows)
+            return make_result(kernels, claims, levels, rows, count, first, *steps)
+
+        rows: list[Any] = []
+        done = num_draws - num_chunks * size  # draws that are kept, below 0 in the burn-in
+        with Terminable():
+            for i in range(num_chunks):
+                key_chunk = jax.random.fold_in(key_run, i)
+                with Deferred() as interrupt:
+                    ladder, row = _draws(kernels, levels, ladder, key_chunk, size, thinning)
+                    rows.append(jax.tree.map(np.asarray, row))
+                    done += size
+                bar.update(size)
+                if interrupt.pending:
+                    error = KeyboardInterrupt()
+                    error.result = result_of(rows, done) if done >= 2 else None  # type: ignore[attr-defined]
+                    error.add_note(
+                        f"{max(done, 0)} of {num_draws} draws are done; they are in `result` of this "
+                        "exception."
+                    )
+                    raise error
+        return result_of(rows, num_draws)
 
 
 @eqx.filter_jit
