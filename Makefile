@@ -60,6 +60,7 @@ lint: $(VENV)/.stamp-test
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
+	$(BIN)/python scripts/api_pages.py --check
 
 docs: $(VENV)/.stamp-test
 	$(BIN)/python -m mkdocs build --strict

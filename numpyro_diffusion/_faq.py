@@ -99,6 +99,7 @@ audit = {  # by the name of the check in `auditing.faults`
         "rest",
         "normalizer",
         "levels",
+        "faint",
         "draws",
         "memorised",
     )

@@ -12,10 +12,13 @@ import numpyro.distributions as dist
 import pytest
 import scipy.stats
 import xarray as xr
+from assertions import counting_programs
+from numpyro.infer import Predictive, log_likelihood
 from numpyro.infer.util import potential_energy, unconstrain_fn
 
 import numpyro_diffusion as nd
 from numpyro_diffusion.bridge import DensitySite
+from numpyro_diffusion.ppl.each import each_draw
 from numpyro_diffusion.schemes.levels import Level
 
 ENERGY = nd.GaussianMixture()
@@ -148,6 +151,40 @@ def test_predictive_draws_are_new_data(data):
     white = data["prior_predictive"]["y"].values - prior["x"].values @ DESIGN.T
     white = white / prior["sigma"].values[..., None]
     assert scipy.stats.kstest(white.ravel(), "norm").pvalue > 1e-3
+
+
+def test_predictions_and_likelihoods_are_those_of_numpyro(smc, data):
+    """The same bits as `Predictive` with the keys of the run, from programs of our own."""
+    args, latent = (DESIGN, IS_SEEN, DATA), {n: data["posterior"][n].values for n in ("x", "sigma")}
+    free = numpyro.handlers.uncondition(model)
+    for values, key, group in ((latent, "predict", "posterior_predictive"), ({}, "prior", "prior")):
+        sizes = {"batch_ndims": 2} if values else {"num_samples": 300}
+        draws = Predictive(free, values, return_sites=["x", "y"], **sizes)
+        found = draws(smc._keys[key], *args, power=2.0)
+        for name in data[group].data_vars:
+            if name in found:
+                theirs = np.reshape(found[name], data[group][name].shape)
+                np.testing.assert_allclose(data[group][name].values, theirs, rtol=1e-9)
+    theirs = log_likelihood(model, latent, *args, batch_ndims=2, power=2.0)["y"]
+    ours = data["log_likelihood"]["y"].values
+    np.testing.assert_allclose(ours, theirs[..., IS_SEEN], rtol=1e-9)
+
+
+@pytest.mark.parametrize("axes", [(1,), (256,), (257,), (3, 200), (2, 1)])
+def test_each_draw_comes_back_in_its_place(axes):
+    count = int(np.prod(axes))
+    draws = {"a": jnp.arange(2 * count, dtype=float).reshape(*axes, 2), "b": jnp.ones(axes)}
+    found = each_draw(
+        lambda d, c: {"s": d["a"] @ jnp.array([1.0, 3.0]) + c}, axes, draws, draws["b"]
+    )
+    expected = np.arange(count).reshape(axes) * 8 + 3 + 1
+    np.testing.assert_array_equal(found["s"], expected)
+
+
+def test_a_second_export_compiles_nothing(smc, data):
+    with counting_programs() as count:
+        smc.to_arviz(num_prior=300)
+    assert count[0] == 0
 
 
 def test_prior_draws_follow_the_prior(data):

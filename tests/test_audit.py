@@ -194,8 +194,35 @@ def test_an_indefinite_covariance_is_caught(report):
     prior = nd.ScoreFunction(score, 2, Saturating(), params=matrix, t_min=0.01, t_max=0.99)
     found = auditing.posterior_spectrum(prior, HELD_OUT[:20], jax.random.key(0), [0.1, 0.5])
     np.testing.assert_allclose(found.smallest, -0.3, rtol=1e-6)
+    np.testing.assert_allclose(found.negative_size, 0.3, rtol=1e-6)
     found = report._replace(spectrum=found, noise_levels=found.noise_levels)
     only(found, "25.0% of the implied posterior covariance is negative", "(and 1 other)")
+
+
+@pytest.mark.parametrize("noise, is_fault", [(2.0, True), (30.0, False)])
+def test_a_width_that_is_off_is_a_fault_where_a_posterior_feels_it(report, noise, is_fault):
+    """A Gaussian of twice the variance: at noise s its derivative is off by about 1 / s^2 of the noise's."""
+    data = np.random.default_rng(0).normal(size=(4000, 2))
+    wide = nd.Gaussian(np.zeros(2), 2 * np.eye(2))
+    times = np.asarray(wide.schedule.time(-2 * jnp.log(jnp.asarray([noise]))))
+    found = auditing.denoising_residual(wide, data, jax.random.key(0), times)
+    assert found.predicted / found.residual > 1.3  # of its own size it is far off in both
+    told = report._replace(denoising=found, noise_levels=found.noise_levels)
+    remark = "the denoiser's derivative is off by much of itself"
+    assert any("less sure than it could be" in words for words in told.findings) == is_fault
+    assert any(remark in words for words in told.verdict) == (not is_fault)
+    if not is_fault:
+        assert f"at most {1 / noise**2:.1g} of the noise's variance" in told.verdict[1]
+
+
+def test_a_faint_negative_covariance_is_a_remark(report):
+    size, share = 0.002 * np.ones(4), 0.1 * np.ones(4)
+    faint = report.spectrum._replace(negative_size=size, negative_share=share)
+    told = report._replace(spectrum=faint)
+    assert told.findings == [] and "at most 0.002 of the noise's variance" in told.verdict[1]
+    only(
+        report._replace(spectrum=faint._replace(negative_size=20 * size)), "covariance is negative"
+    )
 
 
 class Saturating(nd.schedules.AbstractSchedule):

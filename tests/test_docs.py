@@ -9,10 +9,14 @@ holds code that runs in its place without being shown: data that the page takes 
 
 import doctest
 import importlib
+import inspect
 import pkgutil
 import re
+import subprocess
+import sys
 import textwrap
 from pathlib import Path
+from types import SimpleNamespace
 
 import page_server
 import pytest
@@ -139,3 +143,31 @@ def test_every_module_has_an_api_page():
     packages = {name.rpartition(".")[0] for name in MODULES}
     missing, stale = set(MODULES) - packages - documented, documented - set(MODULES)
     assert not missing and not stale, f"missing: {sorted(missing)}; stale: {sorted(stale)}"
+
+
+def test_api_pages_say_in_their_source_what_is_in_the_code():
+    command = [sys.executable, str(ROOT / "scripts" / "api_pages.py"), "--check"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    page = (ROOT / "docs" / "api" / "ppl.md").read_text()
+    run = (
+        "    - `.run(key, *args, **kwargs)`: Sample the posterior of the model at these arguments."
+    )
+    assert run in page.splitlines()
+    [smc] = [line for line in page.splitlines() if line.startswith("- `class SMC(")]
+    called = smc.partition("`class SMC(")[2].partition(")`")[0]
+    named = [part.partition("=")[0].strip() for part in called.split(", ") if part != "*"]
+    assert named == list(inspect.signature(numpyro_diffusion.SMC).parameters)
+
+
+def test_the_site_does_not_say_it_twice():
+    sys.path.insert(0, str(ROOT / "scripts"))
+    try:
+        pages = importlib.import_module("api_pages")
+    finally:
+        sys.path.pop(0)
+    for path in (ROOT / "docs" / "api").glob("*.md"):
+        page = SimpleNamespace(file=SimpleNamespace(src_uri=f"api/{path.name}"))
+        shown = pages.on_page_markdown(path.read_text(), page=page)
+        assert "<!-- names -->" not in shown and "- `" not in shown
+        assert pages.with_names(shown) == path.read_text()  # and nothing else was taken out

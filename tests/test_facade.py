@@ -15,6 +15,7 @@ from scipy.special import logsumexp
 from scipy.stats import multivariate_normal
 
 import numpyro_diffusion as nd
+from numpyro_diffusion.ppl.shown import normaliser_in_words
 from numpyro_diffusion.schedules import VarianceExploding
 from numpyro_diffusion.schemes.levels import Level
 from numpyro_diffusion.smc import engine as engine
@@ -162,7 +163,8 @@ def test_summary_tells_what_matters(finished, capsys):
     ):
         assert words in out
     evidence = (
-        f"log evidence {finished.log_evidence:.3f} +- {finished.log_evidence_error:.3f} nats\n"
+        f"log evidence {finished.log_evidence:.3f} +- {finished.log_evidence_error:.3f} nats "
+        "(normalised: the prior's normaliser is known exactly)\n"
     )
     assert evidence in out
     assert "exp(-E(x, t_min)); exact as the number of particles grows" in out
@@ -286,7 +288,29 @@ def test_an_unknown_normaliser_is_owned_up_to(capsys):
     assert not smc.evidence_is_normalized
     smc.print_summary()
     out = capsys.readouterr().out
-    assert "nats (up to the prior's normaliser)" in out and "nd.prior_normalizer(prior" in out
+    assert "nats (up to a constant: the prior's normaliser is unknown)" in out
+    assert "nd.prior_normalizer(prior" in out
+
+
+@pytest.mark.parametrize(
+    "energy, not_needed, words",
+    [
+        (None, False, "normalised"),
+        (UNNORMALISED, True, "normalised: the prior's normaliser is not needed by this scheme"),
+        (UNNORMALISED, False, "up to a constant: the prior's normaliser is unknown"),
+        (UNNORMALISED.with_log_normalizer(1.5, 0.25), False, "known to 0.5 nats"),
+        (UNNORMALISED.with_log_normalizer(1.5, 0.0), False, "known exactly"),
+    ],
+)
+def test_summaries_say_how_well_the_normaliser_is_known(energy, not_needed, words):
+    def model(y):
+        mean = numpyro.sample("mean", dist.Normal(0.0, 1.0))
+        if energy is not None:
+            with numpyro.plate("two", 2):  # whose errors add up
+                mean = numpyro.sample("x", nd.DiffusionPrior(energy)).sum()
+        numpyro.sample("y", dist.Normal(mean, 1.0), obs=y)
+
+    assert normaliser_in_words(nd.from_model(model, 0.5), not_needed).endswith(words)
 
 
 def test_nan_for_some_particles_is_counted_named_and_harmless():

@@ -2,7 +2,6 @@
 
 import html
 import inspect
-import io
 import re
 import sys
 
@@ -12,11 +11,9 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
-import tqdm.auto
 
 import numpyro_diffusion as nd
 from numpyro_diffusion import (
-    _progress,
     diagnostics,
     energies,
     moves,
@@ -239,39 +236,6 @@ def test_one_figure_shows_levels_and_sites(smc):
     ess = np.stack([line.get_ydata() for line in axes["effective sample size"].lines])
     np.testing.assert_allclose(ess, smc.result.trace.ess)
     assert as_png(figure, most=10) == ""
-
-
-class Clock:
-    now = 0.0
-
-    def __call__(self):
-        return self.now
-
-
-def test_a_log_gets_a_line_a_minute_whatever_the_bars(monkeypatch):
-    log, clock = io.StringIO(), Clock()
-    monkeypatch.setattr(sys, "stderr", log)
-    monkeypatch.setattr(_progress, "monotonic", clock)
-    monkeypatch.setattr(_progress.LogBar, "_last", None)
-    for number in range(5):  # bars of 50 s
-        with _progress.progress(enabled=True, total=10, desc=f"bar {number}") as bar:
-            for _ in range(10):
-                clock.now += 5
-                bar.update(1)
-                bar.set_postfix_str("so far", refresh=True)
-    lines = log.getvalue().splitlines()
-    assert len(lines) == 250 // 60 and "\r" not in log.getvalue()
-    assert lines[0].startswith("bar 1:  2") or lines[0].startswith("bar 1:  1")
-    assert _progress.progress(enabled=False, total=3).disable
-
-
-def test_a_terminal_gets_the_bar_of_tqdm(monkeypatch):
-    screen = io.StringIO()
-    screen.isatty = lambda: True  # type: ignore[method-assign]
-    monkeypatch.setattr(sys, "stderr", screen)
-    with _progress.progress(enabled=True, total=2) as bar:
-        bar.update(2)
-    assert type(bar) is tqdm.auto.tqdm and "\r" in screen.getvalue()
 
 
 class Report:

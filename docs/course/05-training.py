@@ -62,9 +62,9 @@ report = nd.audit(
 print(*report.verdict, sep="\n")
 
 # %% [markdown]
-# Findings come first, each with its remedy, and then what was fine. A finding at the highest noise level
-# weighs little: there is nothing to be known there but where the data lie as a whole. The same finding at
-# a noise level like that of your data would be a reason to train again.
+# Findings come first, each with its remedy, then what was fine, then remarks. That the denoiser's
+# derivative is off at the highest noise level is a remark: there is nothing to be known there but where the
+# data lie as a whole. A finding at a noise level like that of your data would be a reason to train again.
 #
 # ## Save and load
 #

@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     from .report import AuditReport
 
 __all__ = [
-    "calibration",
-    "covariance",
+    "at",
     "curl",
     "draws",
     "few_values",
@@ -28,15 +27,15 @@ __all__ = [
     "normalizer",
     "rest",
     "spread",
+    "surely",
     "untrained",
+    "worst",
 ]
 
 SURE = 3.0  # standard errors
 P_VALUE = 0.005
 MARGIN = 0.05  # by which a denoiser may be worse than a linear one
-CALIBRATION = 0.2  # relative, between the residual and what the denoiser expects of itself
 CURL = 0.02
-NEGATIVE = 0.01  # of the trace of a covariance
 SPREAD = 0.5  # nats
 FALL = 2.0  # nats
 SCALE = 0.02  # relative, of the standard deviation of draws
@@ -44,16 +43,16 @@ AUC = 0.6
 MEMORISED = 0.9  # AUC from which on one may say so
 
 
-def _worst(report: AuditReport, bad: np.ndarray, size: np.ndarray) -> int | None:
+def worst(report: AuditReport, bad: np.ndarray, size: np.ndarray) -> int | None:
     return int(np.argmax(np.where(bad, size, -np.inf))) if np.any(bad) else None
 
 
-def _surely(value: np.ndarray, bound, error: np.ndarray) -> np.ndarray:
+def surely(value: np.ndarray, bound, error: np.ndarray) -> np.ndarray:
     """Where values are above a bound, and above 0 by more than their errors say."""
     return (value > bound) & (value > SURE * error)
 
 
-def _at(report: AuditReport, level: int, bad: np.ndarray) -> str:
+def at(report: AuditReport, level: int, bad: np.ndarray) -> str:
     """The worst level, and how many there are."""
     others = int(np.sum(bad)) - 1
     also = f" (and {others} other{'s'[: others != 1]})" if others else ""
@@ -66,7 +65,7 @@ def gradient(report: AuditReport) -> str:
         return ""
     level = int(np.argmax(found.violations))
     return (
-        f"{_at(report, level, bad)} density and score disagree along {found.violations[level]:.0%} of short "
+        f"{at(report, level, bad)} density and score disagree along {found.violations[level]:.0%} of short "
         f"segments, by {found.discrepancy[level]:.2g} nats where energies rise by {found.rise[level]:.2g}: "
         "Metropolis steps accept wrongly. Let `jax.grad` of the energy be the score; see `check_energy`."
     )
@@ -98,55 +97,26 @@ def few_values(report: AuditReport) -> str:
 def linear(report: AuditReport) -> str:
     found = report.denoising
     gap = found.residual - found.linear
-    bad = _surely(gap, MARGIN * found.linear, found.saving_error)
-    level = _worst(report, bad, found.residual / found.linear)
+    bad = surely(gap, MARGIN * found.linear, found.saving_error)
+    level = worst(report, bad, found.residual / found.linear)
     if level is None:
         return ""
     return (
-        f"{_at(report, level, bad)} the denoiser's squared error is {number(found.residual[level])} "
+        f"{at(report, level, bad)} the denoiser's squared error is {number(found.residual[level])} "
         f"a coordinate, that of a straight line through the data's moments {number(found.linear[level])}: it "
         "has learned too little there. Train longer, or check units and schedule."
     )
 
 
-def calibration(report: AuditReport) -> str:
-    found = report.denoising
-    gap = found.residual - found.predicted
-    bad = _surely(np.abs(gap), CALIBRATION * np.abs(found.predicted), found.excess_error)
-    ratio = found.residual / found.predicted
-    level = _worst(report, bad, np.abs(gap) / found.excess_error)
-    if level is None:
-        return ""
-    kind = "surer than it should be" if gap[level] > 0 else "less sure than it could be"
-    return (
-        f"{_at(report, level, bad)} the denoiser is {kind}: its squared error is {ratio[level]:.2f} of "
-        "what its own derivative expects, so that posteriors at this noise have the wrong width. Train on "
-        "more examples, or regularise."
-    )
-
-
 def curl(report: AuditReport) -> str:
     found = report.curl
-    bad = _surely(found.ratio, np.maximum(CURL, found.rounding), found.ratio_error)
-    level = _worst(report, bad, found.ratio)
+    bad = surely(found.ratio, np.maximum(CURL, found.rounding), found.ratio_error)
+    level = worst(report, bad, found.ratio)
     if level is None:
         return ""
     return (
-        f"{_at(report, level, bad)} the score is not a gradient: its curl ratio is {found.ratio[level]:.2g} "
+        f"{at(report, level, bad)} the score is not a gradient: its curl ratio is {found.ratio[level]:.2g} "
         f"+- {found.ratio_error[level]:.1g}. Use it in path space only (`Twisted`), or `distill` an energy."
-    )
-
-
-def covariance(report: AuditReport) -> str:
-    found = report.spectrum
-    bad = _surely(found.negative_share, NEGATIVE, found.negative_share_error)
-    level = _worst(report, bad, found.negative_share)
-    if level is None:
-        return ""
-    return (
-        f"{_at(report, level, bad)} {found.negative_share[level]:.1%} of the implied posterior covariance is "
-        f"negative (smallest eigenvalue {found.smallest[level]:.2g} of the noise's variance): it is no "
-        "covariance. Prefer `Widened` or `Tweedie` twists and `Isotropic` proposals there."
     )
 
 
@@ -154,12 +124,12 @@ def spread(report: AuditReport) -> str:
     found = report.offsets
     if found is None:
         return ""
-    bad = _surely(found.spread, SPREAD, found.spread_error)
-    level = _worst(report, bad, found.spread)
+    bad = surely(found.spread, SPREAD, found.spread_error)
+    level = worst(report, bad, found.spread)
     if level is None:
         return ""
     return (
-        f"{_at(report, level, bad)} energies of different examples are off against each other: "
+        f"{at(report, level, bad)} energies of different examples are off against each other: "
         f"they scatter by {found.spread[level]:.2g} +- {found.spread_error[level]:.1g} nats about where the "
         "scores put them, and so do the probabilities of modes. Train with `energy_loss` and anchors."
     )
@@ -200,11 +170,11 @@ def levels(report: AuditReport) -> str:
     drift = found.value - found.value[0]
     error = np.hypot(found.value_error, found.value_error[0])
     bad = np.abs(drift) > np.maximum(SURE * error, SPREAD + found.spread + found.spread[0])
-    level = _worst(report, bad, np.abs(drift))
+    level = worst(report, bad, np.abs(drift))
     if level is None:
         return ""
     return (
-        f"{_at(report, level, bad)} energies are off by {-drift[level]:.2g} nats against those at t_min. "
+        f"{at(report, level, bad)} energies are off by {-drift[level]:.2g} nats against those at t_min. "
         "Posteriors and their evidences do not feel it; what compares levels does, such as simulated "
         "tempering or a posterior of the noise level itself."
     )

@@ -213,9 +213,16 @@ def audit(
 
 def _run(jobs: dict[str, Callable[[], Any]], progress_bar: bool) -> dict[str, Any]:
     found = {}
-    with progress(total=len(jobs), desc="audit", enabled=progress_bar) as bar:
+    bar = progress(
+        total=len(jobs),
+        desc="audit",
+        enabled=progress_bar,
+        compiles="the questions (each once)",
+    )
+    with bar:
         for name, job in jobs.items():
-            bar.set_postfix_str(name)
+            if found:  # before that the bar says what it waits for
+                bar.set_postfix_str(name)
             found[name] = job()
             bar.update()
     return found

@@ -35,6 +35,7 @@ class Spectrum(NamedTuple):
         lowest: The least of them.
         negative_share: Weight of the negative eigenvalues among the absolute values of all.
         negative_share_error: Its standard error.
+        negative_size: Mean over noised examples of how far the smallest eigenvalue is below 0.
         negative_examples: Share of the examples with an eigenvalue below 0 by more than rounding.
         exact: Whether all eigenvalues were computed; else they are those of Lanczos's method.
     """
@@ -46,6 +47,7 @@ class Spectrum(NamedTuple):
     lowest: np.ndarray
     negative_share: np.ndarray
     negative_share_error: np.ndarray
+    negative_size: np.ndarray
     negative_examples: np.ndarray
     exact: bool
 
@@ -105,6 +107,7 @@ def posterior_spectrum(
         smallest.min(0),
         share,
         mean_and_error(influence)[1],
+        np.maximum(-smallest, 0).mean(0),
         is_negative.mean(0),
         steps is None,
     )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .. import _faq
-from . import faults
+from . import faults, second_order
 
 if TYPE_CHECKING:
     from .report import AuditReport
@@ -25,9 +25,9 @@ def findings(report: AuditReport) -> list[str]:
         faults.few_values,
         faults.gradient,
         faults.linear,
-        faults.calibration,
+        second_order.calibration,
         faults.curl,
-        faults.covariance,
+        second_order.covariance,
         faults.spread,
         faults.rest,
         faults.normalizer,
@@ -41,8 +41,10 @@ def findings(report: AuditReport) -> list[str]:
 def verdict(report: AuditReport) -> list[str]:
     """Findings, then what is fine, then what was not asked."""
     wrong = findings(report)
-    note = faults.levels(report)
-    notes = [f"{note} {_faq.audit['levels']}"] if note else []
+    remarks = (
+        (check(report), _faq.audit[check.__name__]) for check in (faults.levels, second_order.faint)
+    )
+    notes = [f"{words} {link}" for words, link in remarks if words]
     return [*wrong, _fine(report, wrong), *notes, *report.skipped]
 
 
@@ -53,9 +55,9 @@ def _fine(report: AuditReport, wrong: list[str]) -> str:
     linear = "it denoises no worse than a linear denoiser"
     parts = {
         faults.linear: linear if better else f"{linear}, and no better at any level",
-        faults.calibration: "the error it expects of itself is about the one it makes",
+        second_order.calibration: "the error it expects of itself is about the one it makes",
         faults.curl: f"its score is a gradient (curl at most {report.curl.ratio.max():.1g})",
-        faults.covariance: "its posterior covariances are positive",
+        second_order.covariance: "its posterior covariances are positive",
     }
     fine = [words for check, words in parts.items() if not check(report)]
     if report.gradient is not None and not faults.gradient(report):

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -9,10 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from numpyro import handlers
-from numpyro.infer import Predictive
-from numpyro.infer import log_likelihood as pointwise_log_likelihood
+from numpyro.infer import log_likelihood as log_likelihood_of
 
 from .. import _faq, diagnostics
+from .._prng import lean
 from .._typing import Array, PRNGKey
 from ..bridge import Bridge
 from ..energies.reverse import is_composed
@@ -20,16 +21,17 @@ from ..smc import SMCResult
 from .choice_sites import taken_apart
 from .dims import plate_dims
 from .draws import constrained, drawn_by_cloud, pooled_log_weights, take
+from .each import each_draw
 from .log_prior import left_out, log_priors
 from .look import look
 from .model_bridge import LiveModel, chosen_sites
-from .tracing import tracing
 
 __all__ = [
     "Run",
     "arviz_groups",
     "level_times",
     "observed_values",
+    "pointwise",
     "predictions",
     "prior_marks",
     "renamed",
@@ -83,17 +85,8 @@ def arviz_groups(
     if predictive:
         groups |= predictions(run, latent, tuple(samples), tuple(observed), num_prior)
     if log_likelihood and observed:
-        each = lambda latent: pointwise_log_likelihood(
-            taken_apart(model, chosen_sites(bridge)),
-            latent,
-            *args,
-            parallel=True,
-            batch_ndims=2,
-            **kwargs,
-        )
-        with tracing:
-            pointwise = jax.jit(each)(latent)
-        groups["log_likelihood"] = {n: v for n, v in pointwise.items() if n in observed}
+        apart = taken_apart(model, chosen_sites(bridge))
+        groups["log_likelihood"] = pointwise(apart, args, kwargs, latent, observed)
     if log_prior and latent:
         groups["log_prior"] = log_priors(run, latent)
     groups["observed_data"] = observed
@@ -145,20 +138,45 @@ def _sample_stats(index: Array, result: SMCResult) -> dict[str, Array]:
 def predictions(run: Run, latent, sites, observed, num_prior: int) -> dict[str, Any]:
     """Draws of the prior and of new data; data among the arguments stay where they are."""
     model = handlers.uncondition(taken_apart(run.model, chosen_sites(run.bridge)))
-    prior = Predictive(model, num_samples=num_prior, return_sites=[*sites, *observed])
-    with tracing:
-        drawn = prior(run.keys["prior"], *run.args, **run.kwargs)
-    drawn = jax.tree.map(np.asarray, drawn)
+
+    def of_model(names):
+        def one(key, values):
+            # The values alone: densities are not asked for.
+            given = handlers.substitute(handlers.mask(model, mask=False), data=values)
+            trace = handlers.trace(handlers.seed(given, key))
+            found = trace.get_trace(*run.args, **run.kwargs)
+            return {name: found[name]["value"] for name in names}
+
+        return one
+
+    keys = _split(run.keys["prior"], (num_prior,))
+    drawn = each_draw(of_model((*sites, *observed)), (num_prior,), keys, {})
     groups = {
         "prior": {n: drawn[n][None] for n in sites},
         "prior_predictive": {n: drawn[n][None] for n in observed},
     }
     if observed:
-        posterior = Predictive(model, latent, return_sites=list(observed), batch_ndims=2)
-        with tracing:
-            drawn = posterior(run.keys["predict"], *run.args, **run.kwargs)
-        groups["posterior_predictive"] = drawn
+        axes = np.shape(next(iter(latent.values())))[:2]
+        keys = _split(run.keys["predict"], axes)
+        groups["posterior_predictive"] = each_draw(of_model(observed), axes, keys, latent)
     return groups
+
+
+def pointwise(
+    model: Callable, args: tuple, kwargs: dict[str, Any], latent: dict[str, Any], observed: Any
+) -> dict[str, Array]:
+    """The pointwise log likelihood of some observed sites at draws `(num_chains, num_draws)`."""
+
+    def one(values):
+        found = log_likelihood_of(model, values, *args, batch_ndims=0, **kwargs)
+        return {name: found[name] for name in observed}
+
+    return each_draw(one, np.shape(next(iter(latent.values())))[:2], latent)
+
+
+@partial(jax.jit, static_argnums=1)
+def _split(key: PRNGKey, shape: tuple[int, ...]) -> Array:
+    return jax.random.split(lean(key), shape)
 
 
 def level_times(run: Run) -> np.ndarray | None:

@@ -13,9 +13,9 @@ from numpyro import handlers
 
 from ..energies import AbstractEnergy
 from .choice_sites import taken_apart
+from .each import each_draw
 from .model_bridge import chosen_sites
 from .sites import is_prior, log_densities, unmasked
-from .tracing import tracing
 
 if TYPE_CHECKING:
     from .groups import Run
@@ -46,11 +46,8 @@ def log_priors(run: "Run", latent: dict[str, Any]) -> dict[str, np.ndarray]:
         sites = {name: trace[name] for name in latent if name in trace and name not in skipped}
         return {n: log_densities(site, _law(site)) for n, site in sites.items()}
 
-    shape = np.shape(next(iter(latent.values())))[:2]
-    flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), latent)
-    with tracing:
-        found = jax.jit(lambda values: jax.lax.map(one, values, batch_size=256))(flat)
-    return {n: np.asarray(v).reshape(*shape, *v.shape[1:]) for n, v in found.items()}
+    found = each_draw(one, np.shape(next(iter(latent.values())))[:2], latent)
+    return jax.tree.map(np.asarray, found)
 
 
 def _law(site: dict) -> Any:

@@ -119,12 +119,15 @@ class CheckpointedMCMC(MCMC):
         kept = KeptChains(
             self.checkpoint, self.checkpoint_every, "chain", rng_key, step, settings, axis=1
         )
-        bar_of = partial(progress, total=before + num_draws, enabled=self.progress_bar)
         try:
             with kept, Terminable():
                 first = lambda: template_of_rows(lambda: steps(one, 1, 1))
                 self._last_state, rows, done = kept.read(state, first)
-                with bar_of(initial=done, desc="steps and draws") as bar:
+                bar = progress(
+                    total=before + num_draws, initial=done, enabled=self.progress_bar, desc="chains",
+                    compiles="steps (once for a model and its data)",
+                )  # fmt: skip
+                with bar:
                     self._draw(mapped, kept, rows, done, before, num_draws, size, bar)
         finally:
             self._states_flat = None

@@ -12,15 +12,34 @@ from .start import started_in_words
 from .update import in_words
 
 if TYPE_CHECKING:
+    from ..bridge import Bridge
     from .finished import AbstractRun
 
-__all__ = ["figure", "html", "text"]
+__all__ = ["figure", "html", "normaliser_in_words", "text"]
 
 
 _UNKNOWN = (
-    "the prior's normaliser is unknown, and cancels between models with this prior; to compare priors,\n"
+    "The constant cancels between models with this prior; to compare priors,\n"
     "store it: `prior.with_log_normalizer(*nd.prior_normalizer(prior, key)[:2])`\n"
 )
+
+
+def normaliser_in_words(bridge: "Bridge", not_needed: bool) -> str:
+    """Whether a log evidence is normalised, and how well the normalisers of its priors are known.
+
+    Args:
+        bridge: To the posterior.
+        not_needed: Whether they drop out of the evidence.
+    """
+    if not bridge.diffusion_sites:
+        return "normalised"
+    if not_needed:
+        return "normalised: the prior's normaliser is not needed by this scheme"
+    error = bridge.log_normalizer_error
+    if error is None:
+        return "up to a constant: the prior's normaliser is unknown"
+    known = f"to {error:.2g} nats" if error > 0 else "exactly"
+    return f"normalised: the prior's normaliser is known {known}"
 
 
 def text(run: "AbstractRun", prob: float, max_rows: int) -> str:
@@ -28,10 +47,10 @@ def text(run: "AbstractRun", prob: float, max_rows: int) -> str:
     parts = [_table(run, prob, max_rows)]
     if run.bridge.discrete_sites:
         parts.append(diagnostics.probability_table(run.discrete_probabilities(), max_rows))
-    kind = "" if run.evidence_is_normalized else " (up to the prior's normaliser)"
+    kind = normaliser_in_words(run.bridge, run.result.normalized)
     count = run.network_evaluations
     parts.append(
-        f"\nlog evidence {run._log_evidence:.3f} +- {run.log_evidence_error:.3f} nats{kind}\n"
+        f"\nlog evidence {run._log_evidence:.3f} +- {run.log_evidence_error:.3f} nats ({kind})\n"
         f"evidence: {run.result.evidence}\n{'' if run.evidence_is_normalized else _UNKNOWN}"
         f"target: {run.result.target}; "
         f"{'exact as the number of particles grows' if run.result.exact else 'heuristic'}\n"

@@ -154,37 +154,39 @@ class BlackJAXTempered(AbstractScheme):
         self, key: PRNGKey, chain: "PowerChain", size: int, progress_bar: bool
     ) -> PowerLevel:
         key_draws, key = jax.random.split(lean(key))
-        state, scale = _start(chain, key_draws, self.pilot.num_particles)
-        log_step = jnp.full(
-            np.shape(self.moves.joint.targets), np.log(0.5 * size ** (-1 / 3)), scale.dtype
-        )
-        rows: list[Any] = []
-        bar = progress(total=100, enabled=progress_bar, desc="pilot")
-        while True:
-            now = jax.random.fold_in(key, len(rows))
-            state, row, log_step, scale = _advance(
-                chain, now, state, log_step, scale, np.asarray(self.pilot.conditional_ess)
+        bar = progress(
+            total=100, enabled=progress_bar, desc="pilot",
+            compiles="model and moves (once for a model)",
+        )  # fmt: skip
+        with bar:
+            state, scale = _start(chain, key_draws, self.pilot.num_particles)
+            log_step = jnp.full(
+                np.shape(self.moves.joint.targets), np.log(0.5 * size ** (-1 / 3)), scale.dtype
             )
-            rows.append(jax.tree.map(np.asarray, row))
-            power = float(row.next_power)
-            if not np.isfinite(np.asarray(state.weights)).all():
-                raise PilotError(
-                    f"every pilot particle has weight 0 at power {float(row.power):.3g} of the likelihood. "
-                    "Look at the likelihood at draws from the prior: is it finite "
-                    f"there? {_faq.pilot_weights}"
+            rows: list[Any] = []
+            while True:
+                now = jax.random.fold_in(key, len(rows))
+                state, row, log_step, scale = _advance(
+                    chain, now, state, log_step, scale, np.asarray(self.pilot.conditional_ess)
                 )
-            bar.n = round(100 * power)
-            bar.refresh()
-            if float(row.power) >= 1:
-                break
-            if len(rows) > self.pilot.max_levels:
-                raise PilotError(
-                    f"{self.pilot.max_levels} levels did not suffice: the pilot stands at power "
-                    f"{power:.3g} of the likelihood. Raise `max_levels` of `pilot`, lower its "
-                    "`conditional_ess`, or use `nd.Annealed()`, which comes through noise "
-                    f"levels. {_faq.pilot_levels}"
-                )
-        bar.close()
+                rows.append(jax.tree.map(np.asarray, row))
+                power = float(row.next_power)
+                if not np.isfinite(np.asarray(state.weights)).all():
+                    raise PilotError(
+                        f"every pilot particle has weight 0 at power {float(row.power):.3g} of the "
+                        "likelihood. Look at the likelihood at draws from the prior: is it finite "
+                        f"there? {_faq.pilot_weights}"
+                    )
+                bar.update(round(100 * power) - bar.n)
+                if float(row.power) >= 1:
+                    break
+                if len(rows) > self.pilot.max_levels:
+                    raise PilotError(
+                        f"{self.pilot.max_levels} levels did not suffice: the pilot stands at power "
+                        f"{power:.3g} of the likelihood. Raise `max_levels` of `pilot`, lower its "
+                        "`conditional_ess`, or use `nd.Annealed()`, which comes through noise "
+                        f"levels. {_faq.pilot_levels}"
+                    )
         return jax.tree.map(lambda *leaves: jax.device_put(np.stack(leaves)), *rows)
 
     def evaluations_per_level(self, bridge, levels=None, chain_length=None):

@@ -79,8 +79,9 @@ def tune(
         return _advance(kernels, pilot, target, *numbers, path)
 
     bar = progress(
-        total=100, enabled=progress_bar, desc="pilot", bar_format="{l_bar}{bar}| {postfix}"
-    )
+        total=100, enabled=progress_bar, desc="pilot", bar_format="{l_bar}{bar}| {postfix}",
+        compiles="model and moves (once for a model)",
+    )  # fmt: skip
     told = {"num_levels": num_levels, "pilot": str(settings.but(Pilot(max_levels=1)))}
     traced = partial(start, make=_start_pilot.__wrapped__)  # type: ignore[attr-defined]
     with bar, Terminable(), standing(traced, advance, key, told) as stand:

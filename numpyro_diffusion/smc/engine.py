@@ -180,6 +180,14 @@ def run_smc(
             every = positive("checkpoint_every", checkpoint_every)
             file = stack.enter_context(Checkpoint(checkpoint, identity, every))
             saved = file.read(template_of(arguments, one_level, all_levels))
+        bar = stack.enter_context(
+            progress(
+                total=num_levels,
+                enabled=progress_bar,
+                desc="levels",
+                compiles="levels (once for a model)",
+            )  # fmt: skip
+        )
         if state is not None:
             cloud, initial_info, done, traces = go_on(state, num_particles, num_chains, identity)
         elif saved is not None:
@@ -202,9 +210,7 @@ def run_smc(
         dead = ~np.isfinite(np.asarray(cloud.log_weights).max(-1))
         if dead.any():
             raise dead_cloud(int(np.argmax(dead)), result_of(cloud, traces, done))
-        bar = stack.enter_context(
-            progress(total=num_levels, initial=done, enabled=progress_bar, desc="levels")
-        )
+        bar.initial = bar.n = done
         try:
             while done < last and not (deadline and monotonic() > deadline):
                 # A chunk ends where the cloud of the prior is made, so that its evidence can be set apart.
@@ -227,8 +233,8 @@ def run_smc(
                 if not bool(alive):
                     died = np.argmax((np.concatenate([t.ess for t in traces], 1) == 0).any(1))
                     raise dead_cloud(int(died), result_of(cloud, traces, done))
-                bar.update(used)
                 bar.set_postfix(ess=f"{trace.ess[:, -1].mean():.2f}", refresh=False)
+                bar.update(used)
                 if interrupt.pending:
                     raise KeyboardInterrupt
         except KeyboardInterrupt as error:

@@ -162,33 +162,40 @@ def fit(
         keys = jax.random.split(key_validation, stopping.validation_repeats)
         return jnp.mean(jax.lax.map(lambda k: called(shown, weights, k, held_out), keys))
 
-    score = float(judge(weights))
-    history = {"step": [0], "train_loss": [np.nan], "validation_loss": [score]}
-    history |= {name: [np.nan] for name in (loss.names if isinstance(loss, Contrast) else ())}
-    start = (weights, weights, transform.init(weights))
-    run = Progress(start, weights, score, 0, 0, 0, history)
-    settings = {
-        "key": np.asarray(jax.random.key_data(key)).tolist(), "data": source.fingerprint(),
-        "steps": steps, "batch_size": batch_size, "accumulate": optimizer.accumulate,
-        "ema": optimizer.ema, "weight_decay": optimizer.weight_decay,
-        "patience": stopping.patience, "check_every": stopping.check_every,
-        "null_rate": null_rate, "start": score, "trainable": names_of(weights, energy),
-    }  # fmt: skip
-    if checkpoint is not None:
-        slope_of = jax.value_and_grad(objective, has_aux=True)
-        settings |= {
-            "loss": fingerprint(slope_of, weights, key, held_out),
-            "augment": fingerprint(augment, key, held_out.examples[0]),
-            "sampler": [fingerprint(fn, key) for fn in source.functions()],
-            "learning_rate": fingerprint(learning_rate, jnp.asarray(0))
-            if callable(learning_rate)
-            else learning_rate,
-        }
-        run = read_progress(checkpoint, run, settings)
-        update.feed(run.step) if run.step else None
-    ended = lambda: "patience" if run.misses >= stopping.patience else "steps"
-    stopped = ended()
-    with progress(total=steps, initial=run.step, enabled=progress_bar, desc="fit") as bar:
+    bar = progress(
+        total=steps,
+        enabled=progress_bar,
+        desc="fit",
+        compiles="a step (once for each call)",
+    )
+    with bar:
+        score = float(judge(weights))
+        history = {"step": [0], "train_loss": [np.nan], "validation_loss": [score]}
+        history |= {name: [np.nan] for name in (loss.names if isinstance(loss, Contrast) else ())}
+        start = (weights, weights, transform.init(weights))
+        run = Progress(start, weights, score, 0, 0, 0, history)
+        settings = {
+            "key": np.asarray(jax.random.key_data(key)).tolist(), "data": source.fingerprint(),
+            "steps": steps, "batch_size": batch_size, "accumulate": optimizer.accumulate,
+            "ema": optimizer.ema, "weight_decay": optimizer.weight_decay,
+            "patience": stopping.patience, "check_every": stopping.check_every,
+            "null_rate": null_rate, "start": score, "trainable": names_of(weights, energy),
+        }  # fmt: skip
+        if checkpoint is not None:
+            slope_of = jax.value_and_grad(objective, has_aux=True)
+            settings |= {
+                "loss": fingerprint(slope_of, weights, key, held_out),
+                "augment": fingerprint(augment, key, held_out.examples[0]),
+                "sampler": [fingerprint(fn, key) for fn in source.functions()],
+                "learning_rate": fingerprint(learning_rate, jnp.asarray(0))
+                if callable(learning_rate)
+                else learning_rate,
+            }
+            run = read_progress(checkpoint, run, settings)
+            update.feed(run.step) if run.step else None
+        ended = lambda: "patience" if run.misses >= stopping.patience else "steps"
+        stopped = ended()
+        bar.initial = bar.n = run.step
         try:
             while run.step < steps and run.misses < stopping.patience:
                 chunk = np.arange(run.step, min(run.step + stopping.check_every, steps))

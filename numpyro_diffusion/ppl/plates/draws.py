@@ -15,6 +15,7 @@ from ..._typing import Array, PRNGKey
 from ...bridge import Bridge
 from ...schemes import TunedScheme
 from ...smc import resample_equal
+from ..shown import normaliser_in_words
 from .arguments import SplitArguments
 from .clouds import Data
 from .groups import Asked, plate_groups
@@ -213,9 +214,9 @@ class AbstractPlateRun(abc.ABC):
         """
         result, count = self.result, self.network_evaluations
         print(diagnostics.summary_table(self.get_samples(group_by_chain=True), prob, max_rows))
-        kind = "" if self.evidence_is_normalized else " (up to the prior's normaliser)"
+        kind = normaliser_in_words(self._plate.one, result.normalized)
         print(
-            f"\nlog evidence {self.log_evidence:.3f} +- {self.log_evidence_error:.3f} nats{kind}\n"
+            f"\nlog evidence {self.log_evidence:.3f} +- {self.log_evidence_error:.3f} nats ({kind})\n"
             f"evidence: {result.evidence}\n"
             f"target: {result.target}; "
             f"{'exact as particles and nodes become many' if result.exact else 'heuristic'}\n"

@@ -5,16 +5,14 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from numpyro.infer import log_likelihood as pointwise_log_likelihood
 
 from ... import diagnostics
 from ..._prng import lean
 from ..._typing import PRNGKey
 from ..dims import plate_dims
-from ..groups import Run, observed_values, predictions, renamed
+from ..groups import Run, observed_values, pointwise, predictions, renamed
 from ..look import look
 from ..model_bridge import LiveModel
-from ..tracing import tracing
 from .layout import PlateModel
 from .result import PlateResult
 
@@ -62,12 +60,7 @@ def plate_groups(
         run = Run(model, args, kwargs, plate.one, None, keys)  # type: ignore[arg-type]
         groups |= predictions(run, latent, tuple(samples), tuple(observed), asked.num_prior)
     if asked.log_likelihood and observed:
-        each = lambda latent: pointwise_log_likelihood(
-            model, latent, *args, parallel=True, batch_ndims=2, **kwargs
-        )
-        with tracing:
-            pointwise = jax.jit(each)(latent)
-        groups["log_likelihood"] = {n: v for n, v in pointwise.items() if n in observed}
+        groups["log_likelihood"] = pointwise(model, args, kwargs, latent, observed)
     groups["observed_data"] = observed
     groups["constant_data"] = diagnostics.array_arguments(model, args, kwargs, observed)
     dims = {n: d for n, d in plate_dims(trace).items() if n not in groups["constant_data"]}

@@ -150,13 +150,13 @@ class PlateSMC(AbstractPlateRun):
         twist = self.scheme.twist if self.twist is None else self.twist
         self._plate = look_at_plate(self.model, arguments, self.scheme.bridge_type, twist)
         work = Work(self, arguments, self._plate, keys, twist)
-        reference, worst = work.of_prior(), 0
-        for _ in range(self.rounds):
+        with work.bar:
+            reference, worst = work.of_prior(), 0
+            for _ in range(self.rounds):
+                program = work.program(reference, worst)
+                clouds = work.clouds(program, reference, self.round_particles)
+                reference, worst = work.refit(program, clouds, reference)
             program = work.program(reference, worst)
-            clouds = work.clouds(program, reference, self.round_particles)
-            reference, worst = work.refit(program, clouds, reference)
-        program = work.program(reference, worst)
-        self._result = work.finish(program, reference)
+            self._result = work.finish(program, reference)
         self._evaluations = work.evaluations
-        work.bar.close()
         return self

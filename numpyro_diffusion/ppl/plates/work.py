@@ -51,7 +51,10 @@ class Work:
         self.data = Data(*arguments.leaves(), arguments.num_objects)
         self.under = under_reference(run.model, self.plate.layout)
         total = arguments.num_objects * (run.rounds + run.num_chains)
-        self.bar = progress(total=total, enabled=run.progress_bar, desc="objects")
+        self.bar = progress(
+            total=total, enabled=run.progress_bar, desc="objects",
+            compiles="levels (once for a model)",
+        )  # fmt: skip
 
     def of_prior(self) -> Reference:
         """A reference as wide as the prior."""

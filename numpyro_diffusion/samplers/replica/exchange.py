@@ -140,67 +140,69 @@ def replica_exchange(
             f"{float(fine.clock[-1]):.3g} and {float(fine.power[-1]):.3g}. Use a pilot's "
             f"levels. {_faq.levels}"
         )
-    walkers = jax.random.split(key_walk, max(_WALKERS, num_chains))
-    walked, shares = walk(kernels, fine, walkers, num_chains)
-    chosen = rungs(np.asarray(shares), num_replicas, int(model.evidence_from))
-    levels = jax.tree.map(lambda leaf: jax.device_put(np.asarray(leaf)[chosen]), fine)
-    after = np.append(chosen[1:], chosen[-1])
-    levels = levels._replace(
-        next_clock=fine.clock[after],
-        next_power=fine.power[after],
-        next_floor={name: floor[after] for name, floor in fine.floor.items()},
-    )
-    particles = jax.tree.map(lambda leaf: leaf[:, chosen], walked)
-    fresh = jnp.zeros(particles.log_density.shape, bool)
-    ladder = Ladder(particles, fresh, jnp.asarray(True))
-
-    ladder, (kernels, levels) = chains_over(devices, num_chains, ladder, (kernels, levels))
-    first = int(np.argmax(np.asarray(chosen) >= model.evidence_from))
-    claims, steps = scheme.claims(bridge), (len(walkers), len(shares))
-
-    def result_of(rows, count) -> ReplicaResult:
-        rows = jax.tree.map(lambda *parts: np.concatenate(parts), *rows)
-        return make_result(kernels, claims, levels, rows, count, first, *steps)
-
     total = num_burn_in + num_draws
     num_chunks = max(1, min(20, total // 50))
     # Chunks of one length, so that they compile once; what they add lengthens the burn-in.
     size = -(-total // num_chunks)
-    before = num_chunks * size - num_draws  # draws that are not kept
-    settings = {
-        "num_draws": num_draws,
-        "num_burn_in": num_burn_in,
-        "num_chains": num_chains,
-        "thinning": thinning,
-    }
-    sweep = lambda: fingerprint(lambda *args: advance(kernels, levels, *args), ladder, key_run)
-    drawn = lambda state, key: _draws(kernels, levels, state, key, size, thinning)
-    with (
-        KeptChains(checkpoint, checkpoint_every, "replica exchange", key, sweep, settings) as kept,
-        Terminable(),
-        progress(total=num_chunks * size, enabled=progress_bar, desc="draws") as bar,
-    ):
-        ladder, rows, done = kept.read(
-            ladder, lambda: template_of_rows(lambda: drawn(ladder, key_run))
+    bar = progress(
+        total=num_chunks * size, enabled=progress_bar, desc="draws",
+        compiles="sweeps (once for a model)",
+    )  # fmt: skip
+    with bar:
+        walkers = jax.random.split(key_walk, max(_WALKERS, num_chains))
+        walked, shares = walk(kernels, fine, walkers, num_chains)
+        chosen = rungs(np.asarray(shares), num_replicas, int(model.evidence_from))
+        levels = jax.tree.map(lambda leaf: jax.device_put(np.asarray(leaf)[chosen]), fine)
+        after = np.append(chosen[1:], chosen[-1])
+        levels = levels._replace(
+            next_clock=fine.clock[after],
+            next_power=fine.power[after],
+            next_floor={name: floor[after] for name, floor in fine.floor.items()},
         )
-        ladder, _ = chains_over(devices, num_chains, ladder, ())
-        bar.update(done)
-        for i in range(done // size, num_chunks):
-            with Deferred() as interrupt:
-                ladder, row = drawn(ladder, jax.random.fold_in(key_run, i))
-                rows.append(jax.tree.map(np.asarray, row))
-                done += size
-                kept.keep(ladder, rows, done, interrupt.pending or i == num_chunks - 1)
-            bar.update(size)
-            if interrupt.pending:
-                ready = done - before
-                error = KeyboardInterrupt()
-                error.result = result_of(rows, ready) if ready >= 2 else None  # type: ignore[attr-defined]
-                error.add_note(
-                    f"{max(ready, 0)} of {num_draws} draws are done; they are in `result` of this exception."
-                )
-                raise error
-    return result_of(rows, num_draws)
+        particles = jax.tree.map(lambda leaf: leaf[:, chosen], walked)
+        fresh = jnp.zeros(particles.log_density.shape, bool)
+        ladder = Ladder(particles, fresh, jnp.asarray(True))
+
+        ladder, (kernels, levels) = chains_over(devices, num_chains, ladder, (kernels, levels))
+        first = int(np.argmax(np.asarray(chosen) >= model.evidence_from))
+        claims, steps = scheme.claims(bridge), (len(walkers), len(shares))
+
+        def result_of(rows, count) -> ReplicaResult:
+            rows = jax.tree.map(lambda *parts: np.concatenate(parts), *rows)
+            return make_result(kernels, claims, levels, rows, count, first, *steps)
+
+        settings = {
+            "num_draws": num_draws,
+            "num_burn_in": num_burn_in,
+            "num_chains": num_chains,
+            "thinning": thinning,
+        }
+        before = num_chunks * size - num_draws  # draws that are not kept
+        sweep = lambda: fingerprint(lambda *args: advance(kernels, levels, *args), ladder, key_run)
+        drawn = lambda state, key: _draws(kernels, levels, state, key, size, thinning)
+        kept = KeptChains(checkpoint, checkpoint_every, "replica exchange", key, sweep, settings)
+        with kept, Terminable():
+            row = lambda: template_of_rows(lambda: drawn(ladder, key_run))
+            ladder, rows, done = kept.read(ladder, row)
+            ladder, _ = chains_over(devices, num_chains, ladder, ())
+            bar.update(done)
+            for i in range(done // size, num_chunks):
+                with Deferred() as interrupt:
+                    ladder, row = drawn(ladder, jax.random.fold_in(key_run, i))
+                    rows.append(jax.tree.map(np.asarray, row))
+                    done += size
+                    kept.keep(ladder, rows, done, interrupt.pending or i == num_chunks - 1)
+                bar.update(size)
+                if interrupt.pending:
+                    ready = done - before
+                    error = KeyboardInterrupt()
+                    error.result = result_of(rows, ready) if ready >= 2 else None  # type: ignore[attr-defined]
+                    error.add_note(
+                        f"{max(ready, 0)} of {num_draws} draws are done; they are in `result` of this "
+                        "exception."
+                    )
+                    raise error
+        return result_of(rows, num_draws)
 
 
 @eqx.filter_jit

@@ -170,7 +170,13 @@ def fit_imperfect(
     sampler = Sampler(num_levels, num_particles, threshold, at_once)
     parameters = jax.tree.map(lambda a: jnp.asarray(a, jnp.result_type(float)), parameters)
     record, stopped = Record(share > 0), "rounds"
-    with progress(total=rounds, enabled=progress_bar, desc="fit_imperfect") as bar:
+    bar = progress(
+        total=rounds,
+        enabled=progress_bar,
+        desc="fit_imperfect",
+        compiles="a round (once for each call)",
+    )
+    with bar:
         try:
             for number in range(rounds + 1):
                 key, key_draw, key_fit = jax.random.split(key, 3)
