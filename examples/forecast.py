@@ -12,6 +12,7 @@ fitted to the same years, which sees the same data.
 
 import argparse
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -120,19 +121,20 @@ def gaussian_forecast(law, y, seen, num: int, rng):
     return rng.multivariate_normal(ahead, 0.5 * (left + left.T), num)
 
 
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--tiny", action="store_true", help="a few steps, to see that it runs")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", type=Path, default=Path("outputs"))
-    options = parser.parse_args(argv)
-    steps, particles, every = (20, 16, 60) if options.tiny else (1500, 128, 12)
-    scheme = nd.Annealed(levels=4, moves=1, pilot=8) if options.tiny else None
+class Forecasts(NamedTuple):
+    """Forecasts of one seed: by name, CRPS (origins, years) and CRPS_sum (origins,); draws by origin."""
 
+    crps: dict[str, np.ndarray]
+    crps_sum: dict[str, np.ndarray]
+    draws: dict[int, dict[str, np.ndarray]]
+
+
+def forecasts(seed: int, origins, *, steps: int, particles: int, scheme=None) -> Forecasts:
+    """Train both priors, fit both Gaussians and forecast from each origin, a year."""
     year, sunspots = np.loadtxt(DATA, delimiter=",", skiprows=2).T
     z = to_units(sunspots)
     past, held_out = windows(z[year < 1856]), windows(z[(year >= 1856) & (year < 1900)])
-    scale, key = float(past.std()), jax.random.key(options.seed)
+    scale, key = float(past.std()), jax.random.key(seed)
     losses = {
         "denoising": nd.train.MultiGranularity((1,), (0.0,), (1.0,), data_scale=scale),
         "multi-granularity": nd.train.MultiGranularity(
@@ -151,16 +153,17 @@ def main(argv: list[str] | None = None) -> None:
     seen = np.arange(LENGTH) < SEEN
     seen[MISSING] = False
     smc = nd.SMC(model, scheme, num_particles=particles, num_chains=2, progress_bar=False)
-    rng, scores, sums, shown = np.random.default_rng(options.seed), {}, {}, {}
-    for origin in range(1916, 2002, every):
+    rng, scores, sums, shown = np.random.default_rng(seed), {}, {}, {}
+    for origin in origins:
         inside = (year >= origin - SEEN) & (year < origin + AHEAD)
         y, truth = np.where(seen, z[inside], 0.0), sunspots[inside][SEEN:]
         draws = {
             name: gaussian_forecast(law, y, seen, 2 * particles, rng) for name, law in laws.items()
         }
         for name, energy in energies.items():
-            smc.run(jax.random.key(origin), energy, jnp.asarray(y), jnp.asarray(seen))
-            if origin == 1916:
+            key_run = jax.random.fold_in(jax.random.key(origin), seed)
+            smc.run(key_run, energy, jnp.asarray(y), jnp.asarray(seen))
+            if origin == origins[0]:
                 print(nd.diagnostics.verdict(smc.result))
             sample = smc.get_samples()
             noise = rng.standard_normal((2 * particles, AHEAD))
@@ -173,9 +176,24 @@ def main(argv: list[str] | None = None) -> None:
             total = nd.diagnostics.crps_sum(ahead[..., None], truth[:, None])
             sums.setdefault(name, []).append(total)
             shown.setdefault(origin, {})[name] = ahead
-    first = np.stack(scores["Gaussian process"]).mean(1)
+    stacked = lambda by_name: {name: np.stack(values) for name, values in by_name.items()}
+    return Forecasts(stacked(scores), stacked(sums), shown)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tiny", action="store_true", help="a few steps, to see that it runs")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path, default=Path("outputs"))
+    options = parser.parse_args(argv)
+    steps, particles, every = (20, 16, 60) if options.tiny else (1500, 128, 12)
+    scheme = nd.Annealed(levels=4, moves=1, pilot=8) if options.tiny else None
+
+    scores, sums, shown = forecasts(
+        options.seed, range(1916, 2002, every), steps=steps, particles=particles, scheme=scheme
+    )
+    first = scores["Gaussian process"].mean(1)
     for name, values in scores.items():
-        values = np.stack(values)
         gap = values.mean(1) - first
         error = gap.std(ddof=1) / len(gap) ** 0.5 if len(gap) > 1 else np.nan
         print(
@@ -184,6 +202,8 @@ def main(argv: list[str] | None = None) -> None:
             f"5-8 {values[:, 4:].mean():.2f}; CRPS_sum {np.mean(sums[name]):.3f}"
         )
 
+    year, sunspots = np.loadtxt(DATA, delimiter=",", skiprows=2).T
+    seen = np.setdiff1d(np.arange(SEEN), MISSING)
     origins = list(shown)[-3:]
     figure, axes = plt.subplots(
         1, len(origins), figsize=(10, 2.8), layout="constrained", squeeze=False

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy.optimize import minimize_scalar
-from scipy.special import expit, logit
+from scipy.optimize import minimize, minimize_scalar
+from scipy.special import expit, log_softmax, logit
 
 import numpyro_diffusion as nd
 from numpyro_diffusion.train import DMPO, DPO, EarlyStopping
@@ -42,6 +42,46 @@ def test_hard_labels_calibrate_one_loss_and_sharpen_the_other(rate, sharp):
     np.testing.assert_allclose(
         DMPO()(logit(rate), rate), 0.0, atol=1e-12
     )  # a divergence, not a likelihood
+
+
+def test_the_reverse_divergence_is_that_of_a_softmax_over_two_examples():
+    """KL of softmax(log ratios) from the labels, as in the paper's finite-sample form; and its slope."""
+    rng = np.random.default_rng(0)
+    for g_won, g_lost, reward, other in rng.normal(scale=2.0, size=(20, 4)):
+        ours, label = log_softmax([g_won, g_lost]), log_softmax([reward, other])
+        expected = np.sum(np.exp(ours) * (ours - label))
+        h, chance = jnp.asarray(g_won - g_lost), np.exp(label[0])
+        np.testing.assert_allclose(DMPO()(h, chance), expected, rtol=1e-9, atol=1e-12)
+        slope = expit(h) * expit(-h) * (h - logit(chance))
+        np.testing.assert_allclose(jax.grad(DMPO())(h, chance), slope, rtol=1e-9, atol=1e-12)
+        for won in (1.0, 0.0):
+            hard = np.log([0.99, 0.01] if won else [0.01, 0.99])
+            expected = np.sum(np.exp(ours) * (ours - hard))
+            np.testing.assert_allclose(DMPO(flip_rate=0.01)(h, won), expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("loss", [DPO(), DMPO()])
+@pytest.mark.parametrize("chain", [False, True])
+def test_all_that_a_table_of_examples_can_be_becomes_the_tilted_distribution(loss, chain):
+    """Free probabilities of seven examples, from all pairs or from neighbours alone."""
+    rng = np.random.default_rng(1)
+    prior, reward = rng.dirichlet(np.ones(7)), rng.normal(scale=1.5, size=7)
+    first, second = np.triu_indices(7, 1)
+    if chain:
+        first, second = np.arange(6), np.arange(1, 7)
+    chances = jnp.asarray(expit(reward[first] - reward[second]))
+
+    def objective(log_ratio):
+        h = BETA * (log_ratio[first] - log_ratio[second])
+        return jnp.mean(jax.vmap(loss)(h, chances))
+
+    slope = jax.jit(jax.value_and_grad(objective))
+    found = minimize(
+        lambda x: tuple(np.asarray(v, float) for v in slope(x)), np.zeros(7), jac=True, tol=1e-12
+    ).x
+    law = np.exp(np.log(prior) + found)
+    tilted = prior * np.exp(reward / BETA)
+    np.testing.assert_allclose(law / law.sum(), tilted / tilted.sum(), rtol=1e-3)
 
 
 @pytest.mark.parametrize("num_levels", [1, 5])

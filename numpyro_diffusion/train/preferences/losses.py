@@ -63,6 +63,20 @@ class DMPO:
     \epsilon}{\epsilon}$. That is not the logit of $\pi$: hard labels sharpen by an amount that $\epsilon$
     chooses, and nothing calibrates them.
 
+    **Why.** The slope in $h$ is $\hat p\, (1 - \hat p)\, (h - \mathrm{logit}\, q')$, so that of labels that
+    differ their *logits* are averaged: $h = \mathbb{E}\, \mathrm{logit}\, q'$, a geometric mean, where `DPO`
+    averages the labels themselves. Soft labels of a Bradley-Terry reward $r$ all have slope 0 where $\log
+    p_\theta / p = r / \beta$ but for a constant, and nowhere else if they connect all examples: the tilted
+    distribution $p\, e^{r / \beta}$, whatever pairs were shown. The loss is not convex in $h$. Its value at a
+    mean log ratio is therefore no bound of its mean over noise levels, and `fit_preferences` averages the log
+    ratio over levels first.
+
+    **What was checked.** The loss of a pair is that of equation 16 of Ji et al. as public implementations
+    have it (their own, and TRL's `exo_pair`), which take $\hat p$ and $q'$ from a softmax over two, and
+    $\epsilon = e^{-10}$ or $10^{-3}$; $h$ is that of Wallace et al. Of Li et al. the abstract and reviews
+    were read, and no code was found: that their loss is this one for the $h$ of diffusion models rests on
+    these. Slopes, both optima and the tilted distribution of a table of examples are tested.
+
     Attributes:
         flip_rate: $\epsilon$, the chance that a label is the wrong way round, in [0, 0.5). Hard labels need
             one above 0.
