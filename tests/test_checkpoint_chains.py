@@ -216,3 +216,19 @@ def test_chains_of_two_processes_do_not_share_a_file(key, whole):
         pytest.raises(RuntimeError, match="another run writes"),
     ):
         split(jax.random.key(1), path)
+
+
+def test_keys_and_starts_are_those_of_the_chains(key, tmp_path):
+    path = tmp_path / "chains.safetensors"
+    with pytest.raises(TypeError, match=r"`key` must be one PRNG key.*got 0"):
+        mcmc(0, path)
+    with pytest.raises(
+        ValueError, match="each of the 2 chains along the first axis of `keys`; got 3"
+    ):
+        mcmc(jax.random.split(key, 3), path)
+    new = nd.ppl.CheckpointedMCMC(
+        NUTS(model), num_warmup=1, num_samples=2, num_chains=2, chain_method="vectorized",
+        checkpoint=path, progress_bar=False,
+    )  # fmt: skip
+    with pytest.raises(ValueError, match=r"axis of `init_params\['s'\]`; got 0"):
+        new.run(key, DATA, init_params={"s": 0.0, "x": jnp.zeros((2, 2))})

@@ -21,6 +21,7 @@ from ..samplers.kept import KeptChains, template_of_rows
 from ..schemes.kept import KeptPilots
 from ..smc.identity import digest
 from ..smc.interrupt import Deferred, Terminable
+from .chains import check_by_chain, over_chains, several_steps
 
 __all__ = ["CheckpointedMCMC"]
 
@@ -93,6 +94,7 @@ class CheckpointedMCMC(MCMC):
                 "`post_warmup_state`; got one. Set it to `None`, or use NumPyro's `MCMC`. "
                 f"{_faq.checkpoint}"
             )
+        check_by_chain(self.num_chains, rng_key, init_params)
         self._args, self._kwargs = args, kwargs
         self._states = self._states_flat = None
         with KeptPilots(self.checkpoint, self.checkpoint_every):
@@ -114,8 +116,8 @@ class CheckpointedMCMC(MCMC):
         num_draws = self.num_samples // self.thinning
         size = max(1, (before + num_draws) // _CHUNKS)
         self._last_state = state
-        steps = partial(_steps, self.sampler, self._row(extra_fields), args, kwargs, size)
-        mapped, rows = self._mapped(steps), []
+        steps = partial(several_steps, self.sampler, self._row(extra_fields), args, kwargs, size)
+        mapped, rows = over_chains(steps, self.chain_method, self.num_chains, self._together), []
         kept = KeptChains(
             self.checkpoint, self.checkpoint_every, "chain", rng_key, step, settings, axis=1
         )
@@ -156,33 +158,6 @@ class CheckpointedMCMC(MCMC):
                     f"{self.checkpoint}; the same call goes on from there."
                 )
                 raise error
-
-    def _mapped(self, steps: Callable) -> Callable:
-        """The same for all chains: `(states, each, count) -> (states, rows)`, rows by chain and draw."""
-        method = self.chain_method
-        if self._together:
-            many = jax.jit(steps)
-            axis = (lambda leaf: leaf[None]) if self.num_chains == 1 else _swapped
-
-            def call(state, each, count):
-                state, rows = many(state, each, count)
-                return state, jax.tree.map(axis, rows)
-
-            return call
-        if method == "parallel":
-            return jax.pmap(steps, in_axes=(0, None, None))
-        if callable(method):
-            return jax.jit(lambda state, *numbers: method(lambda one: steps(one, *numbers))(state))
-        many = jax.jit(steps)
-
-        def one_by_one(states, each, count):
-            chains = [
-                many(jax.tree.map(lambda leaf, i=i: leaf[i], states), each, count)
-                for i in range(self.num_chains)
-            ]
-            return jax.tree.map(lambda *leaves: jnp.stack(leaves), *chains)
-
-        return one_by_one
 
     @property
     def _is_ensemble(self) -> bool:
@@ -232,20 +207,3 @@ class CheckpointedMCMC(MCMC):
             return found | {self._sample_field: draws}
 
         return row
-
-
-def _steps(sampler, row, args, kwargs, size: int, state, each, count):
-    """`count` of `size` rows, one after every `each` steps: one program for warm-up and draws."""
-
-    def body(k, carry):
-        state, rows = carry
-        state = jax.lax.fori_loop(0, each, lambda _, s: sampler.sample(s, args, kwargs), state)
-        return state, jax.tree.map(lambda whole, one: whole.at[k].set(one), rows, row(state))
-
-    shapes = jax.eval_shape(row, state)
-    rows = jax.tree.map(lambda leaf: jnp.zeros((size, *leaf.shape), leaf.dtype), shapes)
-    return jax.lax.fori_loop(0, count, body, (state, rows))
-
-
-def _swapped(leaf: jax.Array) -> jax.Array:
-    return jnp.swapaxes(leaf, 0, 1)
