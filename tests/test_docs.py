@@ -150,7 +150,9 @@ def test_api_pages_say_in_their_source_what_is_in_the_code():
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     page = (ROOT / "docs" / "api" / "ppl.md").read_text()
-    run = "    - `.run(key, *args, **kwargs)`: Sample the posterior of the model at these arguments."
+    run = (
+        "    - `.run(key, *args, **kwargs)`: Sample the posterior of the model at these arguments."
+    )
     assert run in page.splitlines()
     [smc] = [line for line in page.splitlines() if line.startswith("- `class SMC(")]
     called = smc.partition("`class SMC(")[2].partition(")`")[0]
