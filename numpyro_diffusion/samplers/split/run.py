@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from ... import _faq
 from ..._arguments import whole_number, whole_numbers
+from ..._familiar import familiar
 from ..._finite import report_chains
 from ..._prng import check_key, lean
 from ..._records import record, record_page
@@ -62,6 +63,7 @@ class SplitResult(NamedTuple):
     exact = property(attrgetter("claims.exact"))
 
 
+@familiar
 def split_gibbs(
     key: PRNGKey,
     bridge: Bridge,
