@@ -31,7 +31,12 @@ SCHEDULE = nd.schedules.VarianceExploding(0.05, 60.0)
 MEANS = np.loadtxt(_table.ROOT / "benchmarks" / "data" / "gmm40_means.csv", delimiter=",")
 VARIANCE = math.log1p(math.e) ** 2
 MIXTURE = nd.GaussianMixture(
-    np.ones(40), MEANS, np.tile(VARIANCE * np.eye(2), (40, 1, 1)), SCHEDULE, t_min=0.0, t_max=1.0
+    np.ones(40) / 40,
+    MEANS,
+    np.tile(VARIANCE * np.eye(2), (40, 1, 1)),
+    SCHEDULE,
+    t_min=0.0,
+    t_max=1.0,
 )
 
 

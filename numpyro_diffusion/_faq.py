@@ -27,6 +27,7 @@ together = _more("together")
 keys = _more("keys")
 arguments = _more("arguments")
 names = _more("names")
+keywords = _more("keywords")
 covariances = _more("covariances")
 
 # Runs.

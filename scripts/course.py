@@ -39,13 +39,16 @@ LIBRARIES = ("jax", "numpyro", "blackjax", "arviz", "equinox", "optax", "matplot
 SETTINGS = ("XLA_FLAGS", "JAX_DISABLE_MOST_OPTIMIZATIONS", "JAX_ENABLE_X64", "COURSE_BRIEF")
 
 # Before the first cell: nothing is left of the lesson before, which ran in the same process.
-# Tracing makes millions of small objects, through which Python need not look for cycles so often.
+# Tracing makes millions of small objects, through which Python need not look for cycles so often. Bars say
+# what is compiled, which would stand among the results.
 SETUP = """%reset -f
 import gc
 gc.set_threshold(100_000, 20, 20)
 import matplotlib.pyplot as plt
 plt.rcParams.update({"figure.dpi": 90, "font.size": 9, "figure.constrained_layout.use": True})
-del gc, plt
+from numpyro_diffusion import _progress
+_progress.SILENCE = 1e6
+del gc, plt, _progress
 """
 BRIEF = (ROOT / "scripts" / "course_brief.py").read_text()
 BAR = re.compile(r"^[^\n]*\d+%\|[^\n]*$\n?", re.MULTILINE)

@@ -179,7 +179,7 @@ def test_given_draws_are_used():
 def test_a_prior_that_memorised_is_caught(report):
     """All mass on sixty examples: it denoises them at no cost, and nothing else."""
     members = np.asarray(DATA[:60])
-    kernels = nd.GaussianMixture(np.ones(60), members, np.tile(1e-6 * np.eye(2), (60, 1, 1)))
+    kernels = nd.GaussianMixture(np.ones(60) / 60, members, np.tile(1e-6 * np.eye(2), (60, 1, 1)))
     times = report.times
     found = auditing.membership_audit(kernels, members, HELD_OUT[:60], jax.random.key(0), times)
     held_out = auditing.denoising_residual(kernels, HELD_OUT, jax.random.key(0), times)

@@ -26,7 +26,7 @@ def normal(mean, variance):
     )
 
 
-PAIR = DensityField.mix([normal(-1.0, 0.25), normal(1.0, 0.25)], [1, 1])
+PAIR = DensityField.mix([normal(-1.0, 0.25), normal(1.0, 0.25)], [0.5, 0.5])
 NODES = np.linspace(-4.0, 6.0, 61)
 REWARD = NODES[:, None], norm.pdf(NODES, 1)  # R ~ N(1, 1), by the trapezoidal rule
 
@@ -44,7 +44,7 @@ def on(field, grid=GRID):
 
 
 def test_a_mixture_is_linear_in_the_densities():
-    field = DensityField.mix([normal(-1.0, 0.25), normal(2.0, 1.0)], [3, 1])
+    field = DensityField.mix([normal(-1.0, 0.25), normal(2.0, 1.0)], [0.75, 0.25])
     value, gradient = on(field)
     exact = 0.75 * norm.pdf(GRID, -1, 0.5) + 0.25 * norm.pdf(GRID, 2, 1)
     np.testing.assert_allclose(value, exact, rtol=1e-9, atol=1e-12)
@@ -158,7 +158,7 @@ def test_draws_of_fitted_fields_are_those_of_the_exact_ones(key):
     close = close + 0.5 * RNG.normal(size=close.shape)
     field = fit_density_field(key, close, noise=noise, num_centers=40)
     variance = 0.25 + noise**2
-    exact = DensityField.mix([normal(-1.0, variance), normal(1.0, variance)], [3, 7])
+    exact = DensityField.mix([normal(-1.0, variance), normal(1.0, variance)], [0.3, 0.7])
     start = RNG.choice([-1.0, 1.0], (3000, 1)) + 0.5 * RNG.normal(size=(3000, 1))
     found, other = (drawn(start, 15.0, f, 200).draws for f in (field, exact))
     shares = [(draws < 0).mean() for draws in (found, other)]
@@ -179,6 +179,7 @@ def test_draws_of_fitted_fields_are_those_of_the_exact_ones(key):
         (lambda k: fit_density_field(k, DATA, num_centers=0), "`num_centers`.*at least 1"),
         (lambda k: PAIR.mix([PAIR], [1, 1]), "one weight a field; got 1 and 2"),
         (lambda k: PAIR.mix([PAIR], [-1]), "`weights` must be one a part, not negative"),
+        (lambda k: PAIR.mix([PAIR, PAIR], [1, 1]), "must sum to 1; got"),
         (lambda k: PAIR.push_affine(0.0, np.ones((2, 1))), "`scale` must be a finite number above"),
         (lambda k: PAIR.push_affine(0.5, np.ones(2)), r"`shifts` must be finite.*shape \(2,\)"),
         (lambda k: PAIR.push_affine(0.5, np.ones((2, 1)), [1.0]), "one weight a shift; got 2 and"),

@@ -168,7 +168,7 @@ def test_draws_have_the_moments_of_the_noised_law(make, t, key):
 
 
 def test_mixture_draws_choose_components_by_weight(key):
-    energy = GaussianMixture([3.0, 1.0], [[-40.0], [40.0]], [[[1.0]], [[4.0]]])
+    energy = GaussianMixture([0.75, 0.25], [[-40.0], [40.0]], [[[1.0]], [[4.0]]])
     draws = draws_at(energy, jax.random.split(key, 20_000), jnp.asarray(0.0))
     share = np.mean(np.asarray(draws) < 0)
     assert abs(share - 0.75) < 5 * np.sqrt(0.75 * 0.25 / 20_000)
@@ -238,6 +238,9 @@ def test_impossible_compositions_are_refused(make, message):
         (lambda: Gaussian([0.0, 0.0], [[1.0, 2.0], [2.0, 1.0]]), "positive definite"),
         (lambda: GaussianMixture([0.5, 0.5], np.zeros((3, 2))), r"got \(2,\) and \(3, 2\)"),
         (lambda: GaussianMixture([1.0, -1.0]), "non-negative"),
+        (lambda: GaussianMixture([0.4, 0.4]), r"must sum to 1; got \[0.4, 0.4\], of sum 0.8\. If"),
+        (lambda: GaussianMixture([1e308, 1.5e308]), "of sum inf. .* divide them by their sum"),
+        (lambda: Mixture([gaussian(), mixture()], [3, 1]), r"must sum to 1; got \[3.0, 1.0\]"),
         (lambda: GaussianMixture([1.0], [[0.0, 0.0]]), "must hold 1 matrices"),
         (lambda: Gaussian([np.nan, 0.0]), "`mean` must be finite; 1 of its 2 numbers"),
         (lambda: Gaussian(covariance=np.diag([1.0, np.inf])), "`covariance` must be finite"),
@@ -266,9 +269,17 @@ def test_impossible_gaussians_are_refused(make, message):
         make()
 
 
-def test_large_weights_keep_their_ratio():
-    energy = GaussianMixture([1e308, 1.5e308])
-    np.testing.assert_allclose(energy.weights, [0.4, 0.6], rtol=1e-12)
+@pytest.mark.parametrize("weights", [[0.333, 0.667], [0.334, 0.667], np.float32([0.3, 0.7])])
+def test_weights_are_probabilities_to_rounding(weights):
+    exact = np.asarray(weights, float) / np.sum(np.asarray(weights, float))
+    np.testing.assert_allclose(GaussianMixture(weights).weights, exact, rtol=1e-12)
+    parts = Mixture([gaussian(), mixture()], weights)
+    np.testing.assert_allclose(parts.weights, exact, rtol=1e-12)
+
+
+def test_traced_weights_are_normalised():
+    large = jax.jit(lambda w: GaussianMixture(w).weights)(jnp.asarray([2.0, 3.0]))
+    np.testing.assert_allclose(large, [0.4, 0.6], rtol=1e-12)
 
 
 def test_numbers_beyond_the_precision_are_refused(float32):

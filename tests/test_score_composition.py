@@ -172,14 +172,14 @@ def test_mixtures_weigh_by_normalisers():
     loose = nd.EnergyFunction(lambda e, x, t: e.energy(x, t) - 1.7, (1,), params=PART)
     with pytest.raises(ValueError, match="prior_normalizer"):
         nd.energies.Mixture([ONE, loose])
-    mixture = nd.energies.Mixture([ONE, loose.with_log_normalizer(1.7, 0.2)], [3.0, 1.0])
+    mixture = nd.energies.Mixture([ONE, loose.with_log_normalizer(1.7, 0.2)], [0.75, 0.25])
     log_z, _ = truth(mixture)
     assert log_z == pytest.approx(0.0, abs=1e-6)
     share = 0.75 * np.exp(on_grid(ONE)) + 0.25 * np.exp(on_grid(PART))
     np.testing.assert_allclose(np.exp(on_grid(mixture)), share, rtol=1e-6, atol=1e-12)
     assert mixture.log_normalizer == 0.0
     assert mixture.log_normalizer_error == pytest.approx(0.05)
-    both = nd.energies.Mixture([ONE, PART], [3.0, 1.0])
+    both = nd.energies.Mixture([ONE, PART], [0.75, 0.25])
     t = jnp.asarray(0.4)
     draws = jax.vmap(lambda key: both.draw(key, t))(jax.random.split(jax.random.key(0), 4000))
     mean, variance = both.moments(t)

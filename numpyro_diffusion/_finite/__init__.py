@@ -12,6 +12,7 @@ from .flags import non_finite as non_finite
 from .flags import settled as settled
 from .sightings import Sightings as Sightings
 from .words import in_words as in_words
+from .words import outside as outside
 from .words import places as places
 from .words import replica_words as replica_words
 from .words import report_chains as report_chains

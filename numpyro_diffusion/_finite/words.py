@@ -12,7 +12,15 @@ import numpy as np
 from .. import _faq
 from .flags import NonFinite
 
-__all__ = ["in_words", "places", "replica_words", "report_chains", "share_places", "speak_up"]
+__all__ = [
+    "in_words",
+    "outside",
+    "places",
+    "replica_words",
+    "report_chains",
+    "share_places",
+    "speak_up",
+]
 
 _PACKAGE = str(Path(__file__).parent.parent)
 
@@ -113,11 +121,11 @@ def speak_up(nan: str, infinite: str, result: Any = None, *, who: str = "") -> N
         warnings.warn(
             f"log density NaN{by} at {nan}. What is there was given weight 0, which is right only if the "
             f"density is 0 there. {_faq.nan}",
-            stacklevel=_outside(),
+            stacklevel=outside(),
         )
 
 
-def _outside() -> int:
+def outside() -> int:
     """The stack level of the first caller that is not this package."""
     frame, level = sys._getframe(1), 1
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):

@@ -18,6 +18,7 @@ from .. import _faq
 from .._arguments import check_callable, check_instance
 from .._numbers import number, one_number, real_array
 from .._typing import Array, Scalar
+from ..energies.checks import sum_to_one
 
 __all__ = ["Bumps", "DensityField"]
 
@@ -56,7 +57,7 @@ class DensityField(eqx.Module):
 
         Args:
             fields: Fields of the parts, at least one.
-            weights: $\omega_k$, one a part, not negative; normalised to sum to 1.
+            weights: $\omega_k$, one a part, not negative, of sum 1.
 
         Raises:
             ValueError: If weights are none of these.
@@ -69,6 +70,7 @@ class DensityField(eqx.Module):
             raise ValueError(
                 f"expected one weight a field; got {len(fields)} and {len(shares)}. {_faq.shapes}"
             )
+        sum_to_one("weights", np.asarray(weights, float))
         values = tuple(field.value for field in fields)
         return DensityField(
             _Mixed(values, shares), _Mixed(tuple(field.gradient for field in fields), shares)
@@ -86,7 +88,7 @@ class DensityField(eqx.Module):
         Args:
             scale: $\gamma > 0$.
             shifts: Draws of $R$, or nodes, of shape `(num, dimension)`.
-            weights: Of nodes, shape `(num,)`, not negative; equal by default.
+            weights: Of nodes, shape `(num,)`, not negative, up to a factor; equal by default.
 
         Raises:
             ValueError: If `scale`, `shifts` or `weights` are none of these.

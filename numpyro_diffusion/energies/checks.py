@@ -21,14 +21,31 @@ __all__ = [
     "is_traced",
     "numbers",
     "refuse_traced",
+    "sum_to_one",
 ]
 
+_ROUNDING = 2e-3  # of a sum, as three digits of a few weights leave
 _FAR = 20.0, 40.0  # standard deviations
 
 
 def is_traced(values) -> bool:
     """Test whether some of the values are tracers, as inside `jit`, `grad` and the models of MCMC."""
     return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(values))
+
+
+def sum_to_one(name: str, weights: np.ndarray) -> None:
+    """Refuse weights of a mixture that are no probabilities: a slip of the pen would be another distribution.
+
+    Raises:
+        ValueError: If their sum is off 1 by more than rounding.
+    """
+    with np.errstate(over="ignore"):
+        total = float(np.sum(np.asarray(weights, float)))
+    if not abs(total - 1) <= _ROUNDING:
+        raise ValueError(
+            f"`{name}` of a mixture must sum to 1; got {np.asarray(weights).tolist()}, of sum {total:.6g}. "
+            f"If their ratios are what is meant, divide them by their sum. {_faq.numbers}"
+        )
 
 
 def refuse_traced(**values) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from .. import _faq
 from .._typing import Array, PRNGKey, Scalar
 from ..schedules import AbstractSchedule, VariancePreserving
-from .checks import horizon_of, is_traced, numbers
+from .checks import horizon_of, is_traced, numbers, sum_to_one
 from .energy import AbstractEnergy
 from .normal import coloured, decompose, log_noised_normal, recomposed, root, variances
 
@@ -29,7 +29,7 @@ class GaussianMixture(AbstractEnergy):
     Normalised at every level, so `log_normalizer` is 0. Examples are vectors.
 
     Args:
-        weights: Shape `(k,)`, non-negative; normalised to sum to 1. May be traced.
+        weights: Shape `(k,)`, non-negative, of sum 1. May be traced, and are then normalised.
         means: Shape `(k, d)`. May be traced.
         covariances: Shape `(k, d, d)`, symmetric positive definite. May be traced; the density is NaN where
             a traced one is not positive definite.
@@ -38,7 +38,7 @@ class GaussianMixture(AbstractEnergy):
         t_max: Time at which sampling starts. The default adds noise of 100 units.
 
     Raises:
-        ValueError: If shapes disagree, a number is not finite, weights are negative or sum to 0, or a
+        ValueError: If shapes disagree, a number is not finite, weights are negative or do not sum to 1, or a
             covariance is not symmetric positive definite.
     """
 
@@ -74,7 +74,9 @@ class GaussianMixture(AbstractEnergy):
             raise ValueError(
                 f"`weights` must be non-negative with a positive sum; got {weights}. {_faq.numbers}"
             )
-        weights = weights / weights.max()  # or their sum could overflow
+        else:
+            sum_to_one("weights", weights)
+        weights = weights / weights.max()  # or the sum of traced ones could overflow
         values, vectors = decompose(covariances, means.shape[1], "covariances")
         if vectors.shape[:-2] != weights.shape:
             raise ValueError(

@@ -10,7 +10,7 @@ import numpy as np
 
 from .. import _faq
 from .._typing import Array, PRNGKey, Scalar
-from .checks import at_one_time, check_alike, is_traced
+from .checks import at_one_time, check_alike, is_traced, sum_to_one
 from .energy import AbstractEnergy
 from .parts import AbstractParts
 
@@ -26,11 +26,12 @@ class Mixture(AbstractParts, AbstractEnergy):
 
     Args:
         energies: The parts, all of one shape and one schedule, with known `log_normalizer`.
-        weights: $\omega_i$, one a part, positive; normalised to sum to 1. Equal by default. May be traced; of
-            negative ones the density is NaN.
+        weights: $\omega_i$, one a part, positive, of sum 1. Equal by default. May be traced, and are then
+            normalised; of negative ones the density is NaN.
 
     Raises:
-        ValueError: If shapes or schedules differ, a weight is not positive, or a normaliser is not known.
+        ValueError: If shapes or schedules differ, a weight is not positive, weights do not sum to 1, or a
+            normaliser is not known.
     """
 
     energies: tuple[AbstractEnergy, ...]
@@ -49,13 +50,16 @@ class Mixture(AbstractParts, AbstractEnergy):
         if traced:
             sizes: Any = jnp.asarray(weights, float)
         else:
-            sizes = np.ones(len(self.energies)) if weights is None else np.asarray(weights, float)
+            equal = np.ones(len(self.energies)) / len(self.energies)
+            sizes = equal if weights is None else np.asarray(weights, float)
         fine = traced or (np.isfinite(sizes) & (sizes > 0)).all()
         if sizes.shape != (len(self.energies),) or not fine:
             raise ValueError(
                 f"`Mixture` expects one positive weight for each of {len(self.energies)} energies; got "
                 f"{weights}. {_faq.shapes}"
             )
+        if not traced:
+            sum_to_one("weights", sizes)
         unknown = [i for i, e in enumerate(self.energies) if e.log_normalizer is None]
         if unknown:
             raise ValueError(

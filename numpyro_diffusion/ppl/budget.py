@@ -10,6 +10,7 @@ import numpy as np
 
 from .. import _faq
 from .._arguments import positive
+from .._finite import outside
 from ..schemes import AbstractScheme, Level
 from ..schemes.coarse import coarsened, fitting
 from ..smc import FeynmanKac, SMCResult
@@ -192,6 +193,6 @@ def stopped(result: SMCResult) -> SMCResult:
     warnings.warn(
         f"the budget ended this run on its way. `result` holds {result.target}; `resume()` goes on, and "
         f"`finish=True` takes fewer levels to end in time. {_faq.budget}",
-        stacklevel=4,
+        stacklevel=outside(),
     )
     return result

@@ -25,6 +25,7 @@ from jax.sharding import Mesh
 
 from .. import _faq
 from .._arguments import check_instance, positive, whole_number
+from .._familiar import explain_model_argument, familiar
 from .._prng import alike, check_key, lean
 from .._typing import PRNGKey
 from .._written import differing, written
@@ -106,6 +107,7 @@ class SMC(AbstractRun):
         >>> smc.print_summary()
     """
 
+    @familiar
     def __init__(
         self,
         model: Callable,
@@ -180,6 +182,7 @@ class SMC(AbstractRun):
     def _repr_html_(self) -> str | None:
         return None if self._result is None else super()._repr_html_()
 
+    @familiar
     def run(self, key: PRNGKey, *args: Any, **kwargs: Any) -> "SMC":
         """Sample the posterior of the model at these arguments.
 
@@ -298,14 +301,18 @@ class SMC(AbstractRun):
         """The bridge at the arguments of a run."""
         args, kwargs = arguments
         proposal = self.initial if isinstance(self.initial, AmortisedProposal) else None
-        bridge = from_model(
-            self.model,
-            *args,
-            twist=self.scheme.twist if self.twist is None else self.twist,
-            bridge_type=self.scheme.bridge_type,
-            initial=None if isinstance(self.initial, AmortisedProposal) else self.initial,
-            **kwargs,
-        )
+        try:
+            bridge = from_model(
+                self.model,
+                *args,
+                twist=self.scheme.twist if self.twist is None else self.twist,
+                bridge_type=self.scheme.bridge_type,
+                initial=None if isinstance(self.initial, AmortisedProposal) else self.initial,
+                **kwargs,
+            )
+        except TypeError as error:
+            explain_model_argument(error, kwargs, SMC.__init__)
+            raise
         # An update goes on from the clouds that are there.
         if proposal is None or self._earlier is not None or self._increments:
             return bridge

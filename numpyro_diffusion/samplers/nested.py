@@ -19,6 +19,7 @@ from jax.sharding import Mesh
 
 from .. import _faq
 from .._arguments import whole_number, whole_or_none
+from .._familiar import familiar
 from .._finite import NonFinite, non_finite
 from .._prng import check_key, lean
 from .._records import record, record_page
@@ -53,6 +54,7 @@ class NestedResult(NamedTuple):
     _repr_html_ = record_page
 
 
+@familiar
 def nested_sampling(
     key: PRNGKey,
     bridge: Bridge,

@@ -19,6 +19,7 @@ import numpy as np
 
 from .. import _faq
 from .._arguments import whole_number
+from .._finite import outside
 from .._safetensors import check_digest, check_folder, parse, write
 from .._typing import PyTree
 from .chunks import start_clouds
@@ -134,7 +135,8 @@ class Checkpoint:
                 continue
             if told:
                 warnings.warn(
-                    f"{told}. The one before it, {path}, is used. {_faq.checkpoint}", stacklevel=5
+                    f"{told}. The one before it, {path}, is used. {_faq.checkpoint}",
+                    stacklevel=outside(),
                 )
             return self._fitted(path, metadata, arrays, template)
         raise ValueError(

@@ -22,6 +22,7 @@ from jax.sharding import Mesh
 
 from .. import _faq
 from .._arguments import positive, whole_number, whole_or_none
+from .._familiar import familiar
 from .._finite import in_words, speak_up
 from .._prng import check_key
 from .._progress import progress
@@ -54,6 +55,7 @@ def resample_equal(key: PRNGKey, log_weights: Array, num_samples: int) -> Array:
     return systematic(key, jax.nn.softmax(log_weights), num_samples)
 
 
+@familiar
 def run_smc(
     key: PRNGKey,
     model: FeynmanKac,

@@ -19,6 +19,8 @@ import optax
 
 from .. import _faq
 from .._arguments import check_instance, whole_numbers
+from .._familiar import familiar
+from .._finite import outside
 from .._numbers import number
 from .._prng import check_key
 from .._progress import progress
@@ -46,6 +48,7 @@ from .updates import Contrast, Loss, Updates
 __all__ = ["FitResult", "TrainingDiverged", "fit"]
 
 
+@familiar
 @in_units
 def fit(
     key: PRNGKey,
@@ -218,7 +221,7 @@ def fit(
         if run.best_step == 0:
             bar.set_postfix_str(words)
     if run.best_step == 0:
-        warnings.warn(f"training {words}", stacklevel=3)  # the caller, past `in_units`
+        warnings.warn(f"training {words}", stacklevel=outside())
     best = run.best_step, run.best_loss
     return FitResult(rebuild(run.best), _arrays(run.history), *best, stopped, ess)
 

@@ -118,7 +118,7 @@ def priors():
         "labels": labelled.given(jnp.asarray(1)),
         "image": image_energy(),
         "forms": nd.Joint([nd.InnerProductEnergy(net()), nd.AutoencoderEnergy(net())]),
-        "mixture": nd.Mixture([gaussian, mixture, box], [1.0, 3.0, 2.0]),
+        "mixture": nd.Mixture([gaussian, mixture, box], [1 / 6, 1 / 2, 1 / 3]),
         "algebra": (gaussian + 0.5 * mixture) / 0.8,
         "denoisers": 1.5 * nd.NetworkDenoiser(nd.ProperEnergy(net())) + 0.5 * gaussian,
         "factors": mixture + nd.LawFactor(gaussian, power=0.5) + nd.Ratio(nets.ScalarHead(net())),

@@ -27,11 +27,13 @@ References:
     samples of each object.
 """
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from ... import _faq
 from ..._arguments import check_instance, whole_number, whole_numbers, whole_or_none
+from ..._familiar import elsewhere, familiar
 from ..._prng import check_key
 from ..._typing import PRNGKey
 from ..._written import one_line
@@ -99,8 +101,11 @@ class PlateSMC(AbstractPlateRun):
         **others: Any,
     ):
         if others:
+            name = next(iter(others))
+            if sentence := elsewhere(name, inspect.signature(PlateSMC).parameters):
+                raise TypeError(f"`PlateSMC` has no argument `{name}`. {sentence} {_faq.keywords}")
             raise TypeError(
-                f"`PlateSMC` has no argument `{next(iter(others))}`: a plate is sampled in rounds of one "
+                f"`PlateSMC` has no argument `{name}`: a plate is sampled in rounds of one "
                 "cloud an object, in one sitting on one device. For `checkpoint`, `devices`, `max_seconds` "
                 "and `max_evaluations` use `nd.SMC` over all objects together; to shorten a run take fewer "
                 f"`num_particles` or `rounds`. {_faq.plates}"
@@ -128,6 +133,7 @@ class PlateSMC(AbstractPlateRun):
         self.progress_bar = progress_bar
         self._result: PlateResult | None = None
 
+    @familiar
     def run(self, key: PRNGKey, *args: Any, **kwargs: Any) -> "PlateSMC":
         """Sample the posterior of the model at these arguments.
 

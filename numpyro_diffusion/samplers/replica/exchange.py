@@ -19,6 +19,7 @@ from jax.sharding import Mesh
 
 from ... import _faq
 from ..._arguments import positive, whole_number, whole_numbers, whole_or_none
+from ..._familiar import familiar
 from ..._prng import check_key, lean
 from ..._progress import progress
 from ..._staging import fingerprint
@@ -38,6 +39,7 @@ __all__ = ["replica_exchange"]
 _WALKERS = 64  # that measure how far the levels are apart
 
 
+@familiar
 def replica_exchange(
     key: PRNGKey,
     bridge: Bridge,

@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from ... import _faq
 from ..._arguments import whole_number, whole_numbers
+from ..._familiar import familiar
 from ..._finite import report_chains
 from ..._prng import check_key, lean
 from ..._staging import fingerprint
@@ -31,6 +32,7 @@ __all__ = ["split_gibbs"]
 _CHUNKS = 20  # between which an interrupt is heard
 
 
+@familiar
 def split_gibbs(
     key: PRNGKey,
     bridge: Bridge,
