@@ -110,7 +110,7 @@ errors = y - np.asarray(one.means) @ h
 density_y = dist.Normal(0.0, np.sqrt(noised @ h @ h + sigma**2)).log_prob(errors)
 log_joint = np.log(one.weights) + density_y
 posterior = nd.GaussianMixture(
-    np.exp(log_joint),
+    np.exp(log_joint) / np.exp(log_joint).sum(),
     np.asarray(one.means) + gains * errors[:, None],
     noised - gains[:, :, None] * (noised @ h)[:, None, :],
 )
