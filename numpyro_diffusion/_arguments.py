@@ -6,7 +6,7 @@ and text among it, reaches the model as it is.
 
 import inspect
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -30,6 +30,7 @@ __all__ = [
     "whole_number",
     "whole_numbers",
     "whole_or_none",
+    "whole_shape",
 ]
 
 
@@ -158,6 +159,22 @@ def plain(value: Any) -> Any:
 def whole_numbers(least: int, **values: Any) -> list[int]:
     """Several arguments that count something and have one smallest value, as Python integers."""
     return [whole_number(name, value, least) for name, value in values.items()]
+
+
+def whole_shape(value: Any) -> tuple[int, ...]:
+    """The argument `shape`, of one example: integers of at least 1, or one of them for a vector.
+
+    Raises:
+        ValueError: If it is something else.
+    """
+    sizes = value if isinstance(value, Iterable) and np.ndim(value) else (value,)  # type: ignore[arg-type]
+    try:
+        return tuple(whole_number("shape", size, 1) for size in sizes)
+    except ValueError:
+        raise ValueError(
+            "`shape` is that of one example, integers of at least 1 such as (8, 8), or one integer for a "
+            f"vector; got {value!r}. {_faq.shapes}"
+        ) from None
 
 
 def whole_or_none(name: str, value: Any, least: int, remedy: str = "") -> int | None:

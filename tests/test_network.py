@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import numpyro_diffusion as nd
 from numpyro_diffusion import Gaussian, InnerProductEnergy, ProperEnergy
 from numpyro_diffusion.nets import ResidualMLP, convolve
 from numpyro_diffusion.schedules import VarianceExploding, VariancePreserving
@@ -220,3 +221,21 @@ def test_convolution_is_that_of_jax(side, stride, padding, device, key, monkeypa
     np.testing.assert_allclose(
         convolve(x, weight, stride=stride, padding=padding), expected, rtol=1e-9, atol=1e-12
     )
+
+
+@pytest.mark.parametrize("make", ["ResidualMLP", "UNet", "Applied", "EnergyFunction"])
+@pytest.mark.parametrize("shape", [(2.5,), (-1,), (0, 8), "ab", None, True])
+def test_shapes_that_are_none_are_refused(make, shape):
+    makers = {
+        "ResidualMLP": lambda: nd.nets.ResidualMLP(None, shape),
+        "UNet": lambda: nd.nets.UNet(None, shape),
+        "Applied": lambda: nd.nets.Applied(lambda p, u, t: p * u, jnp.ones(()), shape),
+        "EnergyFunction": lambda: nd.EnergyFunction(lambda x, t: jnp.sum(x**2), shape),
+    }
+    with pytest.raises(ValueError, match="`shape` is that of one example.*got"):
+        makers[make]()
+
+
+def test_a_vector_has_its_length_for_a_shape():
+    assert nd.nets.ResidualMLP(None, 3)(jnp.ones(3), jnp.zeros(())).shape == (3,)
+    assert nd.nets.Applied(lambda p, u, t: p * u, jnp.ones(()), 3).shape == (3,)

@@ -1,12 +1,10 @@
 """Models given by functions: their arguments, and the Gaussian of rough moments."""
 
-from collections.abc import Iterable
-
 import jax.numpy as jnp
 import numpy as np
 
 from .. import _faq
-from .._arguments import whole_number
+from .._arguments import whole_shape
 from .._typing import Array, Scalar
 from ..schedules import AbstractSchedule, VariancePreserving
 from .checks import refuse_traced
@@ -35,8 +33,7 @@ def rough_settings(name, function, shape, schedule, mean, variance, t_min, t_max
             f"`{name}` expects a schedule, e.g. `VariancePreserving()`; got "
             f"{schedule!r}. {_faq.kinds}"
         )
-    sizes = shape if isinstance(shape, Iterable) else (shape,)
-    shape = tuple(whole_number("shape", size, 1) for size in sizes)
+    shape = whole_shape(shape)
     refuse_traced(mean=mean, variance=variance)
     mean, variance = (np.asarray(moment, float) for moment in (mean, variance))
     for moment, what in ((mean, "mean"), (variance, "variance")):

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from .. import _faq
+from .._arguments import whole_shape
 from .._typing import Array, PyTree, Scalar
 
 __all__ = ["Applied"]
@@ -41,8 +42,8 @@ class Applied(eqx.Module):
     apply: Callable[[PyTree, Array, Scalar], Array] = eqx.field(static=True)
     shape: tuple[int, ...] = eqx.field(static=True)
 
-    def __init__(self, apply: Callable[..., Array], params: PyTree, shape: tuple[int, ...]):
-        self.apply, self.params, self.shape = apply, params, tuple(shape)
+    def __init__(self, apply: Callable[..., Array], params: PyTree, shape: tuple[int, ...] | int):
+        self.apply, self.params, self.shape = apply, params, whole_shape(shape)
         if not callable(apply):
             raise TypeError(
                 "`apply` is a function `(params, w, c_noise) -> F`, such as the `apply` of a Flax or Haiku "

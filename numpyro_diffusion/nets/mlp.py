@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from .. import _faq
-from .._arguments import whole_number, whole_numbers
+from .._arguments import whole_number, whole_numbers, whole_shape
 from .._prng import key_or_zero
 from .._typing import Array, PRNGKey, Scalar
 from .condition import AbstractCondition, told_of
@@ -103,7 +103,7 @@ class ResidualMLP(eqx.Module):
 
     Args:
         key: PRNG key.
-        shape: Shape of one example; flattened inside.
+        shape: Shape of one example, or the length of a vector; flattened inside.
         width: Units of each hidden layer.
         depth: Number of residual blocks.
         num_frequencies: Sines (and as many cosines) of the noise level.
@@ -111,7 +111,7 @@ class ResidualMLP(eqx.Module):
             nothing by default.
 
     Raises:
-        ValueError: If `width`, `depth` or `num_frequencies` is below 1.
+        ValueError: If `shape` is none, or `width`, `depth` or `num_frequencies` is below 1.
     """
 
     embed: Linear
@@ -124,7 +124,7 @@ class ResidualMLP(eqx.Module):
     def __init__(
         self,
         key: PRNGKey | None = None,
-        shape: tuple[int, ...] = (2,),
+        shape: tuple[int, ...] | int = (2,),
         *,
         width: int = 128,
         depth: int = 2,
@@ -134,7 +134,7 @@ class ResidualMLP(eqx.Module):
         width, depth = whole_numbers(1, width=width, depth=depth)
         num_frequencies = whole_number("num_frequencies", num_frequencies, 1)
         keys = jax.random.split(key_or_zero(key), depth + 2)
-        size = math.prod(shape)
+        size = math.prod(whole_shape(shape))
         self.embed = Linear(keys[0], 2 * num_frequencies, 32)
         self.read = Linear(keys[1], size, width)
         self.blocks = tuple(ResidualBlock(k, width, 32) for k in keys[2:])

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from .. import _faq
-from .._arguments import whole_number
+from .._arguments import whole_number, whole_shape
 from .._prng import key_or_zero
 from .._typing import Array, PRNGKey, Scalar
 from .condition import AbstractCondition, told_of
@@ -108,7 +108,7 @@ class UNet(eqx.Module):
     ):
         depth = whole_number("depth", depth, 1)
         channels = tuple(whole_number("channels", number, 1) for number in channels)
-        halvings = 2 ** (len(channels) - 1)
+        shape, halvings = whole_shape(shape), 2 ** (len(channels) - 1)
         if len(shape) not in (2, 3) or any(side % halvings for side in shape[-2:]):
             raise ValueError(
                 "`UNet` expects images of shape (height, width) or (channels, height, width) whose sides "
