@@ -103,7 +103,8 @@ def fit_recovery(
         step_size: Of the moves, see `recovery_loss`; $0.8\, n^{-1/3}$ by default in $n$ dimensions.
         levels: Draws the times of the less noisy rungs.
         level_weight: Weight of `level_loss`, which ties levels together: a contrast is local, so by itself it
-            leaves the masses of far regions almost free at low noise. 0 for the method of the papers.
+            leaves the masses of far regions almost free at low noise. The contrast is a mean over dimensions,
+            so that one over their number counts a nat of either alike. 0 for the method of the papers.
         **options: Those of `fit`, except `loss`, `condition` and `checkpoint`. `trainable` selects what is
             trained of the energy; of the initialiser it is the network.
 
