@@ -152,7 +152,8 @@ def main() -> None:
         more = parts[name]()
         rows, notes = rows + more[0], notes + [n for n in more[1] if n not in notes]
     columns = ["prior or data", "sampler", "gap", "evidence, reference or coverage"]
-    _table.emit("hyperparameters", __doc__, columns, rows, options.save, tuple(notes))
+    name = "-".join(["hyperparameters", *(options.only if options.only != PARTS else [])])
+    _table.emit(name, __doc__, columns, rows, options.save, tuple(notes))
 
 
 if __name__ == "__main__":
