@@ -11,7 +11,7 @@ from jax.core import Tracer
 from . import _faq
 from ._typing import Array
 
-__all__ = ["number", "one_number", "positive", "real_array"]
+__all__ = ["number", "one_number", "positive", "real_array", "several_examples"]
 
 
 def number(
@@ -111,6 +111,39 @@ def real_array(name: str, value: Any, form: str, *, finite: bool = True) -> np.n
     if finite and bad:
         raise ValueError(wrong + f"shape {array.shape} with {bad} NaN or infinite. {_faq.finite}")
     return array
+
+
+def several_examples(data: Any, shape: tuple[int, ...] | None = None) -> np.ndarray:
+    """Clean data, the argument `data`, as float64: at least two finite examples along the first axis.
+
+    Args:
+        data: What came.
+        shape: Of one example; any with an axis of its own if `None`.
+
+    Raises:
+        TypeError: For what is no array of known real numbers.
+        ValueError: If the shape is another, or examples are too few or not finite.
+    """
+    form = "(num, ...)" if shape is None else f"(num, {', '.join(map(str, shape))})"
+    of = "" if shape is None else f" of shape {shape}"
+    array = real_array("data", data, f"of shape {form}, one example a row", finite=False)
+    fits = array.ndim > 1 if shape is None else array.ndim > 0 and array.shape[1:] == shape
+    bad = np.flatnonzero(~np.isfinite(array).all(tuple(range(1, array.ndim)))) if fits else []
+    if not fits or len(array) < 2:
+        remedy = "Stack them along the first axis"
+        remedy += "; single numbers are `data[:, None]`." if array.ndim == 1 else "."
+        got = f"shape {array.shape}"
+    elif len(bad):
+        remedy = "Drop or impute them."
+        got = (
+            f"{len(bad)} of {len(array)} with NaN or infinite numbers, the first is number {bad[0]}"
+        )
+    else:
+        return array
+    raise ValueError(
+        f"`data` must hold at least 2 finite examples{of}, an array of shape {form} in the units of the "
+        f"prior; got {got}. {remedy} {_faq.examples}"
+    )
 
 
 def one_number(what: str, value: Any) -> Array:

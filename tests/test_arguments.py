@@ -344,3 +344,41 @@ def test_two_threads_do_not_read_each_others_sites():
     for thread in threads:
         thread.join()
     assert found == {n: ((f"x{n}",), (f"shift{n}",)) for n in "ab"}
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (
+            np.array([[1.0], [np.nan], [2.0]]),
+            "1 of 3 with NaN or infinite numbers, the first is number 1",
+        ),
+        (np.arange(9.0), r"shape \(9,\)\. .*single numbers are `data\[:, None\]`"),
+        (np.ones((1, 1)), r"got shape \(1, 1\)"),
+        (np.ones((0, 1)), r"got shape \(0, 1\)"),
+        (np.array([["a"], ["b"]]), "real numbers .*got <U1"),
+        (np.ones((3, 1), complex), "real numbers .*got complex128"),
+    ],
+)
+def test_training_data_that_are_none_are_told_why(data, words):
+    net = nd.nets.ResidualMLP(None, 1, width=4)
+    ends = {"noise_min": 0.1, "noise_max": 2.0}
+    energy = nd.Gaussian([0.0], [[1.0]])
+    for call in (
+        lambda: nd.ProperEnergy.from_data(net, data, **ends),
+        lambda: nd.ProperEnergy.from_data(net, data, standardize=True, **ends),
+        lambda: nd.normalizers.pointwise_normalizer(energy, data, jax.random.key(0)),
+    ):
+        with pytest.raises((TypeError, ValueError), match=words):
+            call()
+
+
+def test_a_prior_in_units_says_what_to_pass(key):
+    data = np.random.default_rng(0).normal(size=(20, 1))
+    net = nd.nets.ResidualMLP(None, 1, width=4)
+    prior = nd.ProperEnergy.from_data(net, data, noise_min=0.1, noise_max=2.0, standardize=True)
+    for call in (lambda: nd.from_energy(prior), lambda: nd.prior_normalizer(prior, key)):
+        with pytest.raises(TypeError, match="got Standardized. Pass its `energy`"):
+            call()
+    with pytest.raises(AttributeError, match="no `log_normalizer`: .*Pass its `energy`"):
+        _ = prior.log_normalizer

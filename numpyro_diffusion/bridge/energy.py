@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from .. import _faq
 from .._staging import Settled, settle
 from .._typing import Array, Scalar
-from ..energies import AbstractDenoiser
+from ..energies import AbstractDenoiser, Standardized
 from ..twists import AbstractTwist, Tweedie
 from .base import Bridge, seen_shapes
 from .forms import DensityBridge, check_bridge_type
@@ -73,9 +73,12 @@ def from_energy(
     """
     check_bridge_type(bridge_type)
     if not isinstance(energy, bridge_type.prior_type):
+        remedy = "A score alone has no density to weigh particles with: train or distil an energy."
+        if isinstance(energy, Standardized):
+            remedy = "Pass its `energy`, which is one in standard units."
         raise TypeError(
-            f"`from_energy` expects an AbstractEnergy; got {type(energy).__name__}. A score alone "
-            f"has no density to weigh particles with: train or distil an energy. {_faq.score_only}"
+            f"`from_energy` expects an AbstractEnergy; got {type(energy).__name__}. {remedy} "
+            f"{_faq.score_only}"
         )
     sites = {"x": bridge_type.site_type(energy, (), initial)}
     twist = (Tweedie() if twist is None else twist).of_size(math.prod(sites["x"].shape))

@@ -22,6 +22,7 @@ import numpy as np
 
 from .. import _faq
 from .._arguments import whole_number
+from .._numbers import several_examples
 from .._typing import Array, PRNGKey
 from ..energies import AbstractDenoiser
 
@@ -96,13 +97,7 @@ def check_finite(name: str, values: np.ndarray, what: str = "examples") -> None:
 
 def check_data(energy: AbstractDenoiser, data, **counts: int | None) -> Array:
     """Data as an array, and counts at least 1; refused where they cannot be used."""
-    data = jnp.asarray(data, jnp.result_type(float))
-    if data.shape[1:] != energy.shape or len(data) < 2 or not bool(jnp.all(jnp.isfinite(data))):
-        raise ValueError(
-            f"`data` must hold at least 2 finite examples of shape {energy.shape}, stacked along the first "
-            f"axis; got shape {data.shape}. They are clean data, in the units of the "
-            f"prior. {_faq.examples}"
-        )
+    data = jnp.asarray(several_examples(data, energy.shape), jnp.result_type(float))
     for name, count in counts.items():
         if count is not None:
             whole_number(name, count, 1)

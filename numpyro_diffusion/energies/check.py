@@ -125,7 +125,9 @@ def check_energy(energy: AbstractEnergy, x: Array, t: Scalar, key: PRNGKey) -> f
 def check_has_density(name: str, energy: object) -> None:
     """Refuse a score alone."""
     if not isinstance(energy, AbstractEnergy):
+        remedy = "A score alone has no density, so there is no integral to normalise."
+        if isinstance(getattr(energy, "energy", None), AbstractEnergy):
+            remedy = "Pass its `energy`, which is one in standard units."
         raise TypeError(
-            f"`{name}` expects an energy; got {type(energy).__name__}. A score alone has no density, so "
-            f"there is no integral to normalise. {_faq.score_only}"
+            f"`{name}` expects an energy; got {type(energy).__name__}. {remedy} {_faq.score_only}"
         )

@@ -10,6 +10,7 @@ import numpy as np
 from jax.core import Tracer
 
 from .. import _faq
+from .._numbers import several_examples
 
 __all__ = ["cast_floats", "check_label", "check_net", "fitted_gaussian", "of_label"]
 
@@ -52,13 +53,7 @@ def fitted_gaussian(data, noise_min: float, noise_max: float, diagonal: bool):
     Raises:
         ValueError: If there are fewer than 2 finite examples, or not `0 < noise_min < noise_max`.
     """
-    data = np.asarray(data, np.float64)
-    if data.ndim < 2 or len(data) < 2 or not np.isfinite(data).all():
-        raise ValueError(
-            "`data` must hold at least 2 finite examples, shape (num, *shape); got shape "
-            f"{data.shape}. Stack examples along the first axis and drop missing "
-            f"ones. {_faq.examples}"
-        )
+    data = several_examples(data)
     if not 0 < noise_min < noise_max:
         raise ValueError(
             f"expected 0 < noise_min < noise_max; got {noise_min}, {noise_max}. {_faq.schedules}"

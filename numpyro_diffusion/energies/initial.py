@@ -20,6 +20,7 @@ import numpy as np
 
 from .. import _faq
 from .._arguments import whole_numbers
+from .._numbers import several_examples
 from .._prng import check_key
 from .._typing import Array, PRNGKey, Scalar
 from ..schedules import AbstractSchedule, VariancePreserving
@@ -220,11 +221,5 @@ def _floor(energy: AbstractDenoiser) -> float:
 
 def _flat(energy: AbstractDenoiser, data) -> np.ndarray:
     """Data as float64 vectors, checked."""
-    data = np.asarray(data, np.float64)
-    if data.shape[1:] != energy.shape or len(data) < 2 or not np.isfinite(data).all():
-        raise ValueError(
-            f"`data` must hold at least 2 finite examples of shape {energy.shape}, stacked along the first "
-            f"axis; got shape {data.shape}. They are clean data, in the units of the "
-            f"prior. {_faq.examples}"
-        )
+    data = several_examples(data, energy.shape)
     return data.reshape(len(data), -1)

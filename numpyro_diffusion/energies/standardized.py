@@ -13,6 +13,7 @@ import numpy as np
 from jax.core import Tracer
 
 from .. import _faq
+from .._numbers import several_examples
 from .._typing import Array, Scalar
 from .base import AbstractDenoiser
 from .columns import named
@@ -66,13 +67,7 @@ class Standardized(eqx.Module):
         Raises:
             ValueError: If data are fewer than 2 or not finite, or a column never changes.
         """
-        data = np.asarray(data, np.float64)
-        if data.ndim < 2 or len(data) < 2 or not np.isfinite(data).all():
-            raise ValueError(
-                "`data` must hold at least 2 finite examples, shape (num, *shape); got shape "
-                f"{data.shape}. Stack examples along the first axis and drop missing "
-                f"ones. {_faq.examples}"
-            )
+        data = several_examples(data)
         location, scale = data.mean(0), data.std(0)
         constant = np.flatnonzero(scale <= 1e-9 * np.maximum(np.abs(data).max(0), 1e-300))
         if len(constant):
@@ -138,7 +133,14 @@ class Standardized(eqx.Module):
 
     def __getattr__(self, name: str) -> NoReturn:
         known = not name.startswith("_") and hasattr(AbstractDenoiser, name)
-        known = known or name in ("schedule", "t_min", "t_max", "score", "log_density")
+        known = known or name in (
+            "schedule",
+            "t_min",
+            "t_max",
+            "score",
+            "log_density",
+            "log_normalizer",
+        )
         why = (
             ": a `Standardized` distribution is not an energy, since its noise differs from column "
             "to column. Pass "
