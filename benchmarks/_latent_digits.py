@@ -95,13 +95,13 @@ def shares(logs):
     return softmax(logsumexp(logs, 1)), np.sqrt((number - 1) * np.var(left, 0))
 
 
-def recovery(kept, tiny, count, strata=20):
-    """Rows of powers of the digits prior that are found again: three powers, and powers of their prior."""
+def recovery(kept, tiny, count, strata=0):
+    """Rows of powers of the digits prior that are found again: three of them, or strata of their prior."""
     energy = nd.load_pretrained("digits-8x8")
     nodes = np.geomspace(np.exp(LOW), np.exp(HIGH), 4 if tiny else 7)
     size, number = (32, 2) if tiny else (256, 8)
     prior = stats.truncnorm(LOW / 0.5, HIGH / 0.5, 0, 0.5)
-    places = np.exp(prior.ppf((np.arange(strata) + 0.5) / strata))
+    places = np.exp(prior.ppf((np.arange(strata) + 0.5) / max(strata, 1)))
 
     @cache
     def family():
@@ -130,7 +130,8 @@ def recovery(kept, tiny, count, strata=20):
         return [(np.log(power), each["v"]) for each in runs]
 
     rows = []
-    for k, power in enumerate(POWERS[:1] if tiny else POWERS):
+    fixed = () if strata else POWERS
+    for k, power in enumerate(fixed[:1] if tiny else fixed):
         runs = found(f"power {power}", power, 7 + k, 1 if tiny else count)
         middle = np.exp([v[2] for _, v in runs])
         low, high = np.quantile(middle, [0.16, 0.84])
@@ -146,7 +147,10 @@ def recovery(kept, tiny, count, strata=20):
     runs = []
     for k, power in enumerate(places[:1] if tiny else places):
         runs += found(f"drawn {power:.3f}", float(power), 100 + k, 1 if tiny else 5)
-    rows.append([f"digits to powers of the prior, {len(runs)} images", "SMC", "", covered(runs)])
+    if runs:
+        rows.append(
+            [f"digits to powers of the prior, {len(runs)} images", "SMC", "", covered(runs)]
+        )
     said = kept("table of digits", lambda: {"error": float(family().log_normalizer_error)})
     return rows, [f"Largest error of the table of digits {said['error']:.2f} nats."]
 

@@ -15,7 +15,8 @@ label); mean +- standard deviation over images.
 Digits to a power: images drawn from the learned prior to the powers 0.5, 1 and 2, with noise; the power is a
 latent variable, its normalisers are a table. Median over images of the posterior median (and where 68 % of
 them lie), and how often the 50 and 90 % intervals hold the truth, +- what a binomial share has. At a fixed
-power coverage need not be that of the interval; it is where the prior of the power is flat.
+power coverage need not be that of the interval. `coverage`: five images each at the medians of twenty equal
+parts of the power's prior, over which it is.
 
 What is done is kept in the file `--keep`, and a run that was cut off goes on from it.
 """
@@ -40,7 +41,7 @@ LOW, HIGH, SIGMA, Y = np.log(0.25), np.log(4.0), 0.5, jnp.array([2.4])
 GAUSSIAN = nd.Gaussian([0.5], [[0.8]])
 MIXTURE = nd.GaussianMixture([0.3, 0.7], [[-2.0], [1.0]], [[[0.3]], [[0.6]]])
 LINE = np.linspace(-20, 20, 8001)
-PARTS = ("powers", "gibbs", "labels", "digits")
+PARTS = ("powers", "gibbs", "labels", "digits", "coverage")
 
 
 def exact(prior):
@@ -146,6 +147,7 @@ def main() -> None:
         "gibbs": lambda: powers(kept, seeds, tiny, True),
         "labels": lambda: labels(kept, tiny, options.images, options.runs),
         "digits": lambda: recovery(kept, tiny, options.data_sets),
+        "coverage": lambda: recovery(kept, tiny, 0, strata=20),
     }
     rows, notes = [], []
     for name in options.only:
