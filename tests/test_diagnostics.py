@@ -173,6 +173,25 @@ def test_summary_table(rng):
         np.testing.assert_allclose(shown, numbers, rtol=5e-3, atol=5e-3)
 
 
+def test_the_error_of_a_mean_has_families_for_a_floor(rng):
+    """Families of ten draws each that are all alike: as many independent numbers as there are families."""
+    means = rng.normal(size=(4, 100))
+    means -= means.mean(1, keepdims=True)  # clouds that agree by chance
+    values, families = np.repeat(means, 10, 1), np.repeat(np.arange(100)[None], 4, 0).repeat(10, 1)
+    shares = np.array([0.4, 0.3, 0.2, 0.1])
+    told = lambda **more: float(
+        rows(diagnostics.summary_table({"x": values}, 0.8, 24, shares, **more))["x"]["mcse"]
+    )
+    expected = np.sqrt(np.sum(shares[:, None] ** 2 * (means / 100) ** 2) * 1000 / 999)
+    assert told() < 1e-10
+    np.testing.assert_allclose(told(families=families), expected, rtol=6e-3)
+    alone = np.arange(1000)[None].repeat(
+        4, 0
+    )  # families of one: the usual error of independent draws
+    independent = np.sqrt(np.sum(shares**2 * values.var(1, ddof=1) / 1000))
+    np.testing.assert_allclose(told(families=alone), independent, rtol=6e-3)
+
+
 def test_summary_table_counts_clouds_by_their_shares(rng):
     """All columns are those of the law of two clouds in proportion 9 to 1."""
     values = np.stack([rng.normal(0.0, 1.0, 4000), rng.normal(3.0, 1.0, 4000)])

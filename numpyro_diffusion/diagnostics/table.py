@@ -54,17 +54,23 @@ def summary_table(
     prob: float = 0.9,
     max_rows: int = 24,
     shares: np.ndarray | None = None,
+    families: np.ndarray | None = None,
 ) -> str:
-    """Table of marginal posteriors, one row a scalar.
+    r"""Table of marginal posteriors, one row a scalar.
 
-    Columns: mean, sd, median, central interval, `mcse` (standard error of the mean, from the spread
-    of the clouds) and `r_hat` across clouds.
+    Columns: mean, sd, median, central interval, `mcse` (standard error of the mean) and `r_hat` across
+    clouds. Two estimates of the error are made, and the larger is shown: the spread of the clouds' means,
+    and, if `families` are given, $\sqrt{\frac{N}{N-1} \sum_{c,e} (W_c S_{c,e})^2}$ with $W_c$ the shares and
+    $S_{c,e}$ the sum over the draws of family $e$ of cloud $c$, of $N$ draws, of $(f - \bar f) / N$. A few
+    clouds may agree by chance, and families know nothing of a mode that was lost.
 
     Args:
         grouped: Values by site, leading with `(num_chains, num_draws)`; complex ones in two parts.
         prob: Probability of the central interval.
         max_rows: Rows a site; the rest is summed up in one line.
         shares: What each cloud counts in all columns but `r_hat`, summing to 1; alike by default.
+        families: The starting particle of its cloud from which each draw descends, of shape
+            `(num_chains, num_draws)`.
     """
     if not 0 < prob < 1:
         raise ValueError(
@@ -74,7 +80,7 @@ def summary_table(
     heads = ["mean", "sd", "median", *(f"{100 * q:.1f}%" for q in tails), "mcse", "r_hat"]
     rows: list[list[str]] = []
     for site, values in real_parts(grouped).items():
-        rows += _site_rows(site, np.asarray(values, float), tails, max_rows, shares)
+        rows += _site_rows(site, np.asarray(values, float), tails, max_rows, shares, families)
     width = max([len(row[0]) for row in rows if len(row) > 1], default=0)
     lines = [" " * width + "".join(f"{head:>11}" for head in heads)]
     for name, *cells in rows:
@@ -82,7 +88,9 @@ def summary_table(
     return "\n".join(lines)
 
 
-def _site_rows(site: str, values: np.ndarray, tails, max_rows: int, shares) -> list[list[str]]:
+def _site_rows(
+    site: str, values: np.ndarray, tails, max_rows: int, shares, families
+) -> list[list[str]]:
     clouds, draws = values.shape[:2]
     event = values.shape[2:]
     flat = values.reshape(clouds, draws, -1)
@@ -94,6 +102,8 @@ def _site_rows(site: str, values: np.ndarray, tails, max_rows: int, shares) -> l
     if clouds > 1:  # of a ratio of sums over clouds
         factor = clouds / (clouds - 1)
         errors = np.sqrt(factor * np.sum((shares[:, None] * (by_cloud - means)) ** 2, 0))
+        if families is not None:
+            errors = np.maximum(errors, _family_errors(flat - means, shares, families))
     weights = np.repeat(shares / draws, draws)
     quantiles = _quantiles(flat.reshape(clouds * draws, -1), weights, [0.5, *tails])
     shown = min(len(means), max(max_rows, 0))
@@ -111,6 +121,18 @@ def _site_rows(site: str, values: np.ndarray, tails, max_rows: int, shares) -> l
             line += f", worst r_hat {np.nanmax(hats[rest]):.2f}"
         rows.append([line])
     return rows
+
+
+def _family_errors(gaps: np.ndarray, shares: np.ndarray, families: np.ndarray) -> np.ndarray:
+    """Standard errors of means over all clouds, as if families of draws were independent."""
+    clouds, draws, size = gaps.shape
+    total = np.zeros(size)
+    for share, gap, family in zip(shares, gaps, families, strict=True):
+        _, place = np.unique(family, return_inverse=True)
+        sums = np.zeros((place.max() + 1, size))
+        np.add.at(sums, place, gap)
+        total += share**2 * np.sum((sums / draws) ** 2, 0)
+    return np.sqrt(total * draws / (draws - 1)) if draws > 1 else np.full(size, np.nan)
 
 
 def _quantiles(values: np.ndarray, weights: np.ndarray, levels: list[float]) -> np.ndarray:

@@ -8,6 +8,7 @@ from .. import diagnostics, plots
 from .._html import page, picture, sparkline
 from ..plots.summary import as_png
 from ..smc.described import ESS
+from .draws import drawn_by_cloud
 from .start import started_in_words
 from .update import in_words
 
@@ -68,8 +69,12 @@ def _grouped(run: "AbstractRun") -> dict[str, np.ndarray]:
 
 
 def _table(run: "AbstractRun", prob: float, max_rows: int) -> str:
-    shares = diagnostics.cloud_shares(run.result)
-    return diagnostics.summary_table(_grouped(run), prob, max_rows, shares)
+    result = run.result
+    shares, families = diagnostics.cloud_shares(result), None
+    if result.chain_length is None:  # chains of waste-free clouds are no families
+        index = np.asarray(drawn_by_cloud(run._keys["resample"], result))
+        families = np.take_along_axis(np.asarray(result.state.ancestors), index, 1)
+    return diagnostics.summary_table(_grouped(run), prob, max_rows, shares, families)
 
 
 def figure(run: "AbstractRun") -> Any:
