@@ -40,7 +40,7 @@ def test_an_exact_energy_passes_everything(report):
         "score is a gradient",
         "covariances are positive",
         "density and score agree",
-        "nats of where scores put them",
+        "nats (standard deviation) about where scores put them",
         "chains stay with the data",
         "draws cannot be told from data",
         "cannot be told from others",

@@ -63,8 +63,9 @@ def _fine(report: AuditReport, wrong: list[str]) -> str:
     if report.gradient is not None and not faults.gradient(report):
         fine.append("density and score agree")
     if report.offsets is not None and not faults.spread(report):
+        spread = np.nanmax(report.offsets.spread)
         fine.append(
-            f"energies lie within {np.nanmax(report.offsets.spread):.2g} nats of where scores put them"
+            f"energies scatter by {spread:.2g} nats (standard deviation) about where scores put them"
         )
     if report.rest is not None and not faults.rest(report):
         fine.append(

@@ -131,10 +131,12 @@ def collapse(result: SMCResult) -> str:
     if left > few:
         return ""
     level = int(np.argmax(ancestors[cloud] <= few)) + 1
+    told = f"{left} of {num_particles} starting particles have offspring at the end"
+    if num_particles <= few:
+        told = f"it has no more than {num_particles} particles"
     return (
-        f"Cloud {cloud} collapsed at level {level}: {left} of {num_particles} starting particles have "
-        "offspring at the end, so modes may be lost and errors are too small. Try more particles, more "
-        "moves a level, or more levels (a higher `conditional_ess`)."
+        f"Cloud {cloud} collapsed at level {level}: {told}, so modes may be lost and errors are too small. "
+        "Try more particles, more moves a level, or more levels (a higher `conditional_ess`)."
     )
 
 
