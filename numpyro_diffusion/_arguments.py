@@ -168,13 +168,8 @@ def whole_shape(value: Any) -> tuple[int, ...]:
         ValueError: If it is something else.
     """
     sizes = value if isinstance(value, Iterable) and np.ndim(value) else (value,)  # type: ignore[arg-type]
-    try:
-        return tuple(whole_number("shape", size, 1) for size in sizes)
-    except ValueError:
-        raise ValueError(
-            "`shape` is that of one example, integers of at least 1 such as (8, 8), or one integer for a "
-            f"vector; got {value!r}. {_faq.shapes}"
-        ) from None
+    remedy = "It is that of one example, such as (8, 8), or the length of a vector."
+    return tuple(whole_number("shape", size, 1, remedy) for size in sizes)
 
 
 def whole_or_none(name: str, value: Any, least: int, remedy: str = "") -> int | None:

@@ -232,7 +232,7 @@ def test_shapes_that_are_none_are_refused(make, shape):
         "Applied": lambda: nd.nets.Applied(lambda p, u, t: p * u, jnp.ones(()), shape),
         "EnergyFunction": lambda: nd.EnergyFunction(lambda x, t: jnp.sum(x**2), shape),
     }
-    with pytest.raises(ValueError, match="`shape` is that of one example.*got"):
+    with pytest.raises(ValueError, match="`shape` must be .*got .*that of one example"):
         makers[make]()
 
 

@@ -57,7 +57,7 @@ FACTORIES = {
         nd.energies.Powers(nd.GaussianMixture()), _table(), jnp.asarray(0.8)
     ),
     "Joint": lambda: nd.energies.Joint([nd.Gaussian(), nd.GaussianMixture()]),
-    "Mixture": lambda: nd.energies.Mixture([nd.Gaussian(), nd.GaussianMixture()], [1.0, 3.0]),
+    "Mixture": lambda: nd.energies.Mixture([nd.Gaussian(), nd.GaussianMixture()], [0.25, 0.75]),
     "MMD": lambda: nd.factors.MMD(jnp.array([[0.3, -1.0], [1.2, 0.4], [-0.6, 0.1]]), strength=2.0),
     "EnergyFunction": lambda: nd.EnergyFunction(
         lambda mixture, x, t: 1.3 * mixture.energy(x, t), (2,), params=nd.GaussianMixture()
