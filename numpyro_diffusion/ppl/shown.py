@@ -70,10 +70,12 @@ def _grouped(run: "AbstractRun") -> dict[str, np.ndarray]:
 
 def _table(run: "AbstractRun", prob: float, max_rows: int) -> str:
     result = run.result
-    shares, families = diagnostics.cloud_shares(result), None
-    if result.chain_length is None:  # chains of waste-free clouds are no families
-        index = np.asarray(drawn_by_cloud(run._keys["resample"], result))
+    shares = diagnostics.cloud_shares(result)
+    index = np.asarray(drawn_by_cloud(run._keys["resample"], result))
+    if result.chain_length is None:
         families = np.take_along_axis(np.asarray(result.state.ancestors), index, 1)
+    else:  # of waste-free clouds the chains of the last level, which lie one after the other
+        families = index // result.chain_length
     return diagnostics.summary_table(_grouped(run), prob, max_rows, shares, families)
 
 
