@@ -144,6 +144,15 @@ def test_a_checkpoint_of_other_chains_is_refused(name, whole, tmp_path):
         run(key, tmp_path / "chains.safetensors", checkpoint_every=0)
 
 
+def test_settings_of_a_kernel_that_only_its_start_shows_are_seen(tmp_path):
+    """Another first step size is no part of a step's program."""
+    path, key = tmp_path / "chains.safetensors", jax.random.key(1)
+    options = {"num_samples": 4, "num_chains": 1, "thinning": 1}
+    mcmc(key, path, kernel=lambda: NUTS(model, step_size=1.0), **options)
+    with pytest.raises(ValueError, match="the first state of the chains .* is another"):
+        mcmc(key, path, kernel=lambda: NUTS(model, step_size=0.1), **options)
+
+
 def test_a_damaged_file_gives_way_to_the_one_before(whole, tmp_path):
     path, expected = whole("mcmc")
     copy = tmp_path / "chains.safetensors"

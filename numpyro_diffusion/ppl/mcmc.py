@@ -107,7 +107,8 @@ class CheckpointedMCMC(MCMC):
             "thinning": self.thinning,
             "chain_method": getattr(self.chain_method, "__name__", self.chain_method),
             "extra_fields": list(extra_fields),
-            "init_params": None if init_params is None else digest(init_params),
+            # Settings of a kernel, such as a first step size, may be seen there alone.
+            "first_state": digest(state),
         }
         one = state if self._together else jax.tree.map(lambda leaf: leaf[0], state)
         step = lambda: fingerprint(lambda state: self.sampler.sample(state, args, kwargs), one)

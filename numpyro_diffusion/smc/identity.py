@@ -16,6 +16,9 @@ __all__ = ["Identity", "PlainIdentity", "digest"]
 # What differs, in the words of a user, and the remedy.
 _MODEL = "the model (what it computes, its data or a constant in it)"
 _MEANING = {"key": "the PRNG key", "levels": "the levels"}
+_MEANING["first_state"] = (
+    "the first state of the chains (what starts them, or a setting of the kernel)"
+)
 _MEANING |= dict.fromkeys(
     ("start", "step", "moves", "advance", "resamples", "evidence_from"), _MODEL
 )
