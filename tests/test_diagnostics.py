@@ -55,7 +55,9 @@ def made_up(log_evidence=(0.1, 0.0, -0.1, 0.05), num_particles=512, num_levels=3
             result = result._replace(trace=result.trace._replace(**{name: value}))
         else:
             result = result._replace(**{name: value})
-    return result
+    alone = np.broadcast_to(np.arange(np.shape(result.log_weights)[1]), result.log_weights.shape)
+    state = result.state._replace(ancestors=alone, prior_family=np.ones_like(alone) / alone.shape[1])
+    return result._replace(state=state)
 
 
 def changed(values, place, value):
@@ -79,7 +81,47 @@ def test_log_evidence_error_is_the_spread_of_the_estimate(rng, relative_sd):
     assert 1.0 < np.sqrt(np.mean(errors**2)) / spread < 1.35
     blind = [result._replace(log_evidence_error=np.zeros(4)) for result in results]
     errors = np.array([diagnostics.log_evidence_error(result) for result in blind])
-    assert abs(np.sqrt(np.mean(errors**2)) / spread - 1) < 0.05
+    # Genealogies that promise no error at all are refuted: Student's quantile of 3 degrees of freedom.
+    assert abs(np.sqrt(np.mean(errors**2)) / spread / (3.182 / 1.960) - 1) < 0.05
+
+
+def skewed_run(rng, scale, clouds=4, particles=128):
+    """Clouds of independent particles with log-normal weights, of mean 1."""
+    logs = scale * rng.normal(size=(clouds, particles)) - scale**2 / 2
+    mean = np.exp(logs).mean(1)
+    own = np.exp(logs).std(1) / mean / particles**0.5
+    return made_up(np.log(mean), log_weights=logs, log_evidence_error=own)
+
+
+def test_errors_are_wider_where_few_families_hold_much(rng):
+    """Without the rare large weights an evidence is low and its error small, both at once."""
+    runs = [skewed_run(rng, 2.0) for _ in range(1500)]
+    estimates = np.array([np.log(np.exp(run.log_evidence).mean()) for run in runs])
+    errors = np.array([diagnostics.log_evidence_error(run) for run in runs])
+    shares = np.array([np.exp(run.log_evidence) / np.exp(run.log_evidence).sum() for run in runs])
+    plain = np.sqrt(
+        [np.sum((w * r.log_evidence_error) ** 2) for w, r in zip(shares, runs, strict=True)]
+    )
+    plain = np.maximum(plain, 4 * shares.std(1, ddof=1) / 2)
+    too_low = lambda error: np.mean(estimates < -1.96 * error)
+    # 2.5 % is right, 11 % and 5.5 % are seen: some shares are too rare to be among 512.
+    assert too_low(plain) > 0.085 and too_low(errors) < 0.075
+    assert np.mean(estimates > 1.96 * errors) < 0.01
+    assert np.sqrt(np.mean((estimates / errors) ** 2)) < 1.1
+
+
+def test_verdict_says_where_few_families_hold_much():
+    run = made_up()
+    one = np.arange(512)
+
+    def of(size):  # two large families in each cloud, the others alone
+        return np.tile(np.where(one < 2 * size, one // size, one), (4, 1))
+
+    words = diagnostics.verdict(run._replace(state=run.state._replace(ancestors=of(64))))
+    assert words.startswith("A few families hold much of the evidence (skewness 0.3")
+    assert "more likely too low" in words and len(words.splitlines()) == 1
+    words = diagnostics.verdict(run._replace(state=run.state._replace(ancestors=of(4))))
+    assert "Nothing to worry about" in words
 
 
 def test_log_evidence_error_of_one_cloud_is_its_own():
@@ -109,18 +151,25 @@ def test_clouds_that_agree_by_chance_do_not_shrink_the_error():
 def test_log_evidence_error_counts_clouds_by_their_evidence():
     """A cloud with a vanishing share of the evidence has a vanishing share of the own error."""
     result = made_up([0.0, 0.0, -800.0], log_evidence_error=np.array([0.1, 0.1, 50.0]))
-    assert diagnostics.log_evidence_error(result) == pytest.approx(0.5)  # 1, 1, 0 across the clouds
+    # 1, 1, 0 across the clouds, further apart than their own errors say: three numbers are all there is.
+    expected = 0.5 * 4.303 / 1.960
+    assert diagnostics.log_evidence_error(result) == pytest.approx(expected, rel=1e-3)
     shifted = result._replace(log_evidence=result.log_evidence + 1e4)
-    assert diagnostics.log_evidence_error(shifted) == pytest.approx(0.5)
+    assert diagnostics.log_evidence_error(shifted) == pytest.approx(expected, rel=1e-3)
 
 
 def test_log_evidence_error_where_one_cloud_counts_for_all():
     """The mean of 1, 0, 0, 0 has a standard error of a quarter of 4, whatever the noughts are logs of."""
     gaps = np.array([0.0, -12.0, -18.0, -15.0])
     result = made_up(gaps, log_evidence_error=np.full(4, 0.3))
-    assert diagnostics.log_evidence_error(result) == pytest.approx(gaps.std(ddof=1) / 2)
+    expected = (
+        gaps.std(ddof=1) / 2 * 3.182 / 1.960
+    )  # of four numbers, since genealogies are refuted
+    assert diagnostics.log_evidence_error(result) == pytest.approx(expected, rel=1e-3)
     near = made_up(gaps / 10, log_evidence_error=np.full(4, 0.3))
-    assert 0.3 < diagnostics.log_evidence_error(near) < 0.6
+    shares = np.exp(gaps / 10) / np.exp(gaps / 10).mean()
+    expected = shares.std(ddof=1) / 2 * 3.182 / 1.960
+    assert diagnostics.log_evidence_error(near) == pytest.approx(expected, rel=1e-3)
 
 
 # ---- R-hat and the table
@@ -182,7 +231,11 @@ def test_the_error_of_a_mean_has_families_for_a_floor(rng):
     told = lambda **more: float(
         rows(diagnostics.summary_table({"x": values}, 0.8, 24, shares, **more))["x"]["mcse"]
     )
-    expected = np.sqrt(np.sum(shares[:, None] ** 2 * (means / 100) ** 2) * 1000 / 999)
+    parts = shares[:, None] * means / 100
+    expected = np.sqrt(np.sum(parts**2) * 1000 / 999)
+    count = 1 / np.sum((shares[:, None] / 100 * np.ones_like(means)) ** 2)
+    expected *= stats.t.ppf(0.975, count - 1) / stats.norm.ppf(0.975)
+    expected *= 1 + 0.738 * abs(np.sum(parts**3)) / np.sum(parts**2) ** 1.5
     assert told() < 1e-10
     np.testing.assert_allclose(told(families=families), expected, rtol=6e-3)
     alone = np.arange(1000)[None].repeat(
@@ -190,6 +243,19 @@ def test_the_error_of_a_mean_has_families_for_a_floor(rng):
     )  # families of one: the usual error of independent draws
     independent = np.sqrt(np.sum(shares**2 * values.var(1, ddof=1) / 1000))
     np.testing.assert_allclose(told(families=alone), independent, rtol=6e-3)
+
+
+def test_the_error_of_a_mean_is_that_of_the_clouds_where_they_refute_families(rng):
+    """Each cloud has one of two modes: its draws look independent, and four numbers are all there is."""
+    values = rng.normal(size=(4, 1000, 2)) + np.array([0.0, 5.0, 0.0, 5.0])[:, None, None] * [
+        1.0,
+        0.0,
+    ]
+    alone = np.arange(1000)[None].repeat(4, 0)
+    table = rows(diagnostics.summary_table({"x": values}, families=alone))
+    apart = values[..., 0].mean(1).std(ddof=1) / 2 * 3.182 / 1.960
+    assert float(table["x[0]"]["mcse"]) == pytest.approx(apart, rel=6e-3)
+    assert float(table["x[1]"]["mcse"]) < 2.5 / 4000**0.5  # four clouds, by chance
 
 
 def test_summary_table_counts_clouds_by_their_shares(rng):
@@ -283,7 +349,7 @@ FINDINGS = {
     "narrower than its floats": (
         {
             "positions": {
-                "x": (0.7 + 1e-6 * np.linspace(-1, 1, 4 * 512).reshape(4, 512)).astype("f4")
+                "x": (0.7 + 1e-6 * np.linspace(-1, 1, 4 * 512).reshape(512, 4).T).astype("f4")
             }
         },
         ["site `x` is", "units in the last place", "float32", "jax_enable_x64"],
@@ -297,6 +363,36 @@ FINDINGS = {
         ["Log density NaN at site `y`: 1 of 2048 particles at level 5 (of 31)."],
     ),
 }
+
+
+def test_verdict_says_where_clouds_refute_their_families(rng):
+    """Evidences agree, and a mode has half of two clouds and none of the others."""
+    weights = np.where(np.arange(512) < 256, 0.0, -0.7)
+    values = rng.normal(size=(4, 512, 2, 2))
+    values[:2, :256, 1, 0] += 1.0
+    words = diagnostics.verdict(made_up(positions={"y": np.zeros((4, 512)), "x": values}))
+    assert words.startswith(
+        "The clouds differ by more than their families explain, in the mean of `x[1, 0]`"
+    )
+    assert "across clouds is 0.3" in words and "0.04" in words and len(words.splitlines()) == 1
+    # Few families are no proof of anything: those of a cloud are one number each.
+    few = made_up(positions={"x": values}, log_weights=np.tile(weights, (4, 1)))
+    few = few._replace(state=few.state._replace(ancestors=np.tile(np.arange(512) // 256, (4, 1))))
+    assert "differ by more" not in diagnostics.verdict(few)
+    evidences = made_up([0.0, 0.1, -0.3, 0.2], log_evidence_error=np.full(4, 0.02))
+    assert "explain, in the log evidence" in diagnostics.verdict(evidences)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e6])
+def test_verdict_seldom_says_that_equal_clouds_differ(rng, offset):
+    """A verdict on forty numbers, none of which differ but by chance: one in a thousand may be wrong."""
+    wrong = 0
+    for _ in range(500):
+        values = offset + rng.standard_t(4, size=(4, 128, 40))
+        values[..., 0] = 3.0  # the same everywhere
+        run = made_up([0.02, 0.0, -0.02, 0.01], 128, positions={"x": values})
+        wrong += "differ by more" in diagnostics.verdict(run)
+    assert wrong <= 4  # with probability 0.998 if one in a thousand is
 
 
 @pytest.mark.parametrize("name", FINDINGS)

@@ -6,13 +6,15 @@ import jax
 import numpy as np
 
 from ..smc import SMCResult
-from ..smc.weights import family_weights
-from ..smc.widening import widening
+from ..smc.widening import skew_widening, skewness_of_sum, widening
+from .families import beyond, weight_sums
 
 __all__ = [
     "cloud_errors",
     "cloud_shares",
     "collapse",
+    "evidence_skewness",
+    "leaning",
     "log_evidence_error",
     "log_increment_error",
     "reservations",
@@ -20,6 +22,8 @@ __all__ = [
 
 # A posterior narrower than so many units in the last place of its location is not resolved.
 _ULPS = 500
+# Skewness of an estimate of the evidence above which it is said that it leans to one side.
+_LEANS = 0.25
 # Nats between neighbouring numbers of the float type, from which log densities are rounded.
 _GRAIN = 0.1
 
@@ -56,19 +60,50 @@ def log_evidence_error(result: SMCResult) -> float:
     cloud counts for all ($1 / \sum_c W_c^2 < 3/2$) the spread is near 1 however far apart the clouds are, and
     $\mathrm{sd}(\log \hat Z_c) / \sqrt C$ stands for it: next to nothing is known then.
 
+    The first is widened where families have uneven shares: without the rare large ones an evidence is low
+    and its error small, both at once. The factor is $1 + 0.74 g$, with $g$ the skewness of the shares of the
+    families of all clouds over the root of their number (`smc.widening.skew_widening`). The second is widened
+    by Student's distribution with $C - 1$ degrees of freedom where clouds are further apart than their
+    genealogies explain (F test at 1 %): the genealogies are refuted then, and $C$ numbers are all there is.
+
     Args:
         result: Result with an axis of clouds.
     """
     log_evidence = np.atleast_1d(np.asarray(result.log_evidence, float))
     share = cloud_shares(result)
-    error = float(np.sqrt(np.sum((share * cloud_errors(result)) ** 2)))
+    own = np.sqrt(np.sum((share * cloud_errors(result)) ** 2))
+    error = float(own * skew_widening(max(evidence_skewness(result), 0.0)))
     count = len(share)
     if count < 2:
         return error
     spread = np.std(count * share, ddof=1)
     if np.sum(share**2) > 2 / 3:
         spread = max(spread, np.std(log_evidence, ddof=1))
+    if _refuted(result, log_evidence):
+        spread = spread * widening(count - 1)
     return float(max(error, spread / np.sqrt(count)))
+
+
+def _refuted(result: SMCResult, log_evidence: np.ndarray) -> bool:
+    """Whether log evidences of clouds are further apart than their genealogies explain."""
+    own = np.atleast_1d(np.asarray(result.log_evidence_error, float))
+    families = 1 / (own**2 + 1 / np.shape(result.log_weights)[-1])
+    if not np.isfinite(log_evidence).all():
+        return False
+    between, within = np.var(log_evidence, ddof=1), np.mean(own**2)
+    return bool(beyond(between, within, len(own), float(np.sum(families - 1))))
+
+
+def evidence_skewness(result: SMCResult) -> float:
+    r"""Skewness of the shares that families have of the evidence, over the root of their number.
+
+    That of the estimate itself, to first order: above 0 it is more likely too low than too high, and its
+    error more likely too small. 0 for waste-free clouds, whose errors are those of chains at all levels.
+    """
+    if result.chain_length is not None:
+        return 0.0
+    gained = weight_sums(result) - np.asarray(result.state.prior_family, float)
+    return float(skewness_of_sum((gained * cloud_shares(result)[:, None]).ravel()))
 
 
 def log_increment_error(before: SMCResult, after: SMCResult) -> float:
@@ -91,12 +126,12 @@ def log_increment_error(before: SMCResult, after: SMCResult) -> float:
         earlier = np.asarray(before.log_evidence_error, float)
         each = np.sqrt(np.maximum(own**2 - earlier**2, 0.0)) * shares[0]
     else:
-        weights, old = (
-            np.asarray(_by_family(r.log_weights, r.state.ancestors), float) * share[:, None]
-            for r, share in zip((after, before), shares, strict=True)
-        )
+        pairs = zip((after, before), shares, strict=True)
+        weights, old = (weight_sums(r) * share[:, None] for r, share in pairs)
         count = weights.shape[1]
-        each = np.sqrt(np.sum((weights - old) ** 2, 1) * count / (count - 1))
+        each = np.sqrt(np.sum((weights - old) ** 2, 1) * count / max(count - 1, 1))
+        gain = (weights - old).ravel()
+        wider = wider * skew_widening(max(float(skewness_of_sum(gain - gain.mean())), 0.0))
     error = float(np.sqrt(np.sum((each * wider) ** 2)))
     count = len(own)
     if count < 2:
@@ -108,15 +143,25 @@ def log_increment_error(before: SMCResult, after: SMCResult) -> float:
     return max(error, float(spread) * count**-0.5)
 
 
-_by_family = jax.jit(jax.vmap(family_weights))
-
-
 def reservations(result: SMCResult) -> list[str]:
     """Why the evidence of a run may be off by more than its error says; empty if nothing shows."""
     if result.trace is None or not result.weighted:
         return []
     found = [collapse(result), *_unresolved(result), _grain(result)]
     return [each for each in found if each]
+
+
+def leaning(result: SMCResult) -> str:
+    """Whether a few families hold much of the evidence, so that it leans to one side."""
+    if not result.weighted or not result.completed:
+        return ""
+    lean = evidence_skewness(result)
+    if lean <= _LEANS:
+        return ""
+    return (
+        f"A few families hold much of the evidence (skewness {lean:.2f} of its estimate): it is more likely "
+        "too low than too high, and its error is wider for that. Try more particles, or more moves."
+    )
 
 
 def collapse(result: SMCResult) -> str:

@@ -19,6 +19,8 @@ _SECTIONS = {
     "The final effective sample size is": "uneven-weights",
     "have a heavy tail": "heavy-tail",
     "it rises by steps": "steps",
+    "The clouds differ by more than": "clouds-differ",
+    "A few families hold much": "few-hold-much",
     "The clouds disagree on the log evidence": "disagreement",
     "their step is too large there": "low-acceptance",
     "their steps are smaller than need be": "high-acceptance",

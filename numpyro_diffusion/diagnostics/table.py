@@ -11,9 +11,11 @@ import numpy as np
 
 from .. import _faq
 from .._arguments import whole_number
+from ..smc.widening import skew_widening, skewness_of_sum, widening
+from .families import beyond, family_sums, variances_of_means
 from .names import real_parts
 
-__all__ = ["probability_table", "r_hat", "summary_table"]
+__all__ = ["means_and_errors", "probability_table", "r_hat", "summary_table"]
 
 
 def r_hat(values: np.ndarray) -> np.ndarray:
@@ -62,7 +64,9 @@ def summary_table(
     clouds. Two estimates of the error are made, and the larger is shown: the spread of the clouds' means,
     and, if `families` are given, $\sqrt{\frac{N}{N-1} \sum_{c,e} (W_c S_{c,e})^2}$ with $W_c$ the shares and
     $S_{c,e}$ the sum over the draws of family $e$ of cloud $c$, of $N$ draws, of $(f - \bar f) / N$. A few
-    clouds may agree by chance, and families know nothing of a mode that was lost.
+    clouds may agree by chance, and families know nothing of a mode that was lost. As in `log_evidence_error`
+    the second is widened where families are few or the $W_c S_{c,e}$ skewed, and the first where clouds are
+    further apart than their families explain.
 
     Args:
         grouped: Values by site, leading with `(num_chains, num_draws)`; complex ones in two parts.
@@ -95,15 +99,9 @@ def _site_rows(
     event = values.shape[2:]
     flat = values.reshape(clouds, draws, -1)
     shares = np.full(clouds, 1 / clouds) if shares is None else np.asarray(shares, float)
-    by_cloud = flat.mean(1)
-    means, hats = shares @ by_cloud, np.atleast_1d(r_hat(flat))
+    means, errors = means_and_errors(flat, shares, families)
+    hats = np.atleast_1d(r_hat(flat))
     deviations = np.sqrt(shares @ ((flat - means) ** 2).mean(1))
-    errors = np.full(len(means), np.nan)
-    if clouds > 1:  # of a ratio of sums over clouds
-        factor = clouds / (clouds - 1)
-        errors = np.sqrt(factor * np.sum((shares[:, None] * (by_cloud - means)) ** 2, 0))
-        if families is not None:
-            errors = np.maximum(errors, _family_errors(flat - means, shares, families))
     weights = np.repeat(shares / draws, draws)
     quantiles = _quantiles(flat.reshape(clouds * draws, -1), weights, [0.5, *tails])
     shown = min(len(means), max(max_rows, 0))
@@ -123,16 +121,42 @@ def _site_rows(
     return rows
 
 
-def _family_errors(gaps: np.ndarray, shares: np.ndarray, families: np.ndarray) -> np.ndarray:
-    """Standard errors of means over all clouds, as if families of draws were independent."""
-    clouds, draws, size = gaps.shape
-    total = np.zeros(size)
-    for share, gap, family in zip(shares, gaps, families, strict=True):
-        _, place = np.unique(family, return_inverse=True)
-        sums = np.zeros((place.max() + 1, size))
-        np.add.at(sums, place, gap)
-        total += share**2 * np.sum((sums / draws) ** 2, 0)
-    return np.sqrt(total * draws / (draws - 1)) if draws > 1 else np.full(size, np.nan)
+def means_and_errors(
+    values: np.ndarray, shares: np.ndarray, families: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Means of values `(clouds, draws, scalars)` and their standard errors, as in `summary_table`."""
+    clouds, by_cloud = len(values), values.mean(1)
+    means = shares @ by_cloud
+    if clouds < 2:
+        return means, np.full(len(means), np.nan)
+    factor = clouds / (clouds - 1)  # of a ratio of sums over clouds
+    spread = np.sqrt(factor * np.sum((shares[:, None] * (by_cloud - means)) ** 2, 0))
+    if families is None:
+        return means, spread
+    own, refuted = _family_errors(values, means, shares, families)
+    return means, np.maximum(np.where(refuted, widening(clouds - 1), 1.0) * spread, own)
+
+
+def _family_errors(
+    values: np.ndarray, means: np.ndarray, shares: np.ndarray, families: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Standard errors of means over all clouds by families of draws, and whether the clouds refute them."""
+    clouds, draws, _ = values.shape
+    if draws < 2:
+        return np.zeros(len(means)), np.full(len(means), True)  # there is but the spread
+    even = np.full((clouds, draws), 1 / draws)
+    by_family = [
+        (family_sums((value - means) / draws, family), family_sums(one, family))
+        for value, one, family in zip(values, even, families, strict=True)
+    ]
+    freedom = sum(1 / np.sum(part**2) - 1 for _, part in by_family)
+    sums, parts = (
+        np.concatenate([share * each[i] for share, each in zip(shares, by_family, strict=True)])
+        for i in (0, 1)
+    )
+    wider = widening(1 / np.sum(parts**2) - 1) * skew_widening(skewness_of_sum(sums))
+    own = np.sqrt(np.sum(sums**2, 0) * draws / (draws - 1)) * wider
+    return own, beyond(*variances_of_means(values, even, families), clouds, float(freedom))
 
 
 def _quantiles(values: np.ndarray, weights: np.ndarray, levels: list[float]) -> np.ndarray:

@@ -13,8 +13,9 @@ from .._finite import in_words, share_places
 from ..bridge import Bridge
 from ..samplers.replica import ReplicaResult
 from ..smc import SMCResult
-from .evidence import collapse, reservations
+from .evidence import collapse, leaning, reservations
 from .exchange import verdict_of_ladders
+from .families import differ
 from .links import more
 from .steps import piecewise_constant
 from .tails import pareto_k
@@ -75,7 +76,7 @@ def verdict(result: SMCResult | ReplicaResult, bridge: Bridge | None = None) -> 
         _uneven_weights(trace.ess),
         _heavy_tail(result),
         piecewise_constant(result, bridge) if bridge is not None and result.completed else "",
-        _disagreement(log_evidence),
+        _disagreement(log_evidence) or differ(result),
         _acceptance("moves", getattr(trace.info, "acceptance", None), "moves"),
         _acceptance(
             "moves of the other sites",
@@ -84,6 +85,7 @@ def verdict(result: SMCResult | ReplicaResult, bridge: Bridge | None = None) -> 
         ),
     ]
     findings = [finding for finding in findings if finding]
+    findings = findings or ([words] if (words := leaning(result)) else [])
     findings = findings or [_all_well(trace, log_evidence, num_particles)]
     if bridge is not None and _has_no_data(bridge):
         findings.insert(0, _NO_DATA)
