@@ -56,7 +56,9 @@ def made_up(log_evidence=(0.1, 0.0, -0.1, 0.05), num_particles=512, num_levels=3
         else:
             result = result._replace(**{name: value})
     alone = np.broadcast_to(np.arange(np.shape(result.log_weights)[1]), result.log_weights.shape)
-    state = result.state._replace(ancestors=alone, prior_family=np.ones_like(alone) / alone.shape[1])
+    state = result.state._replace(
+        ancestors=alone, prior_family=np.ones_like(alone) / alone.shape[1]
+    )
     return result._replace(state=state)
 
 

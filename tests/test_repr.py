@@ -22,6 +22,7 @@ from numpyro_diffusion import (
     twists,
 )
 from numpyro_diffusion._written import alike
+from numpyro_diffusion.plots import plot_run
 from numpyro_diffusion.plots.summary import as_png
 
 NAMES: dict = {}
@@ -236,6 +237,30 @@ def test_one_figure_shows_levels_and_sites(smc):
     ess = np.stack([line.get_ydata() for line in axes["effective sample size"].lines])
     np.testing.assert_allclose(ess, smc.result.trace.ess)
     assert as_png(figure, most=10) == ""
+
+
+def test_modes_of_a_vector_are_seen(smc, rng):
+    """Each component of a small site has a histogram, of a longer one a violin; a site is not drawn twice."""
+    two = rng.normal(0.0, 0.1, (2, 500, 2)) + rng.choice([-1.0, 1.0], (2, 500, 1))
+    draws = {
+        "pair": two,
+        "pair_base": two,
+        "six": np.tile(two, 3),
+        "long": np.tile(two, 20),
+        "n": two[..., :1],
+    }
+    figure = plot_run(smc.result, draws)
+    axes = {ax.get_title("left"): ax for part in figure.subfigs for ax in part.axes}
+    shown = [name for name in axes if name.split("[")[0].split(",")[0] in draws]
+    assert shown == ["pair[0]", "pair[1]", "six, by component", "long, by component", "n"]
+    for name in ("pair[0]", "n"):
+        line = axes[name].lines[0]
+        x, height = line.get_xdata(), line.get_ydata()
+        assert height[np.abs(x) < 0.2].max() < 0.05 * height.max()  # nothing between modes
+    violin = axes["six, by component"].collections[0].get_paths()[0].vertices
+    width = lambda low, high: np.ptp(violin[(violin[:, 1] > low) & (violin[:, 1] < high), 0])
+    assert width(-0.2, 0.2) < 0.5 * width(0.9, 1.1)
+    assert len(axes["long, by component"].lines) == 1
 
 
 class Report:

@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,13 +18,16 @@ _LEAST = 8  # pixels on a side of an image
 _COLUMNS = 4
 _LABELS = {"other_acceptance": "acceptance, other sites", "acceptance": "acceptance"}
 _MOST = 12  # panels of sites
+_VIOLINS = 20  # components
 
 
 def plot_run(result: SMCResult, draws: Mapping[str, Any] | None = None) -> Any:
     """What happened at each level, and the posterior of each site.
 
-    Numbers have a histogram with a line a cloud; vectors their median with a band of 90 %; what is at least
-    8 by 8, beside axes of length 1, is an image with mean, standard deviation and two draws.
+    Numbers, and components of sites with up to four of them, have a histogram with a line a cloud; up to
+    twenty components have a violin each, more the median with a band of 90 %. What is at least 8 by 8, beside
+    axes of length 1, is an image with mean, standard deviation and two draws. A site with the values of an
+    earlier one, such as `x_base` without a transformation, is left out.
 
     Args:
         result: Result of `run_smc`.
@@ -38,14 +41,12 @@ def plot_run(result: SMCResult, draws: Mapping[str, Any] | None = None) -> Any:
     if result.trace is not None:
         rows.append(_levels(result))
     small: list[Callable[[Any], None]] = []
-    for name, values in (draws or {}).items():
-        values = np.asarray(values)
-        values = values.astype(float)
+    for name, values in _different(draws or {}):
         shape = tuple(n for n in values.shape[2:] if n > 1)
         if len(shape) == 2 and min(shape) >= _LEAST:
             rows.append(_images(name, values.reshape(-1, *shape)))
-        elif not shape:
-            small.append(_density(name, values.reshape(values.shape[:2])))
+        elif np.prod(shape, dtype=int) <= _COLUMNS:
+            small += _densities(name, values)
         else:
             small.append(_band(name, values.reshape(-1, int(np.prod(shape)))))
     small = small[:_MOST]
@@ -103,6 +104,25 @@ def _levels(result: SMCResult) -> list[Callable[[Any], None]]:
     return [drawn(*panel) for panel in panels[:_COLUMNS]]
 
 
+def _different(draws: Mapping[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
+    """Sites as floats, without those that repeat an earlier one."""
+    seen: list[np.ndarray] = []
+    for name, leaf in draws.items():
+        values = np.asarray(leaf).astype(float)
+        if not any(np.array_equal(values, other, equal_nan=True) for other in seen):
+            seen.append(values)
+            yield name, values
+
+
+def _densities(name: str, values: np.ndarray) -> list[Callable[[Any], None]]:
+    """A panel for each component of a site."""
+    panels, event = [], values.shape[2:]
+    for index in np.ndindex(event):
+        label = f"{name}[{', '.join(map(str, index))}]" if np.prod(event) > 1 else name
+        panels.append(_density(label, values[(..., *index)]))
+    return panels
+
+
 def _density(name: str, values: np.ndarray) -> Callable[[Any], None]:
     def draw(ax):
         if np.ptp(values) > 0 and np.isfinite(values).all():
@@ -118,13 +138,16 @@ def _band(name: str, values: np.ndarray) -> Callable[[Any], None]:
     def draw(ax):
         low, middle, high = np.quantile(values, [0.05, 0.5, 0.95], axis=0)
         index = np.arange(values.shape[1])
-        if len(index) > 20:
+        violins = len(index) <= _VIOLINS and np.isfinite(values).all()
+        if violins:
+            bodies = ax.violinplot([*values.T], index, widths=0.9, showextrema=False)["bodies"]
+            for body in bodies:
+                body.set(facecolor=INK, alpha=0.3)
+            ax.plot(index, middle, "o", color=INK, ms=2)
+        else:
             ax.fill_between(index, low, high, color=INK, alpha=0.25, lw=0)
             ax.plot(index, middle, color=INK, lw=1)
-        else:
-            ax.vlines(index, low, high, color=INK, lw=2, alpha=0.5)
-            ax.plot(index, middle, "o", color=INK, ms=3)
-        ax.set_title(f"{name}: median and 90 %, by component", fontsize=9, loc="left")
+        ax.set_title(f"{name}, by component", fontsize=9, loc="left")
         ax.tick_params(labelsize=7)
         ax.xaxis.get_major_locator().set_params(integer=True)
         ax.spines[["top", "right"]].set_visible(False)
