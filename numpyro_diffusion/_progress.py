@@ -76,7 +76,8 @@ class LogBar(Bar):
         del pos
         now = monotonic()
         since = now if LogBar._last is None else LogBar._last
-        is_due = now - since >= INTERVAL
+        is_empty = self.n == self.initial and not self.is_waiting  # a bar that was just made
+        is_due = now - since >= INTERVAL and not is_empty
         LogBar._last = now if is_due else since
         if is_due:
             self.fp.write(f"{self if msg is None else msg}\n")

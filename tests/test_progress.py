@@ -69,6 +69,20 @@ def test_a_log_gets_a_line_a_minute_whatever_the_bars(monkeypatch):
     assert _progress.progress(enabled=False, total=3, compiles="").disable
 
 
+def test_a_log_gets_no_line_of_a_bar_that_says_nothing(monkeypatch):
+    """A second bar of a long run: nothing of it is done, and nothing is compiled for long."""
+    log, clock = a_log(monkeypatch), Clock()
+    monkeypatch.setattr(_progress, "monotonic", clock)
+    with bar_of("pilot") as bar:
+        clock.now = 61.0
+        bar.update(1)
+        bar.set_postfix_str("so far")
+    clock.now = 200.0
+    with bar_of("run"):
+        pass
+    assert log.getvalue().count("\n") == 1 and log.getvalue().startswith("pilot:  10%")
+
+
 def test_a_log_is_told_what_is_compiled_if_that_takes_long(monkeypatch):
     log = a_log(monkeypatch)
     monkeypatch.setattr(_progress, "SILENCE", 0.05)
