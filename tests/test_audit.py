@@ -42,7 +42,7 @@ def test_an_exact_energy_passes_everything(report):
         "density and score agree",
         "nats (standard deviation) about where scores put them",
         "chains stay with the data",
-        "draws cannot be told from data",
+        "of theirs; its closed form)",
         "cannot be told from others",
     ):
         assert phrase in words

@@ -305,6 +305,45 @@ def test_a_prior_without_its_distribution_is_refused_by_name(model):
             kernel.init(jax.random.key(0), 0, None, (jnp.zeros(2),), {})
 
 
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (
+            0.3,
+            "site `sigma`: .* takes a distribution; got the number 0.3. What is known needs no site",
+        ),
+        (jnp.ones(3), r"got an array of shape \(3,\).*`sigma = ...`"),
+        (np.float32(0.3), "got the number 0.3"),
+    ],
+)
+def test_a_number_is_no_distribution(value, words):
+    def model(y):
+        numpyro.sample("sigma", value)
+        diffusion(y)
+
+    with pytest.raises(TypeError, match=words):
+        nd.from_model(model, jnp.zeros(2))
+
+
+@pytest.mark.parametrize(
+    ("prior", "words"),
+    [
+        (
+            "prior.safetensors",
+            r"got the text 'prior.safetensors'. Read a file first: `nd.load\(path\)`",
+        ),
+        (
+            np.zeros((5, 2)),
+            r"got an array of shape \(5, 2\). Train an energy on examples first: `nd.fit`",
+        ),
+        (lambda x: x, "got function. Wrap a callable energy"),
+    ],
+)
+def test_what_is_no_prior(prior, words):
+    with pytest.raises(TypeError, match=words):
+        nd.DiffusionPrior(prior)
+
+
 def plate_of_four(y):
     z = numpyro.sample("z", dist.Normal(0.0, 1.0).expand([3]))
     with numpyro.plate("n", 4):

@@ -222,7 +222,7 @@ def test_nothing_before_a_run():
         with pytest.raises(RuntimeError, match="call `run` first"):
             getattr(smc, name)
     for method in (smc.get_samples, smc.get_weighted_samples, smc.print_summary, smc.to_arviz):
-        with pytest.raises(RuntimeError, match="there are no samples; call `run` first"):
+        with pytest.raises(RuntimeError, match="neither samples nor an evidence; call `run` first"):
             method()
 
 

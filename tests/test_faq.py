@@ -13,7 +13,10 @@ from numpyro_diffusion.diagnostics import links
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = Path(numpyro_diffusion.__file__).parent
-DIAGNOSTICS, MODULES = PACKAGE / "diagnostics", ("words", "evidence", "families", "exchange", "steps")
+DIAGNOSTICS, MODULES = (
+    PACKAGE / "diagnostics",
+    ("words", "evidence", "families", "exchange", "steps"),
+)
 PAGE = (ROOT / "docs" / "faq.md").read_text()
 HEADING = re.compile(r"^#{2,3} (?P<title>.*?)(?: \{ #(?P<anchor>[\w-]+) \})?$", re.MULTILINE)
 ANCHORS = [match["anchor"] for match in HEADING.finditer(PAGE) if match["anchor"]]

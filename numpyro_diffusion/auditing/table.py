@@ -39,9 +39,9 @@ def table(report: AuditReport) -> str:
     draws = report.draws
     lines += [
         "",
-        f"{draws.num_draws} draws ({report.draws_from}): mean off by {draws.mean_shift:.2g} sd "
+        f"{draws.num_draws} draws ({report.draws_from}): mean off by {_off(draws.mean_shift, ' sd')} "
         f"(p {draws.mean_p:.3f}), sd {draws.scale:.3f} +- {draws.scale_error:.3f} of the data's, covariance "
-        f"off by {draws.covariance_shift:.2g} (p {draws.covariance_p:.3f}), energy distance "
+        f"off by {_off(draws.covariance_shift)} (p {draws.covariance_p:.3f}), energy distance "
         f"{draws.energy_distance:.2g} (p {draws.energy_p:.3f})",
     ]
     if report.rest is not None:
@@ -67,3 +67,8 @@ def number(value: float | np.ndarray) -> str:
     if np.isnan(value):
         return "-"
     return f"{value:.3g}" if value == 0 or 1e-3 <= abs(value) < 1e4 else f"{value:.1e}"
+
+
+def _off(value: float, unit: str = "") -> str:
+    """A shift from which chance is taken off, so that it can be 0."""
+    return f"{value:.2g}{unit}" if value > 0 else "no more than chance"

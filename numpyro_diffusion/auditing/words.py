@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 __all__ = ["findings", "verdict"]
 
+# Scatter of energies in nats from which it is said what it does to odds.
+_FELT = 0.05
+
 
 def findings(report: AuditReport) -> list[str]:
     """Problems found, each with a remedy; empty if there are none."""
@@ -64,9 +67,10 @@ def _fine(report: AuditReport, wrong: list[str]) -> str:
         fine.append("density and score agree")
     if report.offsets is not None and not faults.spread(report):
         spread = np.nanmax(report.offsets.spread)
-        fine.append(
-            f"energies scatter by {spread:.2g} nats (standard deviation) about where scores put them"
-        )
+        words = f"energies scatter by {spread:.2g} nats (standard deviation) about where scores put them"
+        if spread > _FELT:
+            words += f", so that the odds of two modes may be off by a factor of {np.exp(2 * spread):.2g}"
+        fine.append(words)
     if report.rest is not None and not faults.rest(report):
         fine.append(
             f"chains stay with the data (energies fall by {report.rest.fall:.1f} +- "
@@ -74,8 +78,11 @@ def _fine(report: AuditReport, wrong: list[str]) -> str:
         )
     if not faults.draws(report):
         fine.append(
-            f"draws cannot be told from data (sd {draws.scale:.2f} +- {draws.scale_error:.2f} of theirs)"
+            f"draws cannot be told from data (sd {draws.scale:.2f} +- {draws.scale_error:.2f} of theirs; "
+            f"{report.draws_from})"
         )
+        if report.draws_from.startswith("the reverse process"):
+            fine[-1] += ", which says nothing of the shares that its density gives to modes"
     if found is not None and not faults.memorised(report):
         fine.append(f"members cannot be told from others (AUC {found.chosen_auc.max():.2f})")
     start = "Fine otherwise: " if wrong else "Nothing to worry about: "

@@ -28,7 +28,7 @@ def check_net(net, shape: tuple[int, ...]) -> None:
     try:
         found = jax.eval_shape(net, *arguments)
     except (TypeError, ValueError) as error:
-        first = str(error).splitlines()[0]
+        first = str(error).splitlines()[0].split(" Make it with")[0].rstrip(".")
         raise ValueError(
             f"`net` does not take examples of shape {shape} ({first}). Build it for them, e.g. "
             f"`ResidualMLP(key, {shape})`. {_faq.network}"

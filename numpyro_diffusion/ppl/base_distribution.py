@@ -1,11 +1,13 @@
 """What the two diffusion priors share as NumPyro distributions."""
 
 import math
+import os
 import warnings
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from numpyro.distributions import (
     Distribution,
     constraints,
@@ -47,6 +49,17 @@ class NoisedDistribution(Distribution):
                 raise TypeError(
                     f"`{name}` expects an energy or a denoiser of this package; got the class "
                     f"`{energy.__name__}`. Make one: `{energy.__name__}(...)`. {_faq.kinds}"
+                )
+            if isinstance(energy, str | os.PathLike):
+                raise TypeError(
+                    f"`{name}` expects an energy or a denoiser of this package; got the text "
+                    f"{str(energy)!r}. Read a file first: `nd.load(path)`, or `nd.load_pretrained(name)`. "
+                    f"{_faq.kinds}"
+                )
+            if isinstance(energy, np.ndarray | jax.Array):
+                raise TypeError(
+                    f"`{name}` expects an energy or a denoiser of this package; got an array of shape "
+                    f"{energy.shape}. Train an energy on examples first: `nd.fit`. {_faq.kinds}"
                 )
             raise TypeError(
                 f"`{name}` expects an energy or a denoiser of this package; got "

@@ -452,7 +452,7 @@ class SMC(AbstractRun):
         """The raw result of the engine; leading axes `(num_chains, num_particles)`."""
         if self._result is None:
             raise RuntimeError(
-                "there is no result yet, and so there are no samples; call `run` first. "
+                "there is no result yet, and so neither samples nor an evidence; call `run` first. "
                 f"{_faq.no_result}"
             )
         return self._result

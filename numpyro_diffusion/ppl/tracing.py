@@ -19,7 +19,7 @@ from numpyro.primitives import Messenger
 
 from .. import _faq
 from .._arguments import as_jax, is_numeric
-from .where import Reached, prior_as_distribution
+from .where import Reached, number_as_distribution, prior_as_distribution
 
 __all__ = ["Watched", "tracing"]
 
@@ -59,6 +59,13 @@ class Watched(Messenger):
         super().__exit__(exc_type, exc_value, traceback)
         if not isinstance(exc_value, Exception):
             return
+        number = number_as_distribution(traceback)
+        if number is not None:
+            raise TypeError(
+                f"site `{number[0]}`: `numpyro.sample` takes a distribution; got {number[1]}. What is "
+                f"known needs no site: write `{number[0]} = ...`, or `numpyro.deterministic` to keep it. "
+                f"{_faq.no_distribution}"
+            ) from exc_value
         prior = prior_as_distribution(traceback)
         if prior is None:
             self.reached.add_note(exc_value, traceback)

@@ -1,14 +1,17 @@
 """Where in a user's model an error was raised: a note with the last site and the plates."""
 
+import numbers
 from types import TracebackType
 from typing import Any
 
+import jax
+import numpy as np
 import numpyro
 
 from ..energies.base import AbstractDenoiser
 from ..energies.standardized import Standardized
 
-__all__ = ["Reached", "prior_as_distribution"]
+__all__ = ["Reached", "number_as_distribution", "prior_as_distribution"]
 
 _NOTE = "While tracing the model"
 
@@ -48,6 +51,16 @@ def prior_as_distribution(traceback: TracebackType | None) -> tuple[str, str] | 
     if isinstance(fn, type) and issubclass(fn, kinds):
         return call["name"], fn.__name__
     return (call["name"], type(fn).__name__) if isinstance(fn, kinds) else None
+
+
+def number_as_distribution(traceback: TracebackType | None) -> tuple[str, str] | None:
+    """The site to which a number or an array was given as if it were a distribution, and what it was."""
+    call = _sample_call(traceback)
+    if call is None or not isinstance(call["fn"], numbers.Number | np.ndarray | jax.Array):
+        return None
+    fn = call["fn"]
+    what = f"the number {fn}" if isinstance(fn, numbers.Number) else f"an array of shape {fn.shape}"
+    return call["name"], what
 
 
 def _sample_call(traceback: TracebackType | None) -> dict[str, Any] | None:
