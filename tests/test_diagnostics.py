@@ -381,6 +381,15 @@ def test_verdict_says_where_clouds_refute_their_families(rng):
     few = made_up(positions={"x": values}, log_weights=np.tile(weights, (4, 1)))
     few = few._replace(state=few.state._replace(ancestors=np.tile(np.arange(512) // 256, (4, 1))))
     assert "differ by more" not in diagnostics.verdict(few)
+    one = made_up(positions={"x": values})  # and of one family nothing is known
+    one = one._replace(state=one.state._replace(ancestors=np.zeros((4, 512), int)))
+    assert "differ by more" not in diagnostics.verdict(one)
+    # Nor do chains of a last level know of the levels before.
+    assert "differ by more" not in diagnostics.verdict(
+        made_up(positions={"x": values})._replace(chain_length=2)
+    )
+    rounding = made_up(1e-6 * np.arange(4.0), log_evidence_error=np.full(4, 1e-9))
+    assert "differ by more" not in diagnostics.verdict(rounding)
     evidences = made_up([0.0, 0.1, -0.3, 0.2], log_evidence_error=np.full(4, 0.02))
     assert "explain, in the log evidence" in diagnostics.verdict(evidences)
 

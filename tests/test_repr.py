@@ -261,6 +261,10 @@ def test_modes_of_a_vector_are_seen(smc, rng):
     width = lambda low, high: np.ptp(violin[(violin[:, 1] > low) & (violin[:, 1] < high), 0])
     assert width(-0.2, 0.2) < 0.5 * width(0.9, 1.1)
     assert len(axes["long, by component"].lines) == 1
+    many = {f"v{i}": two + i for i in range(8)}  # sixteen panels would leave sites out
+    figure = plot_run(smc.result, many)
+    shown = {ax.get_title("left") for part in figure.subfigs for ax in part.axes}
+    assert {f"v{i}, by component" for i in range(8)} <= shown
 
 
 class Report:

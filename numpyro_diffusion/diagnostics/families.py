@@ -60,7 +60,8 @@ def _apart(between: Any, within: Any, clouds: int, families: float) -> np.ndarra
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.asarray(between) / within
-    return np.where(between > 0, stats.f.sf(ratio, clouds - 1, max(families, 1.0)), 1.0)
+    known = (np.asarray(between) > 0) & ~np.isnan(ratio)
+    return np.where(known, stats.f.sf(ratio, clouds - 1, max(families, 1.0)), 1.0)
 
 
 def beyond(between: Any, within: Any, clouds: int, families: float) -> np.ndarray:
@@ -71,14 +72,18 @@ def beyond(between: Any, within: Any, clouds: int, families: float) -> np.ndarra
 def variances_of_means(
     values: np.ndarray, weights: np.ndarray, families: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Of the clouds' means, across clouds and by families, of values `(clouds, members, scalars)`."""
+    r"""Of the clouds' means, across clouds and by families, of values `(clouds, members, scalars)`.
+
+    Sums of families are taken about the mean that they make, which takes the share $\sum_e W_e^2$ of one
+    family from their variance; it is given back. From a single family nothing is known: NaN.
+    """
     means = np.einsum("cn,cnd->cd", weights, values)
     within = np.zeros_like(means)
     for c, (value, weight, family) in enumerate(zip(values, weights, families, strict=True)):
         sums = family_sums(weight[:, None] * (value - means[c]), family)
-        within[c] = np.sum(sums**2, 0)
-    n = weights.shape[1]
-    within = within.mean(0) * n / max(n - 1, 1)
+        lost = np.sum(family_sums(weight, family) ** 2)
+        within[c] = np.sum(sums**2, 0) / (1 - lost) if lost < 1 - 1e-9 else np.nan
+    within = within.mean(0)
     # Of a number that is the same everywhere rounding is left.
     between, rounding = np.var(means, 0, ddof=1), (1e-12 * np.abs(means).max(0)) ** 2
     return np.where(between > rounding, between, 0.0), within
@@ -95,7 +100,9 @@ def differ(result: SMCResult) -> str:
     if not (shares.sum(1) > 0).all():
         return ""
     freedom = float(np.sum(1 / np.sum(shares**2, 1) - 1))
-    positions = result.positions if isinstance(result.positions, dict) else {}
+    # Chains of a last level know nothing of the levels before: means are further apart than they say.
+    known = isinstance(result.positions, dict) and result.chain_length is None
+    positions = result.positions if known else {}
     found, tests = [], 1
     for name, values in real_parts({n: np.asarray(v) for n, v in positions.items()}).items():
         values = np.asarray(values)
@@ -111,9 +118,9 @@ def differ(result: SMCResult) -> str:
         place = f"the mean of `{name}{[*map(int, index)] if index else ''}`"
         found.append((chances[i], place, between[i], within[i]))
         tests += len(chances)
-    logs = np.asarray(result.log_evidence, float)
-    if np.isfinite(logs).all():
-        between, within = np.var(logs, ddof=1), np.mean(own**2)
+    logs = np.asarray(result.log_evidence)
+    if np.isfinite(logs).all() and np.ptp(logs) > max(1e-4, 10 * np.spacing(np.abs(logs).max())):
+        between, within = np.var(logs.astype(float), ddof=1), np.mean(own**2)
         chance = _apart(between, within, clouds, freedom)
         found.append((float(chance), "the log evidence", between, within))
     found = [each for each in found if each[0] * tests < _SAID]

@@ -85,8 +85,7 @@ def verdict(result: SMCResult | ReplicaResult, bridge: Bridge | None = None) -> 
         ),
     ]
     findings = [finding for finding in findings if finding]
-    findings = findings or ([words] if (words := leaning(result)) else [])
-    findings = findings or [_all_well(trace, log_evidence, num_particles)]
+    findings = findings or [leaning(result) or _all_well(trace, log_evidence, num_particles)]
     if bridge is not None and _has_no_data(bridge):
         findings.insert(0, _NO_DATA)
     return "\n".join(map(more, findings))

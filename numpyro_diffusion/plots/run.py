@@ -186,7 +186,7 @@ def _scale(values: np.ndarray) -> float:
     ordered = np.sort(values)
     quarter = max(1, len(ordered) // 4)
     narrow = np.min(ordered[quarter:] - ordered[:-quarter]) / 0.637
-    return float(min(values.std(), narrow) if narrow > 0 else values.std())
+    return float(min(values.std(), narrow) if narrow > 0 and quarter >= 16 else values.std())
 
 
 def plot_restoration(

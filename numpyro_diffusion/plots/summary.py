@@ -41,11 +41,16 @@ def plot_run(result: SMCResult, draws: Mapping[str, Any] | None = None) -> Any:
     if result.trace is not None:
         rows.append(_levels(result))
     small: list[Callable[[Any], None]] = []
-    for name, values in _different(draws or {}):
+    sites = dict(_different(draws or {}))
+    sizes = [int(np.prod(values.shape[2:])) for values in sites.values()]
+    each = (
+        sum(size for size in sizes if size <= _COLUMNS) <= _MOST
+    )  # else a panel for a whole vector
+    for name, values in sites.items():
         shape = tuple(n for n in values.shape[2:] if n > 1)
         if len(shape) == 2 and min(shape) >= _LEAST:
             rows.append(_images(name, values.reshape(-1, *shape)))
-        elif np.prod(shape, dtype=int) <= _COLUMNS:
+        elif not shape or each and np.prod(shape) <= _COLUMNS:
             small += _densities(name, values)
         else:
             small.append(_band(name, values.reshape(-1, int(np.prod(shape)))))
